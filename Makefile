@@ -1,0 +1,51 @@
+# Every target works on a fresh machine: it makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types test-slow test-lowest bench docs notebooks clean
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The main job on a shipped checkpoint.
+demo: $(INSTALLED)
+	$(BIN)/landscape-probe data/looped.pt --hessian --overwrite -o demo.landscape.h5
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+# What takes minutes: long trainings, many seeds.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+# The suite at the lower bounds of pyproject.toml, in an environment of its own.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-c constraints-lowest.txt -e '.[dev]'
+	.venv-lowest/bin/python -m pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.eigenpairs
+
+# The documentation is Markdown; its examples are run.
+docs: $(INSTALLED)
+	$(BIN)/python -m pytest tests/test_docs.py tests/test_record.py -k "doc"
+
+# Run the notebooks' sources and store them with their outputs.
+notebooks: $(INSTALLED)
+	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf $(VENV) .venv-lowest demo.landscape.h5 demo.landscape.h5.parts

@@ -1,0 +1,121 @@
+"""The data a problem is posed on: read once, kept, split into micro-batches, and named by a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+
+from landscape.errors import InputError
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """The same nesting of tuples, lists and mappings with ``function`` applied to every tensor."""
+    if isinstance(batch, Tensor):
+        return function(batch)
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(function, value) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        items = [map_tensors(function, item) for item in batch]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)  # a namedtuple
+    return batch
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Every tensor in a nesting of tuples, lists and mappings, depth first."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from tensors_in(value)
+    elif isinstance(batch, tuple | list):
+        for item in batch:
+            yield from tensors_in(item)
+
+
+def samples_in(batch: Any) -> int:
+    """The number of samples of a batch: the leading dimension of its first tensor that has one."""
+    return next(len(tensor) for tensor in tensors_in(batch) if tensor.ndim)
+
+
+def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype) -> list[Any]:
+    """Read the batches once, on ``device``, floating-point tensors as ``dtype``.
+
+    Raises:
+        InputError: not iterable, empty, a batch without samples, not finite, or larger than half the machine's memory.
+    """
+    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
+        raise InputError(f"batches must be a list or loader of batches, not {type(batches).__name__}")
+    limit = psutil.virtual_memory().total // 2
+    frozen: list[Any] = []
+    size = 0
+    for index, batch in enumerate(batches):
+        if not any(tensor.ndim and len(tensor) for tensor in tensors_in(batch)):
+            raise InputError(f"batch {index} holds no samples: it needs a tensor with a leading sample dimension")
+        if not all(bool(t.isfinite().all()) for t in tensors_in(batch) if t.dtype.is_floating_point):
+            raise InputError(f"batch {index} of the data holds NaN or infinite values; clean the data first")
+        size += sum(tensor.nbytes for tensor in tensors_in(batch))
+        if size > limit:
+            raise InputError(
+                f"the batches need more than {limit / 1e9:.0f} GB, half this machine's memory, after {index} batches; "
+                "pass a fixed subset"
+            )
+        frozen.append(batch)
+    if not frozen:
+        raise InputError("there are no batches: the list or loader is empty (an iterator that was already used up?)")
+    return convert(frozen, device, dtype)
+
+
+def convert(batches: list[Any], device: torch.device, dtype: torch.dtype) -> list[Any]:
+    """The batches on a device, their floating-point tensors of a type."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+    return [map_tensors(move, batch) for batch in batches]
+
+
+def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
+    """What reading the batches once did to a loader that would give others each time."""
+    sampler = getattr(batches, "sampler", None) if isinstance(batches, DataLoader) else None
+    if sampler is None or isinstance(sampler, SequentialSampler):
+        return ()
+    return ("the loader shuffles: its batches were read once and kept",)
+
+
+def split_all(batches: list[Any], size: int | None) -> list[Any]:
+    """All batches in micro-batches of at most ``size`` samples; None leaves them whole.
+
+    Raises:
+        InputError: ``size`` isn't positive.
+    """
+    if size is None:
+        return batches
+    if size < 1:
+        raise InputError(f"the batch size must be at least 1, not {size}")
+    return [part for batch in batches for part in split(batch, size)]
+
+
+def split(batch: Any, size: int) -> list[Any]:
+    """A batch as micro-batches of at most ``size`` samples; tensors without the sample dimension are shared."""
+    samples = samples_in(batch)
+
+    def part(start: int) -> Any:
+        return map_tensors(lambda t: t[start : start + size] if t.ndim and len(t) == samples else t, batch)
+
+    return [part(start) for start in range(0, samples, size)]
+
+
+def digest(batches: list[Any]) -> str:
+    """SHA-256 of every tensor in the batches, in order: type, shape and bytes."""
+    sha = hashlib.sha256()
+    for batch in batches:
+        for tensor in tensors_in(batch):
+            sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,97 @@
+"""What kind of file this is, from its first bytes: so that each wrong kind gets its own answer."""
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from landscape.errors import InputError
+
+Kind = Literal["zip", "pickle", "safetensors"]
+
+# The format's own bound on its header, which keeps random bytes from passing as one.
+_SAFETENSORS_HEADER_LIMIT = 100_000_000
+
+_WRONG_BEGINNINGS = (
+    (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"<!doctype", "is a web page, not a checkpoint; download it again, with its direct address or after logging in"),
+    (b"<html", "is a web page, not a checkpoint; download it again, with its direct address or after logging in"),
+    (b"\x89hdf\r\n", "is an HDF5 file, not a checkpoint; give the file with the model's weights"),
+    (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"\x93numpy", "is a NumPy array, not a checkpoint; save model.state_dict() with torch.save"),
+)
+
+
+def recognise(path: Path) -> Kind:
+    """The container that ``path`` is, having refused what cannot be a checkpoint.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: There is no such file, or it is a folder, empty, cut short, or of another kind.
+    """
+    _check_file(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        return _check_zip(path)
+    start = head.lstrip().lower()
+    for beginning, answer in _WRONG_BEGINNINGS:
+        if start.startswith(beginning):
+            raise InputError(f"{path}: {answer}")
+    # Before pickles: a header of 128 bytes begins with the byte that pickles begin with.
+    if _is_safetensors(head) or path.suffix == ".safetensors":
+        return "safetensors"
+    if head.startswith(b"\x80"):
+        return "pickle"
+    if head.isascii() and not any(byte < 9 for byte in head):
+        raise InputError(f"{path}: is a text file, not a checkpoint; give the file with the model's weights")
+    raise InputError(
+        f"{path}: is not a checkpoint that torch.save or safetensors wrote (unknown first bytes); copy it again"
+    )
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path}: {_folder_advice(path)}")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if not path.is_file():
+        raise InputError(f"{path}: is not a regular file; give the file with the model's weights")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: is empty; the job that wrote it was probably cut off, take an earlier checkpoint")
+
+
+def _folder_advice(path: Path) -> str:
+    if (path / ".metadata").is_file():
+        return (
+            "is a distributed checkpoint; make one file of it with "
+            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
+        )
+    return "is a folder; give the checkpoint file in it"
+
+
+def _check_zip(path: Path) -> Kind:
+    """Refuses the zip archives that ``torch.save`` did not write: their pickle is not a state dict's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # zipfile raises many types on damaged bytes
+        raise InputError(
+            f"{path}: is cut short or damaged (a zip archive without a readable directory at its end); "
+            "copy it again or take an earlier checkpoint"
+        ) from error
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise InputError(
+            f"{path}: is a TorchScript archive, whose compiled code cannot be differentiated as a model's; "
+            "save model.state_dict() of the original model"
+        )
+    if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+        raise InputError(
+            f"{path}: is a zip archive that torch.save did not write; save model.state_dict() with torch.save"
+        )
+    return "zip"
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _SAFETENSORS_HEADER_LIMIT

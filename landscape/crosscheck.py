@@ -1,0 +1,142 @@
+"""The same eigenvalues by PyHessian, on the same problem, side by side.
+
+PyHessian (Yao et al. 2020) finds eigenvalues of largest magnitude one after the other, by power iteration with
+deflation, and stops when an eigenvalue changes little. It is given exactly this objective; the residuals of what it
+finds are computed here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.problem import Problem
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """What PyHessian found.
+
+    Attributes:
+        eigenvalues: (k,) in the order it found them.
+        residuals: (k,) ||H v - lambda v||, computed with this package's products.
+        products: Hessian-vector products it made.
+        seconds: it took, its own set-up included.
+    """
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    products: int
+    seconds: float
+
+    def plain(self) -> dict[str, Any]:
+        """As dictionaries and lists."""
+        return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in vars(self).items()}
+
+
+def pyhessian_eigenvalues(
+    problem: Problem, k: int, *, tol: float = 1e-3, max_iterations: int = 100, seed: int = 0
+) -> CrossCheck:
+    """PyHessian's k eigenvalues of largest magnitude; ``tol`` and ``max_iterations`` as its own defaults.
+
+    Args:
+        problem: on the CPU, or on the CUDA device 0, which are what PyHessian knows.
+        k: how many.
+        tol: relative change of an eigenvalue at which it stops.
+        max_iterations: for each eigenvalue.
+        seed: of its random start vectors.
+
+    Raises:
+        InputError: PyHessian can't work where the problem lives.
+    """
+    if problem.device.type not in ("cpu", "cuda"):
+        raise InputError(f"PyHessian runs on cpu or cuda, not on {problem.device}")
+    with _counted() as count, _defaults(problem.dtype, seed), problem.evaluating():
+        started = time.perf_counter()
+        values, vectors = _solver(problem).eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
+        seconds = time.perf_counter() - started
+    columns = torch.stack([torch.cat([part.reshape(-1) for part in vector]) for vector in vectors], dim=1)
+    products = problem.hessian().matmat(columns.to(problem.device, problem.dtype))
+    theta = torch.tensor(values, dtype=torch.float64, device=problem.device)
+    residuals = torch.linalg.vector_norm(products - theta * columns, dim=0, dtype=torch.float64)
+    return CrossCheck(np.array(values, dtype=np.float64), residuals.cpu().numpy(), count.products, seconds)
+
+
+class _Shares(nn.Module):
+    """A model of PyHessian's kind whose output on "sample" i is the objective's share of batch i, times their number.
+
+    PyHessian averages over batches by the size of the input, so a batch with its index as the only sample gives the sum
+    of the shares: the objective itself, whatever its weights.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        self.problem = [problem]  # hidden from parameters()
+        pieces = problem.layout.unflatten(problem.vector)
+        self.weights = nn.ParameterList([nn.Parameter(piece.clone()) for piece in pieces.values()])
+
+    def forward(self, index: Tensor) -> Tensor:
+        problem = self.problem[0]
+        vector = torch.cat([weight.reshape(-1) for weight in self.weights])
+        return problem.share(vector, problem.batches[int(index)]) * len(problem.batches)
+
+
+def _solver(problem: Problem) -> Any:
+    from pyhessian import hessian
+
+    def criterion(output: Tensor, _: Tensor) -> Tensor:
+        return output
+
+    batches = [(torch.tensor([index]), torch.zeros(1)) for index in range(len(problem.batches))]
+    data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
+    return hessian(_Shares(problem), criterion, **data, cuda=problem.device.type == "cuda")
+
+
+class _Count:
+    products = 0
+
+
+@contextmanager
+def _counted() -> Iterator[_Count]:
+    """Count PyHessian's products, which it makes in two places and doesn't count itself."""
+    import pyhessian  # noqa: F401
+
+    module: Any = sys.modules["pyhessian.hessian"]  # the package has a class of that name in front of it
+    count = _Count()
+    kept, loader = module.hessian_vector_product, module.hessian.dataloader_hv_product
+
+    def counted(original: Any) -> Any:
+        def wrapper(*args: Any) -> Any:
+            count.products += 1
+            return original(*args)
+
+        return wrapper
+
+    module.hessian_vector_product = counted(kept)
+    module.hessian.dataloader_hv_product = counted(loader)
+    try:
+        yield count
+    finally:
+        module.hessian_vector_product, module.hessian.dataloader_hv_product = kept, loader
+
+
+@contextmanager
+def _defaults(dtype: torch.dtype, seed: int) -> Iterator[None]:
+    """PyHessian draws its vectors in torch's default type and from torch's global generator."""
+    before = torch.get_default_dtype()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)

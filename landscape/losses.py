@@ -1,0 +1,152 @@
+"""From a loss as people use it in training to one loss and one weight for each term.
+
+The objective of this library is sum w_i l_i / sum w_i over the whole data set. A torch loss reduces by a mean over the
+batch and drops the denominator: batches of unequal size, masked tokens or class weights then bias every average of
+batch means. So a loss is turned into *terms* (l_i, w_i), one for each sample or token, such that sum w_i l_i / sum w_i
+over one batch is the loss itself; `LossTerms.check` holds the conversion to that on the data at hand.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from landscape.errors import InputError
+
+Loss = Callable[[Any, Any], Tensor]
+Terms = tuple[Tensor, Tensor]  # losses and weights, of one shape whose first dimension is the sample's
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A loss beside its terms.
+
+    Attributes:
+        reduced: ``(output, target) -> scalar``, the loss as the user gave it, its own tensors converted.
+        terms: ``(output, target) -> (losses, weights)``.
+    """
+
+    reduced: Loss
+    terms: Callable[[Any, Any], Terms]
+
+    def check(self, output: Any, target: Any) -> Terms:
+        """The terms of one batch, once sum w l / sum w is held to the loss itself.
+
+        Raises:
+            InputError: they differ by more than rounding, so the loss isn't a weighted mean of the terms found.
+        """
+        pair = self.terms(output, target)
+        losses, weights = (t.detach().to(torch.float64) for t in pair)
+        reduced = self.reduced(output, target).detach()
+        if reduced.ndim or not weights.sum() or not reduced.isfinite():
+            return pair
+        found = float((weights * losses).sum() / weights.sum())
+        scale = float((weights * losses.abs()).sum() / weights.sum())
+        # Two orders of summation of n terms differ by about sqrt(n) roundings; ten more for the loss's own arithmetic.
+        rounding = torch.finfo(reduced.dtype).eps * (10 + losses.numel() ** 0.5) * scale
+        if abs(found - float(reduced)) > rounding:
+            raise InputError(
+                f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {found:.6g} (a "
+                "mask or weights inside the function?); pass torch's loss module or use Problem.from_sample_losses"
+            )
+        return pair
+
+
+def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
+    """A loss with the terms that belong to it.
+
+    - ``CrossEntropyLoss`` and ``NLLLoss`` with class indices: one term for each index, weighted by the class weight of
+      its target and by 0 at ``ignore_index``.
+    - Every other torch loss: one term for each sample, the mean over its output elements (their sum for
+      ``batchmean``), of weight 1.
+    - A function that returns several losses: these are the terms, of weight 1.
+    - A function that returns one number is taken as a mean over samples and evaluated sample by sample.
+
+    Args:
+        loss: a torch loss module, a torch loss function (or a partial of one), or a function of the user's own.
+        device: where the outputs will live; the loss's own tensors (class weights) are copied there.
+        dtype: their floating-point type.
+
+    Raises:
+        InputError: not callable, or it sums over the batch.
+    """
+    if not callable(loss):
+        raise InputError(f"the loss must be a torch loss module or a function, not {type(loss).__name__}")
+    loss = _torch_function_as_module(loss)
+    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
+        return LossTerms(loss, functools.partial(_own_terms, loss))
+    if loss.reduction == "sum":
+        raise InputError("a loss with reduction='sum' grows with the data set; use reduction='mean'")
+    reduced = copy.deepcopy(loss).to(device=device, dtype=dtype)
+    unreduced: Any = copy.copy(reduced)
+    unreduced.reduction = "none"
+    if isinstance(unreduced, nn.CrossEntropyLoss | nn.NLLLoss):
+        return LossTerms(reduced, functools.partial(_class_terms, unreduced))
+    return LossTerms(reduced, functools.partial(_element_terms, unreduced, loss.reduction == "batchmean"))
+
+
+class _FunctionAsModule(nn.Module):
+    """A function of torch.nn.functional with a ``reduction``, as the module it would be; its tensors are buffers."""
+
+    def __init__(self, function: Callable[..., Tensor], keywords: dict[str, Any]) -> None:
+        super().__init__()
+        self.function = function
+        self.keywords = {k: v for k, v in keywords.items() if not isinstance(v, Tensor)}
+        self.reduction: str = self.keywords.pop("reduction", "mean")
+        for name, value in keywords.items():
+            if isinstance(value, Tensor):
+                self.register_buffer(name, value)
+
+    def forward(self, output: Any, target: Any) -> Tensor:
+        return self.function(output, target, **self.keywords, **dict(self.named_buffers()), reduction=self.reduction)
+
+
+def _torch_function_as_module(loss: Loss) -> Loss:
+    """``F.mse_loss`` or ``partial(F.cross_entropy, ignore_index=0)`` as a module; anything else as it is."""
+    function, keywords = (loss.func, loss.keywords) if isinstance(loss, functools.partial) else (loss, {})
+    if function in (functional.cross_entropy, functional.nll_loss):
+        return (nn.CrossEntropyLoss if function is functional.cross_entropy else nn.NLLLoss)(**keywords)
+    if getattr(functional, getattr(function, "__name__", ""), None) is not function:
+        return loss
+    return _FunctionAsModule(function, keywords) if "reduction" in inspect.signature(function).parameters else loss
+
+
+def _class_terms(unreduced: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target: Tensor) -> Terms:
+    losses = unreduced(output, target)
+    if target.dtype.is_floating_point:  # class probabilities: torch divides by the number of samples
+        return losses, torch.ones_like(losses)
+    kept = target != unreduced.ignore_index
+    if unreduced.weight is None:
+        return losses, kept.to(losses.dtype)
+    # Class 0 stands in for ignore_index, which is no index into the weights.
+    weights = unreduced.weight[torch.where(kept, target, 0)] * kept
+    return torch.where(weights > 0, losses / torch.where(weights > 0, weights, 1.0), 0.0), weights
+
+
+def _element_terms(unreduced: nn.Module, summed: bool, output: Any, target: Any) -> Terms:
+    elements = unreduced(output, target)
+    if elements.ndim > 1:
+        elements = elements.flatten(1).sum(1) if summed else elements.flatten(1).mean(1)
+    return elements, torch.ones_like(elements)
+
+
+def _own_terms(loss: Loss, output: Any, target: Any) -> Terms:
+    losses = loss(output, target)
+    if not isinstance(losses, Tensor):
+        raise InputError(f"the loss function returned {type(losses).__name__}, not a tensor")
+    if losses.ndim == 0:
+        if not isinstance(output, Tensor) or not isinstance(target, Tensor):
+            raise InputError(
+                "a loss function that returns one number needs tensors as output and target, to be evaluated sample by "
+                "sample; use Problem.from_sample_losses"
+            )
+        losses = torch.stack([loss(output[i : i + 1], target[i : i + 1]) for i in range(len(target))])
+    return losses, torch.ones_like(losses)

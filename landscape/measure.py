@@ -1,0 +1,300 @@
+"""Runs measurements over checkpoints into a record; what the command and the notebooks call."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
+from landscape.errors import InputError
+from landscape.factories import Factory, build, find_project, resolve
+from landscape.measurements import Measurement
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.record import RecordWriter, Request, open_record
+
+SUFFIX = ".landscape.h5"
+
+
+@dataclass(frozen=True)
+class Source:
+    """How checkpoints become problems.
+
+    Attributes:
+        problem: ``path/to/file.py:name``, ``package.module:name`` or a name in the project's pyproject.toml; None takes
+            the name that the checkpoint gives.
+        project: the folder of that pyproject.toml; None looks from the working directory upwards.
+        device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
+        dtype: ``float32`` or ``float64``; None what the factory chose.
+        batch_size: the most samples evaluated at a time; None as the factory gave them.
+        allow_code_execution: unpickle checkpoints that run code.
+    """
+
+    problem: str | None = None
+    project: str | Path | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    allow_code_execution: bool = False
+
+    def read(self, path: str | Path) -> Checkpoint:
+        """See `landscape.read_checkpoint`."""
+        return read_checkpoint(path, allow_code_execution=self.allow_code_execution)
+
+    def factory(self, checkpoint: Checkpoint) -> Factory:
+        """The problem factory that belongs to a checkpoint."""
+        project = find_project() if self.project is None else find_project(Path(self.project))
+        return resolve(self.problem, checkpoint, project)
+
+    def pose(self, factory: Factory, checkpoint: Checkpoint) -> Problem:
+        """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
+        return build(factory, checkpoint).to(_device(self.device), _dtype(self.dtype), self.batch_size)
+
+    def load(self, path: str | Path) -> Problem:
+        """The problem at the weights of a checkpoint."""
+        checkpoint = self.read(path)
+        return at_checkpoint(self.pose(self.factory(checkpoint), checkpoint), checkpoint)
+
+
+def load_problem(
+    checkpoint: str | Path,
+    problem: str | None = None,
+    *,
+    project: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    allow_code_execution: bool = False,
+) -> Problem:
+    """The problem at a checkpoint's weights; arguments as in `Source`.
+
+    Raises:
+        InputError: one line that says what can't be used and what to do.
+    """
+    return Source(problem, project, device, dtype, batch_size, allow_code_execution).load(checkpoint)
+
+
+def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
+    """The problem at the weights of a checkpoint, with what was done to read and fit them among its notes."""
+    state, notes = fit_state(checkpoint.state, problem.model, str(checkpoint.path))
+    there = problem.with_state(state)
+    there.notes = (*problem.notes, *checkpoint.notes, *notes)
+    return there
+
+
+@dataclass(frozen=True)
+class Row:
+    """The measurements of one checkpoint, as they stand in the record.
+
+    Attributes:
+        path: of the checkpoint.
+        step: of training, or None.
+        sha256: of the checkpoint's file.
+        data: the variables of each measurement, by its name, without the checkpoint dimension.
+        shortfalls: what did not converge or stayed undecided, a line each.
+        notes: what was decided or changed on the user's behalf, a line each.
+    """
+
+    path: str
+    step: int | None
+    sha256: str
+    data: dict[str, xr.Dataset]
+    shortfalls: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        path: of the record.
+        rows: one for each checkpoint.
+        measured: how many units this run measured; the others were in the record or its parts before.
+    """
+
+    path: Path
+    rows: list[Row]
+    measured: int
+
+
+def probe(
+    checkpoints: Sequence[str | Path],
+    measurements: Sequence[Measurement],
+    out: str | Path | None = None,
+    *,
+    source: Source | None = None,
+    overwrite: bool = False,
+    append: bool = False,
+    command: str = "landscape.probe",
+    bar: ProgressBar | None = None,
+) -> Result:
+    """Measure checkpoints into a record, resuming what an earlier run of the same request left.
+
+    Everything that can be refused is refused before anything is measured or written.
+
+    Args:
+        checkpoints: files of one run, of one problem.
+        measurements: what to measure on each.
+        out: the record; default: ``<stem of the first checkpoint>.landscape.h5`` in the working directory.
+        source: how checkpoints become problems.
+        overwrite: replace a record of another request.
+        append: add to a record of another request.
+        command: as it goes into the record.
+        bar: where to show progress; default: a new one.
+
+    Raises:
+        InputError: one line that says what can't be used and what to do.
+    """
+    source = source or Source()
+    if not checkpoints:
+        raise InputError("no checkpoint given; name at least one file")
+    first = source.read(checkpoints[0])
+    factory = source.factory(first)
+    problem = source.pose(factory, first)
+    known: dict[str, Checkpoint] = {}
+    for path in checkpoints:
+        checkpoint = first if path is checkpoints[0] else source.read(path)
+        _check_same_problem(first, checkpoint)
+        fit_state(checkpoint.state, problem.model, str(checkpoint.path))
+        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
+    measurements = [measurement.settle(problem, len(known)) for measurement in measurements]
+    request = Request.every(
+        {measurement.name: measurement.settings for measurement in measurements},
+        known,
+        {
+            "problem": factory.label,
+            "arguments": first.arguments,
+            "data_sha256": problem.data_sha256,
+            "dtype": str(problem.dtype).removeprefix("torch."),
+            "device": problem.device.type,
+            "batch_size": source.batch_size,
+        },
+    )
+    path = Path(out) if out is not None else Path(Path(checkpoints[0]).stem + SUFFIX)
+    with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
+        run = _Run(source, problem, request, writer, shown, command)
+        for checkpoint in known.values():
+            run.measure(checkpoint, measurements)
+    return Result(path, _rows(path, known.values(), measurements), run.measured)
+
+
+class _Run:
+    """Measures what a record still lacks."""
+
+    def __init__(
+        self,
+        source: Source,
+        problem: Problem,
+        request: Request,
+        writer: RecordWriter,
+        bar: ProgressBar,
+        command: str,
+    ) -> None:
+        self.source, self.problem, self.request = source, problem, request
+        self.writer, self.bar, self.command = writer, bar, command
+        self.measured = 0
+
+    def measure(self, checkpoint: Checkpoint, measurements: Sequence[Measurement]) -> None:
+        missing = [m for m in measurements if not self.writer.done(m.name, checkpoint.sha256)]
+        if not missing:
+            return
+        read = self.source.read(checkpoint.path)
+        if read.sha256 != checkpoint.sha256:
+            raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")
+        problem = at_checkpoint(self.problem, read)
+        for measurement in missing:
+            self.bar.label(f"{checkpoint.path.name} {measurement.name}")
+            started = time.monotonic()
+            try:
+                measured = measurement.measure(problem, self.bar, self.writer.earlier(measurement.name))
+            except InputError as error:
+                raise InputError(f"{checkpoint.path}: {error}") from error
+            told = self.provenance(problem, checkpoint, measurement) | measured.choices
+            told["seconds"] = round(time.monotonic() - started, 3)
+            self.writer.add(measurement.name, measured.dataset, told)
+            self.measured += 1
+
+    def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
+        """How a row comes to be."""
+        return {
+            "command": self.command,
+            "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
+            | {"python": platform.python_version()},
+            "device": _device_name(problem.device),
+            "threads": torch.get_num_threads(),
+            "settings": measurement.settings,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "notes": list(problem.notes),
+            "checkpoint": {
+                "path": str(checkpoint.path),
+                "sha256": checkpoint.sha256,
+                "step": checkpoint.step,
+                "format": checkpoint.format,
+            },
+        } | dict(self.request.common)
+
+
+def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
+    if (first.problem, first.arguments) != (other.problem, other.arguments):
+        raise InputError(
+            f"{other.path} belongs to another problem or model than {first.path} (see the arguments stored in them); "
+            "measure it into a record of its own"
+        )
+
+
+def _rows(path: Path, checkpoints: Iterable[Checkpoint], measurements: Sequence[Measurement]) -> list[Row]:
+    """The rows of some checkpoints, read back from the record."""
+    with open_record(path) as record:
+        rows = []
+        for checkpoint in checkpoints:
+            data = {m.name: _row(record[m.name].dataset, checkpoint.sha256) for m in measurements}
+            told = [json.loads(str(row.provenance.values)) for row in data.values()]
+            rows.append(
+                Row(
+                    path=str(checkpoint.path),
+                    step=checkpoint.step,
+                    sha256=checkpoint.sha256,
+                    data=data,
+                    shortfalls=[line for m in measurements for line in m.shortfalls(data[m.name])],
+                    notes=list(dict.fromkeys(note for each in told for note in each["notes"])),
+                )
+            )
+    return rows
+
+
+def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
+    position = int(np.flatnonzero(group.sha256.values == sha256)[0])
+    large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
+    return group.isel(checkpoint=position).drop_vars(large).load()
+
+
+def _device(name: str | None) -> str | None:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    if name not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {name!r}")
+    return torch.float64 if name == "float64" else torch.float32
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"

@@ -1,0 +1,57 @@
+"""The cheap measurement: the loss with its standard error, and the norm of the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.errors import InputError
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+
+
+@dataclass(frozen=True)
+class Loss(Measurement):
+    """The objective over the data, and its gradient's norm; a few forward and one backward pass."""
+
+    name: ClassVar[str] = "loss"
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Nothing is open."""
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, earlier: Mapping[str, Any] | None) -> Measured:
+        """See `Measurement.measure`."""
+        estimate = problem.evaluate()
+        gradient_norm = float(torch.linalg.vector_norm(problem.gradient(), dtype=torch.float64))
+        if not math.isfinite(gradient_norm):
+            raise InputError("the gradient is NaN or infinite though the loss isn't: the loss has no derivative here")
+        return Measured(
+            {
+                "loss": variable((), estimate.loss, "mean loss over the data", "loss"),
+                "standard_error": variable((), estimate.standard_error, "standard error over samples", "loss"),
+                "gradient_norm": variable((), gradient_norm, "norm of the gradient", "loss / parameter"),
+                "samples": variable((), estimate.samples, "number of samples"),
+                "terms": variable((), estimate.terms, "number of terms (samples or tokens) of nonzero weight"),
+                "parameters": variable((), problem.layout.dim, "number of trainable parameters"),
+            }
+        )
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """A loss over given data is what it is."""
+        return []
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """One line."""
+        error = f"± {float(row.standard_error):.2g} (s.e. over {int(row.samples)} samples)"
+        return [
+            f"loss {float(row.loss):.5g} {error if row.standard_error.notnull() else '(one sample: no error known)'}, "
+            f"gradient norm {float(row.gradient_norm):.3g}, {int(row.parameters):,} parameters"
+        ]

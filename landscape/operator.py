@@ -1,0 +1,131 @@
+"""Symmetric linear operators on flat vectors: what every solver takes and every kind of curvature is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+
+
+class SymmetricOperator(ABC):
+    """A symmetric linear map on flat vectors that counts the products made with it.
+
+    A subclass gives `_product`; everything else is final. ``products`` counts columns: a `matmat` with a
+    (dim, m) block counts m.
+
+    Attributes:
+        dim: length of the vectors.
+        device: where the vectors live.
+        dtype: their floating-point type.
+        products: products made so far.
+    """
+
+    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
+        if dim < 1:
+            raise InputError(f"an operator needs at least one dimension, not {dim}")
+        self.dim = dim
+        self.device = device
+        self.dtype = dtype
+        self.products = 0
+
+    @abstractmethod
+    def _product(self, vectors: Tensor) -> Tensor:
+        """The operator applied to each column of a (dim, m) block of its own device and dtype."""
+
+    @final
+    def matmat(self, vectors: Tensor) -> Tensor:
+        """The products with each column of ``vectors``.
+
+        Args:
+            vectors: (dim, m), on the operator's device and of its dtype.
+
+        Returns:
+            (dim, m), same device and dtype.
+
+        Raises:
+            InputError: shape, device or dtype isn't the operator's, or a product isn't finite.
+        """
+        self._check(vectors)
+        products = self._product(vectors)
+        self.products += vectors.shape[1]
+        return products
+
+    @final
+    def matvec(self, vector: Tensor) -> Tensor:
+        """The product with one vector of shape (dim,); see `matmat`."""
+        if vector.ndim != 1:
+            raise InputError(f"matvec takes a vector of shape ({self.dim},), not {tuple(vector.shape)}; see matmat")
+        return self.matmat(vector.unsqueeze(1)).squeeze(1)
+
+    @final
+    def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
+        """The same operator for SciPy: NumPy vectors of the same dtype, products counted here."""
+
+        def apply(block: np.ndarray) -> np.ndarray:
+            columns = torch.as_tensor(block.reshape(self.dim, -1), device=self.device, dtype=self.dtype)
+            return self.matmat(columns).cpu().numpy().reshape(block.shape)
+
+        numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return scipy.sparse.linalg.LinearOperator(
+            (self.dim, self.dim), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=numpy_dtype
+        )
+
+    def _check(self, vectors: Tensor) -> None:
+        if vectors.ndim != 2 or vectors.shape[0] != self.dim:
+            raise InputError(f"the operator takes vectors of shape ({self.dim}, m), not {tuple(vectors.shape)}")
+        if vectors.dtype != self.dtype or vectors.device != self.device:
+            raise InputError(
+                f"the operator works in {self.dtype} on {self.device}, the vectors are {vectors.dtype} on "
+                f"{vectors.device}; convert them first"
+            )
+
+
+@final
+class MatrixOperator(SymmetricOperator):
+    """A dense symmetric matrix as an operator.
+
+    Args:
+        matrix: (n, n), torch or NumPy; float32 and float64 keep their type, anything else becomes float64.
+
+    Raises:
+        InputError: not square, not finite, or not symmetric to 10 units of rounding times its largest entry.
+    """
+
+    def __init__(self, matrix: Tensor | np.ndarray) -> None:
+        matrix = torch.as_tensor(matrix).detach()
+        if matrix.dtype not in (torch.float32, torch.float64):
+            matrix = matrix.to(torch.float64)
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise InputError(f"a symmetric matrix is square, this one has shape {tuple(matrix.shape)}")
+        if not matrix.isfinite().all():
+            raise InputError("the matrix has entries that are NaN or infinite")
+        rounding = 10 * torch.finfo(matrix.dtype).eps * float(matrix.abs().max()) if matrix.numel() else 0.0
+        asymmetry = float((matrix - matrix.T).abs().max()) if matrix.numel() else 0.0
+        if asymmetry > rounding:
+            raise InputError(f"the matrix isn't symmetric: max |A - A^T| is {asymmetry:.3g}; pass (A + A^T)/2")
+        super().__init__(matrix.shape[0], matrix.device, matrix.dtype)
+        self.matrix = matrix
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self.matrix @ vectors
+
+
+def as_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:
+    """The operator itself, or a dense symmetric matrix as one.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if isinstance(operator_or_matrix, SymmetricOperator):
+        return operator_or_matrix
+    if isinstance(operator_or_matrix, Tensor | np.ndarray):
+        return MatrixOperator(operator_or_matrix)
+    raise InputError(
+        f"expected a SymmetricOperator or a symmetric matrix (torch or NumPy), not {type(operator_or_matrix).__name__}"
+    )

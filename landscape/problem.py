@@ -1,0 +1,442 @@
+"""A Problem: a model, a loss for each sample and a data set, at one point of parameter space."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from landscape import batches as data
+from landscape.errors import InputError
+from landscape.losses import Loss, Terms, terms_of
+from landscape.parameters import ParameterLayout
+
+if TYPE_CHECKING:
+    from landscape.curvature.hessian import Hessian
+
+SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
+
+
+@dataclass(frozen=True)
+class LossEstimate:
+    """The objective over a data set, seen as a sample of the population it was drawn from.
+
+    Attributes:
+        loss: sum w_i l_i / sum w_i over all terms, in the units of the loss.
+        standard_error: of ``loss``, from the spread between samples; the terms of one sample (its tokens) count as one
+            cluster. NaN for a single sample.
+        samples: number of samples.
+        terms: number of terms (samples or tokens) of nonzero weight.
+    """
+
+    loss: float
+    standard_error: float
+    samples: int
+    terms: int
+
+
+class Problem:
+    """A model, a loss and a data set at one parameter vector; what every measurement of this library is made on.
+
+    The objective is sum w_i l_i / sum w_i over all samples (or tokens) of all batches, whatever their sizes; see
+    `landscape.losses.terms_of` for the terms of each torch loss. The user's model is never changed: parameters and
+    buffers go in by `torch.func.functional_call`, and train/eval modes are put back after every evaluation.
+
+    Attributes:
+        model: the user's model.
+        layout: names and shapes of the trainable parameters in the flat vector.
+        vector: (dim,), the point, on ``device`` and of ``dtype``.
+        batches: the data as it was read once, in micro-batches.
+        device: where everything is computed.
+        dtype: floating-point type of parameters, buffers and data.
+        notes: what was decided or changed on the user's behalf, a sentence each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        micro_batch: int | None = None,
+        training: bool = False,
+    ) -> None:
+        """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
+
+        Args:
+            model: any module. A tuple or list as input becomes its positional arguments, a mapping its keywords.
+            loss: a torch loss module or function as used in training, or a function ``(output, target)``.
+            batches: a list or loader of ``(input, target)`` pairs, read once and kept.
+            device: where to compute; default: where the first trainable parameter is.
+            dtype: float32 or float64; default: that of the first trainable parameter, at least float32.
+            micro_batch: split batches into at most this many samples, to save memory.
+            training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
+
+        Raises:
+            InputError: one line that says which of these can't be used and what to do.
+        """
+        point = _point(model, device, dtype)
+        self._pose(model, _PairForm(model, loss, *point), batches, point, micro_batch, training)
+
+    @classmethod
+    def from_sample_losses(
+        cls,
+        model: nn.Module,
+        fn: SampleLosses,
+        batches: Iterable[Any],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        micro_batch: int | None = None,
+        training: bool = False,
+    ) -> Self:
+        """Pose any other problem: ``fn(model, batch)`` returns the losses, or ``(losses, weights)``, of one batch.
+
+        Losses and weights have one shape, the sample's dimension first; other arguments as for `Problem`.
+
+        Raises:
+            InputError: one line that says what can't be used and what to do.
+        """
+        if not callable(fn):
+            raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
+        problem = cls.__new__(cls)
+        point = _point(model, device, dtype)
+        problem._pose(model, _OwnForm(model, fn), batches, point, micro_batch, training)
+        return problem
+
+    def _pose(
+        self,
+        model: nn.Module,
+        form: _PairForm | _OwnForm,
+        batches: Iterable[Any],
+        point: tuple[torch.device, torch.dtype],
+        micro_batch: int | None,
+        training: bool,
+    ) -> None:
+        self.model = model
+        self.layout = ParameterLayout.of(model)
+        self.device, self.dtype = point
+        self._form = form
+        self._training = training
+        self.vector, self._constants = self._read_state(model)
+        frozen = data.freeze(batches, *point)
+        self.data_sha256 = data.digest(frozen)
+        self.batches = data.split_all(frozen, micro_batch)
+        self.total_weight, notes = self._audit()
+        self.notes = data.freezing_notes(batches) + notes
+
+    def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+        trainable = dict(model.named_parameters())
+        vector = self._own(self.layout.flatten(trainable))
+        frozen = {n: p for n, p in trainable.items() if not p.requires_grad}
+        return vector, {name: self._own(t) for name, t in (frozen | dict(model.named_buffers())).items()}
+
+    def _own(self, tensor: Tensor) -> Tensor:
+        """A copy of the problem's own, on its device, of its dtype if floating-point."""
+        dtype = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
+        return tensor.detach().to(self.device, dtype, copy=True)
+
+    def at(self, vector: Tensor) -> Self:
+        """The same problem at another point: a flat vector of shape (dim,).
+
+        Raises:
+            InputError: it has another shape or isn't finite.
+        """
+        if vector.shape != (self.layout.dim,):
+            raise InputError(
+                f"the parameter vector has shape {tuple(vector.shape)}, the model's is ({self.layout.dim},)"
+            )
+        if not vector.isfinite().all():
+            raise InputError("the parameter vector has entries that are NaN or infinite")
+        other = copy.copy(self)
+        other.vector = self._own(vector)
+        return other
+
+    def to(
+        self,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        micro_batch: int | None = None,
+    ) -> Self:
+        """The same problem computed elsewhere, in another precision or in smaller pieces; None keeps what is.
+
+        Raises:
+            InputError: the device isn't there, the type isn't float32 or float64, or micro_batch isn't positive.
+        """
+        other = copy.copy(self)
+        other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
+        other.vector = other._own(self.vector)
+        other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
+        other._form = self._form.on(other.device, other.dtype)
+        other.batches = data.split_all(data.convert(self.batches, other.device, other.dtype), micro_batch)
+        return other
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Self:
+        """The same problem at a checkpoint's parameters and buffers, given under the model's own names."""
+        other = self.at(self.layout.flatten(state))
+        other._constants = {name: self._own(state.get(name, tensor)) for name, tensor in self._constants.items()}
+        return other
+
+    # ------------------------------------------------------------------ evaluation
+
+    def terms(self, vector: Tensor, batch: Any) -> Terms:
+        """Losses and weights of one batch at a flat vector, differentiable in the vector; call inside `evaluating`."""
+        return self._form.terms(self._state(vector), batch)
+
+    def constants(self) -> Iterable[Tensor]:
+        """The buffers and frozen parameters."""
+        return self._constants.values()
+
+    def _state(self, vector: Tensor) -> dict[str, Tensor]:
+        """Every parameter and buffer of the model, the trainable ones as views of ``vector``."""
+        # BatchNorm in training mode writes its running statistics.
+        constants = {n: t.clone() for n, t in self._constants.items()} if self._training else self._constants
+        return self.layout.unflatten(vector) | constants
+
+    def share(self, vector: Tensor, batch: Any) -> Tensor:
+        """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph."""
+        losses, weights = self.terms(vector, batch)
+        return (weights * losses).sum() / self.total_weight
+
+    def sample_losses(self) -> list[Terms]:
+        """Losses and weights of every term, a pair for each batch, the sample's dimension first."""
+        with torch.no_grad(), self.evaluating():
+            return [self.terms(self.vector, batch) for batch in self.batches]
+
+    def loss(self) -> float:
+        """The objective at this point, summed in float64.
+
+        Raises:
+            InputError: it is NaN or infinite; says in which batch and for how many terms.
+        """
+        return self.evaluate().loss
+
+    def evaluate(self) -> LossEstimate:
+        """The objective with its standard error; see `LossEstimate`.
+
+        Raises:
+            InputError: a loss is NaN or infinite; says in which batch and for how many terms.
+        """
+        pairs = [(losses.to(torch.float64), weights.to(torch.float64)) for losses, weights in self.sample_losses()]
+        for index, (losses, _) in enumerate(pairs):
+            if bad := int((~losses.isfinite()).sum()):
+                raise InputError(
+                    f"the loss is NaN or infinite for {bad} of {losses.numel()} terms of batch {index}; check the "
+                    "weights, the data and the loss function"
+                )
+        mean = sum(float((weights * losses).sum()) for losses, weights in pairs) / self.total_weight
+        # A ratio estimator's linearisation: each sample contributes the sum of w (l - mean) over its own terms.
+        deviations = torch.cat([(w * (losses - mean)).reshape(len(w), -1).sum(1) for losses, w in pairs])
+        n = len(deviations)
+        spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
+        terms = sum(int((w != 0).sum()) for _, w in pairs)
+        return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, terms)
+
+    def gradient(self) -> Tensor:
+        """The gradient (dim,) of the objective, accumulated over batches in float64."""
+        total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
+        vector = self.vector.clone().requires_grad_()
+        with self.evaluating():
+            for batch in self.batches:
+                (part,) = torch.autograd.grad(self.share(vector, batch), vector)
+                total += part
+        return total.to(self.dtype)
+
+    def hessian(self) -> Hessian:
+        """The Hessian of the objective at this point, as an operator on flat vectors."""
+        # The one import upwards: a Problem knows its curvature by name, curvature is built on Problem.
+        from landscape.curvature.hessian import Hessian
+
+        return Hessian(self)
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
+
+        Attention by the math kernel and recurrent layers without cuDNN, since the fused kernels have no double
+        backward; float32 products without TF32, whose 10-bit mantissa would be the largest error of all.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
+        try:
+            self.model.train(self._training)
+            torch.backends.cuda.matmul.allow_tf32 = False
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False),
+            ):
+                yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            for module, mode in modes.items():
+                module.training = mode
+
+    # ------------------------------------------------------------------ the audit before computing
+
+    def _audit(self) -> tuple[float, tuple[str, ...]]:
+        """The weight of the whole data, and notes on what was switched on the user's behalf.
+
+        Raises:
+            InputError: something makes the objective ill-defined.
+        """
+        self._refuse_nonfinite_parameters()
+        if self._training:
+            self._refuse_noisy_training()
+        total = 0.0
+        with torch.no_grad(), self.evaluating(), _FunctionsCalled() as called:
+            for batch in self.batches:
+                losses, weights = self._form.check(self._state(self.vector), batch)
+                _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
+                total += float(weights.sum(dtype=torch.float64))
+        if not total > 0:
+            raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
+        if torch.nn.functional.scaled_dot_product_attention in called.functions:
+            return total, ("attention runs on the math kernel: the fused kernels have no double backward",)
+        return total, ()
+
+    def _refuse_nonfinite_parameters(self) -> None:
+        state = self._state(self.vector)
+        for name, _ in self.model.named_parameters():
+            if bad := int((~state[name].isfinite()).sum()):
+                raise InputError(
+                    f"parameter {name} has {bad} of {state[name].numel()} entries that are NaN or infinite; this point "
+                    "has no loss landscape, take an earlier checkpoint"
+                )
+
+    def _refuse_noisy_training(self) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
+                raise InputError(f"{name} drops out at random in training mode: set its p to 0, or use training=False")
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and len(self.batches) > 1:
+                raise InputError(
+                    f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
+                    "training=False"
+                )
+
+
+def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
+    if losses.ndim == 0 or len(losses) != samples:
+        raise InputError(
+            f"expected one loss for each of the {samples} samples of a batch, the sample's dimension first, but got "
+            f"shape {tuple(losses.shape)}"
+        )
+    if weights.shape != losses.shape:
+        raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")
+
+
+def _point(
+    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    first = next((p for p in model.parameters() if p.requires_grad), None)
+    if first is None:
+        raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
+    # Half-precision weights are upcast: their products would drown in rounding.
+    return _checked_point(
+        device or first.device, dtype or (torch.float64 if first.dtype == torch.float64 else torch.float32)
+    )
+
+
+def _checked_point(device: torch.device | str, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"curvature is computed in float32 or float64, not {dtype}")
+    return available_device(device), dtype
+
+
+def available_device(device: torch.device | str) -> torch.device:
+    """A device by name, with its index, once it is known to work.
+
+    Raises:
+        InputError: no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {device} isn't available here ({str(error).splitlines()[0]}); try cpu") from error
+
+
+class _FunctionsCalled(TorchFunctionMode):
+    """Notes which torch functions run, so that what the audit says is what was seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+class _PairForm:
+    """``loss(model(input), target)`` over batches of ``(input, target)``."""
+
+    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model
+        self.given = loss
+        self.loss = terms_of(loss, device, dtype)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return type(self)(self.model, self.given, device, dtype)
+
+    def output(self, state: dict[str, Tensor], batch: Any) -> Any:
+        """The model's output on one batch with its parameters and buffers from ``state``."""
+        inputs, _ = batch
+        if isinstance(inputs, Mapping):
+            return functional_call(self.model, state, (), dict(inputs))
+        return functional_call(self.model, state, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
+
+    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        return self.loss.terms(self.output(state, batch), batch[1])
+
+    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
+        return self.loss.check(self.output(state, batch), batch[1])
+
+
+class _OwnForm:
+    """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
+
+    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
+        self.call = _Call(model, fn)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return self  # its tensors are the user's own affair
+
+    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        result = functional_call(self.call, {f"model.{name}": tensor for name, tensor in state.items()}, (batch,))
+        losses, weights = result if isinstance(result, tuple) else (result, None)
+        if not isinstance(losses, Tensor):
+            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
+        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
+
+    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        return self.terms(state, batch)
+
+
+class _Call(nn.Module):
+    """A function of a model as a module, so that functional_call can swap the parameters the function sees."""
+
+    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
+        super().__init__()
+        self.model = model
+        self.fn = fn
+
+    def forward(self, batch: Any) -> Any:
+        return self.fn(self.model, batch)

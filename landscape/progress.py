@@ -1,0 +1,57 @@
+"""A progress bar for long solves, on a terminal (standard error) or in a notebook."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from rich import progress as bars
+from rich.console import Console
+
+from landscape.spectrum.solve import Progress
+
+
+class ProgressBar:
+    """Shows products made, current residuals and time left; called with each `Progress` of a solve.
+
+        with landscape.ProgressBar() as bar:
+            pairs = landscape.top_eigenpairs(problem.hessian(), 10, progress=bar)
+
+    The part done is judged by how far the residuals have fallen, so the time left is an estimate, marked "about".
+    """
+
+    def __init__(self, label: str = "", *, shown: bool = True) -> None:
+        """Prepare a bar with a label in front; ``shown=False`` makes one that stays silent."""
+        self._bar = bars.Progress(
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=24),
+            bars.TextColumn("{task.fields[detail]}"),
+            bars.TextColumn("about"),
+            bars.TimeRemainingColumn(compact=True),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not shown,
+        )
+        self._task = self._bar.add_task(label, total=1.0, detail="")
+
+    def label(self, text: str) -> None:
+        """Begin another piece of work under another label."""
+        self._bar.reset(self._task, description=text, detail="", total=1.0)
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where a solve stands."""
+        worst = f", worst residual {np.max(progress.residuals):.1e}" if len(progress.residuals) else ""
+        detail = f"{progress.phase}: {progress.products} products{worst}"
+        self._bar.update(self._task, completed=progress.fraction, detail=detail)
+
+    def __enter__(self) -> Self:
+        """Start drawing."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove the bar."""
+        self._bar.stop()

@@ -1,0 +1,195 @@
+"""Records as HDF5 files: the header, groups with their dimension scales, and where each unit's row is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.record.request import Request, Unit, to_json
+from landscape.record.schema import FORMAT, ROWS, SCHEMA_VERSION, Layout, Variable, length_of, utf8
+
+LABELS = "DIMENSION_LABELS"
+_OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
+# The netCDF library's name for a dimension without a coordinate; readers of netCDF then show no variable for it.
+_NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where a unit is: the file, and the position in its group."""
+
+    path: Path
+    position: int
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The record, open for reading.
+
+    Raises:
+        InputError: the file is no landscape record, is damaged, or follows a newer schema.
+    """
+    if not path.is_file() or not h5py.is_hdf5(path):
+        raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(
+            f"{path} is damaged, HDF5 cannot open it ({first_line(error)}); restore or remove it"
+        ) from error
+    with file:
+        check_header(path, file.attrs)
+        yield file
+
+
+def header(request: Request) -> dict[str, Any]:
+    """What a record, and the folder of its parts, says of itself."""
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "fingerprint": request.fingerprint,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def check_header(path: Path, attrs: Mapping[str, Any]) -> None:
+    """Refuse what this version cannot read.
+
+    Raises:
+        InputError: it is no record, or one of a newer schema.
+    """
+    if str(attrs.get("format")) != FORMAT:
+        raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
+    if (version := int(attrs.get("schema_version", SCHEMA_VERSION))) > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this landscape-probe reads up to {SCHEMA_VERSION}; upgrade it"
+        )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
+    """What the record was asked for, and where each of its units is.
+
+    Raises:
+        InputError: see `opened`; also if the request or the bookkeeping cannot be read.
+    """
+    with opened(path) as file:
+        try:
+            request = Request.from_plain(json.loads(file.attrs["request"]))
+            rows = {
+                (name, sha): Row(path, position)
+                for name, group in file.items()
+                for position, sha in enumerate(group["sha256"].asstr()[:])
+            }
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
+    return request, rows
+
+
+def write_header(file: h5py.File, request: Request) -> None:
+    """The root's attributes."""
+    file.attrs.update(header(request) | {"request": to_json(request.plain())})
+
+
+def layout_in(group: h5py.Group) -> Layout:
+    """The layout of a group's units: without the checkpoint dimension, and without what padding added."""
+    coordinates = {
+        dim: (_variable_in(scale, (dim,)), scale.asstr()[:] if h5py.check_string_dtype(scale.dtype) else scale[:])
+        for dim, scale in _dimensions(group).items()
+        if not scale.attrs["NAME"].decode().startswith(_NO_COORDINATE)
+    }
+    lengths = {length_of(dim) for dim in _dimensions(group)}
+    variables = {
+        name: _variable_in(data, tuple(each.label for each in data.dims)[1:])
+        for name, data in group.items()
+        if not data.is_scale and name not in lengths
+    }
+    return Layout(variables, coordinates)
+
+
+def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
+    code = "text" if h5py.check_string_dtype(data.dtype) else data.dtype.str
+    return Variable(dims, code, {key: value for key, value in data.attrs.items() if key not in _OF_HDF5})
+
+
+def _dimensions(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    return {name: data for name, data in group.items() if data.is_scale and name != ROWS}
+
+
+def lengths_in(group: h5py.Group, position: int) -> dict[str, int]:
+    """The true length of each dimension in one row."""
+    return {
+        dim: int(group[length_of(dim)][position]) if length_of(dim) in group else len(scale)
+        for dim, scale in _dimensions(group).items()
+    }
+
+
+def create_group(file: h5py.File, name: str, layout: Layout, sizes: Mapping[str, int], rows: int) -> h5py.Group:
+    """A group with all its variables, filled with padding: `checkpoint` leads each, and scales are attached."""
+    group = file.create_group(name)
+    scale = group.create_dataset(ROWS, data=np.arange(rows))
+    scale.make_scale(ROWS)
+    scale.attrs.update({"units": "1", "long_name": "position of the checkpoint in this group"})
+    for dim, size in sizes.items():
+        _create_scale(group, dim, size, layout)
+    for each, variable in layout.variables.items():
+        create_variable(group, each, variable)
+    return group
+
+
+def _create_scale(group: h5py.Group, dim: str, size: int, layout: Layout) -> None:
+    if dim not in layout.coordinates:
+        # Never written, so HDF5 stores nothing for it: a dimension over all parameters costs no space.
+        group.create_dataset(dim, shape=(size,), dtype=">f4").make_scale(f"{_NO_COORDINATE}{size:10d}")
+        return
+    variable, values = layout.coordinates[dim]
+    scale = group.create_dataset(dim, data=values, dtype=variable.storage)
+    scale.make_scale(dim)
+    scale.attrs.update(variable.attrs)
+
+
+def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
+    """One variable, filled with padding, its scales and labels attached."""
+    dims = (ROWS, *variable.dims)
+    shape = tuple(len(group[dim]) for dim in dims)
+    data = group.create_dataset(name, shape=shape, dtype=variable.storage, fillvalue=variable.padding)
+    for position, dim in enumerate(dims):
+        data.dims[position].attach_scale(group[dim])
+        data.dims[position].label = dim
+    data.attrs.update(variable.attrs)
+    return data
+
+
+def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
+    """How one row came to be."""
+    told: dict[str, Any] = json.loads(group["provenance"].asstr()[position])
+    return told
+
+
+def write_common(group: h5py.Group) -> None:
+    """Attributes of the group for what is the same in the provenance of all its rows."""
+    rows = [provenance_in(group, position) for position in range(len(group["provenance"]))]
+    for key, value in rows[0].items():
+        if key != "checkpoint" and all(key in row and row[key] == value for row in rows):
+            group.attrs[key] = _attribute(value)
+
+
+def _attribute(value: Any) -> Any:
+    """Strings and numbers as they are; the rest as JSON, for netCDF has no attribute of a truth value either."""
+    if isinstance(value, str):
+        return utf8(value)
+    fits = isinstance(value, float) or (type(value) is int and -(2**63) <= value < 2**63)
+    return value if fits else to_json(value)

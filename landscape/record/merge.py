@@ -1,0 +1,103 @@
+"""Joins records: units from many files become the rows of one, however large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from landscape.record.hdf5 import (
+    Row,
+    create_group,
+    create_variable,
+    layout_in,
+    lengths_in,
+    opened,
+    write_common,
+    write_header,
+)
+from landscape.record.request import Request, Unit, to_json
+from landscape.record.schema import Layout, Variable, layout_of, length_of, stored
+
+_BLOCK_BYTES = 2**26
+_OVERHEAD_BYTES = 2**17  # headers, scales and attributes: a part without its data has about 16 KiB
+
+
+def size_of_unit(request: Request, unit: xr.Dataset) -> int:
+    """About how many bytes the record of one unit takes, rather more than less."""
+    return unit.nbytes + 2 * len(to_json(request.plain())) + _OVERHEAD_BYTES
+
+
+def size_of_merged(rows: Mapping[Unit, Row]) -> int:
+    """About how many bytes the merged record takes; padding is not foreseen."""
+    return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + _OVERHEAD_BYTES
+
+
+def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset) -> None:
+    """A record of one unit."""
+    layout = layout_of(unit)
+    with h5py.File(path, "w") as file:
+        write_header(file, request)
+        group = create_group(file, measurement, layout, {str(dim): size for dim, size in unit.sizes.items()}, 1)
+        for name in layout.variables:
+            group[name][0] = stored(unit.variables[name])
+        write_common(group)
+
+
+def merge(path: Path, request: Request, rows: Mapping[Unit, Row]) -> None:
+    """A record of all the units at hand, in the order of the request. It keeps one block of one variable in memory.
+
+    Raises:
+        InputError: a file cannot be read, or units do not fit into one group.
+    """
+    with h5py.File(path, "w") as file:
+        write_header(file, request)
+        for name, checkpoints in request.checkpoints.items():
+            if at_hand := [rows[name, sha] for sha in checkpoints if (name, sha) in rows]:
+                _merge_group(file, name, at_hand)
+
+
+def _merge_group(file: h5py.File, name: str, rows: Sequence[Row]) -> None:
+    layouts, lengths = zip(*(_inspect(row, name) for row in rows), strict=True)
+    sizes = {dim: max(each[dim] for each in lengths) for dim in lengths[0]}
+    group = create_group(file, name, reduce(Layout.join, layouts), sizes, len(rows))
+    for position, row in enumerate(rows):
+        with opened(row.path) as source:
+            _copy_row(source[name], row.position, group, position)
+    for dim in sizes:
+        _write_lengths(group, dim, [each[dim] for each in lengths])
+    write_common(group)
+
+
+def _inspect(row: Row, name: str) -> tuple[Layout, dict[str, int]]:
+    with opened(row.path) as source:
+        return layout_in(source[name]), lengths_in(source[name], row.position)
+
+
+def _copy_row(source: h5py.Group, there: int, target: h5py.Group, here: int) -> None:
+    lengths = lengths_in(source, there)
+    for name, variable in layout_in(source).variables.items():
+        shape = tuple(lengths[dim] for dim in variable.dims)
+        for block in blocks(shape, source[name].dtype.itemsize):
+            target[name][here, *block] = source[name][there, *block]
+
+
+def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
+    """Slices that together cover an array once, each of at most 64 MiB where one slab of the first axis allows."""
+    if not shape:
+        yield ()
+        return
+    slab = itemsize * int(np.prod(shape[1:]))
+    step = max(1, _BLOCK_BYTES // max(1, slab))
+    for start in range(0, shape[0], step):
+        yield (slice(start, min(start + step, shape[0])), *(slice(0, size) for size in shape[1:]))
+
+
+def _write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
+    if len(set(lengths)) > 1:
+        attrs = {"units": "1", "long_name": f"length of {dim} in this row; what follows is padding"}
+        create_variable(group, length_of(dim), Variable((), "<i8", attrs))[:] = lengths

@@ -1,0 +1,141 @@
+"""The folder of an unfinished record: one small record for each finished unit, beside the request."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from landscape.errors import InputError
+from landscape.record.hdf5 import Row, check_header, first_line, header, survey
+from landscape.record.request import Request, Unit, to_json
+
+_REQUEST = "request.json"
+
+
+class Parts:
+    """The folder `<OUT>.parts`; it is there from the first unit to the last, and at no other time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Look at nothing yet."""
+        self.folder = folder
+
+    @classmethod
+    def of(cls, record: Path) -> Parts:
+        """The parts of the record that is to become this file."""
+        return cls(record.with_name(record.name + ".parts"))
+
+    def request(self) -> Request | None:
+        """What the unfinished run was asked for; None if there is none.
+
+        Raises:
+            InputError: something else has this name.
+        """
+        if not os.path.lexists(self.folder):
+            return None
+        if self.folder.is_dir() and all(each.suffix == ".tmp" for each in self.folder.iterdir()):
+            return None  # ended before its request was written
+        try:
+            stored = json.loads((self.folder / _REQUEST).read_text(encoding="utf-8"))
+            check_header(self.folder, stored)
+            return Request.from_plain(stored["request"])
+        except InputError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
+
+    def rows(self) -> dict[Unit, Row]:
+        """The finished units. A part that cannot be read, or is another request's, does not count."""
+        found: dict[Unit, Row] = {}
+        if (request := self.request()) is None:
+            return found
+        for path in sorted(self.folder.glob("*.h5")):
+            with suppress(InputError):
+                made_for, rows = survey(path)
+                found |= rows if made_for.fingerprint == request.fingerprint else {}
+        return found
+
+    def prepare(self, request: Request) -> None:
+        """Make the folder if it is not there.
+
+        Raises:
+            InputError: another run has begun to write there.
+        """
+        if (there := self.request()) is None:
+            try:
+                self.folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{self.folder} cannot be made ({error.strerror}); name another file") from error
+            _sync_folder(self.folder.parent)
+            with replacing(self.folder / _REQUEST, self.folder) as temporary:
+                temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
+        elif there.fingerprint != request.fingerprint:
+            raise InputError(f"{self.folder} is being written by another run; wait for it or name another file")
+
+    def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> Row:
+        """One part of about so many bytes, which is there as a whole or not at all."""
+        path = self.folder / f"{'-'.join(unit)}.h5"
+        with replacing(path, self.folder, size) as temporary:
+            write(temporary)
+        return Row(path, 0)
+
+    def remove(self) -> None:
+        """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle."""
+        for pattern in ("*.tmp", "*.h5", _REQUEST):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        with suppress(OSError):  # somebody keeps files of their own there
+            self.folder.rmdir()
+
+
+@contextmanager
+def replacing(path: Path, folder: Path, size: int = 0) -> Iterator[Path]:
+    """A temporary file in the folder that becomes `path` as a whole when the block ends well, and is on disk then.
+
+    Args:
+        path: the file to make.
+        folder: on the same file system.
+        size: about how many bytes it will have; whether the disk has them is tried first.
+
+    Raises:
+        InputError: the disk does not take it; nothing is left of it.
+    """
+    temporary = folder / f"{os.getpid()}.tmp"
+    try:
+        _try_space(temporary, size)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # h5py raises either when a disk is full
+        raise InputError(f"{path} cannot be written ({first_line(error)}); what was finished before is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _try_space(path: Path, size: int) -> None:
+    """Allocate so much, to be truncated by whoever writes the file: HDF5 cannot close a file on a full disk in order.
+
+    Allocation also meets quotas, which the free space of a disk does not tell.
+    """
+    if not size or not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("wb") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can tell
+                raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names of the folder on disk: a renamed file is safe only then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

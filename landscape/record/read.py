@@ -1,0 +1,84 @@
+"""Reads a record, finished or not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from landscape.errors import InputError
+from landscape.record.hdf5 import LABELS, first_line, opened, survey
+from landscape.record.merge import merge, size_of_merged
+from landscape.record.parts import Parts, replacing
+from landscape.record.request import Request
+
+
+def open_record(path: str | Path) -> xr.DataTree:
+    """The record as a tree with a node for each measurement. Values are read when they are used.
+
+    Args:
+        path: OUT, or the folder `<OUT>.parts` of an unfinished run; OUT also stands for that folder while there is no
+            OUT. An unfinished record has the rows that are there so far.
+
+    Raises:
+        InputError: there is none, or it is damaged or of a newer schema.
+    """
+    if (unfinished := _unfinished(Path(path))) is None:
+        return _open(Path(path))
+    # A file rather than memory: eigenvectors are read when they are used, as from a finished record.
+    folder = Path(tempfile.mkdtemp(prefix="landscape-record-"))
+    try:
+        parts, request = unfinished
+        rows = parts.rows()
+        with replacing(folder / "record.h5", folder, size_of_merged(rows)) as temporary:
+            merge(temporary, request, rows)
+        tree = _open(folder / "record.h5")
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    weakref.finalize(tree, shutil.rmtree, folder, ignore_errors=True)
+    return tree
+
+
+def read_request(path: str | Path) -> Request:
+    """What a record, finished or not, was asked for.
+
+    Raises:
+        InputError: see `open_record`.
+    """
+    unfinished = _unfinished(Path(path))
+    return unfinished[1] if unfinished else survey(Path(path))[0]
+
+
+def read_provenance(record: xr.DataTree, measurement: str, position: int) -> dict[str, Any]:
+    """How one row came to be."""
+    stored: dict[str, Any] = json.loads(str(record[measurement].dataset["provenance"].values[position]))
+    return stored
+
+
+def _unfinished(path: Path) -> tuple[Parts, Request] | None:
+    """The parts that are meant; None if it is a file."""
+    if path.exists() and not path.is_dir():
+        return None
+    parts = Parts(path) if path.is_dir() else Parts.of(path)
+    if (request := parts.request()) is None:
+        raise InputError(f"{path}: there is no record here; check the name")
+    return parts, request
+
+
+def _open(path: Path) -> xr.DataTree:
+    with opened(path):
+        pass
+    try:
+        tree = xr.open_datatree(path, engine="h5netcdf")
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
+    for node in tree.subtree:
+        for variable in node.variables.values():
+            variable.attrs.pop(LABELS, None)  # the dimensions have the same names
+    return tree

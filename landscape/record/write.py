@@ -1,0 +1,185 @@
+"""Writes a record, one finished unit after the other, so that whatever ends the run costs at most one unit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import xarray as xr
+
+from landscape.errors import InputError
+from landscape.record.hdf5 import layout_in, opened, provenance_in, survey
+from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
+from landscape.record.parts import Parts, replacing
+from landscape.record.request import Request
+from landscape.record.schema import Layout, layout_of, unit_of
+
+
+class RecordWriter:
+    """Collects the units of a request in `<OUT>.parts` and makes OUT of them.
+
+    As a context manager it finishes a complete record when the block ends without an exception; an incomplete one
+    stays as parts, which the next run with the same request goes on from.
+
+    Attributes:
+        path: OUT.
+        request: what was asked for.
+        finished: OUT has all that was asked for; there is nothing to measure.
+    """
+
+    def __init__(self, path: str | Path, request: Request, *, overwrite: bool = False, append: bool = False) -> None:
+        """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
+
+        Args:
+            path: the record to make.
+            request: what is asked for.
+            overwrite: replace a record of another request, when the new one is complete; drop the parts of another.
+            append: join the units to the record that is there.
+
+        Raises:
+            InputError: the folder is missing or not writable; OUT is not a landscape record; OUT or its parts are of
+                another request, and neither option tells what to do; the settings do not allow to append.
+        """
+        if overwrite and append:
+            raise InputError("--overwrite and --append exclude each other; give one of them")
+        self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+        self.request = request
+        self._parts = Parts.of(self.path)
+        _check_writable(self.path, self._parts.folder)
+        there, rows = survey(self.path) if self.path.exists() else (None, {})
+        kept, self._rows = (None, {}) if overwrite else (there, rows)
+        self._target = self._join(kept, append)
+        self.finished = kept is not None and kept.fingerprint == self._target.fingerprint
+        self._take_up_parts(kept, overwrite)
+        self._layouts: dict[str, Layout] = {}
+        for name, file in dict.fromkeys((unit[0], row.path) for unit, row in self._rows.items()):
+            self._fit(name, _layout_at(file, name), file)
+
+    def _join(self, there: Request | None, append: bool) -> Request:
+        """What OUT will be the answer to."""
+        if there is None:
+            return self.request
+        if not append and there.fingerprint != self.request.fingerprint:
+            raise InputError(
+                f"{self.path} is the record of another request ({'; '.join(there.differences(self.request))}); "
+                "pass --overwrite to replace it or --append to add to it"
+            )
+        if conflicts := there.conflicts(self.request):
+            raise InputError(
+                f"{self.path} cannot be appended to ({'; '.join(conflicts)}); name another file or the same settings"
+            )
+        return there.union(self.request)
+
+    def _take_up_parts(self, kept: Request | None, overwrite: bool) -> None:
+        unfinished = self._parts.request()
+        if unfinished is None:
+            return
+        if unfinished.fingerprint == self.request.fingerprint and not self.finished:
+            self._rows = self._parts.rows() | self._rows
+        elif overwrite or (kept is not None and kept.covers(unfinished)):
+            self._parts.remove()  # given up, or merged by a run that was ended before it could remove them
+        elif not self.finished:
+            raise InputError(
+                f"{self._parts.folder} is the unfinished record of another request "
+                f"({'; '.join(unfinished.differences(self.request))}); "
+                "finish that one, remove it, or pass --overwrite to start anew"
+            )
+
+    def done(self, measurement: str, sha256: str) -> bool:
+        """Whether this measurement of this checkpoint is stored already."""
+        return (measurement, sha256) in self._rows
+
+    def earlier(self, measurement: str) -> dict[str, Any] | None:
+        """The provenance of the first stored row of this measurement, whose choices hold for the rest; None if none."""
+        stored = [unit for unit in self._target.units if unit[0] == measurement and unit in self._rows]
+        if not stored:
+            return None
+        row = self._rows[stored[0]]
+        with opened(row.path) as file:
+            return provenance_in(file[measurement], row.position)
+
+    def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
+        """Store one unit; it is on disk when this returns.
+
+        Args:
+            measurement: one that was asked for.
+            measured: its variables, without the checkpoint dimension, each with `units` and `long_name`.
+            provenance: how it came to be, JSON-able; `provenance["checkpoint"]` has `path`, `sha256` and `step`
+                (None if unknown).
+
+        Raises:
+            InputError: the disk does not take it; it does not fit to the other checkpoints' units.
+            ValueError: it was not asked for or is there already; the data set breaks a rule of the schema.
+        """
+        unit = (measurement, str(provenance["checkpoint"]["sha256"]))
+        if unit not in self.request.units or self.done(*unit):
+            raise ValueError(f"{measurement} of {unit[1]} was not asked for, or is there already")
+        dataset = unit_of(measured, provenance)
+        self._fit(measurement, layout_of(dataset), provenance["checkpoint"]["path"])
+        self._parts.prepare(self.request)
+        self._rows[unit] = self._parts.write(
+            unit,
+            size_of_unit(self.request, dataset),
+            lambda path: write_unit(path, self.request, measurement, dataset),
+        )
+
+    def _fit(self, measurement: str, layout: Layout, source: str | Path) -> None:
+        try:
+            self._layouts[measurement] = self._layouts.get(measurement, layout).join(layout)
+        except InputError as error:
+            raise InputError(
+                f"{measurement} of {source} does not fit to the other checkpoints' rows: {error}; "
+                "measure it into a file of its own"
+            ) from error
+
+    def finish(self) -> Path:
+        """Merge all units to OUT and remove the parts.
+
+        Returns:
+            OUT.
+
+        Raises:
+            InputError: the disk does not take it; the parts are kept.
+            RuntimeError: a unit is missing.
+        """
+        if self.finished:
+            return self.path
+        if missing := [unit for unit in self._target.units if unit not in self._rows]:
+            raise RuntimeError(f"{len(missing)} units are missing, the first is {missing[0]}")
+        self._parts.prepare(self.request)
+        with replacing(self.path, self._parts.folder, size_of_merged(self._rows)) as temporary:
+            merge(temporary, self._target, self._rows)
+        self._parts.remove()
+        self.finished = True
+        return self.path
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Finish what is complete."""
+        if kind is None and all(unit in self._rows for unit in self._target.units):
+            self.finish()
+
+
+def _check_writable(record: Path, parts: Path) -> None:
+    """Try it: permissions alone do not tell about read-only file systems or the superuser."""
+    try:
+        for folder in [record.parent, parts] if parts.is_dir() else [record.parent]:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+    except OSError as error:
+        raise InputError(
+            f"{record} cannot be written ({error.strerror}); make its folder writable or name another file"
+        ) from error
+
+
+def _layout_at(path: Path, measurement: str) -> Layout:
+    with opened(path) as file:
+        return layout_in(file[measurement])

@@ -1,0 +1,149 @@
+"""The k eigenpairs at one or both ends of a symmetric operator's spectrum, each with the residual that was computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.ends import Which
+from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.search import MISSED_AT_MOST
+from landscape.spectrum.solve import Goal, Progress, Solve
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenpairs with their errors.
+
+    Attributes:
+        eigenvalues: (k,) float64, the Rayleigh quotients, in the order of ``which``.
+        residuals: (k,) float64, ||A v - lambda v||, computed from one more product with each v.
+        converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding.
+        eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
+        which: the end of the spectrum asked for.
+        tol: the relative residual asked for.
+        rounding: the residual that rounding alone explains: sqrt(m) (e + eps ||A||) for a basis of m vectors, with e
+            the difference measured between two evaluations of one product at different scales.
+        orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
+        missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
+            (Kuczynski and Wozniakowski 1992).
+        products: all products made.
+        products_verification: those of them spent on computed residuals and on the search for missed copies.
+    """
+
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    eigenvectors: Tensor
+    which: Which
+    tol: float
+    rounding: float
+    orthogonality: float
+    missed: float
+    products: int
+    products_verification: int
+
+    @property
+    def intervals(self) -> np.ndarray:
+        """(k, 2): each contains an eigenvalue, since the residual bounds the distance to the nearest one."""
+        radius = self.residuals + self.rounding
+        return np.stack([self.eigenvalues - radius, self.eigenvalues + radius], axis=1)
+
+    @property
+    def complete(self) -> bool:
+        """Every pair has converged and the search for missed copies reached its goal."""
+        return bool(self.converged.all()) and self.missed <= MISSED_AT_MOST
+
+    def __rich__(self) -> Any:
+        """The table that a terminal shows."""
+        from landscape.display import eigenvalue_table
+
+        return eigenvalue_table(self.eigenvalues, self.residuals, self.converged, self.rounding)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The table that a notebook shows."""
+        from landscape.display import mimebundle
+
+        return mimebundle(self)
+
+
+def top_eigenpairs(
+    operator: SymmetricOperator | Tensor | np.ndarray,
+    k: int,
+    which: Which = "LM",
+    tol: float = 1e-3,
+    seed: int = 0,
+    *,
+    max_products: int | None = None,
+    basis_size: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Eigenpairs:
+    """The k eigenpairs at the end of the spectrum that ``which`` names, by thick-restart Lanczos.
+
+    Once the residuals seem small they are computed, and the complement of the basis is searched from a fresh start for
+    copies of multiple eigenvalues, which one start vector cannot see (Parlett 1998, section 13.1).
+
+    Args:
+        operator: a symmetric operator or dense symmetric matrix of dimension n.
+        k: how many, 1 to n.
+        which: LM by |lambda| descending, LA descending, SA ascending, BE the ceil(k/2) largest, descending, then the
+            floor(k/2) smallest, ascending.
+        tol: goal for the relative residual ||A v - lambda v|| / |lambda|.
+        seed: of all start vectors.
+        max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
+        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in 2 GB but at least
+            2 k + 20.
+        progress: called after every product.
+
+    Raises:
+        InputError: an argument is out of range, or a product isn't finite.
+    """
+    operator = as_operator(operator)
+    check_arguments(operator.dim, k, which, tol)
+    if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
+        raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
+    limit = max(k, 500 + 50 * k if max_products is None else max_products)
+    basis = KrylovBasis(operator, _capacity(operator, k, basis_size), seed)
+    solve = Solve(operator, Goal(k, which, tol, limit), basis, progress or (lambda _: None))
+    verified = solve.run()
+    return Eigenpairs(
+        eigenvalues=verified.values,
+        residuals=verified.residuals,
+        converged=verified.converged,
+        eigenvectors=verified.vectors,
+        which=which,
+        tol=tol,
+        rounding=verified.rounding,
+        orthogonality=basis.orthogonality_defect(),
+        missed=solve.missed,
+        products=solve.products,
+        products_verification=solve.verification,
+    )
+
+
+def check_arguments(dim: int, k: int, which: str, tol: float) -> None:
+    """Refuse what `top_eigenpairs` can't be asked of an operator of dimension ``dim``.
+
+    Raises:
+        InputError: k, which or tol is out of range.
+    """
+    if not 1 <= k <= dim:
+        raise InputError(f"k must be between 1 and the number of parameters, {dim}, not {k}")
+    if which not in get_args(Which):
+        raise InputError(f"which must be one of {', '.join(get_args(Which))}, not {which!r}")
+    if not 0 < tol < 1:
+        raise InputError(f"tol must lie between 0 and 1, not {tol}")
+
+
+def _capacity(operator: SymmetricOperator, k: int, basis_size: int | None) -> int:
+    if basis_size is None:
+        fitting = int(2e9) // (operator.dim * torch.finfo(operator.dtype).bits // 8)
+        basis_size = max(2 * k + 20, min(10 * k + 300, fitting))
+    return min(operator.dim, basis_size)

@@ -1,0 +1,196 @@
+"""An orthonormal basis that grows by products with a symmetric operator: the ground under every Lanczos method here.
+
+The invariant kept throughout, with Q the basis, its first m vectors *expanded* (multiplied by the operator A) and the
+other p *pending*:
+
+    A Q_m = Q_{m+p} P,    P of shape (m + p, m).
+
+With one start vector p is 1 and P is the Lanczos tridiagonal with its last row; with several it is band Lanczos; after
+a thick restart P is a diagonal with a border (Wu and Simon 2000). All of it is one data structure because P is computed
+as what it is, Q^T A Q, by full reorthogonalisation, and never inferred from a recurrence. A Ritz pair (theta, s) of the
+leading m x m block then has the residual norm ||P[m:] s||, without another product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
+
+# Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
+_CHUNK = 1 << 16
+
+
+def orthogonalise(vector: Tensor, rows: Tensor) -> tuple[np.ndarray, Tensor, float]:
+    """Split a vector into its part in the span of orthonormal rows and the rest, by two passes of Gram-Schmidt.
+
+    "Twice is enough" (Giraud, Langou and Rozloznik 2005) for orthogonality at the level of rounding; each pass is two
+    matrix-vector products.
+
+    Args:
+        vector: (n,).
+        rows: (m, n), orthonormal.
+
+    Returns:
+        The coefficients (m,) in float64, the remainder (n,), and its norm.
+    """
+    coefficients = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
+    for _ in range(2):
+        projection = rows @ vector
+        vector = torch.addmv(vector, rows.T, projection, alpha=-1)
+        coefficients += projection
+    norm = torch.linalg.vector_norm(vector, dtype=torch.float64)
+    host = torch.cat([coefficients, norm.unsqueeze(0)]).cpu().numpy()  # one transfer a step
+    return host[:-1], vector, float(host[-1])
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What one product with a basis vector q added.
+
+    Attributes:
+        alpha: q^T A q.
+        beta: norm of the part of A q outside the basis.
+        pending: index of that part as a new basis vector, or None where A q lay within the basis.
+    """
+
+    alpha: float
+    beta: float
+    pending: int | None
+
+
+class KrylovBasis:
+    """The basis Q, stored as rows, and the projection P; see the module's docstring.
+
+    Attributes:
+        operator: A.
+        capacity: the most vectors it holds.
+        expanded: m.
+        size: m + p.
+    """
+
+    def __init__(self, operator: SymmetricOperator, capacity: int, seed: int) -> None:
+        self.operator = operator
+        self.capacity = capacity
+        self.expanded = 0
+        self.size = 0
+        self._rows = torch.empty((0, operator.dim), device=operator.device, dtype=operator.dtype)
+        self._projection = np.zeros((capacity, capacity))
+        self._largest_product = 0.0
+        self._eps = torch.finfo(operator.dtype).eps
+        # On the CPU in float64, so that one seed gives one start vector on every device.
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def rows(self) -> Tensor:
+        """(m + p, n): the basis."""
+        return self._rows[: self.size]
+
+    @property
+    def projection(self) -> np.ndarray:
+        """(m, m), symmetric: Q_m^T A Q_m."""
+        block = self._projection[: self.expanded, : self.expanded]
+        return (block + block.T) / 2
+
+    @property
+    def border(self) -> np.ndarray:
+        """(p, m): the part of A Q_m along the pending vectors."""
+        return self._projection[self.expanded : self.size, : self.expanded]
+
+    @property
+    def full(self) -> bool:
+        return self.size == self.capacity
+
+    def inject(self) -> int | None:
+        """Add a fresh random vector, orthogonal to the basis, as pending; None when the basis spans the whole space."""
+        if self.size == self.operator.dim:
+            return None
+        vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
+        vector = vector.to(self.operator.device, self.operator.dtype)
+        while True:  # one round, but for the last few dimensions, where what remains is small against rounding
+            _, rest, norm = orthogonalise(vector / torch.linalg.vector_norm(vector), self.rows)
+            if norm > 0.1:
+                return self._append(rest / norm)
+            vector = rest
+
+    def expand(self, pending: int) -> Expansion:
+        """Multiply one pending vector and take the part of the product outside the basis as a new one.
+
+        Raises:
+            InputError: the product isn't finite.
+        """
+        self._swap(pending, self.expanded)
+        product = self.operator.matvec(self._rows[self.expanded])
+        coefficients, rest, beta = orthogonalise(product, self.rows)
+        if not np.isfinite(beta):
+            raise InputError(
+                "a Hessian-vector product has entries that are NaN or infinite: the loss isn't twice differentiable "
+                "here, or overflows"
+            )
+        self._largest_product = max(self._largest_product, float(np.hypot(np.linalg.norm(coefficients), beta)))
+        self._projection[: self.size, self.expanded] = coefficients
+        self.expanded += 1
+        alpha = float(coefficients[self.expanded - 1])
+        # A remainder at the level of rounding carries no direction; what it would add is noise.
+        if self.size == self.operator.dim or beta <= 4 * self._eps * self._largest_product:
+            return Expansion(alpha, 0.0, None)
+        added = self._append(rest / beta)
+        self._projection[added, self.expanded - 1] = beta
+        return Expansion(alpha, beta, added)
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ritz values ascending (m,), their coordinates (m, m) by columns, and their residual norms (m,)."""
+        values, coordinates = np.linalg.eigh(self.projection)
+        return values, coordinates, np.linalg.norm(self.border @ coordinates, axis=0)
+
+    def combine(self, coordinates: np.ndarray) -> Tensor:
+        """The vectors (n, l) with given coordinates (m, l) in the expanded basis, normalised."""
+        weights = self._to_device(coordinates)
+        vectors = self._rows[: self.expanded].T @ weights
+        return vectors / torch.linalg.vector_norm(vectors, dim=0, dtype=torch.float64).to(vectors.dtype)
+
+    def restart(self, values: np.ndarray, coordinates: np.ndarray) -> None:
+        """Keep l Ritz pairs, values (l,) and coordinates (m, l), in place of the expanded basis, and all pending."""
+        kept, pending = len(values), self.size - self.expanded
+        border = self.border @ coordinates
+        weights = self._to_device(coordinates)
+        for start in range(0, self.operator.dim, _CHUNK):
+            block = self._rows[:, start : start + _CHUNK]
+            block[:kept] = weights.T @ block[: self.expanded]
+            block[kept : kept + pending] = block[self.expanded : self.size].clone()
+        self._projection[:] = 0
+        self._projection[range(kept), range(kept)] = values
+        self._projection[kept : kept + pending, :kept] = border
+        self.expanded, self.size = kept, kept + pending
+
+    def orthogonality_defect(self) -> float:
+        """Max |Q Q^T - I|: at the level of rounding, or the Ritz values have ghosts."""
+        gram = (self.rows @ self.rows.T).to(torch.float64)
+        return float((gram - torch.eye(self.size, dtype=torch.float64, device=gram.device)).abs().max())
+
+    def strongest(self, coordinates: np.ndarray) -> int:
+        """The pending vector that contributes most to the residuals of the Ritz vectors with these coordinates."""
+        contributions = np.abs(self.border @ coordinates).max(axis=1)
+        return self.expanded + int(np.argmax(contributions))
+
+    def _append(self, vector: Tensor) -> int:
+        if self.size == len(self._rows):  # grow by doubling, up to the capacity
+            more = min(self.capacity, max(16, 2 * self.size)) - self.size
+            self._rows = torch.cat([self._rows, self._rows.new_empty((more, self.operator.dim))])
+        self._rows[self.size] = vector
+        self._projection[self.size] = 0
+        self.size += 1
+        return self.size - 1
+
+    def _swap(self, i: int, j: int) -> None:
+        if i != j:
+            self._rows[[i, j]] = self._rows[[j, i]]
+            self._projection[[i, j]] = self._projection[[j, i]]
+
+    def _to_device(self, coordinates: np.ndarray) -> Tensor:
+        return torch.as_tensor(coordinates, device=self.operator.device, dtype=self.operator.dtype)

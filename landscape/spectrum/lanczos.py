@@ -1,0 +1,60 @@
+"""The plain Lanczos decomposition, with full reorthogonalisation and no restart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.krylov import Expansion, KrylovBasis
+
+
+@dataclass(frozen=True)
+class LanczosDecomposition:
+    """A Q = Q T + beta_m q_{m+1} e_m^T with T tridiagonal and Q orthonormal.
+
+    Attributes:
+        basis: (n, m) torch, Q by columns.
+        alpha: (m,) float64, the diagonal of T.
+        beta: (m,) float64; the first m - 1 are the off-diagonal of T, the last the norm of what remains, 0 when the
+            Krylov space was exhausted.
+        orthogonality: max |Q^T Q - I|.
+    """
+
+    basis: Tensor
+    alpha: np.ndarray
+    beta: np.ndarray
+    orthogonality: float
+
+
+def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed: int = 0) -> LanczosDecomposition:
+    """Lanczos from a random start vector (Paige 1972), every vector orthogonalised twice against all before it.
+
+    Args:
+        operator: a symmetric operator or dense symmetric matrix of dimension n.
+        steps: products to make. Fewer are made, and m is smaller, where the Krylov space ends before: always at n.
+        seed: of the start vector.
+
+    Raises:
+        InputError: ``steps`` isn't positive, or a product isn't finite.
+    """
+    operator = as_operator(operator)
+    if steps < 1:
+        raise InputError(f"Lanczos needs at least one step, not {steps}")
+    steps = min(steps, operator.dim)
+    basis = KrylovBasis(operator, min(steps + 1, operator.dim), seed)
+    pending = basis.inject()
+    made: list[Expansion] = []
+    while pending is not None and len(made) < steps:
+        made.append(basis.expand(pending))
+        pending = made[-1].pending
+    return LanczosDecomposition(
+        basis=basis.rows[: basis.expanded].T.clone(memory_format=torch.contiguous_format),
+        alpha=np.array([step.alpha for step in made]),
+        beta=np.array([step.beta for step in made]),
+        orthogonality=basis.orthogonality_defect(),
+    )

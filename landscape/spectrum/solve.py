@@ -1,0 +1,259 @@
+"""Thick-restart Lanczos: iterate, verify, search the complement for what was missed, and again if that finds something.
+
+The thick restart is Wu and Simon's (2000); keeping Ritz vectors and pending vectors apart is `KrylovBasis`'s work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.ends import Which, edges, select
+from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.search import MISSED_AT_MOST, Chain
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a solve: the k pairs at the end ``which``, to a relative residual, within so many products."""
+
+    k: int
+    which: Which
+    tol: float
+    max_products: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a solve stands.
+
+    Attributes:
+        phase: ``iterating``, ``verifying`` or ``searching`` (for missed copies).
+        products: made so far.
+        residuals: (k,) estimated relative residuals of the wanted Ritz pairs.
+        fraction: of the way that the residuals have come on a logarithmic scale.
+    """
+
+    phase: str
+    products: int
+    residuals: np.ndarray
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """The wanted Ritz pairs of the basis as it stands.
+
+    Values and estimated residual norms (k,), coordinates (m, k), and the extent of the spectrum as far as it is seen.
+    """
+
+    values: np.ndarray
+    residuals: np.ndarray
+    coordinates: np.ndarray
+    extent: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The wanted Ritz pairs with computed residuals; see `landscape.Eigenpairs` for the fields."""
+
+    values: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    vectors: Tensor
+    rounding: float
+
+
+class Solve:
+    """One run of the solver.
+
+    Attributes:
+        basis: what was built.
+        missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
+        verification: products spent on computed residuals and on the search.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        goal: Goal,
+        basis: KrylovBasis,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.operator, self.goal, self.basis = operator, goal, basis
+        self.missed = 1.0
+        self.verification = 0
+        self._progress = progress
+        self._products_before = operator.products
+        self._first_excess = 0.0
+
+    @property
+    def products(self) -> int:
+        """Products made in this run."""
+        return self.operator.products - self._products_before
+
+    @property
+    def exhausted(self) -> bool:
+        """No more products are allowed."""
+        return self.products >= self.goal.max_products
+
+    def run(self) -> Verified:
+        """Solve; what didn't converge is marked as such in the result."""
+        strictness, found = 1.0, True
+        while found:
+            expanded = self.iterate(strictness)
+            verified = self.verify()
+            if self.exhausted:
+                break
+            if verified.converged.all():
+                found = self.search(verified)
+            elif not expanded:
+                break  # the estimates are at the level of rounding: more products would change nothing
+            else:
+                strictness /= 4  # the estimates were more hopeful than the products
+        return verified
+
+    # ------------------------------------------------------------------ iterate
+
+    def iterate(self, strictness: float) -> bool:
+        """Expand the basis until the estimated residuals are ``strictness`` times the goal; False if they were."""
+        expanded = False
+        while True:
+            self.make_room()
+            ritz = self.wanted()
+            if ritz is not None:
+                allowed = self.allowed(ritz.values, self.expected_rounding(ritz.values), strictness)
+                if (ritz.residuals <= allowed).all() or self.exhausted:
+                    return expanded
+                self.tell("iterating", ritz, allowed)
+            self.basis.expand(self.next_pending(ritz, strictness))
+            expanded = True
+
+    def wanted(self) -> Ritz | None:
+        """The wanted Ritz pairs, or None while there are fewer than k."""
+        if self.basis.expanded < self.goal.k:
+            return None
+        values, coordinates, residuals = self.basis.ritz()
+        chosen = select(values, self.goal.k, self.goal.which)
+        extent = float((values - residuals).min()), float((values + residuals).max())
+        return Ritz(values[chosen], residuals[chosen], coordinates[:, chosen], extent)
+
+    def allowed(self, values: np.ndarray, rounding: float, strictness: float = 1.0) -> np.ndarray:
+        """The residual norms (k,) that count as converged."""
+        return np.maximum(strictness * self.goal.tol * np.abs(values), rounding)
+
+    def expected_rounding(self, values: np.ndarray) -> float:
+        """What rounding leaves of a Ritz pair's residual if each of m products is off by eps ||A||."""
+        eps = torch.finfo(self.operator.dtype).eps
+        return math.sqrt(self.basis.expanded) * eps * float(np.abs(values).max())
+
+    def next_pending(self, ritz: Ritz | None, strictness: float) -> int:
+        """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
+        if self.basis.size == self.basis.expanded:
+            injected = self.basis.inject()
+            assert injected is not None, "an exhausted space has converged"
+            return injected
+        if ritz is None:
+            return self.basis.expanded
+        unconverged = ritz.residuals > self.allowed(ritz.values, self.expected_rounding(ritz.values), strictness)
+        return self.basis.strongest(ritz.coordinates[:, unconverged])
+
+    def make_room(self) -> None:
+        """Restart from the Ritz vectors nearest to the wanted ones when the basis is full."""
+        if self.basis.full and self.basis.size < self.operator.dim:
+            values, coordinates, _ = self.basis.ritz()
+            pending = self.basis.size - self.basis.expanded
+            keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - pending - 2)
+            kept = select(values, keep, self.goal.which)
+            self.basis.restart(values[kept], coordinates[:, kept])
+
+    # ------------------------------------------------------------------ verify
+
+    def verify(self) -> Verified:
+        """Compute the residuals of the wanted pairs, k products, and measure the rounding of a product, one more."""
+        ritz = self.wanted()
+        assert ritz is not None, "iterate returns with k pairs"
+        vectors = self.basis.combine(ritz.coordinates)
+        products = self.operator.matmat(vectors)
+        values = (vectors * products).sum(0, dtype=torch.float64)
+        residuals = torch.linalg.vector_norm(products - values.to(products.dtype) * vectors, dim=0, dtype=torch.float64)
+        # The same product at another scale is rounded differently all the way through.
+        leading = int(values.abs().argmax())
+        again = self.operator.matvec(vectors[:, leading] / 3) * 3
+        measured = float(torch.linalg.vector_norm(again - products[:, leading], dtype=torch.float64))
+        self.verification += self.goal.k + 1
+        host_values, host_residuals = values.cpu().numpy(), residuals.cpu().numpy()
+        # A Ritz vector sums m basis vectors, each of whose products is off by this much.
+        rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(host_values)
+        allowed = self.allowed(host_values, rounding)
+        self.tell("verifying", ritz, allowed)
+        return Verified(host_values, host_residuals, host_residuals <= allowed, vectors, rounding)
+
+    # ------------------------------------------------------------------ search
+
+    def search(self, verified: Verified) -> bool:
+        """Look for wanted eigenvalues in the complement of the basis, where one start vector could not see them.
+
+        A Lanczos chain from a fresh vector, orthogonal to all of the basis, sees the operator compressed to the
+        complement. Either the wanted Ritz values of the two together move: something was missed. Or the chain's own
+        Ritz values stay so far inside the wanted ones that a missed one would have shown with near certainty. A chain
+        that settles right at the edge (on a further copy of the last wanted eigenvalue) is absorbed, and another begun.
+
+        Returns:
+            Whether something was found; otherwise `missed` says how surely there is nothing.
+        """
+        for _ in range(self.goal.k + 1):
+            outcome = self.follow_chain(verified)
+            if outcome != "settled":
+                return outcome == "found"
+        return False
+
+    def follow_chain(self, verified: Verified) -> str:
+        """One chain: ``found`` something, ``clear`` (or out of products), or ``settled`` at the edge."""
+        self.make_room()
+        margin = verified.residuals + verified.rounding
+        chain = Chain(self.operator.dim - self.basis.size, edges(verified.values, margin, self.goal.which))
+        pending = self.basis.inject()
+        while pending is not None:
+            if self.basis.full and self.basis.size < self.operator.dim:
+                return "settled"  # a restart would break the chain
+            step = self.basis.expand(pending)
+            self.verification += 1
+            ritz = self.wanted()
+            assert ritz is not None, "the basis held k pairs before"
+            self.tell("searching", ritz, self.allowed(ritz.values, verified.rounding))
+            if (np.abs(self.depth(ritz.values) - self.depth(verified.values)) > margin).any():
+                self.missed = 1.0
+                return "found"
+            if step.pending is None:
+                break
+            chain.add(step)
+            self.missed = chain.missed(ritz.extent)
+            if self.missed <= MISSED_AT_MOST or self.exhausted:
+                return "clear"
+            if self.missed == 1.0 and chain.settled(self.goal.tol, verified.rounding):
+                return "settled"
+            pending = step.pending
+        self.missed = 0.0  # the chain closed, and a random start has a part in every eigenspace of the complement
+        return "clear"
+
+    def depth(self, values: np.ndarray) -> np.ndarray:
+        """What the order of ``which`` compares, so that equal magnitudes of either sign are no difference for LM."""
+        return np.abs(values) if self.goal.which == "LM" else values
+
+    # ------------------------------------------------------------------ progress
+
+    def tell(self, phase: str, ritz: Ritz, allowed: np.ndarray) -> None:
+        """Report the relative residuals and how far they have fallen."""
+        scale = np.maximum(np.abs(ritz.values), allowed / self.goal.tol)
+        relative = np.divide(ritz.residuals, scale, out=np.zeros(self.goal.k), where=scale > 0)
+        excess = float(np.log(np.maximum(relative / self.goal.tol, 1.0)).sum())
+        self._first_excess = max(self._first_excess, excess)
+        fraction = 1 - excess / self._first_excess if self._first_excess else 1.0
+        self._progress(Progress(phase, self.products, relative, fraction))

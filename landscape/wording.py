@@ -1,0 +1,22 @@
+"""How foreign text (keys of a file, messages of other libraries) gets into a message of one line."""
+
+from collections.abc import Iterable
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """``text`` with every run of white space made one blank, cut to ``limit`` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def listed(names: Iterable[object], limit: int = 4) -> str:
+    """The first ``limit`` names, and how many more there are: ``a, b and 7 more``."""
+    shown = [one_line(name, 120) for name in names]
+    more = len(shown) - limit
+    return ", ".join(shown) if more <= 0 else f"{', '.join(shown[:limit])} and {more} more"
+
+
+def cause(error: BaseException) -> str:
+    """The type and message of ``error`` in one line."""
+    message = one_line(error)
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__

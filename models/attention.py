@@ -1,0 +1,140 @@
+"""Single-Attn and Looped-Attn of arXiv:2510.10089: one attention layer, applied once or several times.
+
+Attention is written with plain products and softmax: fused kernels have no second derivative, and curvature needs one.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+
+AttentionKind = Literal["softmax", "linear"]
+
+
+class CausalAttention(nn.Module):
+    """Causal multi-head attention with a learned bias for each relative position, and no bias elsewhere.
+
+    The score of position j for position i >= j is q_i . k_j / sqrt(head_width) + b[min(i - j, offsets - 1)]. The
+    weights are its softmax over j <= i, or, for linear attention, the score divided by the number i + 1 of positions
+    seen.
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int, kind: AttentionKind, offsets: int) -> None:
+        """Make the four projections, (width, heads * head_width) or its transpose, and the (heads, offsets) bias."""
+        super().__init__()
+        if kind not in ("softmax", "linear"):
+            raise InputError(f"there is no attention {kind!r}; choose softmax or linear")
+        self.heads, self.head_width, self.kind, self.offsets = heads, head_width, kind, offsets
+        self.query = nn.Linear(width, heads * head_width, bias=False)
+        self.key = nn.Linear(width, heads * head_width, bias=False)
+        self.value = nn.Linear(width, heads * head_width, bias=False)
+        self.output = nn.Linear(heads * head_width, width, bias=False)
+        self.relative_bias = nn.Parameter(torch.zeros(heads, offsets))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map (batch, position, width) to the same shape."""
+        query, key, value = (self._split(part(embedding)) for part in (self.query, self.key, self.value))
+        position = torch.arange(embedding.shape[1], device=embedding.device)
+        offset = position[:, None] - position[None, :]  # (position i, position j)
+        bias = self.relative_bias[:, offset.clamp(0, self.offsets - 1)]  # (head, i, j)
+        scores = query @ key.transpose(-2, -1) / math.sqrt(self.head_width) + bias  # (batch, head, i, j)
+        mixed = self._weights(scores, future=offset < 0) @ value
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, projected: Tensor) -> Tensor:
+        """(batch, position, heads * head_width) -> (batch, head, position, head_width)."""
+        return projected.unflatten(2, (self.heads, self.head_width)).transpose(1, 2)
+
+    def _weights(self, scores: Tensor, future: Tensor) -> Tensor:
+        """Turn (batch, head, i, j) scores into weights that leave out the future."""
+        if self.kind == "softmax":
+            return scores.masked_fill(future, -math.inf).softmax(dim=-1)
+        seen = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
+        return scores.masked_fill(future, 0.0) / seen[:, None]
+
+
+class AttentionLayer(nn.Module):
+    """The residual update E <- E + Attn(E), followed by E <- E + MLP(E) if there is one.
+
+    With layer normalisation both are of pre-norm form: Attn(LayerNorm(E)), MLP(LayerNorm(E)).
+    """
+
+    def __init__(self, attention: CausalAttention, width: int, layer_norm: bool, mlp: int) -> None:
+        """Wrap the attention; ``mlp`` is the hidden width, 0 for none."""
+        super().__init__()
+        self.attention = attention
+        self.attention_norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
+        self.mlp = (
+            nn.Sequential(
+                nn.LayerNorm(width) if layer_norm else nn.Identity(),
+                nn.Linear(width, mlp),
+                nn.GELU(),
+                nn.Linear(mlp, width),
+            )
+            if mlp
+            else None
+        )
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Map (batch, position, width) to the same shape."""
+        embedding = embedding + self.attention(self.attention_norm(embedding))
+        return embedding if self.mlp is None else embedding + self.mlp(embedding)
+
+
+class AttentionModel(nn.Module):
+    """A next-token model of one attention layer applied ``loops`` times: 1 is Single-Attn, 3 is Looped-Attn.
+
+    The passes share their weights by being calls of the same module. At the defaults and a vocabulary of 6 it has 1,224
+    parameters: 96 for the embedding, 4 * 256 for the projections, 8 for the relative bias and 96 for the head.
+
+    Source: arXiv:2510.10089, the models of the toy study; the paper's exact sizes are not public there.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        *,
+        width: int = 16,
+        heads: int = 2,
+        head_width: int = 8,
+        loops: int = 1,
+        attention: AttentionKind = "softmax",
+        layer_norm: bool = False,
+        mlp: int = 0,
+        offsets: int = 4,
+    ) -> None:
+        """Make the model with weights from torch's default initialisers and its global random state.
+
+        Args:
+            vocabulary: Number of symbols.
+            width: Width of the embedding.
+            heads: Number of attention heads.
+            head_width: Width of a head's queries, keys and values.
+            loops: How often the layer is applied.
+            attention: ``softmax``, or ``linear``: scores divided by the number of positions instead.
+            layer_norm: Whether a layer normalises its input.
+            mlp: Hidden width of the perceptron after the attention, 0 for none.
+            offsets: Number of relative positions with a bias of their own; farther ones share the last.
+
+        Raises:
+            InputError: If a size is not positive or the kind of attention is unknown.
+        """
+        super().__init__()
+        if min(vocabulary, width, heads, head_width, loops, offsets) < 1 or mlp < 0:
+            raise InputError("AttentionModel has a size below 1 (mlp: below 0); give positive sizes")
+        self.loops = loops
+        self.embedding = nn.Embedding(vocabulary, width)
+        core = CausalAttention(width, heads, head_width, attention, offsets)
+        self.layer = AttentionLayer(core, width, layer_norm, mlp)
+        self.head = nn.Linear(width, vocabulary, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (batch, position) tokens to (batch, vocabulary, position) logits."""
+        embedding = self.embedding(tokens)
+        for _ in range(self.loops):
+            embedding = self.layer(embedding)
+        # Classes come second because torch.nn.CrossEntropyLoss wants them there when targets have positions.
+        return self.head(embedding).transpose(1, 2)

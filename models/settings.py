@@ -1,0 +1,126 @@
+"""The settings of a training run and the folder that holds it; without torch, so that --help is instant."""
+
+import json
+import os
+from dataclasses import KW_ONLY, asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from landscape.errors import InputError
+
+ModelName = Literal["single", "looped", "gpt"]
+TaskName = Literal["markov"]
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Everything that determines a run's numbers. A size left out is the model's own default.
+
+    Attributes:
+        model: Model to train.
+        task: Task to train it on.
+        seed: Determines the initial weights and the data of every step; equal seeds pair the runs of two models.
+        epochs: Number of epochs.
+        steps_per_epoch: Optimiser steps in an epoch.
+        batch: Fresh sequences in a step.
+        learning_rate: Learning rate of Adam.
+        width: Width of the embedding.
+        heads: Number of attention heads.
+        loops: How often the layer is applied.
+        attention: Kind of attention.
+        layer_norm: Whether a layer normalises its input.
+        mlp: Hidden width of the perceptron after the attention, 0 for none.
+    """
+
+    model: ModelName
+    _: KW_ONLY
+    task: TaskName = "markov"
+    seed: int = 0
+    epochs: int = 200
+    steps_per_epoch: int = 20
+    batch: int = 64
+    learning_rate: float = 3e-3
+    width: int | None = None
+    heads: int | None = None
+    loops: int | None = None
+    attention: Literal["softmax", "linear"] | None = None
+    layer_norm: bool | None = None
+    mlp: int | None = None
+
+    def check(self) -> None:
+        """Refuse settings that describe no run.
+
+        Raises:
+            InputError: If a number is out of range.
+        """
+        if min(self.epochs, self.steps_per_epoch, self.batch) < 1 or self.seed < 0 or not self.learning_rate > 0:
+            raise InputError(
+                "a run needs at least 1 epoch, 1 step per epoch and 1 sequence per batch, a seed of at least 0 and a "
+                "learning rate above 0; correct these options"
+            )
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the model's sizes that were given."""
+        names = ("width", "heads", "loops", "attention", "layer_norm", "mlp")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def checkpoint_steps(self) -> list[int]:
+        """Return the steps after which a checkpoint is written, in order.
+
+        Before the first step and after every power of two within the first epoch, where the weights change fastest;
+        after each of the first ten epochs; after every tenth epoch from then on; and after the last step.
+        """
+        last = self.epochs * self.steps_per_epoch
+        powers = {2**k for k in range(self.steps_per_epoch.bit_length())}
+        epochs = {*range(11), *range(20, self.epochs + 1, 10)}
+        steps = powers | {epoch * self.steps_per_epoch for epoch in epochs}
+        return sorted({step for step in steps if step < last} | {last})
+
+
+def claim(folder: Path, settings: TrainingSettings, sizes: dict[str, Any]) -> None:
+    """Make the folder this run's own, or find that it already is.
+
+    Args:
+        folder: Where the run's checkpoints go.
+        settings: The run's settings.
+        sizes: The complete sizes of its model, so that a later change of a default is noticed.
+
+    Raises:
+        InputError: If the folder holds a run with other settings, or checkpoints of unknown settings.
+    """
+    wanted = {**asdict(settings), **sizes}
+    file = folder / SETTINGS_FILE
+    if file.exists():
+        _compare(folder, json.loads(file.read_text()), wanted)
+        return
+    if any(folder.glob("step-*.pt")):
+        raise InputError(f"{folder} holds checkpoints but no {SETTINGS_FILE}; choose another --out")
+    replace_text(file, json.dumps(wanted, indent=2) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file as a whole, so that an interrupt leaves the old one or the new one; missing folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse a folder whose settings are others, naming them."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if names:
+        theirs, ours = (", ".join(f"{name}={side.get(name)}" for name in names) for side in (found, wanted))
+        raise InputError(f"{folder} holds a run with {theirs}, not {ours}; choose another --out or the same settings")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return the file of one step, zero-padded so that the order of names is the order of steps."""
+    return folder / f"step-{step:06d}.pt"
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the last checkpoint of a run, or None before the first."""
+    # Shorter names first: a step of more than six digits still comes after those of six.
+    return max(folder.glob("step-*.pt"), key=lambda path: (len(path.name), path.name), default=None)

@@ -1,0 +1,61 @@
+"""The command ``python -m models.train``: trains one model and keeps checkpoints of its way."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from landscape.errors import InputError
+from models.settings import TrainingSettings, newest_checkpoint
+
+app = App(name="python -m models.train", version_flags=[])
+
+
+@app.default
+def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Path, threads: int = 1) -> int:
+    """Train a model with Adam on fresh data and write checkpoints into a folder.
+
+    Interrupt it at will: the same command continues from the newest checkpoint and reaches the same weights, bit for
+    bit.
+
+    Args:
+        settings: What to train.
+        out: Folder for the checkpoints, step-000000.pt and so on.
+        threads: Threads of torch; another number may change the last bits of the results.
+    """
+    try:
+        _train(settings, out, threads)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        newest = newest_checkpoint(out)
+        start = f"after {newest.name}" if newest else "at the start"
+        print(f"interrupted; the same command continues {start} in {out}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(settings: TrainingSettings, out: Path, threads: int) -> None:
+    """Train under a progress bar."""
+    import torch
+
+    from models.training import train
+
+    if threads < 1:
+        raise InputError(f"torch cannot compute with {threads} threads; give --threads 1 or more")
+    torch.set_num_threads(threads)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(
+            f"{settings.model} on {settings.task}", total=settings.epochs * settings.steps_per_epoch
+        )
+        last = train(settings, out, lambda step: progress.update(bar, completed=step))
+    print(last)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,294 @@
+"""Training: what a run writes, that it continues without a trace, and the comparison made of finished runs."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import nn
+
+from data.markov import MarkovLanguage
+from data.scores import Estimate
+from landscape.checkpoint import Checkpoint, read_checkpoint
+from landscape.errors import InputError
+from models import compare as compare_command
+from models import train as train_command
+from models.comparison import FIGURES, Comparison, Interval, RunResult, compare
+from models.problems import markov
+from models.registry import build_model
+from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
+from models.tasks import TASKS, inputs_and_targets, score_bayes, score_model
+from models.training import Run, train
+
+ROOT = Path(__file__).parent.parent
+TINY = TrainingSettings("looped", epochs=3, steps_per_epoch=4, batch=8)
+
+
+def contents(checkpoint: Checkpoint) -> list[torch.Tensor]:
+    """All weights and all of Adam's moments."""
+    moments = checkpoint.optimizer["state"].values()
+    return [*checkpoint.state.values(), *(value for state in moments for value in state.values())]
+
+
+def assert_same_run(first: Path, second: Path) -> None:
+    """Every checkpoint of two runs is equal, bit for bit."""
+    names = [sorted(path.name for path in folder.glob("*.pt")) for folder in (first, second)]
+    assert names[0] == names[1]
+    for name in names[0]:
+        ours, theirs = (read_checkpoint(folder / name) for folder in (first, second))
+        assert all(torch.equal(a, b) for a, b in zip(contents(ours), contents(theirs), strict=True))
+        assert (ours.step, ours.metrics, ours.arguments) == (theirs.step, theirs.metrics, theirs.arguments)
+
+
+class TestSchedule:
+    def test_default_run(self) -> None:
+        steps = TrainingSettings("looped").checkpoint_steps()
+        assert steps[:8] == [0, 1, 2, 4, 8, 16, 20, 40]
+        assert steps[15:18] == [200, 400, 600]
+        assert steps[-2:] == [3800, 4000]
+
+    @pytest.mark.parametrize(("epochs", "steps", "last"), [(1, 1, 1), (13, 3, 39), (25, 1, 25)])
+    def test_starts_at_0_and_ends_at_the_last_step(self, epochs: int, steps: int, last: int) -> None:
+        schedule = TrainingSettings("single", epochs=epochs, steps_per_epoch=steps).checkpoint_steps()
+        assert (schedule[0], schedule[-1]) == (0, last)
+        assert schedule == sorted(set(schedule))
+
+    def test_names_order_as_steps_do(self, tmp_path: Path) -> None:
+        for step in (0, 20, 4000, 999_999, 1_000_000):
+            checkpoint_path(tmp_path, step).touch()
+            assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, step)
+
+
+class TestRun:
+    def test_writes_the_checkpoints_of_its_schedule(self, tmp_path: Path) -> None:
+        last = train(TINY, tmp_path)
+        assert last == tmp_path / "step-000012.pt"
+        found = [read_checkpoint(path) for path in sorted(tmp_path.glob("*.pt"))]
+        assert [checkpoint.step for checkpoint in found] == [0, 1, 2, 4, 8, 12]
+        assert all(checkpoint.problem == "markov" for checkpoint in found)
+        assert all(
+            (checkpoint.arguments["model"], checkpoint.arguments["loops"]) == ("looped", 3) for checkpoint in found
+        )
+
+    def test_loss_at_the_start_is_that_of_guessing(self, tmp_path: Path) -> None:
+        """For logits of variance s^2 that know nothing of the target the loss is at most log V + s^2 / 2 (Gaussian).
+
+        An embedding of 16 normal entries and head weights uniform in +-1/4 give s^2 = 16 / 48 = 1/3; the single draw of
+        96 head weights and the layer's own addition may double it.
+        """
+        train(TrainingSettings("single", epochs=1, steps_per_epoch=1), tmp_path)
+        metrics = read_checkpoint(tmp_path / "step-000000.pt").metrics
+        for name in ("training_loss", "evaluation_loss_overall"):
+            assert -0.05 < metrics[name] - math.log(6) < 1 / 3
+
+    def test_first_step_is_adam_s(self) -> None:
+        """Adam's first step moves every weight by learning_rate * g / (|g| + 1e-8), whatever its betas."""
+        run = Run.begin(TINY)
+        inputs, targets = run.task.batch(8, np.random.SeedSequence(0, spawn_key=(0,)))
+        before = [parameter.detach().clone() for parameter in run.model.parameters()]
+        loss = nn.functional.cross_entropy(run.model(inputs), targets)
+        gradient = torch.autograd.grad(loss, list(run.model.parameters()))
+        run.advance()
+        for parameter, old, g in zip(run.model.parameters(), before, gradient, strict=True):
+            # A step of 3e-3 on weights of up to 4 in float32 is rounded by up to 2^-23 * 2.
+            assert torch.allclose(parameter, old - 3e-3 * g / (g.abs() + 1e-8), rtol=0, atol=3e-7)
+
+    def test_training_lowers_the_loss_but_not_below_bayes(self, tmp_path: Path) -> None:
+        metrics = read_checkpoint(train(TrainingSettings("looped", epochs=3), tmp_path)).metrics
+        assert metrics["bayes_loss_overall"] < metrics["evaluation_loss_overall"] < math.log(6) - 0.3
+        assert metrics["evaluation_accuracy_simple"] > 0.8
+
+    def test_single_and_looped_are_paired(self) -> None:
+        single, looped = (Run.begin(TrainingSettings(model, seed=3)) for model in ("single", "looped"))
+        pairs = zip(single.model.state_dict().values(), looped.model.state_dict().values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+    def test_seed_changes_weights_and_data(self) -> None:
+        first, second = (Run.begin(TrainingSettings("single", seed=seed)) for seed in (0, 1))
+        assert not torch.equal(first.model.head.weight, second.model.head.weight)
+        inputs = [TASKS["markov"].batch(8, np.random.SeedSequence(seed, spawn_key=(0,)))[0] for seed in (0, 1)]
+        assert not torch.equal(*inputs)
+
+    def test_leaves_the_global_random_state_alone(self) -> None:
+        torch.manual_seed(11)
+        expected = torch.rand(3)
+        torch.manual_seed(11)
+        Run.begin(TINY)
+        assert torch.equal(torch.rand(3), expected)
+
+
+class TestContinuing:
+    @pytest.mark.parametrize("stop", [0, 3, 8, 11])
+    def test_a_stopped_run_reaches_the_same_weights(self, tmp_path: Path, stop: int) -> None:
+        def interrupt(step: int) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, tmp_path / "stopped", interrupt)
+        train(TINY, tmp_path / "stopped")
+        train(TINY, tmp_path / "whole")
+        assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+    def test_a_finished_run_is_left_as_it_is(self, tmp_path: Path) -> None:
+        last = train(TINY, tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert train(TINY, tmp_path) == last
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+    def test_other_settings_are_refused_and_named(self, tmp_path: Path) -> None:
+        train(TINY, tmp_path)
+        before = sorted(tmp_path.iterdir())
+        other = TrainingSettings("looped", epochs=3, steps_per_epoch=4, batch=8, seed=1, width=8)
+        with pytest.raises(InputError, match="seed=0, width=16, not seed=1, width=8") as refusal:
+            train(other, tmp_path)
+        assert "\n" not in str(refusal.value)
+        assert sorted(tmp_path.iterdir()) == before
+
+    def test_a_default_given_by_hand_is_the_same_setting(self, tmp_path: Path) -> None:
+        last = train(TINY, tmp_path)
+        assert (
+            train(TrainingSettings("looped", epochs=3, steps_per_epoch=4, batch=8, width=16, loops=3), tmp_path) == last
+        )
+
+    def test_checkpoints_of_unknown_settings_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "step-000004.pt").touch()
+        with pytest.raises(InputError, match=r"no settings\.json"):
+            claim(tmp_path, TINY, {})
+
+    @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 0}, {"seed": -1}, {"learning_rate": math.nan}])
+    def test_settings_of_no_run_are_refused(self, tmp_path: Path, wrong: dict[str, float]) -> None:
+        with pytest.raises(InputError):
+            train(TrainingSettings("single", **wrong), tmp_path / "new")
+        assert not (tmp_path / "new").exists()
+
+
+class TestCommand:
+    def test_interrupt_and_continue(self, tmp_path: Path) -> None:
+        out = tmp_path / "run"
+        command = [sys.executable, "-m", "models.train", "looped", "--out", str(out), "--epochs", "12"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # A background job inherits an ignored SIGINT and would pass it on; a handler of ours is reset in the child.
+        previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+        signal.signal(signal.SIGINT, previous)
+        while not (out / "step-000020.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        message = process.communicate()[1].strip()
+        assert process.returncode == 130
+        assert f"the same command continues after {newest_checkpoint(out).name} in {out}" in " ".join(message.split())
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
+        subprocess.run([*command[:5], str(tmp_path / "whole"), *command[6:]], cwd=ROOT, check=True, capture_output=True)
+        assert_same_run(out, tmp_path / "whole")
+
+    def test_wrong_settings_exit_2_with_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        train(TINY, tmp_path)
+        assert train_command.main(TrainingSettings("looped"), out=tmp_path) == 2
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith(f"error: {tmp_path} holds a run with epochs=3")
+
+    def test_no_threads_exit_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert train_command.main(TINY, out=tmp_path / "new", threads=0) == 2
+        assert "0 threads" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
+
+
+class TestProblem:
+    def test_markov_poses_the_loss_of_the_checkpoint(self, tmp_path: Path) -> None:
+        checkpoint = read_checkpoint(train(TINY, tmp_path))
+        problem = markov(checkpoint, **checkpoint.arguments)
+        problem.model.load_state_dict(checkpoint.state)
+        sequences = MarkovLanguage().sample(256, 0)
+        (inputs, targets) = problem.batches[0]
+        assert torch.equal(torch.cat([inputs, targets[:, -1:]], dim=1), torch.from_numpy(sequences.tokens))
+        expected = score_model(problem.model, sequences).loss.mean()
+        # Float32 logits under a float64 softmax against float32 throughout.
+        assert nn.CrossEntropyLoss()(problem.model(inputs), targets).item() == pytest.approx(expected, rel=1e-5)
+
+    @pytest.mark.parametrize("name", ["single", "looped"])
+    def test_shipped_checkpoints_are_trained_models(self, name: str) -> None:
+        checkpoint = read_checkpoint(ROOT / "data" / f"{name}.pt")
+        assert (checkpoint.step, checkpoint.problem, checkpoint.arguments["model"]) == (4000, "markov", name)
+        problem = markov(checkpoint, **checkpoint.arguments)
+        problem.model.load_state_dict(checkpoint.state)
+        measured = TASKS["markov"].evaluate(problem.model)
+        # Float32 logits of order 10, summed in another order on another machine.
+        assert measured["evaluation_loss_overall"] == pytest.approx(
+            checkpoint.metrics["evaluation_loss_overall"], abs=1e-4
+        )
+
+
+class TestComparison:
+    def test_interval_is_scipy_s(self) -> None:
+        single, looped = np.random.default_rng(0).normal(size=(2, 5))
+        interval = Interval.of(list(looped - single))
+        reference = stats.ttest_rel(looped, single).confidence_interval()
+        assert interval.mean - interval.half_width == pytest.approx(reference.low, rel=1e-12)
+        assert interval.mean + interval.half_width == pytest.approx(reference.high, rel=1e-12)
+
+    def test_reports_what_the_runs_reach(self, tmp_path: Path) -> None:
+        comparison = compare(TINY, 2, tmp_path)
+        assert [(run.model, run.seed) for run in comparison.runs] == [
+            ("single", 0),
+            ("looped", 0),
+            ("single", 1),
+            ("looped", 1),
+        ]
+        looped = build_model("looped", 6)
+        looped.load_state_dict(read_checkpoint(tmp_path / "looped-1" / "step-000012.pt").state)
+        sequences = MarkovLanguage().sample(4096, 1)
+        inputs, targets = inputs_and_targets(sequences)
+        hits = (looped(inputs).argmax(dim=1) == targets).numpy()
+        found = comparison.runs[3].figures["accuracy complex"].mean
+        assert found == pytest.approx(hits[sequences.is_complex].mean(), rel=1e-12)
+        losses = nn.functional.cross_entropy(looped(inputs), targets, reduction="none").mean(dim=1).detach().numpy()
+        excess = (losses - score_bayes(sequences).loss).mean()
+        assert comparison.runs[3].excess.mean == pytest.approx(excess, abs=1e-5)
+        assert not any(run.beats_bayes for run in comparison.runs)
+        accuracies = [run.figures["accuracy complex"].mean for run in comparison.runs]
+        gain = ((accuracies[1] - accuracies[0]) + (accuracies[3] - accuracies[2])) / 2
+        assert comparison.difference("accuracy complex").mean == pytest.approx(gain, abs=1e-12)
+
+    @pytest.mark.parametrize(("excess", "fault"), [(-0.0301, True), (-0.0299, False), (0.5, False)])
+    def test_a_model_better_than_possible_is_a_fault(self, excess: float, fault: bool) -> None:
+        assert RunResult("single", 0, {}, Estimate(excess, 0.01)).beats_bayes is fault
+
+    def test_one_seed_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="at least 2"):
+            compare(TINY, 1, tmp_path)
+
+    def test_command_writes_both_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        runs = [
+            RunResult(
+                model, seed, {f"{a} {b}": Estimate(level + seed / 10, 0.01) for a, b in FIGURES}, Estimate(0.2, 0.01)
+            )
+            for seed in range(2)
+            for model, level in (("single", 0.3), ("looped", 0.5))
+        ]
+        ceiling = {f"{a} {b}": Estimate(0.9, 0.01) for a, b in FIGURES}
+        comparison = Comparison({"seeds": 2}, runs, ceiling, ceiling)
+        monkeypatch.setattr("models.comparison.compare", lambda *_: comparison)
+        assert compare_command.main(seeds=2, runs=tmp_path, results=tmp_path / "new") == 0
+        stored = json.loads((tmp_path / "new" / "markov-comparison.json").read_text())
+        assert stored["looped minus single"]["accuracy complex"]["mean"] == pytest.approx(0.2)
+        assert stored["models"]["looped"]["loss simple"]["mean"] == pytest.approx(0.55)
+        table = (tmp_path / "new" / "markov-comparison.md").read_text()
+        assert "| looped - single | +0.2000 ± 0.0000 |" in table
+        assert table in capsys.readouterr().out
+
+    def test_command_refuses_one_seed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert compare_command.main(seeds=1, runs=tmp_path, results=tmp_path / "new") == 2
+        assert "at least 2" in capsys.readouterr().err
+        assert not (tmp_path / "new").exists()
