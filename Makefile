@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench docs notebooks clean
+.PHONY: demo test lint types test-slow test-lowest bench gpu-check docs notebooks clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,11 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.eigenpairs
+
+# Does another device give the CPU's numbers? Exit status 1 says no.
+DEVICE ?= cuda
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.device_check --device $(DEVICE)
 
 # The documentation is Markdown; its examples are run.
 docs: $(INSTALLED)

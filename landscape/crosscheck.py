@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.wording import cause
 
 
 @dataclass(frozen=True)
@@ -56,19 +58,42 @@ def pyhessian_eigenvalues(
         seed: of its random start vectors.
 
     Raises:
-        InputError: PyHessian can't work where the problem lives.
+        InputError: PyHessian can't work where the problem lives, or fails on it.
     """
-    if problem.device.type not in ("cpu", "cuda"):
-        raise InputError(f"PyHessian runs on cpu or cuda, not on {problem.device}")
+    check_arguments("LM", str(problem.device))
+    shares = _Shares(problem)
     with _counted() as count, _defaults(problem.dtype, seed), problem.evaluating():
         started = time.perf_counter()
-        values, vectors = _solver(problem).eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
+        try:
+            values, vectors = _solver(shares).eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
+        except RuntimeError as error:  # for one, a loss that is linear in the parameters has no graph to differentiate
+            raise InputError(f"PyHessian fails on this problem ({cause(error)}); leave the cross-check out") from error
+        finally:
+            shares.zero_grad()  # a gradient with a graph and its parameter hold each other
         seconds = time.perf_counter() - started
     columns = torch.stack([torch.cat([part.reshape(-1) for part in vector]) for vector in vectors], dim=1)
+    residuals = _residuals(problem, np.array(values), columns / torch.linalg.vector_norm(columns, dim=0))
+    return CrossCheck(np.array(values), residuals, count.products, seconds)
+
+
+def check_arguments(which: str, device: str) -> None:
+    """Refuse what PyHessian doesn't know.
+
+    Raises:
+        InputError: another end of the spectrum than LM, or another device than the CPU or the first GPU.
+    """
+    if which != "LM":
+        raise InputError(
+            f"PyHessian finds eigenvalues of largest magnitude only: --crosscheck needs --which LM, not {which}"
+        )
+    if device not in ("auto", "cpu", "cuda", "cuda:0"):
+        raise InputError(f"PyHessian runs on cpu or cuda:0, not on {device}; leave the cross-check out")
+
+
+def _residuals(problem: Problem, values: np.ndarray, columns: Tensor) -> np.ndarray:
     products = problem.hessian().matmat(columns.to(problem.device, problem.dtype))
-    theta = torch.tensor(values, dtype=torch.float64, device=problem.device)
-    residuals = torch.linalg.vector_norm(products - theta * columns, dim=0, dtype=torch.float64)
-    return CrossCheck(np.array(values, dtype=np.float64), residuals.cpu().numpy(), count.products, seconds)
+    theta = torch.tensor(values, dtype=torch.float64, device=products.device)
+    return torch.linalg.vector_norm(products - theta * columns, dim=0, dtype=torch.float64).cpu().numpy()
 
 
 class _Shares(nn.Module):
@@ -90,15 +115,17 @@ class _Shares(nn.Module):
         return problem.share(vector, problem.batches[int(index)]) * len(problem.batches)
 
 
-def _solver(problem: Problem) -> Any:
+def _solver(shares: _Shares) -> Any:
     from pyhessian import hessian
+
+    problem = shares.problem[0]
 
     def criterion(output: Tensor, _: Tensor) -> Tensor:
         return output
 
     batches = [(torch.tensor([index]), torch.zeros(1)) for index in range(len(problem.batches))]
     data = {"data": batches[0]} if len(batches) == 1 else {"dataloader": batches}
-    return hessian(_Shares(problem), criterion, **data, cuda=problem.device.type == "cuda")
+    return hessian(shares, criterion, **data, cuda=problem.device.type == "cuda")
 
 
 class _Count:
@@ -131,10 +158,11 @@ def _counted() -> Iterator[_Count]:
 
 @contextmanager
 def _defaults(dtype: torch.dtype, seed: int) -> Iterator[None]:
-    """PyHessian draws its vectors in torch's default type and from torch's global generator."""
+    """PyHessian draws its vectors in torch's default type and from the CPU's global generator, and makes torch warn."""
     before = torch.get_default_dtype()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
+        torch.default_generator.manual_seed(seed)
         torch.set_default_dtype(dtype)
         try:
             yield

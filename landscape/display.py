@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import io
+import math
+from decimal import ROUND_CEILING, Context
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def eigenvalue_table(eigenvalues: np.ndarray, residuals: np.ndarray, converged: np.ndarray, rounding: float) -> Table:
     """Eigenvalues with their errors: residual and rounding together bound the distance to the nearest eigenvalue."""
-    table = Table("#", "eigenvalue", "±", "relative residual", "converged", title_justify="left")
+    caption = "±: an exact eigenvalue lies within (residual + rounding)"
+    table = Table("#", "eigenvalue", "±", "relative residual", "converged", caption=caption, caption_justify="left")
     for column in table.columns[:4]:
         column.justify = "right"
     for i, (value, residual, good) in enumerate(zip(eigenvalues, residuals, converged, strict=True), 1):
+        radius = residual + rounding
         relative = f"{residual / abs(value):.1e}" if value else "-"
         table.add_row(
-            str(i), f"{value:.6g}", f"{residual + rounding:.1e}", relative, "yes" if good else "[bold red]NO[/]"
+            str(i), to_error(value, radius), f"{radius:.1e}", relative, "yes" if good else Text("NO", "bold red")
         )
     return table
+
+
+def to_error(value: float, error: float) -> str:
+    """A number to the digit of its error, so that rounding adds less than half of it; to six where it is unknown."""
+    digits = 6
+    if value and 0 < error < math.inf:
+        digits = min(max(3, math.ceil(math.log10(abs(value) / error)) + 1), 17)
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def rounded_up(bound: float, digits: int) -> str:
+    """A bound to a few digits, which still bounds."""
+    upwards = Context(prec=digits, rounding=ROUND_CEILING)
+    return f"{float(upwards.create_decimal_from_float(float(bound))):.{digits - 1}e}"
 
 
 def mimebundle(renderable: Any) -> dict[str, str]:

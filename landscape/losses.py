@@ -52,7 +52,7 @@ class LossTerms:
         scale = float((weights * losses.abs()).sum() / weights.sum())
         # Two orders of summation of n terms differ by about sqrt(n) roundings; ten more for the loss's own arithmetic.
         rounding = torch.finfo(reduced.dtype).eps * (10 + losses.numel() ** 0.5) * scale
-        if abs(found - float(reduced)) > rounding:
+        if not abs(found - float(reduced)) <= rounding:  # a sample that is masked altogether makes it NaN
             raise InputError(
                 f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {found:.6g} (a "
                 "mask or weights inside the function?); pass torch's loss module or use Problem.from_sample_losses"

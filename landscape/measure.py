@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import xarray as xr
 
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
-from landscape.factories import Factory, build, find_project, resolve
+from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.measurements import Measurement
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -54,7 +57,7 @@ class Source:
 
     def factory(self, checkpoint: Checkpoint) -> Factory:
         """The problem factory that belongs to a checkpoint."""
-        project = find_project() if self.project is None else find_project(Path(self.project))
+        project = find_project() if self.project is None else _project(Path(self.project))
         return resolve(self.problem, checkpoint, project)
 
     def pose(self, factory: Factory, checkpoint: Checkpoint) -> Problem:
@@ -86,9 +89,16 @@ def load_problem(
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
-    """The problem at the weights of a checkpoint, with what was done to read and fit them among its notes."""
+    """The problem at the weights of a checkpoint, with what was done to read and fit them among its notes.
+
+    Raises:
+        InputError: they don't fit to the model, or aren't finite.
+    """
     state, notes = fit_state(checkpoint.state, problem.model, str(checkpoint.path))
-    there = problem.with_state(state)
+    try:
+        there = problem.with_state(state)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
     there.notes = (*problem.notes, *checkpoint.notes, *notes)
     return there
 
@@ -159,16 +169,11 @@ def probe(
     """
     source = source or Source()
     if not checkpoints:
-        raise InputError("no checkpoint given; name at least one file")
+        raise InputError("no checkpoint given; name at least one file (see --help)")
     first = source.read(checkpoints[0])
     factory = source.factory(first)
     problem = source.pose(factory, first)
-    known: dict[str, Checkpoint] = {}
-    for path in checkpoints:
-        checkpoint = first if path is checkpoints[0] else source.read(path)
-        _check_same_problem(first, checkpoint)
-        fit_state(checkpoint.state, problem.model, str(checkpoint.path))
-        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
+    known = _checked(chain([first], map(source.read, checkpoints[1:])), first, problem)
     measurements = [measurement.settle(problem, len(known)) for measurement in measurements]
     request = Request.every(
         {measurement.name: measurement.settings for measurement in measurements},
@@ -182,7 +187,7 @@ def probe(
             "batch_size": source.batch_size,
         },
     )
-    path = Path(out) if out is not None else Path(Path(checkpoints[0]).stem + SUFFIX)
+    path = _record(out, Path(checkpoints[0]))
     with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
         run = _Run(source, problem, request, writer, shown, command)
         for checkpoint in known.values():
@@ -228,7 +233,7 @@ class _Run:
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
-        return {
+        return dict(self.request.common) | {
             "command": self.command,
             "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
             | {"python": platform.python_version()},
@@ -243,7 +248,17 @@ class _Run:
                 "step": checkpoint.step,
                 "format": checkpoint.format,
             },
-        } | dict(self.request.common)
+        }
+
+
+def _checked(checkpoints: Iterable[Checkpoint], first: Checkpoint, problem: Problem) -> dict[str, Checkpoint]:
+    """The checkpoints by their hashes, each once and without its weights, known to be measurable on the problem."""
+    known: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:  # one at a time: together their weights may be larger than memory
+        _check_same_problem(first, checkpoint)
+        at_checkpoint(problem, checkpoint)
+        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
+    return known
 
 
 def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
@@ -280,9 +295,31 @@ def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
     return group.isel(checkpoint=position).drop_vars(large).load()
 
 
+def _record(out: str | Path | None, checkpoint: Path) -> Path:
+    path = Path(checkpoint.stem + SUFFIX if out is None else out)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be the record ({error.strerror}); name another file") from error
+    if folder:
+        raise InputError(f"{path} is a folder; name the record's file, such as {path / (checkpoint.stem + SUFFIX)}")
+    return path
+
+
+def _project(folder: Path) -> Path:
+    """A project's folder that was named, and is not looked for further up."""
+    if not os.path.isfile(folder / "pyproject.toml"):  # false for a name too long, where Path.is_file raises
+        raise InputError(f"--project: {folder} has no pyproject.toml; name the folder of the one that names problems")
+    if find_project(folder) != folder.resolve():
+        raise InputError(f"--project: {folder / 'pyproject.toml'} has no {TABLE}; add it, or name another folder")
+    return folder.resolve()
+
+
 def _device(name: str | None) -> str | None:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
     return name
 
 

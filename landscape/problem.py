@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -212,7 +213,8 @@ class Problem:
     def sample_losses(self) -> list[Terms]:
         """Losses and weights of every term, a pair for each batch, the sample's dimension first."""
         with torch.no_grad(), self.evaluating():
-            return [self.terms(self.vector, batch) for batch in self.batches]
+            pairs = (self.terms(self.vector, batch) for batch in self.batches)
+            return [(losses.detach(), weights.detach()) for losses, weights in pairs]
 
     def loss(self) -> float:
         """The objective at this point, summed in float64.
@@ -302,7 +304,7 @@ class Problem:
                 total += float(weights.sum(dtype=torch.float64))
         if not total > 0:
             raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
-        if torch.nn.functional.scaled_dot_product_attention in called.functions:
+        if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
             return total, ("attention runs on the math kernel: the fused kernels have no double backward",)
         return total, ()
 
@@ -420,7 +422,9 @@ class _OwnForm:
         return self  # its tensors are the user's own affair
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        result = functional_call(self.call, {f"model.{name}": tensor for name, tensor in state.items()}, (batch,))
+        inner = {f"model.{name}": tensor for name, tensor in state.items()}
+        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
+            result = functional_call(self.call, inner, (batch,))
         losses, weights = result if isinstance(result, tuple) else (result, None)
         if not isinstance(losses, Tensor):
             raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from rich import progress as bars
 from rich.console import Console
+from rich.table import Column
 
 from landscape.spectrum.solve import Progress
 
@@ -19,19 +20,22 @@ class ProgressBar:
             pairs = landscape.top_eigenpairs(problem.hessian(), 10, progress=bar)
 
     The part done is judged by how far the residuals have fallen, so the time left is an estimate, marked "about".
+    Where standard error is neither a terminal nor a notebook's, nothing is shown.
     """
 
     def __init__(self, label: str = "", *, shown: bool = True) -> None:
         """Prepare a bar with a label in front; ``shown=False`` makes one that stays silent."""
+        console = Console(stderr=True)
         self._bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=24),
-            bars.TextColumn("{task.fields[detail]}"),
+            # No markup: a file may be called "a[/b].pt". The widths add up to less than 80 columns.
+            bars.TextColumn("{task.description}", markup=False, table_column=Column(max_width=20, no_wrap=True)),
+            bars.BarColumn(bar_width=8),
+            bars.TextColumn("{task.fields[detail]}", markup=False),
             bars.TextColumn("about"),
             bars.TimeRemainingColumn(compact=True),
-            console=Console(stderr=True),
+            console=console,
             transient=True,
-            disable=not shown,
+            disable=not (shown and (console.is_terminal or console.is_jupyter)),
         )
         self._task = self._bar.add_task(label, total=1.0, detail="")
 
@@ -41,8 +45,8 @@ class ProgressBar:
 
     def __call__(self, progress: Progress) -> None:
         """Show where a solve stands."""
-        worst = f", worst residual {np.max(progress.residuals):.1e}" if len(progress.residuals) else ""
-        detail = f"{progress.phase}: {progress.products} products{worst}"
+        worst = f", residual {np.max(progress.residuals):.0e}" if len(progress.residuals) else ""
+        detail = f"{progress.phase} {progress.products} products{worst}"
         self._bar.update(self._task, completed=progress.fraction, detail=detail)
 
     def __enter__(self) -> Self:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, Token
 from rich.console import Console
 from rich.table import Table
 
@@ -30,9 +32,9 @@ EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT
 HELP = "Measure the loss landscape around checkpoints: results on the screen and in one HDF5 record."
 
 EPILOGUE = """Examples, from the project's folder:
-  landscape-probe data/looped.pt                           what is cheap
-  landscape-probe data/looped.pt --hessian -k 5 -o 5.h5    top 5 eigenvalues
-  landscape-probe data/single.pt --hessian --which BE      both ends
+  landscape-probe data/looped.pt                          # what is cheap
+  landscape-probe data/looped.pt --hessian -k 5 -o 5.h5   # top 5 eigenvalues
+  landscape-probe data/single.pt --hessian --which BE     # both ends
 
 Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
 130 interrupted, 143 terminated.
@@ -67,23 +69,35 @@ def _version() -> str:
 app.version = _version
 
 
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    """An integer and nothing else: 2.5 eigenpairs are not 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a whole number") from error
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+
+
 @app.default
 def probe(
     *checkpoints: Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")],
     hessian: Annotated[bool, _flag(measurements_group, "Top Hessian eigenpairs by Lanczos.")] = False,
-    k: Annotated[int, Parameter(name=["-k"], group=measurements_group, help="How many eigenpairs.")] = 10,
+    k: Annotated[Whole, Parameter(name=["-k"], group=measurements_group, help="How many eigenpairs.")] = 10,
     which: Annotated[
         Literal["LM", "LA", "SA", "BE"],
         Parameter(group=measurements_group, help="Largest magnitude, largest, smallest, or both ends."),
     ] = "LM",
     tol: Annotated[float, Parameter(group=measurements_group, help="Relative residual to reach.")] = 1e-3,
     max_products: Annotated[
-        int | None, Parameter(group=measurements_group, help="Stop after so many products.  [default: 500 + 50 k]")
+        Whole | None, Parameter(group=measurements_group, help="Stop after so many products.  [default: 500 + 50 k]")
     ] = None,
     eigenvectors: Annotated[
         bool | None, Parameter(group=measurements_group, help="Store them.  [default: if below 1 GB]")
     ] = None,
-    seed: Annotated[int, Parameter(group=measurements_group, help="Of the random start vectors.")] = 0,
+    seed: Annotated[Whole, Parameter(group=measurements_group, help="Of the random start vectors.")] = 0,
     crosscheck: Annotated[
         Literal["pyhessian"] | None, Parameter(group=measurements_group, help="Run a peer on the same problem too.")
     ] = None,
@@ -99,7 +113,7 @@ def probe(
         Literal["float32", "float64"] | None, Parameter(group=problem_group, help="Precision.  [default: the model's]")
     ] = None,
     batch_size: Annotated[
-        int | None, Parameter(group=problem_group, help="Evaluate at most so many samples at a time.")
+        Whole | None, Parameter(group=problem_group, help="Evaluate at most so many samples at a time.")
     ] = None,
     allow_code_execution: Annotated[
         bool,
@@ -113,8 +127,10 @@ def probe(
     append: Annotated[bool, _flag(output_group, "Add to a record.")] = False,
     as_json: Annotated[bool, _flag(output_group, "Print JSON, not tables.", name="--json")] = False,
     debug: Annotated[bool, _flag(output_group, "Show the traceback of an error.")] = False,
+    command: Annotated[str, Parameter(parse=False)],
 ) -> int:
-    """Measure, store and show; see HELP."""
+    """Measure, store and show; see HELP. ``command`` goes into the record."""
+    from landscape.crosscheck import check_arguments
     from landscape.measure import Source
     from landscape.measure import probe as run
     from landscape.measurements import HessianEigenpairs, Loss
@@ -123,11 +139,8 @@ def probe(
     measurements: list[Measurement] = [Loss()]
     if hessian or crosscheck:
         measurements.append(HessianEigenpairs(k, which, tol, seed, max_products, eigenvectors))
-    if crosscheck and which != "LM":
-        raise InputError(
-            f"PyHessian finds eigenvalues of largest magnitude only: --crosscheck needs --which LM, not {which}"
-        )
-    command = shlex.join(["landscape-probe", *sys.argv[1:]])
+    if crosscheck:
+        check_arguments(which, device)
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
     peers = [_crosscheck(row, source, k, seed) for row in result.rows] if crosscheck else []
     if as_json:
@@ -137,24 +150,39 @@ def probe(
     return EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
 
 
+class _Screen(Console):
+    """Standard output: what is printed is text, not markup; a line is never wrapped, so that it can be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def line_of(self, text: str, style: str | None = None) -> None:
+        self.print(text, style=style, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has seen enough; all is stored, and the exit status is as it would be."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
-    console = Console(highlight=False)
+    screen = _Screen()
     for row, peer in zip_longest(result.rows, peers):
         step = "" if row.step is None else f", step {row.step}"
-        console.print(f"\n[bold]{row.path}[/]{step}")
+        screen.line_of(f"\n{row.path}{step}", "bold")
         for note in row.notes:
-            console.print(f"  note: {note}", style="dim")
+            screen.line_of(f"note: {note}", "dim")
         for measurement in measurements:
             for item in measurement.show(row.data[measurement.name]):
-                console.print(item)
+                screen.print(item, soft_wrap=isinstance(item, str))
         if peer is not None:
-            console.print(_crosscheck_table(row.data["hessian"], peer))
+            screen.print(_crosscheck_table(row.data["hessian"], peer))
         for line in row.shortfalls:
-            console.print(f"NOT CONVERGED: {line}", style="bold red")
+            screen.line_of(f"NOT CONVERGED: {line}", "bold red")
     stored = "measured" if result.measured else "was there already, nothing measured"
-    console.print(f"\nRecord: {result.path} ({stored})", soft_wrap=True)
+    screen.line_of(f"\nRecord: {result.path} ({stored})")
     if len(measurements) == 1:
-        console.print("Also to be had: --hessian (top eigenvalues of the Hessian); see landscape-probe --help")
+        screen.line_of("Also to be had: --hessian (top eigenvalues); see landscape-probe --help")
 
 
 def _print_json(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
@@ -164,18 +192,27 @@ def _print_json(result: Result, measurements: Sequence[Measurement], peers: Sequ
             "notes": row.notes,
             "shortfalls": row.shortfalls,
         }
-        | {m.name: _plain(row.data[m.name]) for m in measurements}
+        | {m.name: _numbers(row.data[m.name]) for m in measurements}
         | ({} if peer is None else {"pyhessian": peer.plain()})
         for row, peer in zip_longest(result.rows, peers)
     ]
-    print(json.dumps({"record": str(result.path), "rows": rows}, indent=1))
+    content = _without_nan({"record": str(result.path), "rows": rows})
+    _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
 
 
-def _plain(row: Any) -> dict[str, Any]:
-    """The variables of a row that are its numbers; NaN becomes null, which JSON has."""
+def _numbers(row: xr.Dataset) -> dict[str, Any]:
+    """The variables of a row that were measured."""
     left_out = {"step", "path", "sha256", "provenance", "checkpoint"}
-    values = {str(name): row[name].values.tolist() for name in row.variables if name not in left_out}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in values.items()}
+    return {str(name): row[name].values.tolist() for name in row.variables if name not in left_out}
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinity as null, for JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
@@ -203,21 +240,36 @@ def _crosscheck_table(row: xr.Dataset, peer: CrossCheck) -> Table:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; nothing but an internal error shows a traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold what the terminal has no letter for
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(app(arguments, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+        return _run(arguments)
     except (InputError, CycloptsError) as error:
         if "--debug" in arguments:
-            errors.print_exception()
-        errors.print(f"landscape-probe: {_first_line(error)}", markup=False)
-        return EXIT_INPUT
+            Console(stderr=True).print_exception()
+        return _say(" ".join(str(error).split()), EXIT_INPUT)
     except KeyboardInterrupt:
-        errors.print("landscape-probe: interrupted; what was finished is kept, the same command goes on from there")
-        return EXIT_INTERRUPTED
+        return _say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)
     except _Terminated:
-        errors.print("landscape-probe: terminated; what was finished is kept, the same command goes on from there")
-        return EXIT_TERMINATED
+        return _say("terminated; what was finished is kept, the same command goes on from there", EXIT_TERMINATED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    function, bound, unparsed = app.parse_args(arguments, exit_on_error=False, print_error=False)
+    _refuse_idle(bound.arguments)
+    more = {"command": shlex.join(["landscape-probe", *arguments])} if "command" in unparsed else {}
+    return int(function(*bound.args, **bound.kwargs, **more) or EXIT_DONE)  # --help and --version return nothing
+
+
+def _refuse_idle(given: Mapping[str, Any]) -> None:
+    """A setting of a measurement that isn't asked for is a measurement forgotten."""
+    options = {"k": "-k", "which": "--which", "tol": "--tol", "max_products": "--max-products", "seed": "--seed"}
+    idle = [option for name, option in options.items() if name in given]
+    if idle and not given.get("hessian") and not given.get("crosscheck"):
+        raise InputError(f"nothing is asked for that has {' and '.join(idle)}: add --hessian")
 
 
 class _Terminated(BaseException):
@@ -228,5 +280,6 @@ def _terminate(number: int, frame: object) -> None:
     raise _Terminated
 
 
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _say(line: str, status: int) -> int:
+    print(f"landscape-probe: {line}", file=sys.stderr)
+    return status

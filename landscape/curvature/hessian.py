@@ -80,8 +80,9 @@ class Hessian(SymmetricOperator):
         """What the gradient's graphs would hold: deterministic, at the price of one gradient."""
         batches = self._problem.batches
         counter = _SavedBytes([self._vector, *self._problem.constants(), *tensors_in(batches[0])])
-        with self._problem.evaluating(), torch.autograd.graph.saved_tensors_hooks(counter.pack, lambda tensor: tensor):
+        with self._problem.evaluating(), torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             self._gradient(batches[0])
+        counter.let_go()
         samples = sum(samples_in(batch) for batch in batches)
         return counter.bytes * samples // samples_in(batches[0])
 
@@ -118,13 +119,22 @@ class _SavedBytes:
         self.saved: list[Tensor] = []  # kept alive, so that no address is used twice
         self.bytes = 0
 
-    def pack(self, tensor: Tensor) -> Tensor:
+    def pack(self, tensor: Tensor) -> int:
+        """Take a tensor from the graph; its place in the list stands for it."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.seen:
             self.seen.add(storage.data_ptr())
-            self.saved.append(tensor)
             self.bytes += storage.nbytes()
-        return tensor
+        self.saved.append(tensor)
+        return len(self.saved) - 1
+
+    def unpack(self, place: int) -> Tensor:
+        """Give the tensor back to the graph."""
+        return self.saved[place]
+
+    def let_go(self) -> None:
+        """Break the cycle of graph, hooks and saved tensors, which no garbage collector sees."""
+        self.saved.clear()
 
 
 def _half_of_memory(device: torch.device) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -10,8 +11,9 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.curvature.hessian import Hessian
-from landscape.display import eigenvalue_table
+from landscape.curvature.hessian import Hessian, Route
+from landscape.display import eigenvalue_table, rounded_up
+from landscape.errors import InputError
 from landscape.measurements.base import Measured, Measurement, variable
 from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
@@ -19,6 +21,8 @@ from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
 from landscape.spectrum.ends import Which
 from landscape.spectrum.search import MISSED_AT_MOST
+
+_ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class HessianEigenpairs(Measurement):
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
-        check_arguments(problem.layout.dim, self.k, self.which, self.tol)
+        check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.max_products)
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must lie between 0 and 2^63 - 1, not {self.seed}")
         size = checkpoints * self.k * problem.vector.nbytes
         return replace(self, eigenvectors=size < 1e9) if self.eigenvectors is None else self
 
@@ -66,19 +72,26 @@ class HessianEigenpairs(Measurement):
         elif row.missed > MISSED_AT_MOST:
             lines.append(
                 "undecided whether a copy of a multiple eigenvalue was missed "
-                f"(chance below {float(row.missed):.2g}, goal {MISSED_AT_MOST:g}): raise --max-products"
+                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): raise --max-products"
             )
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The table, and what it cost."""
-        spent = f"{int(row.products)} products, {int(row.products_verification)} of them to verify"
-        chance = float(row.missed)
+        """How it was computed, the table, and what it cost."""
+        told = json.loads(str(row.provenance.values))
         return [
+            f"Hessian: {row.sizes['index']} eigenvalues {_ENDS[self.which]}, {told['dtype']} on {told['device']}",
+            f"products by {Route(**told['route'])}",
             eigenvalue_table(row.eigenvalues.values, row.residuals.values, row.converged.values, float(row.rounding)),
-            f"{spent}; chance that an eigenvalue among these was missed: "
-            + (f"below {chance:.0e}" if chance < 1 else "undecided"),
+            f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
+            f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
         ]
+
+
+def _chance(missed: float) -> str:
+    if missed == 0:
+        return "none, the whole space was searched"
+    return f"below {rounded_up(missed, 1)}" if missed < 1 else "undecided"
 
 
 def _pairs(pairs: Eigenpairs) -> dict[str, xr.Variable]:

@@ -49,9 +49,9 @@ class Loss(Measurement):
         return []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """One line."""
-        error = f"± {float(row.standard_error):.2g} (s.e. over {int(row.samples)} samples)"
+        """Two lines."""
+        error = f"± {float(row.standard_error):.2g} (standard error over {int(row.samples)} samples)"
         return [
-            f"loss {float(row.loss):.5g} {error if row.standard_error.notnull() else '(one sample: no error known)'}, "
-            f"gradient norm {float(row.gradient_norm):.3g}, {int(row.parameters):,} parameters"
+            f"loss {float(row.loss):.5g} {error if row.standard_error.notnull() else '(one sample: no error known)'}",
+            f"gradient norm {float(row.gradient_norm):.3g}, {int(row.parameters):,} parameters",
         ]

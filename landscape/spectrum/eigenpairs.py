@@ -29,11 +29,11 @@ class Eigenpairs:
         eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
         which: the end of the spectrum asked for.
         tol: the relative residual asked for.
-        rounding: the residual that rounding alone explains: sqrt(m) (e + eps ||A||) for a basis of m vectors, with e
+        rounding: the residual that rounding alone explains: sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e
             the difference measured between two evaluations of one product at different scales.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
         missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
-            (Kuczynski and Wozniakowski 1992).
+            by more than the tolerance; see `landscape.spectrum.search`.
         products: all products made.
         products_verification: those of them spent on computed residuals and on the search for missed copies.
     """
@@ -106,7 +106,7 @@ def top_eigenpairs(
         InputError: an argument is out of range, or a product isn't finite.
     """
     operator = as_operator(operator)
-    check_arguments(operator.dim, k, which, tol)
+    check_arguments(operator.dim, k, which, tol, max_products)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
@@ -128,11 +128,11 @@ def top_eigenpairs(
     )
 
 
-def check_arguments(dim: int, k: int, which: str, tol: float) -> None:
+def check_arguments(dim: int, k: int, which: str, tol: float, max_products: int | None) -> None:
     """Refuse what `top_eigenpairs` can't be asked of an operator of dimension ``dim``.
 
     Raises:
-        InputError: k, which or tol is out of range.
+        InputError: one of them is out of range.
     """
     if not 1 <= k <= dim:
         raise InputError(f"k must be between 1 and the number of parameters, {dim}, not {k}")
@@ -140,6 +140,8 @@ def check_arguments(dim: int, k: int, which: str, tol: float) -> None:
         raise InputError(f"which must be one of {', '.join(get_args(Which))}, not {which!r}")
     if not 0 < tol < 1:
         raise InputError(f"tol must lie between 0 and 1, not {tol}")
+    if max_products is not None and max_products < 1:
+        raise InputError(f"max_products must be at least 1, not {max_products}")
 
 
 def _capacity(operator: SymmetricOperator, k: int, basis_size: int | None) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -94,8 +95,7 @@ class KrylovBasis:
     @property
     def projection(self) -> np.ndarray:
         """(m, m), symmetric: Q_m^T A Q_m."""
-        block = self._projection[: self.expanded, : self.expanded]
-        return (block + block.T) / 2
+        return self._projection[: self.expanded, : self.expanded]
 
     @property
     def border(self) -> np.ndarray:
@@ -134,10 +134,11 @@ class KrylovBasis:
             )
         self._largest_product = max(self._largest_product, float(np.hypot(np.linalg.norm(coefficients), beta)))
         self._projection[: self.size, self.expanded] = coefficients
+        self._projection[self.expanded, : self.expanded] = coefficients[: self.expanded]
         self.expanded += 1
         alpha = float(coefficients[self.expanded - 1])
         # A remainder at the level of rounding carries no direction; what it would add is noise.
-        if self.size == self.operator.dim or beta <= 4 * self._eps * self._largest_product:
+        if self.size == self.operator.dim or beta <= self._noise:
             return Expansion(alpha, 0.0, None)
         added = self._append(rest / beta)
         self._projection[added, self.expanded - 1] = beta
@@ -154,19 +155,24 @@ class KrylovBasis:
         vectors = self._rows[: self.expanded].T @ weights
         return vectors / torch.linalg.vector_norm(vectors, dim=0, dtype=torch.float64).to(vectors.dtype)
 
-    def restart(self, values: np.ndarray, coordinates: np.ndarray) -> None:
-        """Keep l Ritz pairs, values (l,) and coordinates (m, l), in place of the expanded basis, and all pending."""
-        kept, pending = len(values), self.size - self.expanded
-        border = self.border @ coordinates
-        weights = self._to_device(coordinates)
+    def restart(self, values: np.ndarray, coordinates: np.ndarray, pending: int) -> None:
+        """Keep l Ritz pairs, values (l,) and coordinates (m, l), in place of the expanded basis (thick restart).
+
+        The residuals of the pairs lie in the span of the pending vectors; of that span at most ``pending`` directions
+        are kept, the strongest, and none that is at the level of rounding. The estimated residuals know nothing of the
+        others; the projection stays what it is.
+        """
+        directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
+        kept, strong = len(values), int((strengths > self._noise).sum())
+        added = min(pending, strong)
+        weights = self._to_device(scipy.linalg.block_diag(coordinates, directions[:, :added]))
         for start in range(0, self.operator.dim, _CHUNK):
-            block = self._rows[:, start : start + _CHUNK]
-            block[:kept] = weights.T @ block[: self.expanded]
-            block[kept : kept + pending] = block[self.expanded : self.size].clone()
+            block = self._rows[: self.size, start : start + _CHUNK]
+            block[: kept + added] = weights.T @ block
         self._projection[:] = 0
         self._projection[range(kept), range(kept)] = values
-        self._projection[kept : kept + pending, :kept] = border
-        self.expanded, self.size = kept, kept + pending
+        self._projection[kept : kept + added, :kept] = strengths[:added, None] * residuals[:added]
+        self.expanded, self.size = kept, kept + added
 
     def orthogonality_defect(self) -> float:
         """Max |Q Q^T - I|: at the level of rounding, or the Ritz values have ghosts."""
@@ -177,6 +183,11 @@ class KrylovBasis:
         """The pending vector that contributes most to the residuals of the Ritz vectors with these coordinates."""
         contributions = np.abs(self.border @ coordinates).max(axis=1)
         return self.expanded + int(np.argmax(contributions))
+
+    @property
+    def _noise(self) -> float:
+        """The size of what rounding leaves of a product."""
+        return 4 * self._eps * self._largest_product
 
     def _append(self, vector: Tensor) -> int:
         if self.size == len(self._rows):  # grow by doubling, up to the capacity

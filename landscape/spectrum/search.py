@@ -1,11 +1,23 @@
-"""How surely a Lanczos chain from a random start would have shown an eigenvalue that lies beyond an edge."""
+"""How surely a Lanczos chain from a random start would have shown an eigenvalue that lies beyond an edge.
+
+Let x be the start vector, uniform on the unit sphere of an n-dimensional space, theta_1..theta_j and beta_1..beta_j the
+Ritz values and remainder norms after j steps, and u a unit eigenvector whose eigenvalue mu lies above all Ritz values.
+The next Lanczos vector is q = p(A) x / (beta_1 ... beta_j), with p the characteristic polynomial of the tridiagonal, so
+
+    |u^T q| = |u^T x| prod_i (mu - theta_i) / beta_i <= 1.
+
+A chain that has not seen u therefore had a start with |u^T x| <= prod_i beta_i / (mu - theta_i), and a random start has
+so small a part with a probability of at most sqrt(2 n / pi) times that number. Nothing is assumed of the spectrum, and a
+Ritz value close to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and Wozniakowski
+1992), this one sees how far the chain has come.
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
+from scipy.linalg import eigvalsh_tridiagonal
 
 from landscape.spectrum.krylov import Expansion
 
@@ -13,16 +25,24 @@ from landscape.spectrum.krylov import Expansion
 MISSED_AT_MOST = 1e-3
 
 
-def missed_probability(gap: float, spread: float, dim: int, steps: int) -> float:
-    """Bound on the chance that Lanczos from a random start has not come within ``gap`` of the largest eigenvalue.
+def missed_probability(alpha: np.ndarray, beta: np.ndarray, edge: float, dim: int) -> float:
+    """Bound on the chance that an eigenvalue above ``edge`` exists and the chain doesn't show it.
 
-    1.648 sqrt(n) exp(-sqrt(gap / spread) (2 j - 1)) after j steps, with ``spread`` the width of the spectrum
-    (Kuczynski and Wozniakowski 1992, the probabilistic bound for Lanczos, for the matrix shifted to be positive
-    semidefinite).
+    Args:
+        alpha: (j,) the diagonal of the tridiagonal.
+        beta: (j,) the norms of the remainders; the first j - 1 are its off-diagonal.
+        edge: 1 is returned unless it lies above all Ritz values.
+        dim: n, of the space in which the start was random.
     """
-    if gap <= 0:
+    if beta[-1] == 0:
+        return (
+            0.0  # a closed chain has found an eigenvector in every eigenspace, since a random start has a part in each
+        )
+    gaps = edge - eigvalsh_tridiagonal(alpha, beta[:-1])
+    if gaps.min() <= 0:
         return 1.0
-    return min(1.0, 1.648 * math.sqrt(dim) * math.exp(-math.sqrt(min(1.0, gap / spread)) * (2 * steps - 1)))
+    logarithm = float(np.log(beta).sum() - np.log(gaps).sum()) + math.log(2 * dim / math.pi) / 2
+    return math.exp(min(0.0, logarithm))
 
 
 class Chain:
@@ -38,29 +58,15 @@ class Chain:
         self.edges = edges
         self.steps: list[Expansion] = []
 
-    def add(self, step: Expansion) -> None:
-        """Take up the next step of the chain."""
+    def add(self, step: Expansion) -> float:
+        """Take up the next step; returns the bound on the chance that something beyond an edge was missed."""
         self.steps.append(step)
-        alpha = [step.alpha for step in self.steps]
-        beta = [step.beta for step in self.steps]
-        values, coordinates = eigh_tridiagonal(alpha, beta[:-1])
-        self.extremes = values[[0, -1]]
-        self.residuals = np.abs(beta[-1] * coordinates[-1, [0, -1]])
-
-    def missed(self, extent: tuple[float, float]) -> float:
-        """The chance that the complement holds an eigenvalue beyond an edge that the chain doesn't show.
-
-        Args:
-            extent: of the whole spectrum.
-        """
+        alpha = np.array([step.alpha for step in self.steps])
+        beta = np.array([step.beta for step in self.steps])
         above, below = self.edges
         chance = 0.0
         if above is not None:
-            chance += missed_probability(above - self.extremes[1], above - extent[0], self.dim, len(self.steps))
+            chance += missed_probability(alpha, beta, above, self.dim)
         if below is not None:
-            chance += missed_probability(self.extremes[0] - below, extent[1] - below, self.dim, len(self.steps))
+            chance += missed_probability(-alpha, beta, -below, self.dim)
         return min(1.0, chance)
-
-    def settled(self, tol: float, rounding: float) -> bool:
-        """Both extreme Ritz pairs of the chain have converged."""
-        return bool((self.residuals <= np.maximum(tol * np.abs(self.extremes), rounding)).all())

@@ -6,7 +6,7 @@ The thick restart is Wu and Simon's (2000); keeping Ritz vectors and pending vec
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, edges, select
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
+
+# Chains tried in one search, should none alone be long enough for the room there is.
+_CHAINS = 20
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,13 @@ class Progress:
 class Ritz:
     """The wanted Ritz pairs of the basis as it stands.
 
-    Values and estimated residual norms (k,), coordinates (m, k), and the extent of the spectrum as far as it is seen.
+    Values and estimated residual norms (k,), coordinates (m, k), and the largest |Ritz value| of the whole basis.
     """
 
     values: np.ndarray
     residuals: np.ndarray
     coordinates: np.ndarray
-    extent: tuple[float, float]
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Solve:
             self.make_room()
             ritz = self.wanted()
             if ritz is not None:
-                allowed = self.allowed(ritz.values, self.expected_rounding(ritz.values), strictness)
+                allowed = self.allowed(ritz.values, self.expected_rounding(ritz.scale), strictness)
                 if (ritz.residuals <= allowed).all() or self.exhausted:
                     return expanded
                 self.tell("iterating", ritz, allowed)
@@ -141,17 +144,18 @@ class Solve:
             return None
         values, coordinates, residuals = self.basis.ritz()
         chosen = select(values, self.goal.k, self.goal.which)
-        extent = float((values - residuals).min()), float((values + residuals).max())
-        return Ritz(values[chosen], residuals[chosen], coordinates[:, chosen], extent)
+        return Ritz(values[chosen], residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
     def allowed(self, values: np.ndarray, rounding: float, strictness: float = 1.0) -> np.ndarray:
         """The residual norms (k,) that count as converged."""
         return np.maximum(strictness * self.goal.tol * np.abs(values), rounding)
 
-    def expected_rounding(self, values: np.ndarray) -> float:
-        """What rounding leaves of a Ritz pair's residual if each of m products is off by eps ||A||."""
-        eps = torch.finfo(self.operator.dtype).eps
-        return math.sqrt(self.basis.expanded) * eps * float(np.abs(values).max())
+    def expected_rounding(self, scale: float) -> float:
+        """What rounding leaves of a Ritz pair's residual: each of m products is off by a few eps ||A||, at random.
+
+        A few: the product itself, its two passes of orthogonalisation, and the vector as it is stored.
+        """
+        return math.sqrt(self.basis.expanded) * 4 * torch.finfo(self.operator.dtype).eps * scale
 
     def next_pending(self, ritz: Ritz | None, strictness: float) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
@@ -161,17 +165,16 @@ class Solve:
             return injected
         if ritz is None:
             return self.basis.expanded
-        unconverged = ritz.residuals > self.allowed(ritz.values, self.expected_rounding(ritz.values), strictness)
+        unconverged = ritz.residuals > self.allowed(ritz.values, self.expected_rounding(ritz.scale), strictness)
         return self.basis.strongest(ritz.coordinates[:, unconverged])
 
     def make_room(self) -> None:
         """Restart from the Ritz vectors nearest to the wanted ones when the basis is full."""
         if self.basis.full and self.basis.size < self.operator.dim:
             values, coordinates, _ = self.basis.ritz()
-            pending = self.basis.size - self.basis.expanded
-            keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - pending - 2)
+            keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - 3)
             kept = select(values, keep, self.goal.which)
-            self.basis.restart(values[kept], coordinates[:, kept])
+            self.basis.restart(values[kept], coordinates[:, kept], self.basis.capacity - keep - 2)
 
     # ------------------------------------------------------------------ verify
 
@@ -188,60 +191,64 @@ class Solve:
         again = self.operator.matvec(vectors[:, leading] / 3) * 3
         measured = float(torch.linalg.vector_norm(again - products[:, leading], dtype=torch.float64))
         self.verification += self.goal.k + 1
-        host_values, host_residuals = values.cpu().numpy(), residuals.cpu().numpy()
+        # Rayleigh quotients can stand in another order than the Ritz values, within their errors.
+        order = select(values.cpu().numpy(), self.goal.k, self.goal.which)
+        host_values, host_residuals = values.cpu().numpy()[order], residuals.cpu().numpy()[order]
         # A Ritz vector sums m basis vectors, each of whose products is off by this much.
-        rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(host_values)
+        rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(ritz.scale)
         allowed = self.allowed(host_values, rounding)
         self.tell("verifying", ritz, allowed)
-        return Verified(host_values, host_residuals, host_residuals <= allowed, vectors, rounding)
+        ordered = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
+        return Verified(host_values, host_residuals, host_residuals <= allowed, ordered, rounding)
 
     # ------------------------------------------------------------------ search
 
     def search(self, verified: Verified) -> bool:
-        """Look for wanted eigenvalues in the complement of the basis, where one start vector could not see them.
+        """Look for wanted eigenvalues that the basis doesn't show: further copies, which one start vector cannot see.
 
-        A Lanczos chain from a fresh vector, orthogonal to all of the basis, sees the operator compressed to the
-        complement. Either the wanted Ritz values of the two together move: something was missed. Or the chain's own
-        Ritz values stay so far inside the wanted ones that a missed one would have shown with near certainty. A chain
-        that settles right at the edge (on a further copy of the last wanted eigenvalue) is absorbed, and another begun.
+        All but the wanted Ritz vectors is let go. A Lanczos chain from a fresh vector then sees the operator compressed
+        to their complement, where every missed eigenvector lies. Either the wanted Ritz values move: something was
+        missed. Or the chain shows how small a part in a missed eigenvector its start must have had; see
+        `landscape.spectrum.search`. Chains that end for want of room are independent, so their chances multiply.
 
         Returns:
             Whether something was found; otherwise `missed` says how surely there is nothing.
         """
-        for _ in range(self.goal.k + 1):
-            outcome = self.follow_chain(verified)
-            if outcome != "settled":
-                return outcome == "found"
+        self.missed = 1.0
+        for _ in range(_CHAINS):
+            before = self.missed
+            for chance in self.chances(verified):
+                if chance is None:
+                    self.missed = 1.0
+                    return True
+                self.missed = before * chance
+                if self.missed <= MISSED_AT_MOST or self.exhausted:
+                    return False
         return False
 
-    def follow_chain(self, verified: Verified) -> str:
-        """One chain: ``found`` something, ``clear`` (or out of products), or ``settled`` at the edge."""
-        self.make_room()
-        margin = verified.residuals + verified.rounding
-        chain = Chain(self.operator.dim - self.basis.size, edges(verified.values, margin, self.goal.which))
+    def chances(self, verified: Verified) -> Iterator[float | None]:
+        """Follow one chain: after each step the chance that it misses something, or None once something is found."""
+        ritz = self.wanted()
+        assert ritz is not None, "only what has converged is searched"
+        self.basis.restart(ritz.values, ritz.coordinates, 0)
+        # Both sets of values are off by their rounding, and by that of the dense solver.
+        dense = self.basis.capacity * np.finfo(np.float64).eps * ritz.scale
+        certain = verified.residuals + 2 * verified.rounding + dense
+        margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
+        chain = Chain(self.operator.dim - self.goal.k, edges(verified.values, margin, self.goal.which))
         pending = self.basis.inject()
-        while pending is not None:
-            if self.basis.full and self.basis.size < self.operator.dim:
-                return "settled"  # a restart would break the chain
+        if pending is None:
+            yield 0.0
+        while pending is not None and (not self.basis.full or self.basis.size == self.operator.dim):
             step = self.basis.expand(pending)
             self.verification += 1
-            ritz = self.wanted()
-            assert ritz is not None, "the basis held k pairs before"
-            self.tell("searching", ritz, self.allowed(ritz.values, verified.rounding))
-            if (np.abs(self.depth(ritz.values) - self.depth(verified.values)) > margin).any():
-                self.missed = 1.0
-                return "found"
-            if step.pending is None:
-                break
-            chain.add(step)
-            self.missed = chain.missed(ritz.extent)
-            if self.missed <= MISSED_AT_MOST or self.exhausted:
-                return "clear"
-            if self.missed == 1.0 and chain.settled(self.goal.tol, verified.rounding):
-                return "settled"
+            joint = self.wanted()
+            assert joint is not None, "the basis held k pairs before"
+            self.tell("searching", joint, self.allowed(joint.values, verified.rounding))
+            if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
+                yield None
+            yield chain.add(step)
             pending = step.pending
-        self.missed = 0.0  # the chain closed, and a random start has a part in every eigenspace of the complement
-        return "clear"
 
     def depth(self, values: np.ndarray) -> np.ndarray:
         """What the order of ``which`` compares, so that equal magnitudes of either sign are no difference for LM."""

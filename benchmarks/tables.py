@@ -1,0 +1,32 @@
+"""One table for the screen and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import rich.table
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text, its first column the name of the row."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def rich(self) -> rich.table.Table:
+        """As a terminal shows it."""
+        table = rich.table.Table(title=self.title, title_justify="left")
+        for index, name in enumerate(self.header):
+            table.add_column(name, justify="right" if index else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """As a document has it, its title in bold above."""
+        rule = ("---", *("---:" for _ in self.header[1:]))
+        lines = "".join(f"| {' | '.join(line)} |\n" for line in (self.header, rule, *self.rows))
+        return f"**{self.title}**\n\n{lines}"

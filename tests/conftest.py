@@ -1,0 +1,145 @@
+"""Tests run on one thread, and a small project for those that go through the command.
+
+One thread: the matrices are small, and threads that wait for each other cost more than they do.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy and torch are imported, and for the processes that tests start.
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.checkpoint import save_checkpoint
+from landscape.cli.probe import main
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+
+# Factories of a project of 13 parameters, small enough for a run to take milliseconds.
+PROBLEM = """
+import torch
+from torch import nn
+from landscape.problem import Problem
+
+number = 3
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(20, 2, generator=generator), torch.randn(20, 1, generator=generator)
+
+def model():
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+
+def tiny(checkpoint, *, scale=1.0):
+    inputs, targets = data()
+    return Problem(model(), nn.MSELoss(), [(inputs, scale * targets)])
+
+def raises(checkpoint, **_):
+    raise RuntimeError("no such corpus")
+
+def not_a_problem(checkpoint, **_):
+    return model()
+
+def nan_data(checkpoint, **_):
+    inputs, targets = data()
+    return Problem(model(), nn.MSELoss(), [(inputs * float("nan"), targets)])
+
+def infinite_data(checkpoint, **_):
+    inputs, targets = data()
+    return Problem(model(), nn.MSELoss(), [(inputs, targets / 0)])
+
+def nan_loss(checkpoint, **_):
+    return Problem(model(), lambda output, target: (output - target).sum(1) * float("nan"), [data()])
+
+def infinite_loss(checkpoint, **_):
+    return Problem(model(), lambda output, target: (output - target).sum(1).abs() / 0, [data()])
+
+def nan_gradient(checkpoint, **_):
+    return Problem(model(), lambda output, target: (0 * (output - target)).sum(1).sqrt(), [data()])
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command left: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class TinyProject:
+    """A project in a folder that is the working directory, with the checkpoints a.pt, b.pt and c.pt."""
+
+    folder: Path
+
+    def model(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+
+    def save(self, name: str, seed: int, step: int | None = None, **more: object) -> Path:
+        """A checkpoint with weights drawn from a seed."""
+        generator = torch.Generator().manual_seed(seed)
+        state = {key: torch.randn(value.shape, generator=generator) for key, value in self.model().state_dict().items()}
+        return save_checkpoint(self.folder / name, state, step=step, **more)
+
+    def hessian(self, name: str) -> Tensor:
+        """The dense Hessian at a checkpoint in float64, by torch.func.hessian of the mean squared error."""
+        generator = torch.Generator().manual_seed(0)
+        x, y = torch.randn(20, 2, generator=generator).double(), torch.randn(20, 1, generator=generator).double()
+        model = self.model().double()
+        state = torch.load(self.folder / name)["state"]
+        shapes = {key: value.shape for key, value in model.named_parameters()}
+
+        def loss(vector: Tensor) -> Tensor:
+            pieces = vector.split([shape.numel() for shape in shapes.values()])
+            named = {key: piece.view(shape) for (key, shape), piece in zip(shapes.items(), pieces, strict=True)}
+            return (functional_call(model, named, (x,)) - y).square().mean()
+
+        return torch.func.hessian(loss)(torch.cat([state[key].double().flatten() for key in shapes]))
+
+    def listing(self) -> dict[str, str]:
+        """Every file with the hash of its content, and every folder; but for Python's caches."""
+        return {
+            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+            for path in sorted(self.folder.rglob("*"))
+            if "__pycache__" not in path.parts
+        }
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Runs landscape-probe in this process."""
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "problem.py").write_text(PROBLEM)
+    (tmp_path / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:tiny"\n')
+    project = TinyProject(tmp_path)
+    for seed, name in enumerate(("a", "b", "c")):
+        project.save(f"{name}.pt", seed, step=10 * seed)
+    return project

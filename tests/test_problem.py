@@ -1,0 +1,308 @@
+"""Problems: the objective whatever the batches, nothing of the user's changed, bad input refused in one line."""
+
+import copy
+from collections import namedtuple
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from landscape import InputError, Problem
+from tests.oracles import Attention, call
+
+X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.randint(0, 4, (10,), generator=torch.Generator().manual_seed(1))
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 4)).double()
+
+
+def test_loss_gradient_and_terms_are_those_of_one_full_batch():
+    model = network().eval()
+    problem = Problem(model, nn.CrossEntropyLoss(), [(X[:7], Y[:7]), (X[7:], Y[7:])])
+    loss = functional.cross_entropy(model(X), Y)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    eps = torch.finfo(torch.float64).eps
+    assert abs(problem.loss() - loss.item()) < 20 * eps  # ten terms of size about one
+    assert (problem.gradient() - gradient).abs().max() < 100 * eps
+    losses = torch.cat([losses for losses, _ in problem.sample_losses()])
+    assert (losses - functional.cross_entropy(model(X), Y, reduction="none")).abs().max() < 20 * eps
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 10), min_size=1, max_size=10), st.integers(-100, 3), st.booleans())
+def test_no_partition_changes_the_objective(sizes, ignored, weighted):
+    cuts = [0, *[c for c in np.cumsum(sizes) if c < 10], 10]
+    batches = [(X[a:b], Y[a:b]) for a, b in pairwise(cuts)]
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5, 3.0]) if weighted else None, ignore_index=ignored)
+    model = network()
+    whole = Problem(model, loss, [(X, Y)])
+    parted = Problem(model, loss, batches)
+    assert parted.loss() == pytest.approx(whole.loss(), rel=1e-14)
+    assert (parted.gradient() - whole.gradient()).abs().max() < 1e-14
+    assert parted.evaluate().standard_error == pytest.approx(whole.evaluate().standard_error, rel=1e-12)
+
+
+def test_the_standard_error_is_the_jackknife_of_a_ratio():
+    tokens = torch.randn(50, 6, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    target = torch.randint(0, 4, (50, 6), generator=torch.Generator().manual_seed(3))
+    target[torch.rand(50, 6, generator=torch.Generator().manual_seed(4)) < 0.4] = -100
+    model = nn.Linear(4, 4, dtype=torch.float64)
+    own = Problem.from_sample_losses(model, _masked_losses, [(tokens, target)])
+    losses, weights = _masked_losses(model, (tokens, target))
+    sums, counts = (losses * weights).sum(1).detach(), weights.sum(1)
+    left_out = (sums.sum() - sums) / (counts.sum() - counts)
+    jackknife = ((left_out - left_out.mean()).square().sum() * 49 / 50).sqrt()
+    # Linearisation and jackknife agree to first order in 1/n.
+    assert own.evaluate().standard_error == pytest.approx(float(jackknife), rel=0.05)
+    assert own.evaluate().samples == 50
+    assert own.evaluate().terms == int((target != -100).sum())
+
+
+def _masked_losses(model, batch):
+    x, target = batch
+    kept = (target != -100).double()
+    return functional.cross_entropy(model(x).transpose(1, 2), target.clamp(min=0), reduction="none"), kept
+
+
+def test_a_masked_mean_as_a_plain_function_is_refused():
+    x = torch.randn(4, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([[0, 1, 2, -100, -100, -100], [0] * 6, [1] * 6, [2, 0, 1, 2, -100, 1]])
+    with pytest.raises(InputError, match="from_sample_losses"):
+        Problem(
+            nn.Linear(3, 3, dtype=torch.float64),
+            lambda o, t: functional.cross_entropy(o.transpose(1, 2), t),
+            [(x, target)],
+        )
+
+
+def test_the_users_model_is_left_as_it_was():
+    model = network().train()
+    model[2].eval()  # a mixed state must come back mixed
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    before = copy.deepcopy(model.state_dict())
+    modes = [module.training for module in model.modules()]
+    problem = Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+    hessian = problem.hessian()
+    hessian.matvec(torch.ones(hessian.dim, dtype=torch.float64))
+    problem.gradient()
+    problem.at(torch.zeros(problem.layout.dim)).loss()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(model[0].weight.grad, torch.ones_like(model[0].weight))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_modes_are_put_back_when_the_model_raises():
+    class Raises(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+            self.fail = False
+
+        def forward(self, x):
+            if self.fail:
+                raise RuntimeError("by design")
+            return x * self.weight
+
+    model = Raises().train()
+    problem = Problem(model, nn.MSELoss(), [(torch.ones(2, 1), torch.ones(2, 1))])
+    model.fail = True
+    with pytest.raises(RuntimeError, match="by design"):
+        problem.loss()
+    assert model.training
+
+
+def test_evaluation_mode_uses_running_statistics_and_training_mode_the_batch():
+    model = network()
+    evaluated = Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+    trained = Problem(model, nn.CrossEntropyLoss(), [(X, Y)], training=True)
+    assert evaluated.loss() == pytest.approx(functional.cross_entropy(model.eval()(X), Y).item(), rel=1e-14)
+    expected = functional.cross_entropy(copy.deepcopy(model).train()(X), Y).item()
+    assert [trained.loss(), trained.loss()] == pytest.approx([expected, expected], rel=1e-14)
+
+
+def test_training_mode_that_makes_no_fixed_objective_is_refused():
+    with pytest.raises(InputError, match="one batch"):
+        Problem(network(), nn.CrossEntropyLoss(), [(X[:5], Y[:5]), (X[5:], Y[5:])], training=True)
+    dropping = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1)).double()
+    with pytest.raises(InputError, match="random"):
+        Problem(dropping, nn.CrossEntropyLoss(), [(X, Y)], training=True)
+
+
+def test_at_and_with_state_give_the_problem_elsewhere():
+    model, other = network(0), network(1)
+    other[1].running_mean += 0.3
+    problem = Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+    elsewhere = Problem(other, nn.CrossEntropyLoss(), [(X, Y)])
+    assert problem.with_state(other.state_dict()).loss() == elsewhere.loss()
+    assert problem.at(elsewhere.vector).loss() != elsewhere.loss()  # its buffers are still the first model's
+    assert problem.loss() == Problem(model, nn.CrossEntropyLoss(), [(X, Y)]).loss()
+    with pytest.raises(InputError, match="shape"):
+        problem.at(torch.zeros(3))
+    with pytest.raises(InputError, match="NaN"):
+        problem.at(torch.full((problem.layout.dim,), torch.nan))
+
+
+def test_the_flat_vector_is_in_the_order_of_named_parameters_and_ties_count_once():
+    model = nn.Sequential(nn.Embedding(6, 3), nn.Linear(3, 2), nn.Linear(2, 3), nn.Linear(3, 6, bias=False))
+    model[3].weight = model[0].weight
+    model[1].bias.requires_grad_(False)
+    tokens, target = torch.randint(0, 6, (4,)), torch.randint(0, 6, (4,))
+    problem = Problem(model, nn.CrossEntropyLoss(), [(tokens, target)])
+    assert problem.layout.names == ("0.weight", "1.weight", "2.weight", "2.bias")
+    assert problem.layout.dim == 18 + 6 + 6 + 3
+    assert torch.equal(problem.vector[18:24].view(2, 3), model[1].weight)
+    doubled = problem.at(2 * problem.vector)
+    parameters = {name: 2 * p if p.requires_grad else p for name, p in model.named_parameters()}
+    expected = functional.cross_entropy(call(model, parameters, tokens), target)
+    assert doubled.loss() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_inputs_may_be_tensors_tuples_named_tuples_and_mappings():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor(2.0))
+
+        def forward(self, a, b):
+            return self.weight * (a + b)
+
+    a, b, target = torch.ones(3, 1), 2 * torch.ones(3, 1), torch.zeros(3, 1)
+    pair = namedtuple("Pair", "a b")
+    for inputs in [(a, b), [a, b], pair(a, b), {"a": a, "b": b}]:
+        assert Problem(Sum(), nn.MSELoss(), [(inputs, target)]).loss() == 36.0
+
+
+def test_micro_batches_change_nothing_but_the_pieces():
+    mask = torch.eye(3, dtype=torch.float64)  # no sample dimension: shared by all pieces
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3, 4, dtype=torch.float64)
+
+        def forward(self, x, mask):
+            return self.linear(x @ mask)
+
+    batches = [((X, mask), Y)]
+    model = Masked()
+    whole, parted = (Problem(model, nn.CrossEntropyLoss(), batches, micro_batch=size) for size in (None, 4))
+    assert [len(target) for _, target in parted.batches] == [4, 4, 2]
+    assert parted.loss() == pytest.approx(whole.loss(), rel=1e-15)
+    assert parted.data_sha256 == whole.data_sha256
+
+
+def test_a_shuffling_loader_is_frozen_and_that_is_said():
+    loader = DataLoader(TensorDataset(X, Y), batch_size=4, shuffle=True)
+    problem = Problem(network(), nn.CrossEntropyLoss(), loader)
+    assert problem.loss() == problem.loss()
+    assert any("read once" in note for note in problem.notes)
+    plain = Problem(network(), nn.CrossEntropyLoss(), DataLoader(TensorDataset(X, Y), batch_size=4))
+    assert not plain.notes
+
+
+def test_one_shot_iterators_are_read_once():
+    problem = Problem(network(), nn.CrossEntropyLoss(), ((X[i : i + 5], Y[i : i + 5]) for i in (0, 5)))
+    assert problem.loss() == problem.loss()
+
+
+def test_data_too_large_for_memory_are_refused_without_reading_on(monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=2 * X.nbytes))
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield X, Y
+
+    with pytest.raises(InputError, match="subset"):
+        Problem(network(), nn.CrossEntropyLoss(), endless())
+    assert len(taken) <= 2
+
+
+def test_attention_runs_on_the_math_kernel_and_that_is_said():
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 5, (3, 6))
+    problem = Problem(Attention(), nn.CrossEntropyLoss(), [(tokens[:, :-1], tokens[:, 1:])])
+    assert any("math kernel" in note for note in problem.notes)
+    problem.hessian().matvec(torch.ones(problem.layout.dim))  # would raise on the fused kernel
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    x = torch.randn(3, 5, 8)
+    problem = Problem(encoder, nn.MSELoss(), [(x, x)])
+    assert any("math kernel" in note for note in problem.notes)
+    assert problem.hessian().matvec(torch.ones(problem.layout.dim)).isfinite().all()
+
+
+def test_float64_and_float32_of_one_model():
+    model = network().float()
+    single = Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+    double = Problem(model, nn.CrossEntropyLoss(), [(X, Y)], dtype=torch.float64)
+    assert single.vector.dtype == torch.float32
+    assert double.gradient().dtype == torch.float64
+    # Ten terms, three layers: a hundred roundings at the very most.
+    assert single.loss() == pytest.approx(double.loss(), rel=100 * torch.finfo(torch.float32).eps)
+    assert single.to(dtype=torch.float64).loss() == pytest.approx(double.loss(), rel=1e-6)
+    assert single.dtype == torch.float32
+    assert Problem(model.half(), nn.CrossEntropyLoss(), [(X, Y)]).dtype == torch.float32
+    with pytest.raises(InputError, match="float16"):
+        Problem(model, nn.CrossEntropyLoss(), [(X, Y)], dtype=torch.float16)
+
+
+class _Broken(nn.Module):
+    def __init__(self, output):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+        self.output = output
+
+    def forward(self, x):
+        return self.output(x * self.weight)
+
+
+NAN = torch.full((10, 3), torch.nan, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Problem("model", nn.MSELoss(), []), "Module"),
+        (lambda: Problem(nn.Tanh(), nn.MSELoss(), [(X, X)]), "trainable"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), []), "empty"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), X), "Tensor"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), 3), "int"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [X]), "pair"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X, Y, Y)]), "pair"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X[:0], Y[:0])]), "no samples"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [(NAN, Y)]), "batch 0 of the data"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(ignore_index=2), [(X, torch.full((10,), 2))]), "masked"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], micro_batch=0), "at least 1"),
+        (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], device="banana"), "banana"),
+        (lambda: Problem.from_sample_losses(network(), "fn", [(X, Y)]), "fn"),
+        (lambda: Problem.from_sample_losses(network(), lambda m, b: m(b[0]).mean(), [(X, Y)]), "one loss for each"),
+        (lambda: Problem.from_sample_losses(network(), lambda m, b: m(b[0])[:4], [(X, Y)]), "one loss for each"),
+        (lambda: Problem.from_sample_losses(network(), lambda m, b: (m(b[0]), torch.ones(10)), [(X, Y)]), "weights"),
+        (lambda: Problem.from_sample_losses(network(), lambda m, b: [1.0], [(X, Y)]), "list"),
+        (lambda: Problem(_Broken(torch.log), nn.MSELoss(), [(-X.abs(), X)]).loss(), "10 of 10 terms of batch 0"),
+    ],
+)
+def test_bad_problems_are_refused_in_one_line(make, word):
+    with pytest.raises(InputError, match=word) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_named():
+    model = network()
+    with torch.no_grad():
+        model[3].weight[1, 2] = torch.inf
+    with pytest.raises(InputError, match=r"3\.weight has 1 of 20"):
+        Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
