@@ -118,6 +118,18 @@ def test_small_operators_of_any_multiplicity_are_solved_whole(eigenvalues, data,
     check(top_eigenpairs(matrix, k, which), matrix, eigenvalues)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2000))
+def test_no_clustered_spectrum_loses_an_eigenvalue(seed):
+    rng = np.random.default_rng(seed)
+    clusters = rng.choice([-2.0, -1.0, 0.0, 1.0, 1.5, 3.0, rng.normal()], rng.integers(1, 15))
+    bulk = rng.uniform(-1, 1, rng.integers(30, 120)) if rng.random() < 0.5 else []
+    eigenvalues = np.concatenate([clusters, bulk])
+    matrix = symmetric(eigenvalues, seed, DTYPES[rng.integers(2)])
+    k, which = int(rng.integers(1, len(clusters) + 1)), str(rng.choice(["LM", "LA", "SA", "BE"]))
+    check(top_eigenpairs(matrix, k, which, seed=seed), matrix, eigenvalues)
+
+
 def test_a_small_basis_restarts_and_still_converges():
     eigenvalues = np.concatenate([np.linspace(0, 1, 800), [1.2, 1.4, 1.6]])
     matrix = symmetric(eigenvalues)
@@ -200,6 +212,7 @@ def test_progress_is_told_after_every_product():
         ({"k": 2, "tol": 0}, "tol"),
         ({"k": 2, "tol": float("nan")}, "tol"),
         ({"k": 2, "max_products": 0}, "max_products"),
+        ({"k": 2, "seed": -1}, "seed"),
         ({"k": 2, "basis_size": 3}, "basis_size"),
     ],
 )

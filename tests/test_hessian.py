@@ -143,6 +143,24 @@ def test_a_layer_zoo_against_the_exact_hessian():
     assert (dense(problem.hessian()) - exact).abs().max() < 1e-12
 
 
+@pytest.mark.skipif(not torch.__version__.startswith("2.13"), reason="a defect of that version")
+def test_why_products_are_not_made_by_vmap():
+    """Torch's own vmapped Hessian is wrong for LayerNorm; products, `jvp(grad)` and central differences agree."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 1)).double()
+    x = torch.randn(3, 4, dtype=torch.float64)
+    problem = Problem(model, nn.MSELoss(), [(x, torch.zeros(3, 1, dtype=torch.float64))])
+    ours, h = dense(problem.hessian()), 1e-5
+    columns = torch.eye(problem.layout.dim, dtype=torch.float64)
+    ends = [(problem.at(problem.vector + h * e), problem.at(problem.vector - h * e)) for e in columns]
+    differences = torch.stack([(above.gradient() - below.gradient()) / (2 * h) for above, below in ends])
+    assert (ours - differences).abs().max() < 1e-8
+    assert (ours - exact_hessian(problem, lambda m, p: call(m, p, x).square().mean())).abs().max() < 1e-12
+    unflatten = problem.layout.unflatten
+    vmapped = torch.func.hessian(lambda vector: call(model, unflatten(vector), x).square().mean())(problem.vector)
+    assert (vmapped - vmapped.T).abs().max() > 0.1
+
+
 def test_recurrent_layers_against_finite_differences():
     torch.manual_seed(2)
 

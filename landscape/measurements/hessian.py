@@ -13,7 +13,6 @@ from rich.console import RenderableType
 
 from landscape.curvature.hessian import Hessian, Route
 from landscape.display import eigenvalue_table, rounded_up
-from landscape.errors import InputError
 from landscape.measurements.base import Measured, Measurement, variable
 from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
@@ -44,9 +43,7 @@ class HessianEigenpairs(Measurement):
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
-        check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.max_products)
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie between 0 and 2^63 - 1, not {self.seed}")
+        check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products)
         size = checkpoints * self.k * problem.vector.nbytes
         return replace(self, eigenvectors=size < 1e9) if self.eigenvectors is None else self
 

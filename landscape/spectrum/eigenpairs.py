@@ -106,7 +106,7 @@ def top_eigenpairs(
         InputError: an argument is out of range, or a product isn't finite.
     """
     operator = as_operator(operator)
-    check_arguments(operator.dim, k, which, tol, max_products)
+    check_arguments(operator.dim, k, which, tol, seed, max_products)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
@@ -128,7 +128,7 @@ def top_eigenpairs(
     )
 
 
-def check_arguments(dim: int, k: int, which: str, tol: float, max_products: int | None) -> None:
+def check_arguments(dim: int, k: int, which: str, tol: float, seed: int, max_products: int | None) -> None:
     """Refuse what `top_eigenpairs` can't be asked of an operator of dimension ``dim``.
 
     Raises:
@@ -140,6 +140,8 @@ def check_arguments(dim: int, k: int, which: str, tol: float, max_products: int 
         raise InputError(f"which must be one of {', '.join(get_args(Which))}, not {which!r}")
     if not 0 < tol < 1:
         raise InputError(f"tol must lie between 0 and 1, not {tol}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
     if max_products is not None and max_products < 1:
         raise InputError(f"max_products must be at least 1, not {max_products}")
 

@@ -1,0 +1,52 @@
+"""The README's code runs as printed, and its links lead somewhere."""
+
+import re
+import sys
+
+import pytest
+import torch
+
+from landscape.cli.probe import main
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+MY_PROJECT = """
+import torch
+
+class MyModel(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+def validation_loader():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=generator)
+    return [(x, torch.randint(0, 2, (20,), generator=generator))]
+"""
+
+
+def test_the_factory_of_the_readme_probes_a_checkpoint_of_its_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_project.py").write_text(MY_PROJECT)
+    (tmp_path / "my_problem.py").write_text(BLOCKS[0])
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "checkpoint.pt")
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"landscape-probe checkpoint\.pt (.*)", README)
+    try:
+        assert main(["checkpoint.pt", *line.replace("-k 20", "-k 8").split()]) == 0
+    finally:
+        sys.modules.pop("my_project", None)
+    assert (tmp_path / "checkpoint.h5").exists()
+    assert "8 parameters" in capsys.readouterr().out
+
+
+def test_the_three_lines_of_the_readme_give_eigenpairs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(BLOCKS[1], "README.md", "exec"), {})
+    assert "True" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", sorted(["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]))
+def test_what_the_pages_name_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    places = re.findall(r"(?<![\w/])((?:docs|landscape|models|data|analysis|benchmarks|tests)/[\w./-]*\w)", text)
+    assert not [place for place in places if not (ROOT / place).exists()]
