@@ -159,7 +159,7 @@ class Problem:
                 f"the parameter vector has shape {tuple(vector.shape)}, the model's is ({self.layout.dim},)"
             )
         if not vector.isfinite().all():
-            raise InputError("the parameter vector has entries that are NaN or infinite")
+            raise InputError("the parameter vector has entries that are NaN or infinite; the loss isn't defined there")
         other = copy.copy(self)
         other.vector = self._own(vector)
         return other
@@ -173,7 +173,8 @@ class Problem:
         """The same problem computed elsewhere, in another precision or in smaller pieces; None keeps what is.
 
         Raises:
-            InputError: the device isn't there, the type isn't float32 or float64, or micro_batch isn't positive.
+            InputError: the device isn't there, the type isn't float32 or float64, micro_batch isn't positive, or BatchNorm in
+                training mode doesn't allow to split the batch.
         """
         other = copy.copy(self)
         other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
@@ -181,6 +182,8 @@ class Problem:
         other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
         other._form = self._form.on(other.device, other.dtype)
         other.batches = data.split_all(data.convert(self.batches, other.device, other.dtype), micro_batch)
+        if self._training:
+            other._refuse_noisy_training()
         return other
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:

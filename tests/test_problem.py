@@ -134,6 +134,8 @@ def test_evaluation_mode_uses_running_statistics_and_training_mode_the_batch():
 def test_training_mode_that_makes_no_fixed_objective_is_refused():
     with pytest.raises(InputError, match="one batch"):
         Problem(network(), nn.CrossEntropyLoss(), [(X[:5], Y[:5]), (X[5:], Y[5:])], training=True)
+    with pytest.raises(InputError, match="one batch"):
+        Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], training=True).to(micro_batch=5)
     dropping = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1)).double()
     with pytest.raises(InputError, match="random"):
         Problem(dropping, nn.CrossEntropyLoss(), [(X, Y)], training=True)
