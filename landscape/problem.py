@@ -173,8 +173,8 @@ class Problem:
         """The same problem computed elsewhere, in another precision or in smaller pieces; None keeps what is.
 
         Raises:
-            InputError: the device isn't there, the type isn't float32 or float64, micro_batch isn't positive, or BatchNorm in
-                training mode doesn't allow to split the batch.
+            InputError: the device isn't there, the type isn't float32 or float64, micro_batch isn't positive, or
+                BatchNorm in training mode doesn't allow to split the batch.
         """
         other = copy.copy(self)
         other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
