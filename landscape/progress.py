@@ -58,4 +58,5 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove the bar."""
-        self._bar.stop()
+        if not self._bar.disable:  # rich before 15 ends even a bar that wasn't shown with an empty line
+            self._bar.stop()
