@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench gpu-check docs notebooks clean
+.PHONY: demo test lint types test-slow test-lowest bench gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,10 +47,6 @@ gpu-check: $(INSTALLED)
 # The documentation is Markdown; its examples are run.
 docs: $(INSTALLED)
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_record.py -k "doc"
-
-# Run the notebooks' sources and store them with their outputs.
-notebooks: $(INSTALLED)
-	$(BIN)/python -m jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) .venv-lowest demo.landscape.h5 demo.landscape.h5.parts

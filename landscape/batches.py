@@ -55,7 +55,7 @@ def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype) -> 
     frozen: list[Any] = []
     size = 0
     for index, batch in enumerate(batches):
-        if not any(tensor.ndim and len(tensor) for tensor in tensors_in(batch)):
+        if not next((len(tensor) for tensor in tensors_in(batch) if tensor.ndim), 0):
             raise InputError(f"batch {index} holds no samples: it needs a tensor with a leading sample dimension")
         if not all(bool(t.isfinite().all()) for t in tensors_in(batch) if t.dtype.is_floating_point):
             raise InputError(f"batch {index} of the data holds NaN or infinite values; clean the data first")
@@ -65,19 +65,19 @@ def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype) -> 
                 f"the batches need more than {limit / 1e9:.0f} GB, half this machine's memory, after {index} batches; "
                 "pass a fixed subset"
             )
-        frozen.append(batch)
+        frozen.append(convert(batch, device, dtype))
     if not frozen:
         raise InputError("there are no batches: the list or loader is empty (an iterator that was already used up?)")
-    return convert(frozen, device, dtype)
+    return frozen
 
 
-def convert(batches: list[Any], device: torch.device, dtype: torch.dtype) -> list[Any]:
-    """The batches on a device, their floating-point tensors of a type."""
+def convert(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A copy of a batch on a device, floating-point tensors of a type: loaders may fill the same memory again."""
 
-    def move(tensor: Tensor) -> Tensor:
-        return tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+    def copy(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
-    return [map_tensors(move, batch) for batch in batches]
+    return map_tensors(copy, batch)
 
 
 def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
@@ -88,21 +88,14 @@ def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
     return ("the loader shuffles: its batches were read once and kept",)
 
 
-def split_all(batches: list[Any], size: int | None) -> list[Any]:
-    """All batches in micro-batches of at most ``size`` samples; None leaves them whole.
+def split(batch: Any, size: int) -> list[Any]:
+    """A batch as micro-batches of at most ``size`` samples; tensors without the sample dimension are shared.
 
     Raises:
         InputError: ``size`` isn't positive.
     """
-    if size is None:
-        return batches
     if size < 1:
         raise InputError(f"the batch size must be at least 1, not {size}")
-    return [part for batch in batches for part in split(batch, size)]
-
-
-def split(batch: Any, size: int) -> list[Any]:
-    """A batch as micro-batches of at most ``size`` samples; tensors without the sample dimension are shared."""
     samples = samples_in(batch)
 
     def part(start: int) -> Any:
@@ -112,9 +105,10 @@ def split(batch: Any, size: int) -> list[Any]:
 
 
 def digest(batches: list[Any]) -> str:
-    """SHA-256 of every tensor in the batches, in order: type, shape and bytes."""
+    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints."""
     sha = hashlib.sha256()
     for batch in batches:
+        sha.update(repr(map_tensors(lambda _: "tensor", batch)).encode())  # type: ignore[arg-type, return-value]
         for tensor in tensors_in(batch):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

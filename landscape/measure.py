@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -26,6 +27,7 @@ from landscape.measurements import Measurement
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record
+from landscape.wording import cause
 
 SUFFIX = ".landscape.h5"
 
@@ -62,7 +64,15 @@ class Source:
 
     def pose(self, factory: Factory, checkpoint: Checkpoint) -> Problem:
         """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
-        return build(factory, checkpoint).to(_device(self.device), _dtype(self.dtype), self.batch_size)
+        problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
+        try:
+            return problem.to(_device(self.device), dtype, self.batch_size)
+        except (RuntimeError, TypeError) as error:
+            where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
+            raise InputError(
+                f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
+                "parameter nor buffer stays as it was made"
+            ) from error
 
     def load(self, path: str | Path) -> Problem:
         """The problem at the weights of a checkpoint."""
@@ -181,6 +191,7 @@ def probe(
         {
             "problem": factory.label,
             "arguments": first.arguments,
+            "model_sha256": hashlib.sha256(problem.description.encode()).hexdigest(),
             "data_sha256": problem.data_sha256,
             "dtype": str(problem.dtype).removeprefix("torch."),
             "device": problem.device.type,
@@ -226,6 +237,10 @@ class _Run:
                 measured = measurement.measure(problem, self.bar, self.writer.earlier(measurement.name))
             except InputError as error:
                 raise InputError(f"{checkpoint.path}: {error}") from error
+            except (RuntimeError, NotImplementedError) as error:  # of the user's model: no second derivative, no memory
+                raise InputError(
+                    f"{checkpoint.path}: {measurement.name} can't be measured ({cause(error)}); --debug shows where"
+                ) from error
             told = self.provenance(problem, checkpoint, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
             self.writer.add(measurement.name, measured.dataset, told)

@@ -49,7 +49,7 @@ class SymmetricOperator(ABC):
             (dim, m), same device and dtype.
 
         Raises:
-            InputError: shape, device or dtype isn't the operator's, or a product isn't finite.
+            InputError: shape, device or dtype isn't the operator's.
         """
         self._check(vectors)
         products = self._product(vectors)

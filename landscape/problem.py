@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -127,15 +128,16 @@ class Problem:
     ) -> None:
         self.model = model
         self.layout = ParameterLayout.of(model)
+        self._slots = _slots(model)
         self.device, self.dtype = point
         self._form = form
         self._training = training
         self.vector, self._constants = self._read_state(model)
-        frozen = data.freeze(batches, *point)
-        self.data_sha256 = data.digest(frozen)
-        self.batches = data.split_all(frozen, micro_batch)
+        self.batches = data.freeze(batches, *point)
+        self.data_sha256 = data.digest(self.batches)
         self.total_weight, notes = self._audit()
         self.notes = data.freezing_notes(batches) + notes
+        self._split(micro_batch)
 
     def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         trainable = dict(model.named_parameters())
@@ -173,17 +175,16 @@ class Problem:
         """The same problem computed elsewhere, in another precision or in smaller pieces; None keeps what is.
 
         Raises:
-            InputError: the device isn't there, the type isn't float32 or float64, micro_batch isn't positive, or
-                BatchNorm in training mode doesn't allow to split the batch.
+            InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
         """
         other = copy.copy(self)
         other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
         other.vector = other._own(self.vector)
         other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
         other._form = self._form.on(other.device, other.dtype)
-        other.batches = data.split_all(data.convert(self.batches, other.device, other.dtype), micro_batch)
-        if self._training:
-            other._refuse_noisy_training()
+        other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
+        other.total_weight, _ = other._audit()
+        other._split(micro_batch)
         return other
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
@@ -206,7 +207,31 @@ class Problem:
         """Every parameter and buffer of the model, the trainable ones as views of ``vector``."""
         # BatchNorm in training mode writes its running statistics.
         constants = {n: t.clone() for n, t in self._constants.items()} if self._training else self._constants
-        return self.layout.unflatten(vector) | constants
+        tensors = self.layout.unflatten(vector) | constants
+        return {slot: tensors[name] for slot, name in self._slots.items()}
+
+    def _split(self, size: int | None) -> None:
+        """Go over to micro-batches of at most ``size`` samples, which must give the same losses.
+
+        Raises:
+            InputError: ``size`` isn't positive, or the samples of a batch aren't independent or can't be told apart.
+        """
+        if size is None:
+            return
+        whole, pieces = self.batches[0], data.split(self.batches[0], size)
+        try:
+            with torch.no_grad(), self.evaluating():
+                together, _ = self.terms(self.vector, whole)
+                apart = torch.cat([self.terms(self.vector, piece)[0] for piece in pieces])
+            same = together.shape == apart.shape and _equal(together, apart)
+        except RuntimeError:  # shapes that no longer fit each other
+            same = False
+        if not same:
+            raise InputError(
+                f"batches of {data.samples_in(whole)} samples can't be split into {size}: the losses change, since "
+                "samples are mixed (BatchNorm in training mode) or a tensor of the batch isn't by sample"
+            )
+        self.batches = [piece for batch in self.batches for piece in data.split(batch, size)]
 
     def share(self, vector: Tensor, batch: Any) -> Tensor:
         """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph."""
@@ -240,6 +265,12 @@ class Problem:
                     f"the loss is NaN or infinite for {bad} of {losses.numel()} terms of batch {index}; check the "
                     "weights, the data and the loss function"
                 )
+        weight = sum(float(weights.sum()) for _, weights in pairs)
+        if not math.isclose(weight, self.total_weight, rel_tol=1e-6):
+            raise InputError(
+                f"the losses' weights sum to {weight:.6g} here and to {self.total_weight:.6g} where the problem was "
+                "posed: they must not depend on the model's parameters"
+            )
         mean = sum(float((weights * losses).sum()) for losses, weights in pairs) / self.total_weight
         # A ratio estimator's linearisation: each sample contributes the sum of w (l - mean) over its own terms.
         deviations = torch.cat([(w * (losses - mean)).reshape(len(w), -1).sum(1) for losses, w in pairs])
@@ -264,6 +295,11 @@ class Problem:
         from landscape.curvature.hessian import Hessian
 
         return Hessian(self)
+
+    @property
+    def description(self) -> str:
+        """The model and the loss as they print, to tell one problem from another; not what their code does."""
+        return re.sub(r" at 0x[0-9a-f]+", "", f"{self.model!r}, {self._form.loss_name}")
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -297,14 +333,14 @@ class Problem:
             InputError: something makes the objective ill-defined.
         """
         self._refuse_nonfinite_parameters()
-        if self._training:
-            self._refuse_noisy_training()
+        self._refuse_mixing_in_training()
         total = 0.0
         with torch.no_grad(), self.evaluating(), _FunctionsCalled() as called:
             for batch in self.batches:
                 losses, weights = self._form.check(self._state(self.vector), batch)
                 _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
                 total += float(weights.sum(dtype=torch.float64))
+            self._refuse_changing_losses()
         if not total > 0:
             raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
         if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
@@ -312,23 +348,61 @@ class Problem:
         return total, ()
 
     def _refuse_nonfinite_parameters(self) -> None:
-        state = self._state(self.vector)
+        tensors = self.layout.unflatten(self.vector) | self._constants
         for name, _ in self.model.named_parameters():
-            if bad := int((~state[name].isfinite()).sum()):
+            if bad := int((~tensors[name].isfinite()).sum()):
                 raise InputError(
-                    f"parameter {name} has {bad} of {state[name].numel()} entries that are NaN or infinite; this point "
-                    "has no loss landscape, take an earlier checkpoint"
+                    f"parameter {name} has {bad} of {tensors[name].numel()} entries that are NaN or infinite; this "
+                    "point has no loss landscape, take an earlier checkpoint"
                 )
 
-    def _refuse_noisy_training(self) -> None:
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-                raise InputError(f"{name} drops out at random in training mode: set its p to 0, or use training=False")
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and len(self.batches) > 1:
+    def _refuse_mixing_in_training(self) -> None:
+        for name, module in self.model.named_modules() if self._training and len(self.batches) > 1 else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 raise InputError(
                     f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
                     "training=False"
                 )
+
+    def _refuse_changing_losses(self) -> None:
+        """A landscape is a function: the same point must give the same losses."""
+        first, again = (self.terms(self.vector, self.batches[0])[0] for _ in range(2))
+        if not _equal(first, again):
+            raise InputError(
+                "the losses change from one evaluation to the next: the model or the loss draws random numbers "
+                "(dropout in training mode?) or changes its own buffers; make it deterministic"
+            )
+
+
+def _loss_name(loss: Loss) -> str:
+    """A loss with its settings; a torch module prints none of them."""
+    if not isinstance(loss, nn.Module):
+        return repr(loss)
+    plain = {name: value for name, value in vars(loss).items() if isinstance(value, str | int | float)}
+    return f"{loss!r} {plain} { {name: buffer.tolist() for name, buffer in loss.named_buffers()} }"
+
+
+def _equal(first: Tensor, again: Tensor) -> bool:
+    """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
+    tolerance = 300 * torch.finfo(first.dtype).eps
+    scale = float(first.nan_to_num(0, 0, 0).abs().mean())
+    return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _slots(model: nn.Module) -> dict[str, str]:
+    """For every place that holds a parameter or buffer, the name under which its tensor comes first.
+
+    Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
+    once. Left to itself, `functional_call` swaps the place of a module with two names twice, and puts back what it
+    swapped in.
+    """
+    first = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    return {
+        f"{prefix}.{name}".lstrip("."): first[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
+        if tensor is not None
+    }
 
 
 def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
@@ -339,6 +413,8 @@ def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
         )
     if weights.shape != losses.shape:
         raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")
+    if (weights < 0).any():
+        raise InputError("a weight is negative; weights count samples or tokens, and are 0 or more")
 
 
 def _point(
@@ -394,6 +470,7 @@ class _PairForm:
     def __init__(self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model
         self.given = loss
+        self.loss_name = _loss_name(loss)
         self.loss = terms_of(loss, device, dtype)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -403,8 +480,9 @@ class _PairForm:
         """The model's output on one batch with its parameters and buffers from ``state``."""
         inputs, _ = batch
         if isinstance(inputs, Mapping):
-            return functional_call(self.model, state, (), dict(inputs))
-        return functional_call(self.model, state, tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
+            return functional_call(self.model, state, (), dict(inputs), tie_weights=False)
+        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        return functional_call(self.model, state, positional, tie_weights=False)
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.loss.terms(self.output(state, batch), batch[1])
@@ -420,6 +498,7 @@ class _OwnForm:
 
     def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
         self.call = _Call(model, fn)
+        self.loss_name = repr(fn)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         return self  # its tensors are the user's own affair
@@ -427,7 +506,7 @@ class _OwnForm:
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         inner = {f"model.{name}": tensor for name, tensor in state.items()}
         with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
-            result = functional_call(self.call, inner, (batch,))
+            result = functional_call(self.call, inner, (batch,), tie_weights=False)
         losses, weights = result if isinstance(result, tuple) else (result, None)
         if not isinstance(losses, Tensor):
             raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")

@@ -138,6 +138,24 @@ def test_a_small_basis_restarts_and_still_converges():
     assert np.abs(pairs.eigenvalues - [1.6, 1.4, 1.2]).max() < 1e-4
 
 
+def test_too_little_room_to_search_is_undecided_and_never_certified():
+    """Short chains on a clustered spectrum prove nothing, however many there are."""
+    clusters = 0.85 * np.cos(np.pi * (np.arange(5) + 0.5) / 5)
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 0.9, *np.tile(clusters, 80)[:397]], dtype=torch.float64))
+    for seed in range(20):
+        pairs = top_eigenpairs(matrix, 2, "LA", seed=seed, basis_size=8, max_products=2000)
+        assert not pairs.complete or abs(pairs.eigenvalues[1] - 1) < 1e-3
+
+
+def test_an_operator_that_is_not_symmetric_is_refused():
+    class Skewed(SymmetricOperator):
+        def _product(self, vectors):
+            return torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.5, 1.0]]).double() @ vectors
+
+    with pytest.raises(InputError, match="isn't symmetric"):
+        top_eigenpairs(Skewed(3, torch.device("cpu"), torch.float64), 2)
+
+
 def test_what_does_not_converge_says_so():
     pairs = top_eigenpairs(symmetric(np.linspace(0, 1, 2000)), 5, "LA", max_products=10)
     assert not pairs.converged.all()

@@ -227,8 +227,10 @@ def test_the_route_is_decided_by_what_the_graphs_hold():
     assert Hessian(problem, memory=needed - 1).route.name == "rebuilt"
     assert Hessian(problem, memory=needed - 1, route="cached").route.name == "cached"
     assert "MB" in str(Hessian(problem).route)
-    halves = problem.to(micro_batch=32)
-    assert Hessian(halves).route.graph_bytes == pytest.approx(needed, rel=0.2)
+    halves, single = problem.to(micro_batch=32), problem.to(micro_batch=1)
+    assert Hessian(halves).route.graph_bytes == pytest.approx(needed + problem.vector.nbytes, rel=0.1)
+    # Every micro-batch keeps a gradient of its own.
+    assert Hessian(single).route.graph_bytes >= 64 * problem.vector.nbytes
 
 
 def test_hessians_leave_no_graphs_behind():

@@ -186,3 +186,57 @@ def test_a_solve_drives_the_bar():
     with ProgressBar(shown=False) as bar:
         for each in seen:
             bar(each)
+
+
+MORE = """
+
+def margin(checkpoint, **_):
+    inputs, _ = data()
+    return Problem(model(), multi_margin, [(inputs, torch.zeros(20).long())])
+
+def multi_margin(output, target):
+    return nn.functional.multi_margin_loss(output.expand(-1, 3), target, reduction="none")
+
+def smoother(checkpoint, *, scale=1.0):
+    inputs, targets = data()
+    return Problem(model(), nn.SmoothL1Loss(), [(inputs, scale * targets)])
+
+class Fixed(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x).mm(torch.ones(1, 1))
+
+def fixed(checkpoint, **_):
+    return Problem(Fixed(*model()), nn.MSELoss(), [data()])
+"""
+
+
+@pytest.fixture
+def more(tiny):
+    path = tiny.folder / "problem.py"
+    path.write_text(path.read_text() + MORE)
+    tiny.save("a.pt", 0)
+    return tiny
+
+
+def test_a_loss_without_second_derivative_is_refused_in_one_line(more, command):
+    ran = command("a.pt", "--problem", "problem.py:margin", "--hessian", "-k", 2)
+    assert ran.status == 2
+    assert "hessian can't be measured" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_a_tensor_of_fixed_precision_is_refused_in_one_line(more, command):
+    ran = command("a.pt", "--problem", "problem.py:fixed", "--dtype", "float64")
+    assert ran.status == 2
+    assert "can't be evaluated in torch.float64" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def test_another_loss_under_the_same_name_is_another_request(more, command):
+    path = more.folder / "problem.py"
+    assert command("a.pt", "--problem", "problem.py:smoother").status == 0
+    path.write_text(path.read_text().replace("SmoothL1Loss()", "SmoothL1Loss(beta=0.5)"))
+    ran = command("a.pt", "--problem", "problem.py:smoother")
+    assert ran.status == 2
+    assert "model_sha256" in ran.err
+    assert "--overwrite" in ran.err

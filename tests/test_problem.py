@@ -134,11 +134,105 @@ def test_evaluation_mode_uses_running_statistics_and_training_mode_the_batch():
 def test_training_mode_that_makes_no_fixed_objective_is_refused():
     with pytest.raises(InputError, match="one batch"):
         Problem(network(), nn.CrossEntropyLoss(), [(X[:5], Y[:5]), (X[5:], Y[5:])], training=True)
-    with pytest.raises(InputError, match="one batch"):
+    with pytest.raises(InputError, match="mixed"):
         Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], training=True).to(micro_batch=5)
     dropping = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1)).double()
     with pytest.raises(InputError, match="random"):
         Problem(dropping, nn.CrossEntropyLoss(), [(X, Y)], training=True)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4])
+def test_a_shared_tensor_that_looks_like_samples_is_not_split(micro_batch):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.eye(4, dtype=torch.float64))
+
+        def forward(self, x, mask):
+            return x @ (self.weight * mask)
+
+    x = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batch = ((x, torch.tril(torch.ones(4, 4, dtype=torch.float64))), torch.zeros(4, 4, dtype=torch.float64))
+    if micro_batch == 4:
+        assert Problem(Masked(), nn.MSELoss(), [batch], micro_batch=4).loss() > 0
+    else:
+        with pytest.raises(InputError, match="split"):
+            Problem(Masked(), nn.MSELoss(), [batch], micro_batch=micro_batch)
+
+
+def test_losses_that_change_are_refused():
+    class Noisy(nn.Linear):
+        def forward(self, x):
+            return functional.dropout(super().forward(x), 0.1, training=True)
+
+    class Drifting(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 4, dtype=torch.float64)
+            self.register_buffer("scale", torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x):
+            self.scale.mul_(1.1)
+            return super().forward(x) * self.scale
+
+    for model in (Noisy(3, 4, dtype=torch.float64), Drifting()):
+        with pytest.raises(InputError, match="change from one evaluation"):
+            Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+
+
+def test_data_are_copied():
+    buffer = torch.zeros(2, 3, dtype=torch.float64)
+
+    def refilled():
+        for start in (0, 2, 4):
+            buffer.copy_(X[start : start + 2])
+            yield buffer, Y[start : start + 2]
+
+    model = network()
+    found = Problem(model, nn.CrossEntropyLoss(), refilled()).loss()
+    assert found == pytest.approx(Problem(model, nn.CrossEntropyLoss(), [(X[:6], Y[:6])]).loss(), rel=1e-14)
+
+
+def test_a_module_under_several_names_is_put_back_as_it_was():
+    torch.manual_seed(5)
+    layer = nn.Sequential(nn.Linear(3, 3), nn.Tanh())
+    model = nn.Sequential(layer, layer, layer, nn.Linear(3, 4), nn.Linear(4, 3), nn.Linear(3, 4)).double()
+    model[5].weight = model[3].weight  # and a tie besides
+    before = {name: (id(p), type(p), p.detach().clone()) for name, p in model.named_parameters(remove_duplicate=False)}
+    problem = Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+    own = Problem.from_sample_losses(
+        model, lambda m, batch: functional.cross_entropy(m(batch[0]), batch[1], reduction="none"), [(X, Y)]
+    )
+    for each in (problem, own):
+        assert each.layout.dim == 12 + 16 + 15 + 4
+        each.at(0 * each.vector).loss()
+        each.gradient()
+        each.hessian().matvec(each.vector)
+        each.with_state(model.state_dict()).loss()
+        assert each.loss() == pytest.approx(functional.cross_entropy(model(X), Y).item(), rel=1e-14)
+    after = {name: (id(p), type(p), p.detach()) for name, p in model.named_parameters(remove_duplicate=False)}
+    assert before.keys() == after.keys()
+    for name, (identity, kind, value) in before.items():
+        assert (identity, kind) == after[name][:2]
+        assert torch.equal(value, after[name][2])
+    copy.deepcopy(model)
+    assert Problem(model, nn.CrossEntropyLoss(), [(X, Y)]).layout == problem.layout
+
+
+def test_the_standard_error_of_five_plain_samples():
+    losses = torch.tensor([1.0, 2.0, 4.0, 4.0, 9.0], dtype=torch.float64)
+    problem = Problem.from_sample_losses(nn.Linear(1, 1).double(), lambda model, batch: batch, [losses])
+    estimate = problem.evaluate()
+    # Mean 4, squared deviations 9 + 4 + 0 + 0 + 25 = 38, variance 38 / 4, of the mean 38 / 20.
+    assert (estimate.loss, estimate.samples, estimate.terms) == (4.0, 5, 5)
+    assert estimate.standard_error == pytest.approx((38 / 20) ** 0.5, rel=1e-15)
+
+
+def test_weights_that_depend_on_the_parameters_are_found_out():
+    problem = Problem.from_sample_losses(
+        nn.Linear(3, 1).double(), lambda m, batch: (m(batch)[:, 0] ** 2, m(batch)[:, 0].abs()), [X]
+    )
+    with pytest.raises(InputError, match="depend"):
+        problem.at(3 * problem.vector).loss()
 
 
 def test_at_and_with_state_give_the_problem_elsewhere():
@@ -293,6 +387,7 @@ NAN = torch.full((10, 3), torch.nan, dtype=torch.float64)
         (lambda: Problem.from_sample_losses(network(), lambda m, b: m(b[0])[:4], [(X, Y)]), "one loss for each"),
         (lambda: Problem.from_sample_losses(network(), lambda m, b: (m(b[0]), torch.ones(10)), [(X, Y)]), "weights"),
         (lambda: Problem.from_sample_losses(network(), lambda m, b: [1.0], [(X, Y)]), "list"),
+        (lambda: Problem.from_sample_losses(network(), lambda m, b: (m(b[0]), -(m(b[0]) ** 2)), [(X, Y)]), "negative"),
         (lambda: Problem(_Broken(torch.log), nn.MSELoss(), [(-X.abs(), X)]).loss(), "10 of 10 terms of batch 0"),
     ],
 )

@@ -266,7 +266,14 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _refuse_idle(given: Mapping[str, Any]) -> None:
     """A setting of a measurement that isn't asked for is a measurement forgotten."""
-    options = {"k": "-k", "which": "--which", "tol": "--tol", "max_products": "--max-products", "seed": "--seed"}
+    options = {
+        "k": "-k",
+        "which": "--which",
+        "tol": "--tol",
+        "max_products": "--max-products",
+        "seed": "--seed",
+        "eigenvectors": "--eigenvectors",
+    }
     idle = [option for name, option in options.items() if name in given]
     if idle and not given.get("hessian") and not given.get("crosscheck"):
         raise InputError(f"nothing is asked for that has {' and '.join(idle)}: add --hessian")

@@ -25,8 +25,8 @@ class Route:
         name: ``cached`` keeps the graph of the gradient of every batch, so that a product is two backward passes
             through what exists (2.0 gradients at the least); ``rebuilt`` makes the gradient's graph anew for each
             product (3.0).
-        graph_bytes: what the graphs of all batches hold beyond parameters and data, counted on the first batch and
-            scaled to all by the number of samples.
+        graph_bytes: what the graphs of all batches hold beyond parameters and data: counted on the first batch and
+            scaled to all by the number of samples, and a gradient for each batch.
         budget_bytes: the most that kept graphs may hold.
     """
 
@@ -53,7 +53,7 @@ class Hessian(SymmetricOperator):
     """The Hessian H of sum w_i l_i / sum w_i with respect to the flat parameter vector.
 
     Products are exact up to rounding, by differentiating the gradient once more in reverse (Pearlmutter 1994, in its
-    reverse-over-reverse form, which every differentiable torch layer supports). Batches are summed in float64.
+    reverse-over-reverse form, which nearly every torch layer supports). Batches are summed in float64.
 
     Attributes:
         route: which way the products are made and why; see `Route`.
@@ -84,7 +84,8 @@ class Hessian(SymmetricOperator):
             self._gradient(batches[0])
         counter.let_go()
         samples = sum(samples_in(batch) for batch in batches)
-        return counter.bytes * samples // samples_in(batches[0])
+        gradients = len(batches) * self._vector.nbytes
+        return counter.bytes * samples // samples_in(batches[0]) + gradients
 
     def _gradients(self) -> Iterator[Tensor]:
         """The gradient of each batch's share of the objective, with its graph; call inside `Problem.evaluating`."""

@@ -87,7 +87,7 @@ class HessianEigenpairs(Measurement):
 
 def _chance(missed: float) -> str:
     if missed == 0:
-        return "none, the whole space was searched"
+        return "none seen, the search came to its end"
     return f"below {rounded_up(missed, 1)}" if missed < 1 else "undecided"
 
 

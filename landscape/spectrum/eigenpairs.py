@@ -87,8 +87,8 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """The k eigenpairs at the end of the spectrum that ``which`` names, by thick-restart Lanczos.
 
-    Once the residuals seem small they are computed, and the complement of the basis is searched from a fresh start for
-    copies of multiple eigenvalues, which one start vector cannot see (Parlett 1998, section 13.1).
+    Once the residuals seem small they are computed, and the complement of what was found is searched from a fresh
+    start for copies of multiple eigenvalues, which one start vector cannot see (Parlett 1998, section 13.1).
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.

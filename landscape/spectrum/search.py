@@ -9,7 +9,9 @@ The next Lanczos vector is q = p(A) x / (beta_1 ... beta_j), with p the characte
 A chain that has not seen u therefore had a start with |u^T x| <= prod_i beta_i / (mu - theta_i), and a random start has
 so small a part with a probability of at most sqrt(2 n / pi) times that number. Nothing is assumed of the spectrum,
 and a Ritz value close to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and
-Wozniakowski 1992), this one sees how far the chain has come.
+Wozniakowski 1992), this one sees how far the chain has come. It is a p-value: whenever a chain is stopped, the chance
+that it claims less than delta while something was missed is at most delta, since all its bounds are on the one number
+|u^T x|.
 """
 
 from __future__ import annotations

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, edges, select
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
-
-# Chains tried in one search, should none alone be long enough for the room there is.
-_CHAINS = 20
 
 
 @dataclass(frozen=True)
@@ -191,6 +189,7 @@ class Solve:
         again = self.operator.matvec(vectors[:, leading] / 3) * 3
         measured = float(torch.linalg.vector_norm(again - products[:, leading], dtype=torch.float64))
         self.verification += self.goal.k + 1
+        self.refuse_asymmetry(vectors.T.double() @ products.double(), measured)
         # Rayleigh quotients can stand in another order than the Ritz values, within their errors.
         order = select(values.cpu().numpy(), self.goal.k, self.goal.which)
         host_values, host_residuals = values.cpu().numpy()[order], residuals.cpu().numpy()[order]
@@ -201,6 +200,15 @@ class Solve:
         ordered = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
         return Verified(host_values, host_residuals, host_residuals <= allowed, ordered, rounding)
 
+    def refuse_asymmetry(self, compressed: Tensor, measured: float) -> None:
+        """Hold v_i^T A v_j to v_j^T A v_i: a layer whose double backward is wrong shows here."""
+        asymmetry, scale = float((compressed - compressed.T).abs().max()), float(compressed.abs().max())
+        if asymmetry > max(0.01 * scale, 10 * measured):
+            raise InputError(
+                f"the operator isn't symmetric: v^T A w and w^T A v differ by {asymmetry:.2g} of {scale:.2g}; some "
+                "layer's second derivative is wrong (in PyTorch 2.13, weight_norm's)"
+            )
+
     # ------------------------------------------------------------------ search
 
     def search(self, verified: Verified) -> bool:
@@ -209,21 +217,16 @@ class Solve:
         All but the wanted Ritz vectors is let go. A Lanczos chain from a fresh vector then sees the operator compressed
         to their complement, where every missed eigenvector lies. Either the wanted Ritz values move: something was
         missed. Or the chain shows how small a part in a missed eigenvector its start must have had; see
-        `landscape.spectrum.search`. Chains that end for want of room are independent, so their chances multiply.
+        `landscape.spectrum.search`. There is one chain: several together would prove less than the product of their
+        chances, and where one has no room to decide, undecided is the answer.
 
         Returns:
             Whether something was found; otherwise `missed` says how surely there is nothing.
         """
-        self.missed = 1.0
-        for _ in range(_CHAINS):
-            before = self.missed
-            for chance in self.chances(verified):
-                if chance is None:
-                    self.missed = 1.0
-                    return True
-                self.missed = before * chance
-                if self.missed <= MISSED_AT_MOST or self.exhausted:
-                    return False
+        for chance in self.chances(verified):
+            self.missed = 1.0 if chance is None else chance
+            if chance is None or chance <= MISSED_AT_MOST or self.exhausted:
+                return chance is None
         return False
 
     def chances(self, verified: Verified) -> Iterator[float | None]:
