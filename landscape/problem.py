@@ -6,26 +6,24 @@ import contextlib
 import copy
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from landscape import batches as data
 from landscape.errors import InputError
-from landscape.losses import Loss, Terms, terms_of
+from landscape.forms import OwnForm, PairForm, SampleLosses, slots
+from landscape.losses import Loss, Terms
 from landscape.parameters import ParameterLayout
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
-
-SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Problem:
             InputError: one line that says which of these can't be used and what to do.
         """
         point = _point(model, device, dtype)
-        self._pose(model, _PairForm(model, loss, *point), batches, point, micro_batch, training)
+        self._pose(model, PairForm(model, loss, *point), batches, point, micro_batch, training)
 
     @classmethod
     def from_sample_losses(
@@ -114,13 +112,13 @@ class Problem:
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
         problem = cls.__new__(cls)
         point = _point(model, device, dtype)
-        problem._pose(model, _OwnForm(model, fn), batches, point, micro_batch, training)
+        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training)
         return problem
 
     def _pose(
         self,
         model: nn.Module,
-        form: _PairForm | _OwnForm,
+        form: PairForm | OwnForm,
         batches: Iterable[Any],
         point: tuple[torch.device, torch.dtype],
         micro_batch: int | None,
@@ -128,7 +126,7 @@ class Problem:
     ) -> None:
         self.model = model
         self.layout = ParameterLayout.of(model)
-        self._slots = _slots(model)
+        self._slots = slots(model)
         self.device, self.dtype = point
         self._form = form
         self._training = training
@@ -374,35 +372,11 @@ class Problem:
             )
 
 
-def _loss_name(loss: Loss) -> str:
-    """A loss with its settings; a torch module prints none of them."""
-    if not isinstance(loss, nn.Module):
-        return repr(loss)
-    plain = {name: value for name, value in vars(loss).items() if isinstance(value, str | int | float)}
-    return f"{loss!r} {plain} { {name: buffer.tolist() for name, buffer in loss.named_buffers()} }"
-
-
 def _equal(first: Tensor, again: Tensor) -> bool:
     """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
     tolerance = 300 * torch.finfo(first.dtype).eps
     scale = float(first.nan_to_num(0, 0, 0).abs().mean())
     return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def _slots(model: nn.Module) -> dict[str, str]:
-    """For every place that holds a parameter or buffer, the name under which its tensor comes first.
-
-    Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
-    once. Left to itself, `functional_call` swaps the place of a module with two names twice, and puts back what it
-    swapped in.
-    """
-    first = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    return {
-        f"{prefix}.{name}".lstrip("."): first[id(tensor)]
-        for prefix, module in model.named_modules()
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
-        if tensor is not None
-    }
 
 
 def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
@@ -423,6 +397,11 @@ def _point(
     """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
+        raise InputError(
+            f"{type(model).__name__} can't be given other parameters; pass the plain module (model.module, or the one "
+            "that was scripted)"
+        )
     first = next((p for p in model.parameters() if p.requires_grad), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
@@ -462,67 +441,3 @@ class _FunctionsCalled(TorchFunctionMode):
     ) -> Any:
         self.functions.add(func)
         return func(*args, **(kwargs or {}))
-
-
-class _PairForm:
-    """``loss(model(input), target)`` over batches of ``(input, target)``."""
-
-    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype) -> None:
-        self.model = model
-        self.given = loss
-        self.loss_name = _loss_name(loss)
-        self.loss = terms_of(loss, device, dtype)
-
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return type(self)(self.model, self.given, device, dtype)
-
-    def output(self, state: dict[str, Tensor], batch: Any) -> Any:
-        """The model's output on one batch with its parameters and buffers from ``state``."""
-        inputs, _ = batch
-        if isinstance(inputs, Mapping):
-            return functional_call(self.model, state, (), dict(inputs), tie_weights=False)
-        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-        return functional_call(self.model, state, positional, tie_weights=False)
-
-    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self.loss.terms(self.output(state, batch), batch[1])
-
-    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
-        return self.loss.check(self.output(state, batch), batch[1])
-
-
-class _OwnForm:
-    """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
-
-    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
-        self.call = _Call(model, fn)
-        self.loss_name = repr(fn)
-
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return self  # its tensors are the user's own affair
-
-    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        inner = {f"model.{name}": tensor for name, tensor in state.items()}
-        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
-            result = functional_call(self.call, inner, (batch,), tie_weights=False)
-        losses, weights = result if isinstance(result, tuple) else (result, None)
-        if not isinstance(losses, Tensor):
-            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
-        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
-
-    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self.terms(state, batch)
-
-
-class _Call(nn.Module):
-    """A function of a model as a module, so that functional_call can swap the parameters the function sees."""
-
-    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
-        super().__init__()
-        self.model = model
-        self.fn = fn
-
-    def forward(self, batch: Any) -> Any:
-        return self.fn(self.model, batch)

@@ -21,6 +21,7 @@ LAYERS = [
     ["spectrum", "curvature"],
     ["factories"],
     ["problem", "checkpoint"],
+    ["forms"],
     ["batches", "losses"],
     ["operator", "parameters", "importing", "display"],
     ["wording"],

@@ -372,6 +372,7 @@ NAN = torch.full((10, 3), torch.nan, dtype=torch.float64)
     [
         (lambda: Problem("model", nn.MSELoss(), []), "Module"),
         (lambda: Problem(nn.Tanh(), nn.MSELoss(), [(X, X)]), "trainable"),
+        (lambda: Problem(nn.DataParallel(network()), nn.CrossEntropyLoss(), [(X, Y)]), "plain module"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), []), "empty"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), X), "Tensor"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), 3), "int"),

@@ -1,0 +1,108 @@
+"""How a batch becomes its terms: the model called with other tensors in its places, then the loss.
+
+There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
+``check`` (the same, held to what terms must be), ``on`` (the form on another device or in another precision) and
+``loss_name``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.errors import InputError
+from landscape.losses import Loss, Terms, terms_of
+
+SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
+
+
+def slots(model: nn.Module) -> dict[str, str]:
+    """For every place that holds a parameter or buffer, the name under which its tensor comes first.
+
+    Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
+    once. Left to itself, `functional_call` swaps the place of a module with two names twice, and puts back what it
+    swapped in.
+    """
+    first = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    return {
+        f"{prefix}.{name}".removeprefix("."): first[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
+        if tensor is not None
+    }
+
+
+def _loss_name(loss: Loss) -> str:
+    """A loss with its settings; a torch module prints none of them."""
+    if not isinstance(loss, nn.Module):
+        return repr(loss)
+    plain = {name: value for name, value in vars(loss).items() if isinstance(value, str | int | float)}
+    return f"{loss!r} {plain} { {name: buffer.tolist() for name, buffer in loss.named_buffers()} }"
+
+
+class PairForm:
+    """``loss(model(input), target)`` over batches of ``(input, target)``."""
+
+    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = model
+        self.given = loss
+        self.loss_name = _loss_name(loss)
+        self.loss = terms_of(loss, device, dtype)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return type(self)(self.model, self.given, device, dtype)
+
+    def output(self, state: dict[str, Tensor], batch: Any) -> Any:
+        """The model's output on one batch with its parameters and buffers from ``state``."""
+        inputs, _ = batch
+        if isinstance(inputs, Mapping):
+            return functional_call(self.model, state, (), dict(inputs), tie_weights=False)
+        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        return functional_call(self.model, state, positional, tie_weights=False)
+
+    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        return self.loss.terms(self.output(state, batch), batch[1])
+
+    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
+        return self.loss.check(self.output(state, batch), batch[1])
+
+
+class OwnForm:
+    """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
+
+    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
+        self.call = _Call(model, fn)
+        self.loss_name = repr(fn)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        return self  # its tensors are the user's own affair
+
+    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        inner = {f"model.{name}": tensor for name, tensor in state.items()}
+        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
+            result = functional_call(self.call, inner, (batch,), tie_weights=False)
+        losses, weights = result if isinstance(result, tuple) else (result, None)
+        if not isinstance(losses, Tensor):
+            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
+        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
+
+    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
+        return self.terms(state, batch)
+
+
+class _Call(nn.Module):
+    """A function of a model as a module, so that functional_call can swap the parameters the function sees."""
+
+    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
+        super().__init__()
+        self.model = model
+        self.fn = fn
+
+    def forward(self, batch: Any) -> Any:
+        return self.fn(self.model, batch)
