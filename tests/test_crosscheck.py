@@ -146,3 +146,15 @@ def test_as_plain_values():
     plain = pyhessian_eigenvalues(tanh_net(), 2).plain()
     assert plain.keys() == {"eigenvalues", "residuals", "products", "seconds"}
     assert [type(value) for value in plain.values()] == [list, list, int, float]
+
+
+def test_results_are_shown_even_where_the_peer_fails(tiny, command, monkeypatch):
+    def failing(*_, **__):
+        raise InputError("PyHessian has no answer")
+
+    tiny.save("a.pt", 0)
+    monkeypatch.setattr("landscape.crosscheck.pyhessian_eigenvalues", failing)
+    ran = command("a.pt", "--crosscheck", "pyhessian", "-k", 2)
+    assert ran.status == 2
+    assert "2 eigenvalues of largest magnitude" in ran.out
+    assert ran.err == "landscape-probe: PyHessian has no answer\n"

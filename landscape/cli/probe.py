@@ -142,11 +142,12 @@ def probe(
     if crosscheck:
         check_arguments(which, device)
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
-    peers = [_crosscheck(row, source, k, seed) for row in result.rows] if crosscheck else []
-    if as_json:
-        _print_json(result, measurements, peers)
-    else:
-        _print_tables(result, measurements, peers)
+    peers: list[CrossCheck] = []
+    try:
+        for row in result.rows if crosscheck else ():
+            peers.append(_crosscheck(row, source, k, seed))
+    finally:  # what was measured is shown, whatever becomes of the peer
+        (_print_json if as_json else _print_tables)(result, measurements, peers)
     return EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
 
 
