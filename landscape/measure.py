@@ -237,10 +237,6 @@ class _Run:
                 measured = measurement.measure(problem, self.bar, self.writer.earlier(measurement.name))
             except InputError as error:
                 raise InputError(f"{checkpoint.path}: {error}") from error
-            except (RuntimeError, NotImplementedError) as error:  # of the user's model: no second derivative, no memory
-                raise InputError(
-                    f"{checkpoint.path}: {measurement.name} can't be measured ({cause(error)}); --debug shows where"
-                ) from error
             told = self.provenance(problem, checkpoint, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
             self.writer.add(measurement.name, measured.dataset, told)

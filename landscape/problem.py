@@ -232,8 +232,16 @@ class Problem:
         self.batches = [piece for batch in self.batches for piece in data.split(batch, size)]
 
     def share(self, vector: Tensor, batch: Any) -> Tensor:
-        """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph."""
+        """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph.
+
+        Raises:
+            InputError: the losses don't depend on the vector as far as autograd knows.
+        """
         losses, weights = self.terms(vector, batch)
+        if not losses.requires_grad:
+            raise InputError(
+                "the losses have no gradient: the model or the loss is detached from its parameters (no_grad inside?)"
+            )
         return (weights * losses).sum() / self.total_weight
 
     def sample_losses(self) -> list[Terms]:

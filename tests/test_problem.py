@@ -384,6 +384,8 @@ NAN = torch.full((10, 3), torch.nan, dtype=torch.float64)
         (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], micro_batch=0), "at least 1"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), [(X, Y)], device="banana"), "banana"),
         (lambda: Problem.from_sample_losses(network(), "fn", [(X, Y)]), "fn"),
+        (lambda: Problem(_Broken(torch.detach), nn.MSELoss(), [(X, X)]).gradient(), "no gradient"),
+        (lambda: Problem(_Broken(torch.detach), nn.MSELoss(), [(X, X)]).hessian(), "no gradient"),
         (lambda: Problem.from_sample_losses(network(), lambda m, b: m(b[0]).mean(), [(X, Y)]), "one loss for each"),
         (lambda: Problem.from_sample_losses(network(), lambda m, b: m(b[0])[:4], [(X, Y)]), "one loss for each"),
         (lambda: Problem.from_sample_losses(network(), lambda m, b: (m(b[0]), torch.ones(10)), [(X, Y)]), "weights"),

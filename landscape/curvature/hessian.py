@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from landscape.batches import samples_in, tensors_in
+from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.wording import cause
 
 if TYPE_CHECKING:
     from landscape.problem import Problem
@@ -108,7 +110,14 @@ class Hessian(SymmetricOperator):
         return products.to(self.dtype)
 
     def _differentiate(self, gradient: Tensor, vector: Tensor) -> Tensor:
-        (product,) = torch.autograd.grad(gradient, self._vector, vector, retain_graph=True, materialize_grads=True)
+        try:
+            (product,) = torch.autograd.grad(gradient, self._vector, vector, retain_graph=True, materialize_grads=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # nothing runs here but the graph of the user's model and loss
+            raise InputError(
+                f"the loss can't be differentiated twice ({cause(error)}); use layers and a loss that can be"
+            ) from error
         return product
 
 

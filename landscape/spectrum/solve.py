@@ -202,6 +202,7 @@ class Solve:
 
     def refuse_asymmetry(self, compressed: Tensor, measured: float) -> None:
         """Hold v_i^T A v_j to v_j^T A v_i: a layer whose double backward is wrong shows here."""
+        # Rounding is told by what was measured; derivatives that are wrong are off by percents, not by less.
         asymmetry, scale = float((compressed - compressed.T).abs().max()), float(compressed.abs().max())
         if asymmetry > max(0.01 * scale, 10 * measured):
             raise InputError(
