@@ -2,11 +2,13 @@
 
 import argparse
 import errno
+import functools
 import hashlib
 import itertools
 import os
 import pathlib
 import pickle
+import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -454,7 +456,7 @@ def test_torchscript(tmp_path):
 
 
 def test_a_zip_archive_of_a_version_to_come(tmp_path):
-    content = bytearray(example_bytes(tmp_path, "zip"))
+    content = bytearray(example_bytes("zip"))
     directory = content.rindex(b"PK\x01\x02")
     content[directory + 6] = 64  # "version needed to extract" of its last entry
     (tmp_path / "a.pt").write_bytes(content)
@@ -488,21 +490,23 @@ def test_content_without_a_state_dict(tmp_path, content, says, zipped):
     assert says in refusal(tmp_path / "a.pt")
 
 
-def example_bytes(folder, kind):
-    path = folder / "whole"
-    state = dict(small_model().state_dict())
-    if kind == "own":
-        save_checkpoint(path, state, step=1)
-    elif kind == "safetensors":
-        safetensors.torch.save_file(state, path)
-    else:
-        torch.save({"model": state}, path, _use_new_zipfile_serialization=kind == "zip")
-    return path.read_bytes()
+@functools.cache  # the older format holds memory addresses, so that each writing gives other bytes and lengths
+def example_bytes(kind):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "whole"
+        state = dict(small_model().state_dict())
+        if kind == "own":
+            save_checkpoint(path, state, step=1)
+        elif kind == "safetensors":
+            safetensors.torch.save_file(state, path)
+        else:
+            torch.save({"model": state}, path, _use_new_zipfile_serialization=kind == "zip")
+        return path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["own", "zip", "legacy", "safetensors"])
 def test_every_truncation_is_refused(tmp_path, kind):
-    whole = example_bytes(tmp_path, kind)
+    whole = example_bytes(kind)
     path = tmp_path / "cut"
     for length in sorted({*range(1, len(whole), 37), *range(len(whole) - 40, len(whole))}):
         path.write_bytes(whole[:length])
@@ -527,7 +531,7 @@ def test_random_bytes_are_refused(tmp_path, content, head):
 @pytest.mark.parametrize("kind", ["own", "zip", "legacy", "safetensors"])
 @given(data=st.data())
 def test_damaged_bytes_are_read_or_refused_in_one_line(tmp_path, kind, data):
-    content = bytearray(example_bytes(tmp_path, kind))
+    content = bytearray(example_bytes(kind))
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged"
