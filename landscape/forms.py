@@ -1,12 +1,13 @@
 """How a batch becomes its terms: the model called with other tensors in its places, then the loss.
 
 There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
-``check`` (the same, held to what terms must be), ``on`` (the form on another device or in another precision) and
-``loss_name``.
+``check`` (the same, held to what terms must be), ``on`` (the form on another device or in another precision),
+``with_model`` and ``loss_name``.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
@@ -56,6 +57,11 @@ class PairForm:
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         return type(self)(self.model, self.given, device, dtype)
 
+    def with_model(self, model: nn.Module) -> Self:
+        other = copy.copy(self)
+        other.model = model
+        return other
+
     def output(self, state: dict[str, Tensor], batch: Any) -> Any:
         """The model's output on one batch with its parameters and buffers from ``state``."""
         inputs, _ = batch
@@ -82,6 +88,9 @@ class OwnForm:
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         return self  # its tensors are the user's own affair
+
+    def with_model(self, model: nn.Module) -> Self:
+        return type(self)(model, self.call.fn)
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         inner = {f"model.{name}": tensor for name, tensor in state.items()}

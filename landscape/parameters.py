@@ -7,7 +7,7 @@ once. Every vector in this library, an eigenvector in a record included, is laid
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,6 +38,11 @@ class ParameterLayout:
             if not parameter.dtype.is_floating_point:
                 raise InputError(f"parameter {name} is {parameter.dtype}; curvature needs real floating-point weights")
         return cls(tuple(name for name, _ in trainable), tuple(p.shape for _, p in trainable))
+
+    def subset(self, names: Container[str]) -> Self:
+        """The layout of some of the parameters, in the same order."""
+        chosen = [(name, shape) for name, shape in zip(self.names, self.shapes, strict=True) if name in names]
+        return type(self)(tuple(name for name, _ in chosen), tuple(shape for _, shape in chosen))
 
     @property
     def sizes(self) -> list[int]:

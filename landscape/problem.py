@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fnmatch
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,7 @@ from landscape.errors import InputError
 from landscape.forms import OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, Terms
 from landscape.parameters import ParameterLayout
+from landscape.wording import listed
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
@@ -191,6 +193,57 @@ class Problem:
         other._constants = {name: self._own(state.get(name, tensor)) for name, tensor in self._constants.items()}
         return other
 
+    def restricted(self, patterns: Iterable[str]) -> Self:
+        """The same problem with some parameters alone left to vary; the others are constants.
+
+        Args:
+            patterns: globs such as ``blocks.*.attention.*``; one that matches a module's name takes all parameters
+                under it. A tied parameter goes by each of its names.
+
+        Raises:
+            InputError: a pattern matches no parameter of the flat vector.
+        """
+        other = copy.copy(self)
+        other.layout = self.layout.subset(self._matching(patterns))
+        tensors = self.layout.unflatten(self.vector)
+        other.vector = other.layout.flatten(tensors)
+        fixed = {name: tensor for name, tensor in tensors.items() if name not in other.layout.names}
+        other._constants = self._constants | fixed
+        return other
+
+    def _matching(self, patterns: Iterable[str]) -> set[str]:
+        """The names in the layout that some pattern matches."""
+        chosen: set[str] = set()
+        places = {place: name for place, name in self._slots.items() if name in self.layout.names}
+        for pattern in patterns:
+            found = {name for place, name in places.items() if _matches(place, pattern)}
+            if not found:
+                raise InputError(
+                    f"no trainable parameter matches {pattern!r}; there are {listed(self.layout.names)} (globs such as "
+                    "'*.weight', or a module's name)"
+                )
+            chosen |= found
+        return chosen
+
+    def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
+        """The same data and loss on another model, at given values of its parameters and buffers.
+
+        Args:
+            model: takes the inputs of the problem's own model.
+            tensors: every parameter and buffer under the first of its names in ``model``.
+        """
+        other = copy.copy(self)
+        other.model, other._form, other._slots = model, self._form.with_model(model), slots(model)
+        other.layout = ParameterLayout.of(model)
+        other.vector = other._own(other.layout.flatten(tensors))
+        fixed = {name for name in other._slots.values() if name not in other.layout.names}
+        other._constants = {name: other._own(tensors[name]) for name in fixed}
+        return other
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer at this point, under the first of its names."""
+        return self.layout.unflatten(self.vector) | self._constants
+
     # ------------------------------------------------------------------ evaluation
 
     def terms(self, vector: Tensor, batch: Any) -> Terms:
@@ -354,7 +407,7 @@ class Problem:
         return total, ()
 
     def _refuse_nonfinite_parameters(self) -> None:
-        tensors = self.layout.unflatten(self.vector) | self._constants
+        tensors = self.tensors()
         for name, _ in self.model.named_parameters():
             if bad := int((~tensors[name].isfinite()).sum()):
                 raise InputError(
@@ -378,6 +431,10 @@ class Problem:
                 "the losses change from one evaluation to the next: the model or the loss draws random numbers "
                 "(dropout in training mode?) or changes its own buffers; make it deterministic"
             )
+
+
+def _matches(place: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(place, pattern) or fnmatch.fnmatchcase(place, f"{pattern}.*")
 
 
 def _equal(first: Tensor, again: Tensor) -> bool:
