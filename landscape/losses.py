@@ -93,7 +93,7 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
     return LossTerms(reduced, functools.partial(_element_terms, unreduced, loss.reduction == "batchmean"))
 
 
-class _FunctionAsModule(nn.Module):
+class FunctionAsModule(nn.Module):
     """A function of torch.nn.functional with a ``reduction``, as the module it would be; its tensors are buffers."""
 
     def __init__(self, function: Callable[..., Tensor], keywords: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def _torch_function_as_module(loss: Loss) -> Loss:
         return (nn.CrossEntropyLoss if function is functional.cross_entropy else nn.NLLLoss)(**keywords)
     if getattr(functional, getattr(function, "__name__", ""), None) is not function:
         return loss
-    return _FunctionAsModule(function, keywords) if "reduction" in inspect.signature(function).parameters else loss
+    return FunctionAsModule(function, keywords) if "reduction" in inspect.signature(function).parameters else loss
 
 
 def _class_terms(unreduced: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target: Tensor) -> Terms:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import numpy as np
 import scipy.sparse.linalg
@@ -11,13 +13,15 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.wording import one_line
 
 
 class SymmetricOperator(ABC):
     """A symmetric linear map on flat vectors that counts the products made with it.
 
     A subclass gives `_product`; everything else is final. ``products`` counts columns: a `matmat` with a
-    (dim, m) block counts m.
+    (dim, m) block counts m. Operators of one dimension, device and dtype can be added and subtracted, and any can be
+    scaled by a number: ``A + 2 * B``, ``-A``; see also `shifted`.
 
     Attributes:
         dim: length of the vectors.
@@ -25,6 +29,8 @@ class SymmetricOperator(ABC):
         dtype: their floating-point type.
         products: products made so far.
     """
+
+    __array_ufunc__ = None  # so that a NumPy number times an operator is an operator
 
     def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
         if dim < 1:
@@ -76,6 +82,33 @@ class SymmetricOperator(ABC):
             (self.dim, self.dim), matvec=apply, rmatvec=apply, matmat=apply, rmatmat=apply, dtype=numpy_dtype
         )
 
+    @final
+    def shifted(self, alpha: float) -> LinearCombination:
+        """A + alpha I.
+
+        Raises:
+            InputError: ``alpha`` isn't a finite number.
+        """
+        return LinearCombination([(1.0, self)], alpha)
+
+    @final
+    def __add__(self, other: SymmetricOperator) -> LinearCombination:
+        return LinearCombination([(1.0, self), (1.0, other)])
+
+    @final
+    def __sub__(self, other: SymmetricOperator) -> LinearCombination:
+        return LinearCombination([(1.0, self), (-1.0, other)])
+
+    @final
+    def __rmul__(self, factor: float) -> LinearCombination:
+        return LinearCombination([(factor, self)])
+
+    __mul__ = __rmul__
+
+    @final
+    def __neg__(self) -> LinearCombination:
+        return LinearCombination([(-1.0, self)])
+
     def _check(self, vectors: Tensor) -> None:
         if vectors.ndim != 2 or vectors.shape[0] != self.dim:
             raise InputError(f"the operator takes vectors of shape ({self.dim}, m), not {tuple(vectors.shape)}")
@@ -114,6 +147,56 @@ class MatrixOperator(SymmetricOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.matrix @ vectors
+
+
+@final
+class LinearCombination(SymmetricOperator):
+    """sum_i c_i A_i + alpha I. Its products are counted here and in every A_i.
+
+    Args:
+        terms: pairs (c_i, A_i), at least one.
+        shift: alpha.
+
+    Raises:
+        InputError: an A_i is no operator, they differ in dimension, device or dtype, or a number isn't finite.
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]], shift: float = 0.0) -> None:
+        first = terms[0][1]
+        for _, operator in terms:
+            _refuse_unlike(first, operator)
+        super().__init__(first.dim, first.device, first.dtype)
+        self._terms = [(_finite(factor), operator) for factor, operator in terms]
+        self._shift = _finite(shift)
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        products = self._shift * vectors
+        for factor, operator in self._terms:
+            products = products + factor * operator.matmat(vectors)
+        return products
+
+
+def _refuse_unlike(first: SymmetricOperator, other: Any) -> None:
+    if not isinstance(other, SymmetricOperator):
+        raise InputError(
+            f"only an operator can be added to an operator, not {type(other).__name__}: as_operator makes one of a "
+            "matrix, and A.shifted(alpha) is A + alpha I"
+        )
+    if (first.dim, first.device, first.dtype) != (other.dim, other.device, other.dtype):
+        raise InputError(
+            f"operators of dimension {first.dim} in {first.dtype} on {first.device} and of dimension {other.dim} in "
+            f"{other.dtype} on {other.device} have no sum; pose both on one problem"
+        )
+
+
+def _finite(number: Any) -> float:
+    try:
+        value = float(number)
+    except (TypeError, ValueError, RuntimeError):  # torch raises the last for a tensor of several numbers
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"an operator can be scaled and shifted by a finite number, not {one_line(repr(number), 60)}")
+    return value
 
 
 def as_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from landscape import batches as data
 from landscape.errors import InputError
 from landscape.forms import OwnForm, PairForm, SampleLosses, slots
-from landscape.losses import Loss, Terms
+from landscape.losses import Loss, LossTerms, Terms
 from landscape.parameters import ParameterLayout
 from landscape.wording import listed
 
@@ -61,7 +61,10 @@ class Problem:
         device: where everything is computed.
         dtype: floating-point type of parameters, buffers and data.
         notes: what was decided or changed on the user's behalf, a sentence each.
+        optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
+
+    optimizer: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -250,6 +253,31 @@ class Problem:
         """Losses and weights of one batch at a flat vector, differentiable in the vector; call inside `evaluating`."""
         return self._form.terms(self._state(vector), batch)
 
+    def output(self, vector: Tensor, batch: Any) -> Any:
+        """The model's output on one batch at a flat vector, differentiable in the vector; call inside `evaluating`.
+
+        Raises:
+            InputError: the problem is of the form `from_sample_losses`, in which only the user's function sees it.
+        """
+        return self._pair_form().output(self._state(vector), batch)
+
+    @property
+    def loss_terms(self) -> LossTerms:
+        """The loss as a function of the model's output and the target.
+
+        Raises:
+            InputError: the problem is of the form `from_sample_losses`.
+        """
+        return self._pair_form().loss
+
+    def _pair_form(self) -> PairForm:
+        if isinstance(self._form, PairForm):
+            return self._form
+        raise InputError(
+            "Problem.from_sample_losses doesn't tell the model's output from its loss, which Gauss-Newton and the "
+            "Fisher need: use Problem(model, loss, batches), or the Hessian or the empirical Fisher"
+        )
+
     def constants(self) -> Iterable[Tensor]:
         """The buffers and frozen parameters."""
         return self._constants.values()
@@ -274,7 +302,7 @@ class Problem:
             with torch.no_grad(), self.evaluating():
                 together, _ = self.terms(self.vector, whole)
                 apart = torch.cat([self.terms(self.vector, piece)[0] for piece in pieces])
-            same = together.shape == apart.shape and _equal(together, apart)
+            same = together.shape == apart.shape and equal_losses(together, apart)
         except RuntimeError:  # shapes that no longer fit each other
             same = False
         if not same:
@@ -290,7 +318,18 @@ class Problem:
         Raises:
             InputError: the losses don't depend on the vector as far as autograd knows.
         """
-        losses, weights = self.terms(vector, batch)
+        return self._weigh(self.terms(vector, batch))
+
+    def share_of_output(self, output: Any, batch: Any) -> Tensor:
+        """The same as `share`, from the model's output on the batch.
+
+        Raises:
+            InputError: the problem is of the form `from_sample_losses`, or the losses don't depend on the output.
+        """
+        return self._weigh(self.loss_terms.terms(output, batch[1]))
+
+    def _weigh(self, terms: Terms) -> Tensor:
+        losses, weights = terms
         if not losses.requires_grad:
             raise InputError(
                 "the losses have no gradient: the model or the loss is detached from its parameters (no_grad inside?)"
@@ -426,7 +465,7 @@ class Problem:
     def _refuse_changing_losses(self) -> None:
         """A landscape is a function: the same point must give the same losses."""
         first, again = (self.terms(self.vector, self.batches[0])[0] for _ in range(2))
-        if not _equal(first, again):
+        if not equal_losses(first, again):
             raise InputError(
                 "the losses change from one evaluation to the next: the model or the loss draws random numbers "
                 "(dropout in training mode?) or changes its own buffers; make it deterministic"
@@ -437,7 +476,7 @@ def _matches(place: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(place, pattern) or fnmatch.fnmatchcase(place, f"{pattern}.*")
 
 
-def _equal(first: Tensor, again: Tensor) -> bool:
+def equal_losses(first: Tensor, again: Tensor) -> bool:
     """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
     tolerance = 300 * torch.finfo(first.dtype).eps
     scale = float(first.nan_to_num(0, 0, 0).abs().mean())

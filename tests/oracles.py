@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape import Problem
+from models.attention import AttentionModel
 
 
 def symmetric(eigenvalues: np.ndarray | list[float], seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -128,3 +131,107 @@ class Attention(nn.Module):
 def call(model: nn.Module, parameters: dict[str, Tensor], *inputs: Tensor) -> Tensor:
     """The model's output with other parameters, for objectives written out by hand."""
     return functional_call(model, parameters, inputs)
+
+
+def exact_jacobian(problem: Problem, function: Callable[[nn.Module, dict[str, Tensor]], Tensor]) -> Tensor:
+    """The Jacobian (*shape, n) of a tensor-valued function, forward mode, one column at a time."""
+
+    def at(vector: Tensor) -> Tensor:
+        return function(problem.model, problem.layout.unflatten(vector))
+
+    basis = torch.eye(problem.layout.dim, dtype=problem.dtype)
+    return torch.stack([torch.func.jvp(at, (problem.vector,), (column,))[1] for column in basis], dim=-1)
+
+
+def second_derivative(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """The second derivative (m, m) of a scalar function at a tensor of m elements, forward over reverse, by columns."""
+    gradient = torch.func.grad(lambda flat: function(flat.view(point.shape)))
+    basis = torch.eye(point.numel(), dtype=point.dtype)
+    return torch.stack([torch.func.jvp(gradient, (point.flatten(),), (column,))[1] for column in basis], dim=1)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model in float64, inputs, and one class for each place (sample, or sample and position) of its logits."""
+
+    model: nn.Module
+    inputs: Tensor
+    classes: Tensor
+
+    def problem(self, loss: object, parts: list[int] | None = None, target: Tensor | None = None) -> Problem:
+        """The problem of this loss on the data in batches of these sizes."""
+        target = self.classes if target is None else target
+        parts = [len(self.inputs)] if parts is None else parts
+        return Problem(self.model, loss, list(zip(self.inputs.split(parts), target.split(parts), strict=True)))
+
+    @cached_property
+    def jacobian(self) -> Tensor:
+        """Of all outputs: (sample, class, ..., parameter)."""
+        with sdpa_kernel(SDPBackend.MATH):
+            return exact_jacobian(self.problem(nn.CrossEntropyLoss()), lambda m, p: call(m.eval(), p, self.inputs))
+
+    @cached_property
+    def output(self) -> Tensor:
+        """All outputs: (sample, class, ...)."""
+        return self.model.eval()(self.inputs).detach()
+
+
+def token_network(model: Callable[..., nn.Module], **settings: object) -> Network:
+    """A language model of 5 symbols on random tokens, its weights twice as large as drawn, lest all curvature be small.
+
+    Args:
+        model: its kind.
+        settings: of the model, without the number of symbols.
+    """
+    tokens = torch.randint(0, 5, (5, 7), generator=torch.Generator().manual_seed(5))
+    torch.manual_seed(0)
+    network = Network(model(5, **settings).double(), tokens[:, :-1], tokens[:, 1:])
+    with torch.no_grad():
+        for parameter in network.model.parameters():
+            parameter.mul_(2)
+    return network
+
+
+def perceptron() -> Network:
+    """Two layers on five samples of four classes."""
+    g = torch.Generator().manual_seed(6)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    return Network(model, torch.randn(5, 3, generator=g).double(), torch.randint(0, 4, (5,), generator=g))
+
+
+def convolutional() -> Network:
+    """A convolution, normalisations and a head on five images of three classes."""
+    g = torch.Generator().manual_seed(7)
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.GELU(), nn.GroupNorm(1, 3), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(12, 3),
+    ).double()  # fmt: skip
+    return Network(model, torch.randn(5, 2, 6, 6, generator=g).double(), torch.randint(0, 3, (5,), generator=g))
+
+
+def _tied_attention(vocabulary: int) -> nn.Module:
+    """Fused attention whose head shares the embedding's weights."""
+    model = Attention(vocabulary, width=4)
+    model.head.weight = model.embedding.weight
+    return model
+
+
+_SMALL = {"width": 4, "heads": 2, "head_width": 2}
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "single": partial(token_network, AttentionModel, loops=1, **_SMALL),
+    "looped": partial(token_network, AttentionModel, loops=3, **_SMALL),
+    "linear attention": partial(token_network, AttentionModel, loops=2, attention="linear", **_SMALL),
+    "normalised": partial(token_network, AttentionModel, loops=1, layer_norm=True, mlp=3, **_SMALL),
+    "tied": partial(token_network, _tied_attention),
+    "perceptron": perceptron,
+    "convolutional": convolutional,
+}
+
+
+@cache
+def network(name: str) -> Network:
+    """One of `NETWORKS`, made once for all tests, with its Jacobian: its model isn't theirs to change."""
+    return NETWORKS[name]()

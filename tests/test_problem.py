@@ -406,3 +406,54 @@ def test_weights_that_are_not_finite_are_named():
         model[3].weight[1, 2] = torch.inf
     with pytest.raises(InputError, match=r"3\.weight has 1 of 20"):
         Problem(model, nn.CrossEntropyLoss(), [(X, Y)])
+
+
+# ---------------------------------------------------------------------- some of the parameters
+
+
+def entries(problem: Problem, names: list[str]) -> list[int]:
+    """Where the parameters with these names are in the flat vector."""
+    starts = np.cumsum([0, *problem.layout.sizes])
+    place = {name: range(a, b) for name, (a, b) in zip(problem.layout.names, pairwise(starts), strict=True)}
+    return [i for name in names for i in place[name]]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        (["*.weight"], ["0.weight", "1.weight", "3.weight"]),
+        (["3"], ["3.weight", "3.bias"]),
+        (["3.bias", "0"], ["0.weight", "0.bias", "3.bias"]),
+        (["*"], ["0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias"]),
+    ],
+)
+def test_a_restricted_problem_has_the_block_of_the_hessian(patterns, names):
+    problem = Problem(network(), nn.CrossEntropyLoss(), [(X, Y)])
+    part = problem.restricted(patterns)
+    chosen = entries(problem, names)
+    assert part.layout.names == tuple(names)
+    assert torch.equal(part.vector, problem.vector[chosen])
+    assert part.loss() == problem.loss()
+    assert torch.equal(part.gradient(), problem.gradient()[chosen])
+    whole = problem.hessian().matmat(torch.eye(problem.layout.dim, dtype=torch.float64))
+    block = part.hessian().matmat(torch.eye(len(chosen), dtype=torch.float64))
+    assert (block - whole[chosen][:, chosen]).abs().max() < 1e-14
+
+
+def test_a_restricted_problem_takes_the_other_weights_from_a_checkpoint_too():
+    problem = Problem(network(), nn.CrossEntropyLoss(), [(X, Y)])
+    other = network(1).state_dict()
+    there = problem.restricted(["3"]).with_state(other)
+    assert there.loss() == problem.with_state(other).loss()
+    assert there.loss() != problem.loss()
+
+
+def test_a_tied_parameter_goes_by_each_of_its_names():
+    model = nn.ModuleDict({"embedding": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
+    model["head"].weight = model["embedding"].weight
+    problem = Problem.from_sample_losses(
+        model.double(), lambda m, batch: m["head"](m["embedding"](batch)).square().sum(1), [Y]
+    )
+    assert problem.restricted(["head"]).layout.names == ("embedding.weight",)
+    with pytest.raises(InputError, match=r"no trainable parameter matches 'tail\.\*'; there are embedding\.weight"):
+        problem.restricted(["head.*", "tail.*"])
