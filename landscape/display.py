@@ -13,14 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 
-def eigenvalue_table(eigenvalues: np.ndarray, residuals: np.ndarray, converged: np.ndarray, rounding: float) -> Table:
-    """Eigenvalues with their errors: residual and rounding together bound the distance to the nearest eigenvalue."""
-    caption = "±: an exact eigenvalue lies within (residual + rounding)"
+def eigenvalue_table(
+    eigenvalues: np.ndarray, intervals: np.ndarray, residuals: np.ndarray, converged: np.ndarray
+) -> Table:
+    """Eigenvalues (k,) with the intervals (k, 2) that contain exact ones, and their residual norms (k,)."""
+    caption = "±: an exact eigenvalue lies within"
     table = Table("#", "eigenvalue", "±", "relative residual", "converged", caption=caption, caption_justify="left")
     for column in table.columns[:4]:
         column.justify = "right"
-    for i, (value, residual, good) in enumerate(zip(eigenvalues, residuals, converged, strict=True), 1):
-        radius = residual + rounding
+    radii = np.abs(intervals - eigenvalues[:, None]).max(axis=1)
+    for i, (value, radius, residual, good) in enumerate(zip(eigenvalues, radii, residuals, converged, strict=True), 1):
         relative = f"{residual / abs(value):.1e}" if value else "-"
         table.add_row(
             str(i), to_error(value, radius), f"{radius:.1e}", relative, "yes" if good else Text("NO", "bold red")

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST
-from landscape.spectrum.solve import Goal, Progress, Solve
+from landscape.spectrum.solve import Goal, Iteration, Progress, Solve
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,18 @@ class Eigenpairs:
     """
 
     eigenvalues: np.ndarray
+    intervals: np.ndarray
     residuals: np.ndarray
     converged: np.ndarray
     eigenvectors: Tensor
     which: Which
     tol: float
+    tol_value: float | None
     rounding: float
     orthogonality: float
     missed: float
     products: int
     products_verification: int
-
-    @property
-    def intervals(self) -> np.ndarray:
-        """(k, 2): each contains an eigenvalue, since the residual bounds the distance to the nearest one."""
-        radius = self.residuals + self.rounding
-        return np.stack([self.eigenvalues - radius, self.eigenvalues + radius], axis=1)
 
     @property
     def complete(self) -> bool:
@@ -65,7 +62,7 @@ class Eigenpairs:
         """The table that a terminal shows."""
         from landscape.display import eigenvalue_table
 
-        return eigenvalue_table(self.eigenvalues, self.residuals, self.converged, self.rounding)
+        return eigenvalue_table(self.eigenvalues, self.intervals, self.residuals, self.converged)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """The table that a notebook shows."""
@@ -81,6 +78,8 @@ def top_eigenpairs(
     tol: float = 1e-3,
     seed: int = 0,
     *,
+    tol_value: float | None = None,
+    start: Tensor | None = None,
     max_products: int | None = None,
     basis_size: int | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -106,20 +105,30 @@ def top_eigenpairs(
         InputError: an argument is out of range, or a product isn't finite.
     """
     operator = as_operator(operator)
-    check_arguments(operator.dim, k, which, tol, seed, max_products)
+    check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
     basis = KrylovBasis(operator, _capacity(operator, k, basis_size), seed)
-    solve = Solve(operator, Goal(k, which, tol, limit), basis, progress or (lambda _: None))
+    if start is not None:
+        _refuse_misshapen(operator.dim, start)
+        basis.start(start.sum(dim=1))
+    tell = progress or (lambda _: None)
+    solve: Iteration
+    if tol_value is None:
+        solve = Solve(operator, Goal(k, which, tol, limit), basis, tell)
+    else:
+        solve = CertifiedSolve(operator, Goal(k, which, tol_value, limit), basis, tell, seed)
     verified = solve.run()
     return Eigenpairs(
         eigenvalues=verified.values,
+        intervals=verified.intervals,
         residuals=verified.residuals,
         converged=verified.converged,
         eigenvectors=verified.vectors,
         which=which,
         tol=tol,
+        tol_value=tol_value,
         rounding=verified.rounding,
         orthogonality=basis.orthogonality_defect(),
         missed=solve.missed,
@@ -128,7 +137,9 @@ def top_eigenpairs(
     )
 
 
-def check_arguments(dim: int, k: int, which: str, tol: float, seed: int, max_products: int | None) -> None:
+def check_arguments(
+    dim: int, k: int, which: str, tol: float, seed: int, max_products: int | None, tol_value: float | None = None
+) -> None:
     """Refuse what `top_eigenpairs` can't be asked of an operator of dimension ``dim``.
 
     Raises:
@@ -140,10 +151,17 @@ def check_arguments(dim: int, k: int, which: str, tol: float, seed: int, max_pro
         raise InputError(f"which must be one of {', '.join(get_args(Which))}, not {which!r}")
     if not 0 < tol < 1:
         raise InputError(f"tol must lie between 0 and 1, not {tol}")
+    if tol_value is not None and not 0 < tol_value < 1:
+        raise InputError(f"tol_value must lie between 0 and 1, not {tol_value}")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
     if max_products is not None and max_products < 1:
         raise InputError(f"max_products must be at least 1, not {max_products}")
+
+
+def _refuse_misshapen(dim: int, start: Tensor) -> None:
+    if start.ndim != 2 or start.shape[0] != dim:
+        raise InputError(f"start must have the shape ({dim}, l), a vector in each column, not {tuple(start.shape)}")
 
 
 def _capacity(operator: SymmetricOperator, k: int, basis_size: int | None) -> int:

@@ -13,6 +13,7 @@ leading m x m block then has the residual norm ||P[m:] s||, without another prod
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,11 +113,44 @@ class KrylovBasis:
             return None
         vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
         vector = vector.to(self.operator.device, self.operator.dtype)
-        while True:  # one round, but for the last few dimensions, where what remains is small against rounding
-            _, rest, norm = orthogonalise(vector / torch.linalg.vector_norm(vector), self.rows)
-            if norm > 0.1:
-                return self._append(rest / norm)
-            vector = rest
+        return self._append(self._outside(vector / torch.linalg.vector_norm(vector)))
+
+    def hold(self, values: np.ndarray, vectors: Tensor) -> None:
+        """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
+
+        Chains that follow run in their complement: they see the operator compressed to it, since every product is
+        orthogonalised against the pairs too. Deflating the operator alone would leave rounding in their span, which
+        a chain amplifies until it takes it for an eigenvalue.
+        """
+        count = len(values)
+        if count:
+            self._rows = vectors.T.clone(memory_format=torch.contiguous_format)
+            self._projection[range(count), range(count)] = values
+            self._largest_product = float(np.abs(values).max())
+        self.expanded = self.size = count
+
+    def start(self, vector: Tensor) -> int | None:
+        """Add a given vector's part outside the basis, normalised, as pending.
+
+        Args:
+            vector: (n,), of any finite length.
+
+        Returns:
+            Its index, or None when nothing is left of it but rounding: it is zero or within the basis.
+
+        Raises:
+            InputError: an entry is NaN or infinite.
+        """
+        vector = vector.to(self.operator.device, torch.float64)
+        length = float(torch.linalg.vector_norm(vector))
+        if not math.isfinite(length):
+            raise InputError("a start vector has entries that are NaN or infinite, or too large to be squared")
+        if length == 0 or self.size == self.operator.dim:
+            return None
+        vector = (vector / length).to(self.operator.dtype)
+        if orthogonalise(vector, self.rows)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
+            return None
+        return self._append(self._outside(vector))
 
     def expand(self, pending: int) -> Expansion:
         """Multiply one pending vector and take the part of the product outside the basis as a new one.
@@ -188,6 +222,14 @@ class KrylovBasis:
     def _noise(self) -> float:
         """The size of what rounding leaves of a product."""
         return 4 * self._eps * self._largest_product
+
+    def _outside(self, vector: Tensor) -> Tensor:
+        """The part of a unit vector outside the basis, normalised."""
+        while True:  # one round, but where what remains is small against rounding
+            _, rest, norm = orthogonalise(vector, self.rows)
+            if norm > 0.1:
+                return rest / norm
+            vector = rest / torch.linalg.vector_norm(rest)
 
     def _append(self, vector: Tensor) -> int:
         if self.size == len(self._rows):  # grow by doubling, up to the capacity

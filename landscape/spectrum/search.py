@@ -1,17 +1,19 @@
 """How surely a Lanczos chain from a random start would have shown an eigenvalue that lies beyond an edge.
 
-Let x be the start vector, uniform on the unit sphere of an n-dimensional space, theta_1..theta_j and beta_1..beta_j the
-Ritz values and remainder norms after j steps, and u a unit eigenvector whose eigenvalue mu lies above all Ritz values.
-The next Lanczos vector is q = p(A) x / (beta_1 ... beta_j), with p the characteristic polynomial of the tridiagonal, so
+Let x be the start vector, uniform on the unit sphere of an n-dimensional space, alpha_i and beta_i the recurrence's
+coefficients after s steps, and u a unit eigenvector whose eigenvalue mu lies above all Ritz values. Lanczos vector
+number i is q_i = p_i(A) x, with polynomials p_0 = 1 and beta_i p_i(t) = (t - alpha_i) p_{i-1}(t) - beta_{i-1}
+p_{i-2}(t), and the q_i are orthonormal, so
 
-    |u^T q| = |u^T x| prod_i (mu - theta_i) / beta_i <= 1.
+    |u^T x|^2 sum_{i=0..s} p_i(mu)^2 = sum_i |u^T q_i|^2 <= 1.
 
-A chain that has not seen u therefore had a start with |u^T x| <= prod_i beta_i / (mu - theta_i), and a random start has
-so small a part with a probability of at most sqrt(2 n / pi) times that number. Nothing is assumed of the spectrum,
-and a Ritz value close to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and
-Wozniakowski 1992), this one sees how far the chain has come. It is a p-value: whenever a chain is stopped, the chance
-that it claims less than delta while something was missed is at most delta, since all its bounds are on the one number
-|u^T x|.
+A chain that has not seen u therefore had a start with |u^T x| <= (sum_i p_i(mu)^2)^(-1/2), and a random start has so
+small a part with a probability of at most sqrt(2 n / pi) times that number. Above the Ritz values every p_i grows with
+mu, so what is said of an edge holds for all that lies beyond. Nothing is assumed of the spectrum, and a Ritz value close
+to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and Wozniakowski 1992), this one sees
+how far the chain has come. It is a p-value: whenever a chain is stopped, the chance that it claims less than delta while
+something was missed is at most delta, since all its bounds are on the one number |u^T x|. For the same reason the edge
+at which the chance is delta, `unseen_edge`, bounds all that was missed with that chance, after every step at once.
 """
 
 from __future__ import annotations
@@ -40,11 +42,42 @@ def missed_probability(alpha: np.ndarray, beta: np.ndarray, edge: float, dim: in
         return (
             0.0  # a closed chain has found an eigenvector in every eigenspace, since a random start has a part in each
         )
-    gaps = edge - eigvalsh_tridiagonal(alpha, beta[:-1])
-    if gaps.min() <= 0:
-        return 1.0
-    logarithm = float(np.log(beta).sum() - np.log(gaps).sum()) + math.log(2 * dim / math.pi) / 2
-    return math.exp(min(0.0, logarithm))
+    logarithm, ratio = 0.0, math.inf
+    squares = [0.0]  # log p_i^2; the p_i themselves could overflow
+    for i in range(len(alpha)):
+        pivot = edge - alpha[i] - (beta[i - 1] / ratio if i else 0.0)
+        if pivot <= 0:  # Sturm: a Ritz value lies at the edge or above
+            return 1.0
+        ratio = pivot / beta[i]
+        logarithm += 2 * math.log(ratio)
+        squares.append(logarithm)
+    return math.exp(min(0.0, (math.log(2 * dim / math.pi) - float(np.logaddexp.reduce(squares))) / 2))
+
+
+def unseen_edge(alpha: np.ndarray, beta: np.ndarray, dim: int, chance: float) -> float:
+    """The number above which no eigenvalue lies but with this chance.
+
+    Args:
+        alpha: (j,) the diagonal of the tridiagonal.
+        beta: (j,) the norms of the remainders; the first j - 1 are its off-diagonal.
+        dim: n, of the space in which the start was random.
+        chance: of being wrong.
+    """
+    low = float(eigvalsh_tridiagonal(alpha, beta[:-1])[-1])
+    if beta[-1] == 0:
+        return low
+    # There prod (edge - theta_i) / beta_i, the last polynomial alone, is large enough.
+    decades = np.log(beta).sum() + math.log(2 * dim / math.pi) / 2 - math.log(chance)
+    high = low + math.exp(decades / len(beta)) * (1 + 1e-6)
+    while high - low > 1e-6 * (high - alpha.min()):  # from above, so that it errs on the safe side
+        middle = (low + high) / 2
+        low, high = (low, middle) if missed_probability(alpha, beta, middle, dim) <= chance else (middle, high)
+    return high
+
+
+def coefficients(steps: list[Expansion]) -> tuple[np.ndarray, np.ndarray]:
+    """Alpha and beta, (j,) each, of a chain's steps."""
+    return np.array([step.alpha for step in steps]), np.array([step.beta for step in steps])
 
 
 class Chain:
@@ -63,8 +96,7 @@ class Chain:
     def add(self, step: Expansion) -> float:
         """Take up the next step; returns the bound on the chance that something beyond an edge was missed."""
         self.steps.append(step)
-        alpha = np.array([step.alpha for step in self.steps])
-        beta = np.array([step.beta for step in self.steps])
+        alpha, beta = coefficients(self.steps)
         above, below = self.edges
         chance = 0.0
         if above is not None:

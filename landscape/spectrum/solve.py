@@ -1,13 +1,16 @@
 """Thick-restart Lanczos: iterate, verify, search the complement for what was missed, and again if that finds something.
 
 The thick restart is Wu and Simon's (2000); keeping Ritz vectors and pending vectors apart is `KrylovBasis`'s work.
+`Iteration` is what every goal needs; `Solve` pursues residuals, and `landscape.spectrum.certified` eigenvalues.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import torch
@@ -22,7 +25,10 @@ from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of a solve: the k pairs at the end ``which``, to a relative residual, within so many products."""
+    """What is asked of a solve: the k pairs at the end ``which`` to a relative accuracy within so many products.
+
+    The accuracy is that of the residuals or of the eigenvalues, as the kind of solve has it.
+    """
 
     k: int
     which: Which
@@ -51,10 +57,16 @@ class Progress:
 class Ritz:
     """The wanted Ritz pairs of the basis as it stands.
 
-    Values and estimated residual norms (k,), coordinates (m, k), and the largest |Ritz value| of the whole basis.
+    Attributes:
+        values: (k,).
+        border: (p, k), what remains of the products with the Ritz vectors, along the pending vectors.
+        residuals: (k,) its column norms, the estimated residuals.
+        coordinates: (m, k).
+        scale: the largest |Ritz value| of the whole basis.
     """
 
     values: np.ndarray
+    border: np.ndarray
     residuals: np.ndarray
     coordinates: np.ndarray
     scale: float
@@ -62,22 +74,23 @@ class Ritz:
 
 @dataclass(frozen=True)
 class Verified:
-    """The wanted Ritz pairs with computed residuals; see `landscape.Eigenpairs` for the fields."""
+    """The wanted Ritz pairs with their errors; see `landscape.Eigenpairs` for the fields."""
 
     values: np.ndarray
+    intervals: np.ndarray
     residuals: np.ndarray
     converged: np.ndarray
     vectors: Tensor
     rounding: float
 
 
-class Solve:
-    """One run of the solver.
+class Iteration(ABC):
+    """A basis that grows until the wanted Ritz pairs are good enough, and what that costs.
 
     Attributes:
         basis: what was built.
         missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
-        verification: products spent on computed residuals and on the search.
+        verification: products spent to verify and to search.
     """
 
     def __init__(
@@ -94,6 +107,14 @@ class Solve:
         self._products_before = operator.products
         self._first_excess = 0.0
 
+    @abstractmethod
+    def run(self) -> Verified:
+        """Solve; what didn't converge is marked as such in the result."""
+
+    @abstractmethod
+    def allowed(self, ritz: Ritz) -> np.ndarray:
+        """The estimated residual norms (k,) at which iterating ends."""
+
     @property
     def products(self) -> int:
         """Products made in this run."""
@@ -104,49 +125,32 @@ class Solve:
         """No more products are allowed."""
         return self.products >= self.goal.max_products
 
-    def run(self) -> Verified:
-        """Solve; what didn't converge is marked as such in the result."""
-        strictness, found = 1.0, True
-        while found:
-            expanded = self.iterate(strictness)
-            verified = self.verify()
-            if self.exhausted:
-                break
-            if verified.converged.all():
-                found = self.search(verified)
-            elif not expanded:
-                break  # the estimates are at the level of rounding: more products would change nothing
-            else:
-                strictness /= 4  # the estimates were more hopeful than the products
-        return verified
-
-    # ------------------------------------------------------------------ iterate
-
-    def iterate(self, strictness: float) -> bool:
-        """Expand the basis until the estimated residuals are ``strictness`` times the goal; False if they were."""
+    def iterate(self) -> bool:
+        """Expand the basis until the estimated residuals are those allowed; False if they were."""
         expanded = False
         while True:
             self.make_room()
             ritz = self.wanted()
             if ritz is not None:
-                allowed = self.allowed(ritz.values, self.expected_rounding(ritz.scale), strictness)
+                allowed = self.allowed(ritz)
                 if (ritz.residuals <= allowed).all() or self.exhausted:
                     return expanded
                 self.tell("iterating", ritz, allowed)
-            self.basis.expand(self.next_pending(ritz, strictness))
+            self.basis.expand(self.next_pending(ritz))
             expanded = True
 
     def wanted(self) -> Ritz | None:
         """The wanted Ritz pairs, or None while there are fewer than k."""
-        if self.basis.expanded < self.goal.k:
-            return None
+        return self.outermost(self.goal.k) if self.basis.expanded >= self.goal.k else None
+
+    def outermost(self, count: int) -> Ritz:
+        """The wanted Ritz pairs and those next to them, ``count`` together, in this order."""
         values, coordinates, residuals = self.basis.ritz()
         chosen = select(values, self.goal.k, self.goal.which)
-        return Ritz(values[chosen], residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
-
-    def allowed(self, values: np.ndarray, rounding: float, strictness: float = 1.0) -> np.ndarray:
-        """The residual norms (k,) that count as converged."""
-        return np.maximum(strictness * self.goal.tol * np.abs(values), rounding)
+        more = np.setdiff1d(select(values, count, self.goal.which), chosen)
+        chosen = np.concatenate([chosen, more])
+        border = self.basis.border @ coordinates[:, chosen]
+        return Ritz(values[chosen], border, residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
     def expected_rounding(self, scale: float) -> float:
         """What rounding leaves of a Ritz pair's residual: each of m products is off by a few eps ||A||, at random.
@@ -155,7 +159,7 @@ class Solve:
         """
         return math.sqrt(self.basis.expanded) * 4 * torch.finfo(self.operator.dtype).eps * scale
 
-    def next_pending(self, ritz: Ritz | None, strictness: float) -> int:
+    def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
         if self.basis.size == self.basis.expanded:
             injected = self.basis.inject()
@@ -163,8 +167,7 @@ class Solve:
             return injected
         if ritz is None:
             return self.basis.expanded
-        unconverged = ritz.residuals > self.allowed(ritz.values, self.expected_rounding(ritz.scale), strictness)
-        return self.basis.strongest(ritz.coordinates[:, unconverged])
+        return self.basis.strongest(ritz.coordinates[:, ritz.residuals > self.allowed(ritz)])
 
     def make_room(self) -> None:
         """Restart from the Ritz vectors nearest to the wanted ones when the basis is full."""
@@ -173,6 +176,47 @@ class Solve:
             keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - 3)
             kept = select(values, keep, self.goal.which)
             self.basis.restart(values[kept], coordinates[:, kept], self.basis.capacity - keep - 2)
+
+    def tell(self, phase: str, ritz: Ritz, allowed: np.ndarray) -> None:
+        """Report the relative residuals and how far they have fallen on a logarithmic scale."""
+        size = np.abs(ritz.values)
+        relative = np.divide(ritz.residuals, size, out=np.zeros(self.goal.k), where=size > 0)
+        above = ritz.residuals > allowed
+        excess = float(np.log(ritz.residuals[above] / np.maximum(allowed[above], 1e-16 * ritz.scale)).sum())
+        self._first_excess = max(self._first_excess, excess)
+        fraction = 1 - excess / self._first_excess if self._first_excess else 1.0
+        self._progress(Progress(phase, self.products, relative, fraction))
+
+
+@final
+class Solve(Iteration):
+    """One run of the solver to a goal for the residuals, each computed by a product of its own."""
+
+    _strictness = 1.0
+
+    def run(self) -> Verified:
+        """See `Iteration.run`."""
+        found = True
+        while found:
+            expanded = self.iterate()
+            verified = self.verify()
+            if self.exhausted:
+                break
+            if verified.converged.all():
+                found = self.search(verified)
+            elif not expanded:
+                break  # the estimates are at the level of rounding: more products would change nothing
+            else:
+                self._strictness /= 4  # the estimates were more hopeful than the products
+        return verified
+
+    def allowed(self, ritz: Ritz) -> np.ndarray:
+        """See `Iteration.allowed`."""
+        return self._counted(ritz.values, self.expected_rounding(ritz.scale), self._strictness)
+
+    def _counted(self, values: np.ndarray, rounding: float, strictness: float = 1.0) -> np.ndarray:
+        """The residual norms (k,) that count as converged."""
+        return np.maximum(strictness * self.goal.tol * np.abs(values), rounding)
 
     # ------------------------------------------------------------------ verify
 
@@ -195,10 +239,12 @@ class Solve:
         host_values, host_residuals = values.cpu().numpy()[order], residuals.cpu().numpy()[order]
         # A Ritz vector sums m basis vectors, each of whose products is off by this much.
         rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(ritz.scale)
-        allowed = self.allowed(host_values, rounding)
+        allowed = self._counted(host_values, rounding)
         self.tell("verifying", ritz, allowed)
         ordered = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
-        return Verified(host_values, host_residuals, host_residuals <= allowed, ordered, rounding)
+        radius = host_residuals + rounding
+        intervals = np.stack([host_values - radius, host_values + radius], axis=1)
+        return Verified(host_values, intervals, host_residuals, host_residuals <= allowed, ordered, rounding)
 
     def refuse_asymmetry(self, compressed: Tensor, measured: float) -> None:
         """Hold v_i^T A v_j to v_j^T A v_i: a layer whose double backward is wrong shows here."""
@@ -248,7 +294,7 @@ class Solve:
             self.verification += 1
             joint = self.wanted()
             assert joint is not None, "the basis held k pairs before"
-            self.tell("searching", joint, self.allowed(joint.values, verified.rounding))
+            self.tell("searching", joint, self._counted(joint.values, verified.rounding))
             if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
                 yield None
             yield chain.add(step)
@@ -257,14 +303,3 @@ class Solve:
     def depth(self, values: np.ndarray) -> np.ndarray:
         """What the order of ``which`` compares, so that equal magnitudes of either sign are no difference for LM."""
         return np.abs(values) if self.goal.which == "LM" else values
-
-    # ------------------------------------------------------------------ progress
-
-    def tell(self, phase: str, ritz: Ritz, allowed: np.ndarray) -> None:
-        """Report the relative residuals and how far they have fallen."""
-        scale = np.maximum(np.abs(ritz.values), allowed / self.goal.tol)
-        relative = np.divide(ritz.residuals, scale, out=np.zeros(self.goal.k), where=scale > 0)
-        excess = float(np.log(np.maximum(relative / self.goal.tol, 1.0)).sum())
-        self._first_excess = max(self._first_excess, excess)
-        fraction = 1 - excess / self._first_excess if self._first_excess else 1.0
-        self._progress(Progress(phase, self.products, relative, fraction))

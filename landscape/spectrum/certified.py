@@ -1,0 +1,227 @@
+"""Thick-restart Lanczos to a goal for the eigenvalues themselves: each in an interval that is narrow enough.
+
+An eigenvalue's error is of the order of the squared residual, so that far larger residuals do. No product is spent on
+the residuals either: the projection knows them up to rounding, and one product with a random combination of the basis
+measures that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import torch
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.certificate import certified_intervals
+from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.spectrum.search import MISSED_AT_MOST, coefficients, unseen_edge
+from landscape.spectrum.solve import Goal, Iteration, Progress, Ritz, Verified
+
+# Bounds above and below on what is outside the wanted vectors: none are known, or nothing is there.
+ANYTHING, NOTHING = (math.inf, -math.inf), (-math.inf, math.inf)
+
+
+@final
+class CertifiedSolve(Iteration):
+    """One run of the solver to a goal for the certified relative accuracy of the eigenvalues.
+
+    Iterating ends when the intervals would be narrow enough if nothing outside the wanted Ritz vectors exceeded the
+    last of them. A chain from a random vector in their complement then lowers the bound on what is there, until the
+    intervals are. If it meets something instead, that is what the basis lacked; it goes there, and all is repeated.
+    The chances of the searches are halved each time, so that they add up to no more than is allowed.
+
+    Args:
+        operator, goal, basis, progress: as in `Iteration`.
+        seed: of the searches.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        goal: Goal,
+        basis: KrylovBasis,
+        progress: Callable[[Progress], None],
+        seed: int,
+    ) -> None:
+        super().__init__(operator, goal, basis, progress)
+        self._seed = seed
+        self._searches = 0
+        self._measured = 0.0
+        self._bounded: tuple[Ritz, tuple[float, float]]  # the Ritz pairs held, and bounds on what is outside them
+
+    def run(self) -> Verified:
+        """See `Iteration.run`."""
+        found = True
+        while found:
+            if self.iterate() and not self.exhausted:
+                self.measure_rounding()
+                self.iterate()  # where there was more rounding than expected
+            self._bounded = self._ritz(), ANYTHING
+            self.missed = 1.0
+            found = not self.exhausted and self.search()
+        ritz, edges = self._bounded
+        wanted = self._ritz()
+        return Verified(
+            values=wanted.values,
+            intervals=self.intervals(ritz, edges),
+            residuals=wanted.residuals,
+            converged=self.narrow(ritz, edges),
+            vectors=self.basis.combine(wanted.coordinates),
+            rounding=self.rounding(wanted),
+        )
+
+    def rounding(self, ritz: Ritz) -> float:
+        """The norm of what rounding adds to the matrix, as it is expected or was measured."""
+        return max(self.expected_rounding(ritz.scale), math.sqrt(self.basis.expanded) * self._measured)
+
+    def intervals(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
+        """(k, 2), rounding included: by Weyl it moves no eigenvalue, here or outside, by more than its norm."""
+        rounding = self.rounding(ritz)
+        outside = (edges[0] + rounding, edges[1] - rounding)
+        intervals = certified_intervals(ritz.values, ritz.border, outside, self.operator.dim, self.goal.k, self.goal.which)
+        return intervals + np.array([-rounding, rounding])
+
+    def errors(self, ritz: Ritz, intervals: np.ndarray) -> np.ndarray:
+        """(k,) how far an eigenvalue may be from its Ritz value."""
+        distances: np.ndarray = np.abs(intervals - ritz.values[: self.goal.k, None]).max(axis=1)
+        return distances
+
+    def limit(self, ritz: Ritz) -> np.ndarray:
+        """(k,) how far counts as converged: what was asked for, or a few roundings."""
+        return np.maximum(self.goal.tol * np.abs(ritz.values[: self.goal.k]), 4 * self.rounding(ritz))
+
+    def narrow(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
+        """(k,) whether an interval is narrow enough with these bounds on what lies outside."""
+        narrow: np.ndarray = self.errors(ritz, self.intervals(ritz, edges)) <= self.limit(ritz)
+        return narrow
+
+    def allowed(self, ritz: Ritz) -> np.ndarray:
+        """See `Iteration.allowed`: an interval's width goes with the square of the residual."""
+        errors, limit = self.errors(ritz, self.intervals(ritz, self.hoped(ritz))), self.limit(ritz)
+        ratio = np.divide(limit, errors, out=np.ones_like(limit), where=errors > limit)
+        return np.where(errors > limit, ritz.residuals * np.sqrt(ratio), np.inf)
+
+    def last(self, ritz: Ritz) -> tuple[float, float]:
+        """The last wanted Ritz value at the upper and at the lower end; infinite where an end isn't wanted."""
+        k = self.goal.k
+        value = float(ritz.values[k - 1])
+        if self.goal.which == "LM":
+            return abs(value), -abs(value)
+        if self.goal.which == "BE":
+            return float(ritz.values[(k - 1) // 2]), value if k > 1 else -math.inf
+        return (value, -math.inf) if self.goal.which == "LA" else (math.inf, value)
+
+    def hoped(self, ritz: Ritz) -> tuple[float, float]:
+        """The bounds on what lies outside that a search aims at: the last wanted values.
+
+        And a little beyond, as what lies just beyond is then no reason to begin again.
+        """
+        above, below = self.last(ritz)
+        return above + self.goal.tol / 4 * abs(above), below - self.goal.tol / 4 * abs(below)
+
+    def held(self, ritz: Ritz) -> Ritz:
+        """The wanted Ritz pairs and as many next to them as leave the intervals narrow, by bisection.
+
+        The more are held, the less is left outside for a search to see; but their residuals widen the intervals.
+        """
+        most, edges = self.basis.expanded + 1, self.hoped(ritz)
+        while most - len(ritz.values) > 1:
+            count = (len(ritz.values) + most) // 2
+            more = self.outermost(count)
+            if self.narrow(more, edges).all():
+                ritz = more
+            else:
+                most = count
+        return ritz
+
+    def measure_rounding(self) -> None:
+        """Hold the projection to one product with a random combination of the expanded basis.
+
+        With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
+        sqrt(m), in the mean square.
+
+        Raises:
+            InputError: they differ by percents, which isn't rounding.
+        """
+        m = self.basis.expanded
+        z = np.random.default_rng([self._seed, m]).standard_normal(m)
+        z /= np.linalg.norm(z)
+        rows = self.basis.rows
+        weights = torch.as_tensor(z).to(rows)
+        product = self.operator.matvec(rows[:m].T @ weights)
+        self.verification += 1
+        predicted = np.vstack([self.basis.projection, self.basis.border]) @ z
+        remainder = product - rows.T @ torch.as_tensor(predicted).to(rows)
+        self._measured = float(torch.linalg.vector_norm(remainder, dtype=torch.float64))
+        scale = self._ritz().scale
+        if not self._measured <= 0.01 * scale:
+            raise InputError(
+                f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
+                f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
+                "weight_norm's)"
+            )
+
+    def search(self) -> bool:
+        """Bound what lies outside the held Ritz vectors by a chain from a random vector there.
+
+        Returns:
+            Whether the chain met what the basis lacks, which then has it.
+        """
+        self.missed = 0.0
+        wanted, dim = self._ritz(), self.operator.dim
+        if self.basis.expanded == dim:
+            self._bounded = wanted, NOTHING
+            return False
+        ritz = self.held(wanted)
+        held = len(ritz.values)
+        self._searches += 1
+        chance = MISSED_AT_MOST / 2**self._searches
+        seed = int(np.random.SeedSequence([self._seed, self._searches]).generate_state(1, np.uint64)[0])
+        chain = KrylovBasis(self.operator, min(dim, held + max(self.basis.capacity, 2)), seed)
+        chain.hold(ritz.values, self.basis.combine(ritz.coordinates))
+        pending, steps = chain.inject(), list[Expansion]()
+        while pending is not None and not self.exhausted and (not chain.full or chain.size == dim):
+            steps.append(chain.expand(pending))
+            pending = steps[-1].pending
+            self.verification += 1
+            self.tell("searching", wanted, self.allowed(wanted))
+            alpha, beta = coefficients(steps)
+            edges = self.edges(alpha, beta, dim - held, chance)
+            self._bounded = ritz, edges
+            self.missed = MISSED_AT_MOST if pending is not None else 0.0
+            if self.narrow(ritz, edges).all():
+                return False
+            values, coordinates = eigh_tridiagonal(alpha, beta[:-1])
+            if not self.narrow(ritz, (float(values[-1]), float(values[0]))).all():
+                above, below = self.last(ritz)
+                met = -1 if values[-1] - above > below - values[0] else 0
+                return self.take_up(chain.combine(np.r_[np.zeros(held), coordinates[:, met]][:, None])[:, 0])
+        return False
+
+    def take_up(self, vector: Tensor) -> bool:
+        """Expand the basis by a vector; False if it cannot be."""
+        self.make_room()
+        added = self.basis.start(vector)
+        if added is None and self.basis.size == self.basis.expanded:
+            return False
+        self.basis.expand(self.basis.expanded if added is None else added)
+        return True
+
+    def edges(self, alpha: np.ndarray, beta: np.ndarray, dim: int, chance: float) -> tuple[float, float]:
+        """What a chain shows to lie above and below all eigenvalues outside, with half the chance for each of two."""
+        which = self.goal.which
+        share = chance / 2 if which in ("LM", "BE") else chance
+        above = unseen_edge(alpha, beta, dim, share) if which != "SA" else math.inf
+        below = -unseen_edge(-alpha, beta, dim, share) if which != "LA" else -math.inf
+        return above, below
+
+    def _ritz(self) -> Ritz:
+        ritz = self.wanted()
+        assert ritz is not None, "iterate returns with k pairs"
+        return ritz

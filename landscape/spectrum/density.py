@@ -1,0 +1,396 @@
+"""The spectral density of a symmetric operator by stochastic Lanczos quadrature, with the outliers exact.
+
+The method is Ubaru, Chen and Saad's (2017; for deep networks Ghorbani, Krishnan and Xiao 2019). Here the converged
+outliers are deflated first: each is an eigenvalue of weight 1/n, known with its residual, and the random probes see
+only the operator compressed to their complement, whose spectrum they sample with the weight (n - k)/n. A probe then
+spends none of its variance, and none of its nodes, on the outliers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.bandwidth import choose_width
+from landscape.spectrum.deflation import Deflated
+from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+from landscape.spectrum.eigenpairs import check_arguments as check_search
+from landscape.spectrum.probes import probe
+from landscape.spectrum.products import finite_products, measured_rounding
+from landscape.spectrum.quadrature import Chain, Deflation, gauss, run_chain
+from landscape.spectrum.solve import Progress
+
+PROBES = 10
+TOL = 1e-4
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """A spectrum as outliers and quadrature nodes; everything else is computed from these.
+
+    Eigenvalues, nodes and widths have the operator's unit (for a Hessian loss / parameter^2), densities its inverse.
+    The measure has total mass 1: each outlier 1/n, and of each of p probes, which are averaged, node j (n - k)/n times
+    its weight. A chain that ended early leaves the rest of its row NaN with weight 0.
+
+    Attributes:
+        outliers: (k,) float64, the deflated eigenvalues, by magnitude descending.
+        residuals: (k,) their computed residual norms. The n eigenvalues of outliers and compressed operator together
+            differ from the exact ones by at most twice the sum of these (Lidskii), and to second order in them.
+        nodes: (p, m) float64, Ritz values of each probe's chain, ascending.
+        weights: (p, m) float64, adding up to 1 in each row.
+        alpha: (p, m) float64, diagonals of the chains' tridiagonals.
+        beta: (p, m) float64, off-diagonals and last the remainder, 0 where the Krylov space was exhausted.
+        dim: n.
+        rounding: how far rounding alone may move a node.
+        orthogonality: max |Q^T Q - I| over all chains and the deflated vectors.
+        undeflated: outliers asked for that did not converge, and are part of what is sampled.
+        products: all products made.
+        products_outliers: those of them spent on the outliers.
+    """
+
+    outliers: np.ndarray
+    residuals: np.ndarray
+    nodes: np.ndarray
+    weights: np.ndarray
+    alpha: np.ndarray
+    beta: np.ndarray
+    dim: int
+    rounding: float
+    orthogonality: float
+    undeflated: int
+    products: int
+    products_outliers: int
+
+    @property
+    def probes(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def steps(self) -> int:
+        return self.nodes.shape[1]
+
+    @property
+    def bulk_mass(self) -> float:
+        """(n - k)/n: the share of the eigenvalues that is sampled."""
+        return (self.dim - len(self.outliers)) / self.dim
+
+    @property
+    def bulk(self) -> SpectralDensity:
+        """The density of the compressed operator alone, of n - k eigenvalues, with mass 1.
+
+        Raises:
+            InputError: all eigenvalues are outliers.
+        """
+        if len(self.outliers) == self.dim:
+            raise InputError(f"all {self.dim} eigenvalues were deflated: there is no bulk; ask for a smaller k")
+        nothing = np.zeros(0)
+        return replace(self, outliers=nothing, residuals=nothing, dim=self.dim - len(self.outliers))
+
+    @cached_property
+    def width(self) -> float:
+        """Standard deviation of the Gaussian that the bulk is smoothed with; 0 where it is a point mass or empty.
+
+        Chosen from the nodes, see `landscape.spectrum.bandwidth`.
+        """
+        return choose_width(self.nodes, self.weights, self.rounding)
+
+    def chain(self, probe: int) -> tuple[np.ndarray, np.ndarray]:
+        """The coefficients alpha and beta of one probe's chain, (m,) each, as many as it has."""
+        length = int(np.isfinite(self.alpha[probe]).sum())
+        return self.alpha[probe, :length], self.beta[probe, :length]
+
+    def truncated(self, steps: int) -> SpectralDensity:
+        """What would have been measured with fewer steps.
+
+        Raises:
+            InputError: ``steps`` isn't between 1 and the number there is.
+        """
+        if not 1 <= steps <= self.steps:
+            raise InputError(f"a chain of {self.steps} steps can be cut to between 1 and that many, not {steps}")
+        pairs = [self.chain(i) for i in range(self.probes)]
+        cut = [(alpha[:steps], beta[:steps]) for alpha, beta in pairs]
+        saved = sum(len(alpha) for alpha, _ in pairs) - sum(len(alpha) for alpha, _ in cut)
+        return replace(self, products=self.products - saved, **_tables(cut, steps))
+
+    def cdf(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The share of eigenvalues at or below each point, and its standard error over probes.
+
+        Args:
+            grid: (g,) points.
+
+        Returns:
+            (g,) shares and (g,) standard errors: of the probes' sampling, NaN for a single probe. The quadrature's own
+            error isn't in them; where the nodes are heavy, as near zero, it is larger: see `cdf_bounds`.
+        """
+        grid = np.asarray(grid, dtype=np.float64)
+        each = np.stack([_step(*_present(*row), grid) for row in zip(self.nodes, self.weights, strict=True)])
+        exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
+        return exact + self.bulk_mass * each.mean(0), self.bulk_mass * standard_error(each)
+
+    def cdf_bounds(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the quadrature knows for certain of the share at or below each point, as these probes see it.
+
+        By the inequalities of Chebyshev, Markov and Stieltjes (Szego 1975, section 3.41) a measure has on either side
+        of a Gauss node at least the weights of the nodes beyond it. The probes' sampling error comes on top.
+
+        Args:
+            grid: (g,) points.
+
+        Returns:
+            (g,) lower and (g,) upper bounds; equal where all chains came to their end, and the nodes are eigenvalues.
+        """
+        grid = np.asarray(grid, dtype=np.float64)
+        rows = zip(self.nodes, self.weights, self.beta, strict=True)
+        low, high = np.mean(
+            [_bracket(*_present(nodes, weights), grid, 0 in beta) for nodes, weights, beta in rows], axis=0
+        )
+        exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
+        return exact + self.bulk_mass * low, exact + self.bulk_mass * high
+
+    def smoothed(self, grid: np.ndarray, width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The density convolved with a Gaussian, and its standard error over probes.
+
+        An outlier is a delta of mass 1/n, smoothed like everything else.
+
+        Args:
+            grid: (g,) points.
+            width: standard deviation of the Gaussian; default `width`.
+
+        Returns:
+            (g,) densities and (g,) standard errors, NaN for a single probe.
+
+        Raises:
+            InputError: there is no width, since the bulk is a point mass or empty, or the one given isn't positive.
+        """
+        if width is None and self.width == 0:
+            raise InputError(
+                "no probe sees two places of the bulk that rounding leaves apart: it is a point mass, and there is no "
+                "width to smooth with; give one, or draw the cdf"
+            )
+        width = self.width if width is None else width
+        if not 0 < width < math.inf:
+            raise InputError(f"the width of a Gaussian must be positive and finite, not {width}")
+        grid = np.asarray(grid, dtype=np.float64)
+        rows = zip(self.nodes, self.weights, strict=True)
+        each = np.stack([_bumps(*_present(*row), grid, width) for row in rows])
+        exact = _bumps(self.outliers, np.full(len(self.outliers), 1 / self.dim), grid, width)
+        return exact + self.bulk_mass * each.mean(0), self.bulk_mass * standard_error(each)
+
+    def distance(self, eigenvalues: np.ndarray) -> float:
+        """Wasserstein-1 distance to a spectrum, the integral of |F - G| over the two distribution functions.
+
+        Args:
+            eigenvalues: (l,), each of mass 1/l; for another density or the bulk alone see `bulk`.
+
+        Returns:
+            The distance, in the operator's unit.
+
+        Raises:
+            InputError: there are none, or they aren't all finite.
+        """
+        exact = np.asarray(eigenvalues, dtype=np.float64)
+        if not (exact.size and np.isfinite(exact).all()):
+            raise InputError("a spectrum to compare with needs at least one eigenvalue, and all finite")
+        positions, masses = self._points()
+        return _wasserstein(positions, masses, exact, np.full(len(exact), 1 / len(exact)))
+
+    @property
+    def expected_distance(self) -> float:
+        """The Wasserstein-1 distance to the exact spectrum that the probes' sampling error alone predicts.
+
+        E int |F - G| = int E|N(0, se(x))| dx = sqrt(2/pi) int se(x) dx, with se the standard error of `cdf`: where it
+        is normal, and the quadrature exact. NaN for a single probe.
+        """
+        at = np.unique(self.nodes[np.isfinite(self.nodes)])
+        return math.sqrt(2 / math.pi) * float((self.cdf(at)[1][:-1] * np.diff(at)).sum())
+
+    @property
+    def quadrature_distance(self) -> float:
+        """The Wasserstein-1 distance between this and what half the steps give: an estimate of the quadrature's error.
+
+        Of half the steps, strictly; with all of them it is smaller.
+        """
+        half = self.truncated(max(1, self.steps // 2))
+        return _wasserstein(*self._points(), *half._points())
+
+    def _points(self) -> tuple[np.ndarray, np.ndarray]:
+        """All positions and their masses."""
+        present = np.isfinite(self.nodes)
+        nodes, weights = self.nodes[present], self.weights[present] * self.bulk_mass / self.probes
+        positions = np.concatenate([self.outliers, nodes])
+        return positions, np.concatenate([np.full(len(self.outliers), 1 / self.dim), weights])
+
+
+def spectral_density(
+    operator: SymmetricOperator | Tensor | np.ndarray,
+    probes: int = PROBES,
+    steps: int = 100,
+    k: int = 10,
+    seed: int = 0,
+    tol: float = TOL,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> SpectralDensity:
+    """The spectral density by stochastic Lanczos quadrature with deflated outliers.
+
+    Memory: k + steps + 1 vectors, beside what the search for the outliers takes.
+
+    Args:
+        operator: a symmetric operator or dense symmetric matrix of dimension n.
+        probes: random vectors; the standard errors fall with its root, and need at least 2.
+        steps: of each chain. Fewer are made where the Krylov space ends before, at the latest after n - k.
+        k: outliers of largest magnitude to deflate, 0 for plain quadrature; n where there are fewer. Those that don't
+            converge are not deflated.
+        seed: of the probes and of the outliers' search; probe i of a seed is the same whatever the number of probes.
+        tol: relative residual of the outliers. What it leaves is of second order (see `SpectralDensity.residuals`), and
+            with the default far below the sampling error.
+        progress: called after every product of the search and every chain.
+
+    Raises:
+        InputError: an argument is out of range, or a product isn't finite.
+    """
+    operator = as_operator(operator)
+    check_arguments(operator.dim, probes, steps, k, seed, tol)
+    tell = progress or (lambda _: None)
+    before, asked = operator.products, min(k, operator.dim)
+    searching = 10 * asked / (10 * asked + probes * steps)  # the part of the work that it seems to be
+
+    def search(at: Progress) -> None:
+        tell(replace(at, fraction=searching * at.fraction))
+
+    pairs = top_eigenpairs(operator, asked, "LM", tol, seed, progress=search) if asked else None
+    outliers, residuals, deflation = _deflation(operator, pairs)
+    products_outliers = operator.products - before
+    chains: list[Chain] = []
+    for index in range(probes):
+        chains.append(run_chain(operator, deflation, steps, seed, index))
+        fraction = searching + (1 - searching) * len(chains) / probes
+        tell(Progress("sampling", operator.products - before, np.array([]), fraction))
+    tables = _tables([(chain.alpha, chain.beta) for chain in chains], steps)
+    largest = float(np.nanmax(np.abs(np.append(outliers, tables["nodes"]))))
+    return SpectralDensity(
+        outliers=outliers,
+        residuals=residuals,
+        **tables,
+        dim=operator.dim,
+        rounding=_rounding(operator, deflation, seed, steps, largest),
+        orthogonality=max(chain.orthogonality for chain in chains),
+        undeflated=asked - len(outliers),
+        products=operator.products - before,
+        products_outliers=products_outliers,
+    )
+
+
+def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: float = TOL) -> None:
+    """Refuse what `spectral_density` can't be asked of an operator of dimension ``dim``.
+
+    Raises:
+        InputError: one of them is out of range.
+    """
+    if probes < 1:
+        raise InputError(f"probes must be at least 1, and at least 2 for standard errors, not {probes}")
+    if steps < 2:
+        raise InputError(f"steps must be at least 2, or a probe sees no more than a mean, not {steps}")
+    if k < 0:
+        raise InputError(f"k must not be negative, and {k} is; 0 deflates nothing")
+    check_search(dim, max(1, min(k, dim)), "LM", tol, seed, None)
+
+
+def standard_error(samples: np.ndarray) -> np.ndarray:
+    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one."""
+    if len(samples) < 2:
+        return np.full(samples.shape[1:], np.nan)
+    return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
+
+
+def _deflation(operator: SymmetricOperator, pairs: Eigenpairs | None) -> tuple[np.ndarray, np.ndarray, Deflation]:
+    """The eigenvalues that converged and their residuals, (k,) each, and them with their vectors."""
+    if pairs is None:
+        nothing = np.zeros(0)
+        vectors = torch.empty((operator.dim, 0), device=operator.device, dtype=operator.dtype)
+        return nothing, nothing, Deflation(nothing, vectors)
+    values = pairs.eigenvalues[pairs.converged]
+    vectors = pairs.eigenvectors[:, torch.as_tensor(pairs.converged, device=operator.device)]
+    return values, pairs.residuals[pairs.converged], Deflation(values, vectors)
+
+
+def _rounding(operator: SymmetricOperator, deflation: Deflation, seed: int, steps: int, largest: float) -> float:
+    """How far rounding may move a Ritz value of m steps: sqrt(m) (e + 4 eps ||A||).
+
+    Each of the m columns of A Q is off by e, and by the passes of orthogonalisation; together their Frobenius norm
+    bounds what a Ritz value moves (Weyl). Products along large eigenvalues have the larger errors, so e is measured on
+    the image of a random vector under the compressed operator. Three products.
+
+    Args:
+        operator: A.
+        deflation: the outliers, which the chains don't see.
+        seed: of the vector.
+        steps: m.
+        largest: magnitude of all Ritz values, which stands for ||A||.
+    """
+    compressed = Deflated(operator, deflation.vectors)
+    start = compressed.project(_unit(probe(operator.dim, seed, 0, "gaussian").unsqueeze(1)).to(deflation.vectors))
+    image = finite_products(compressed, start)
+    vector = _unit(image if image.any() else start)
+    product = finite_products(operator, vector).squeeze(1).to(torch.float64)
+    error = measured_rounding(operator, vector.squeeze(1), product)
+    return math.sqrt(min(steps, operator.dim)) * (error + 4 * torch.finfo(operator.dtype).eps * largest)
+
+
+def _unit(vector: Tensor) -> Tensor:
+    """A vector normalised, unless it is zero."""
+    return vector / (float(torch.linalg.vector_norm(vector, dtype=torch.float64)) or 1.0)
+
+
+def _tables(chains: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> dict[str, Any]:
+    """Nodes, weights, alpha and beta of all chains, (p, steps) each."""
+    shape = (len(chains), steps)
+    tables = {name: np.full(shape, np.nan) for name in ("nodes", "weights", "alpha", "beta")}
+    tables["weights"][:] = 0
+    for row, (alpha, beta) in enumerate(chains):
+        nodes, weights = gauss(alpha, beta) if len(alpha) else (alpha, alpha)
+        for name, values in zip(tables, (nodes, weights, alpha, beta), strict=True):
+            tables[name][row, : len(alpha)] = values
+    return tables
+
+
+def _present(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nodes of one probe that there are, and their weights."""
+    present = np.isfinite(nodes)
+    return nodes[present], weights[present]
+
+
+def _step(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """The mass at or below each point of a grid (g,)."""
+    order = np.argsort(positions)
+    upto = np.concatenate([[0.0], np.cumsum(masses[order])])
+    return np.asarray(upto[np.searchsorted(positions[order], grid, side="right")])
+
+
+def _bracket(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, exhausted: bool) -> np.ndarray:
+    """Lower and upper bounds (2, g) of the mass at or below each point of a grid (g,), for one Gauss rule."""
+    upto = np.concatenate([[0.0], np.cumsum(weights)])
+    below = np.searchsorted(nodes, grid, side="right")
+    unknown = 0 if exhausted else 1  # the nodes next to a point may stand for mass on either side of it
+    return upto[np.clip([below - unknown, below + unknown], 0, len(nodes))]
+
+
+def _bumps(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
+    """The sum of Gaussians with these masses and one standard deviation, on a grid (g,)."""
+    standardised = (grid[:, None] - positions) / width
+    return np.asarray(np.exp(-0.5 * standardised**2) @ masses / (width * math.sqrt(2 * math.pi)))
+
+
+def _wasserstein(x: np.ndarray, p: np.ndarray, y: np.ndarray, q: np.ndarray) -> float:
+    """The integral of |F - G| for masses p at x and q at y."""
+    at = np.sort(np.concatenate([x, y]))
+    return float(np.abs(_step(x, p, at) - _step(y, q, at))[:-1] @ np.diff(at))

@@ -1,0 +1,207 @@
+"""The whole spectrum of an operator small enough for its matrix, with the error that the matrix itself shows."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.products import Columns
+from landscape.spectrum.solve import Progress
+
+MAX_DIM = 10_000
+
+# Rows and columns of the tiles in which the matrix is symmetrised in place.
+_TILE = 1024
+
+
+@dataclass(frozen=True)
+class FullSpectrum:
+    """All eigenvalues, in the units of the operator, with their error.
+
+    The eigenvalues are those of S = (A + A^T) / 2, where A is the matrix of the products as they were made. A null
+    eigenvalue is one that can't be told from zero, |lambda| <= ``rounding``. Two things make them:
+
+    * *zero columns*: parameters that the objective doesn't see at all, such as the weights into a dead ReLU unit or the
+      embedding of a token that doesn't occur. Their columns of A are zero exactly.
+    * *symmetries*: directions along which the objective is constant, such as a shift of all logits of a softmax. Of a
+      linear symmetry (a whole straight line through theta on which nothing changes) the direction is null anywhere.
+      Along a curved one (rescaling one layer against the next, or a weight in front of a normalisation) it is null
+      only where the gradient is zero, as H x' = -g . x'' along the curve; away from a minimum such
+      directions are counted as positive or negative. Not every direction counted comes from a symmetry: too few
+      samples for the number of parameters make null directions too.
+
+    Attributes:
+        eigenvalues: (n,) float64, descending.
+        asymmetry: ||A - A^T||_F / 2. The lower triangle of A, the upper one and their mean S are matrices that differ
+            by this at most, in Frobenius norm and therefore in spectral norm: by Weyl's inequality no eigenvalue
+            changes by more, whichever of them is believed.
+        rounding: what rounding may have done to an eigenvalue: the norm ||E||_F of the errors of A, which is measured
+            in two ways, by ``asymmetry`` and by the product with a vector made at two scales, the larger of which is
+            taken; and n 2^-52 ||A|| for the dense solver (LAPACK Users' Guide, 1999, section 4.7).
+        zero_columns: how many columns of A are exactly zero.
+        products: made, n and one to measure their rounding.
+    """
+
+    eigenvalues: np.ndarray
+    asymmetry: float
+    rounding: float
+    zero_columns: int
+    products: int
+
+    @property
+    def positive(self) -> int:
+        """How many eigenvalues are above ``rounding``."""
+        return int((self.eigenvalues > self.rounding).sum())
+
+    @property
+    def negative(self) -> int:
+        """How many eigenvalues are below -``rounding``."""
+        return int((self.eigenvalues < -self.rounding).sum())
+
+    @property
+    def null(self) -> int:
+        """How many eigenvalues can't be told from zero."""
+        return len(self.eigenvalues) - self.positive - self.negative
+
+    @property
+    def symmetry_null(self) -> int:
+        """How many null directions aren't explained by zero columns."""
+        return self.null - self.zero_columns
+
+    @property
+    def trace(self) -> float:
+        """The sum of all eigenvalues."""
+        return float(self.eigenvalues.sum())
+
+    @property
+    def frobenius(self) -> float:
+        """The Frobenius norm, the root of the sum of their squares."""
+        return float(np.linalg.norm(self.eigenvalues))
+
+
+def full_spectrum(
+    operator: SymmetricOperator | torch.Tensor | np.ndarray,
+    *,
+    scratch: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> FullSpectrum:
+    """All eigenvalues of an operator of up to 10,000 dimensions, by n products and a dense solver.
+
+    The columns go to a temporary file as they are made, so that beside the operator's own memory there is either one
+    block of them or, at the end, one matrix of 8 n^2 bytes in which LAPACK works in place.
+
+    Args:
+        operator: a symmetric operator or dense symmetric matrix of dimension n.
+        scratch: the folder for the temporary file, of n^2 entries of the operator's type; default: the system's, which
+            on some machines is kept in memory.
+        progress: called after every block of products and before the dense solver.
+
+    Raises:
+        InputError: n is too large, the folder can't hold the file, a product isn't finite, or the matrix is asymmetric
+            by more than a hundredth of its norm and more than rounding explains.
+    """
+    operator = as_operator(operator)
+    refuse_large(operator.dim)
+    folder = _folder(operator, scratch)
+    tell = progress or (lambda _: None)
+    before = operator.products
+    with tempfile.TemporaryDirectory(dir=folder, prefix="landscape-") as temporary:
+        path = Path(temporary) / "columns"
+        zero_columns, error = _write_columns(operator, path, tell)
+        products = operator.products - before
+        matrix = _read(path, operator)
+    asymmetry, norm = _symmetrise(matrix)
+    _refuse_asymmetry(asymmetry, norm, error)
+    tell(Progress("eigenvalues", products, np.array([]), 1.0))
+    # All drivers reduce to tridiagonal form in place and take the same time; transposed, so that LAPACK copies nothing.
+    ascending = scipy.linalg.eigh(matrix.T, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev")
+    solver_error = operator.dim * np.finfo(np.float64).eps * float(np.abs(ascending).max())
+    rounding = max(asymmetry, error) + solver_error
+    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products)
+
+
+def refuse_large(dim: int) -> None:
+    """Raise InputError where a matrix of so many dimensions is too large for `full_spectrum`."""
+    if dim > MAX_DIM:
+        raise InputError(
+            f"a full spectrum is made of up to {MAX_DIM:,} parameters, here are {dim:,}; ask for the spectral density "
+            "instead (--density), or restrict the parameters (--params)"
+        )
+
+
+def _folder(operator: SymmetricOperator, scratch: Path | None) -> Path:
+    """Where the temporary file goes, once the folder is known to be large enough."""
+    folder = Path(tempfile.gettempdir() if scratch is None else scratch)
+    if not folder.is_dir():
+        raise InputError(f"the scratch folder {folder} doesn't exist; create it or name another")
+    needed, free = operator.dim**2 * operator.dtype.itemsize, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the matrix takes {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; name another "
+            "scratch folder"
+        )
+    return folder
+
+
+def _write_columns(operator: SymmetricOperator, path: Path, tell: Callable[[Progress], None]) -> tuple[int, float]:
+    """Write column after column to a file; how many are exactly zero, and the norm of the rounding in all."""
+    before, zero, blocks = operator.products, 0, Columns(operator)
+    with path.open("wb", buffering=0) as file:
+        for start, block in blocks:
+            zero += int((block == 0).all(0).sum())
+            _write(file, block.T.contiguous().cpu().numpy())
+            done = (start + block.shape[1]) / operator.dim
+            tell(Progress("multiplying", operator.products - before, np.array([]), done))
+    return zero, blocks.rounding
+
+
+def _write(file: io.FileIO, rows: np.ndarray) -> None:
+    try:
+        rows.tofile(file)
+    except OSError as error:
+        folder = Path(file.name).parents[1]
+        raise InputError(f"the matrix can't be written to {folder} ({error}); name another scratch folder") from error
+
+
+def _read(path: Path, operator: SymmetricOperator) -> np.ndarray:
+    """The matrix (n, n) in float64, its columns as rows."""
+    matrix = np.empty((operator.dim, operator.dim))
+    dtype = torch.empty(0, dtype=operator.dtype).numpy().dtype
+    with path.open("rb") as file:
+        for start in range(0, operator.dim, _TILE):
+            rows = matrix[start : start + _TILE]
+            rows[:] = np.fromfile(file, dtype, rows.size).reshape(rows.shape)
+    return matrix
+
+
+def _symmetrise(matrix: np.ndarray) -> tuple[float, float]:
+    """Make a matrix A into (A + A^T) / 2 in its own place; ||A - A^T||_F / 2 and the Frobenius norm of the result."""
+    asymmetry = norm = 0.0
+    for i in range(0, len(matrix), _TILE):
+        for j in range(0, i + 1, _TILE):
+            lower, upper = matrix[i : i + _TILE, j : j + _TILE], matrix[j : j + _TILE, i : i + _TILE].T
+            mean, difference = (lower + upper) / 2, (lower - upper) / 2
+            lower[:], upper[:] = mean, mean
+            times = 1 if i == j else 2
+            asymmetry = float(np.hypot(asymmetry, np.sqrt(times) * np.linalg.norm(difference)))
+            norm = float(np.hypot(norm, np.sqrt(times) * np.linalg.norm(mean)))
+    return asymmetry, norm
+
+
+def _refuse_asymmetry(asymmetry: float, norm: float, error: float) -> None:
+    # Rounding is told by what was measured; derivatives that are wrong are off by percents, not by less.
+    if asymmetry > max(0.01 * norm, 10 * error):
+        raise InputError(
+            f"the operator isn't symmetric: ||A - A^T|| / 2 is {asymmetry:.2g} where ||A|| is {norm:.2g}; some layer's "
+            "second derivative is wrong (in PyTorch 2.13, weight_norm's)"
+        )

@@ -1,0 +1,81 @@
+"""Blocks of products: with every unit vector, held to be finite, and how much rounding is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.probes import probe
+
+# Columns multiplied at a time: enough for matrix products to be fast, few enough for progress to be seen.
+_COLUMNS = 64
+_BLOCK_BYTES = 1 << 26
+
+
+def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
+    """How many columns a block holds: ``most``, or what fits in 64 MB of float64, but at least one."""
+    return max(1, min(most, _BLOCK_BYTES // (8 * operator.dim)))
+
+
+def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
+    """The products (n, m) with the columns of a block (n, m).
+
+    Raises:
+        InputError: one of them isn't finite.
+    """
+    products = operator.matmat(vectors)
+    if not products.isfinite().all():
+        raise InputError(
+            "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable here, "
+            "or overflows"
+        )
+    return products
+
+
+class Columns:
+    """Every column of an operator's matrix, in blocks, and the rounding in them: n + 1 products.
+
+    Iterating gives the first one's index and the block (n, m). The columns are summed with random signs on the way,
+    which is the product with a vector of signs, so that making this product directly shows their rounding: its square
+    is, in expectation, the sum of the squares of theirs.
+
+    Attributes:
+        rounding: ||E||_F of the matrix of errors E; measured once all blocks have been taken.
+    """
+
+    def __init__(self, operator: SymmetricOperator) -> None:
+        self._operator = operator
+        self.rounding = 0.0
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        operator, size = self._operator, block_size(self._operator)
+        signs = probe(operator.dim, 0, 0).to(operator.device, operator.dtype)
+        signed = torch.zeros(operator.dim, dtype=torch.float64, device=operator.device)
+        for start in range(0, operator.dim, size):
+            stop = min(start + size, operator.dim)
+            unit = torch.zeros(operator.dim, stop - start, device=operator.device, dtype=operator.dtype)
+            unit[start:stop].fill_diagonal_(1)
+            block = finite_products(operator, unit)
+            signed += block.to(torch.float64) @ signs[start:stop].to(torch.float64)
+            yield start, block
+        self.rounding = measured_rounding(operator, signs, signed)
+
+
+def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tensor) -> float:
+    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more.
+
+    At another scale that is no power of two every operation is rounded differently, so the difference is the error;
+    the second term is for the operations that happen to be exact at both scales.
+
+    Args:
+        operator: A.
+        vector: (n,) v.
+        product: (n,) float64, A v, however it was obtained.
+    """
+    again = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1).to(torch.float64) * 3
+    eps = torch.finfo(operator.dtype).eps
+    return float(torch.linalg.vector_norm(again - product) + eps * torch.linalg.vector_norm(product))

@@ -1,0 +1,96 @@
+"""Gauss quadrature of an operator's spectrum, as one random vector sees it.
+
+A unit vector x has the spectral measure mu_x = sum_j (u_j^T x)^2 delta(lambda_j) under A. Lanczos from x gives a
+tridiagonal T whose eigenvalues are the nodes, and the squared first components of whose eigenvectors are the weights, of
+the Gauss quadrature of mu_x: exact for polynomials up to degree 2 m - 1 after m steps (Golub and Meurant 2010, chapters
+4 and 6). A Gaussian vector, normalised, is uniform on the unit sphere, so E mu_x gives every eigenvalue the weight 1/n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg
+from torch import Tensor
+
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.spectrum.probes import probe
+
+
+@dataclass(frozen=True)
+class Deflation:
+    """Eigenpairs known already, in whose complement the chains run.
+
+    Attributes:
+        values: (k,) float64.
+        vectors: (n, k) torch, orthonormal, on the operator's device and of its dtype.
+    """
+
+    values: np.ndarray
+    vectors: Tensor
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One Lanczos chain: the tridiagonal T of order m.
+
+    Attributes:
+        alpha: (m,) float64, the diagonal.
+        beta: (m,) float64, the off-diagonal and last the norm of what remained, 0 where the Krylov space was exhausted.
+        orthogonality: max |Q^T Q - I| of its vectors and the deflated ones.
+    """
+
+    alpha: np.ndarray
+    beta: np.ndarray
+    orthogonality: float
+
+
+def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, seed: int, index: int) -> Chain:
+    """A chain from Gaussian probe ``index`` of ``seed``, in the complement of what is deflated.
+
+    Every vector is orthogonalised twice against the deflated ones and all before it: the chain is that of P A P on the
+    complement, P = I - Q Q^T, without ghosts. It ends before ``steps`` where the Krylov space is exhausted, at the
+    latest with the complement, so no values are invented. Holds k + m + 1 vectors of length n.
+
+    Raises:
+        InputError: a product isn't finite.
+    """
+    held = len(deflation.values)
+    basis = KrylovBasis(operator, min(operator.dim, held + steps + 1), seed)
+    basis.hold(deflation.values, deflation.vectors)
+    pending = basis.start(probe(operator.dim, seed, index, "gaussian"))
+    if pending is None:  # by a chance of rounding size nothing of the probe lies outside; by certainty where n = k
+        pending = basis.inject()
+    made: list[Expansion] = []
+    while pending is not None and len(made) < steps:
+        made.append(basis.expand(pending))
+        pending = made[-1].pending
+    alpha, beta = np.array([step.alpha for step in made]), np.array([step.beta for step in made])
+    return Chain(alpha, beta, basis.orthogonality_defect())
+
+
+def gauss(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes ascending (m,) and weights (m,) of the Gauss rule of a chain; the weights add up to 1."""
+    nodes, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[: len(alpha) - 1])
+    return nodes, vectors[0] ** 2
+
+
+def radau(alpha: np.ndarray, beta: np.ndarray, left: float) -> tuple[np.ndarray, np.ndarray]:
+    """The Gauss-Radau rule with one node more, at ``left`` (Golub 1973; Golub and Meurant 2010, section 6.2).
+
+    For a function whose even derivatives are negative and odd ones positive on the spectrum, such as the logarithm, and
+    ``left`` at or below the spectrum, it is a lower bound where the Gauss rule is an upper one.
+
+    Args:
+        alpha: (m,) the diagonal of T.
+        beta: (m,) the off-diagonal and the last remainder; 0 there means that the Gauss rule is exact, and it is taken.
+        left: a number below all nodes of the Gauss rule.
+    """
+    if beta[-1] == 0:
+        return gauss(alpha, beta)
+    shifted = np.vstack([np.append(0.0, beta[:-1]), alpha - left])
+    last = np.append(np.zeros(len(alpha) - 1), beta[-1] ** 2)
+    correction = scipy.linalg.solveh_banded(shifted, last)[-1]
+    return gauss(np.append(alpha, left + correction), np.append(beta, 0.0))

@@ -1,0 +1,413 @@
+"""Sums of a function over a spectrum, tr f(A) = sum_i f(lambda_i), by stochastic Lanczos quadrature, or exactly.
+
+The method is Ubaru, Chen and Saad's (2017), with k outliers deflated first, as in the spectral density: they are done
+exactly, and each probe x, uniform on the unit sphere of their complement, gives the independent sample
+sum_i f(lambda_i) + (n - k) x^T f(C) x with C the operator compressed to the complement. Student's interval of their
+mean covers the probes' spread. Three errors that all samples share are added to it: of the quadrature, of the outliers'
+residuals, and of rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
+from landscape.spectrum.probes import probe
+from landscape.spectrum.products import finite_products, measured_rounding
+from landscape.spectrum.quadrature import Chain, Deflation, gauss, run_chain
+from landscape.spectrum.solve import Progress
+from landscape.spectrum.trace import FEWEST_PROBES, Estimate, interval
+
+STEPS = 100
+K = 10
+MAX_PRODUCTS = 10_000
+
+# Relative residual of the outliers: what it does is of second order (`deflation_error`).
+_TOL_OUTLIERS = 1e-4
+
+
+class SpectralFunction(ABC):
+    """A nowhere decreasing function f of an eigenvalue."""
+
+    @abstractmethod
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The function of each value."""
+
+    @abstractmethod
+    def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The steepest that f is on the part of each interval [low, high] where an eigenvalue can lie."""
+
+    @abstractmethod
+    def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
+        """x^T f(C) x from the chain of the unit vector x, and what the quadrature may be off by.
+
+        Args:
+            alpha: (m,) the diagonal of the tridiagonal T.
+            beta: (m,) its off-diagonal and the last remainder; see `landscape.spectrum.quadrature.Chain`.
+        """
+
+    @abstractmethod
+    def measure(self, value: float, dim: int) -> float:
+        """What the tolerance of a sum is relative to, given the sum and n."""
+
+
+@dataclass(frozen=True)
+class SpectralSum(Estimate):
+    """tr f(A) with its 95 % interval: Student's t over the probes, widened by the three errors that probes share.
+
+    Attributes:
+        alpha: of the function.
+        method: ``probes``, or ``exact``: from the full spectrum.
+        tol: the goal for the interval's half-width, relative to what the function says; None where the number of probes
+            was given.
+        goal: this half-width itself; None with ``tol``.
+        converged: the goal was reached, or the given number of probes made.
+        agree: all samples are one number up to rounding; see ``remarks``.
+        quadrature_error: of the Gauss rules, on average over the probes: a bound or an estimate, as the function says.
+        deflation_error: bound on what the outliers' residuals do.
+        rounding: what rounding may have done: by Cauchy and Schwarz ||f'(A)||_F ||E||_F, for the matrix E of the
+            products' errors, whose norm is measured.
+        deflated: k, how many outliers were done exactly.
+        probes: how many.
+        steps: products of the longest chain.
+        products: made in all: chains, outliers, those that measure the rounding, and whatever else was needed.
+        samples: (probes,) float64, independent estimates of the sum, probe by probe; the same probes are used at
+            another point with the same seed, so that differences can be taken in pairs.
+    """
+
+    alpha: float
+    method: Literal["probes", "exact"]
+    tol: float | None
+    goal: float | None
+    converged: bool
+    agree: bool
+    quadrature_error: float
+    deflation_error: float
+    rounding: float
+    deflated: int
+    probes: int
+    steps: int
+    products: int
+    samples: np.ndarray
+
+    @property
+    def shared_error(self) -> float:
+        """What more probes don't reduce."""
+        return self.quadrature_error + self.deflation_error + self.rounding
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader has to know of the interval, a sentence each."""
+        remarks = []
+        if self.agree:
+            remarks.append(
+                f"the {self.probes} probes agree up to rounding, so the interval has no width but that of the errors "
+                "they share: right where deflation left a multiple of the identity"
+            )
+        if not self.converged:
+            remarks.append(
+                f"the 95 % interval is +-{self.half_width:.2g} after {self.probes} probes, wider than the "
+                f"+-{self.goal:.2g} asked for: {self._remedy}"
+            )
+        return tuple(remarks)
+
+    @property
+    def _remedy(self) -> str:
+        """What would narrow the interval."""
+        assert self.goal is not None, "a number of probes is always reached"
+        if self.shared_error < self.goal / 2:
+            return "allow more products, or accept a larger tolerance"
+        errors = {
+            "the quadrature is not exact enough: make more steps": self.quadrature_error,
+            "the outliers are not exact enough: deflate fewer": self.deflation_error,
+            "rounding stands in the way: compute in float64, or take a larger alpha": self.rounding,
+        }
+        return max(errors, key=errors.__getitem__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a sum is to be estimated.
+
+    Attributes:
+        tol: goal for the half-width of the 95 % interval, relative to `SpectralFunction.measure`.
+        probes: make this many, in place of a goal.
+        steps: of a chain.
+        k: outliers to deflate.
+        seed: of the probes and the solves.
+        max_products: most products, with a goal.
+    """
+
+    tol: float | None
+    probes: int | None
+    steps: int
+    k: int
+    seed: int
+    max_products: int | None
+
+    def check(self, dim: int) -> None:
+        """Raise the InputError that is due for an operator of dimension ``dim``."""
+        if self.tol is not None and not 0 < self.tol < 1:
+            raise InputError(f"tol must lie between 0 and 1, not {self.tol}")
+        if self.probes is not None and self.probes < 2:
+            raise InputError(f"probes must be at least 2, or there is no telling their spread, not {self.probes}")
+        if self.probes is not None and (self.tol is not None or self.max_products is not None):
+            raise InputError("a number of probes is an end by itself: leave out probes, or tol and max_products")
+        if self.steps < 2:
+            raise InputError(f"steps must be at least 2, or a probe sees no more than a mean, not {self.steps}")
+        if self.k < 0:
+            raise InputError(f"k must not be negative, and {self.k} is; 0 deflates nothing")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed must lie between 0 and 2^63 - 1, not {self.seed}")
+        least = min(dim + 1, self.least)
+        if self.max_products is not None and self.max_products < least:
+            raise InputError(
+                f"max_products must be at least {least} with k={self.k} and steps={self.steps}, not {self.max_products}"
+            )
+
+    @property
+    def least(self) -> int:
+        """The products of the first probes and of the shortest search for outliers."""
+        return self.k + (self.probes or FEWEST_PROBES) * self.steps
+
+    @property
+    def allowed(self) -> int:
+        """The most products."""
+        return self.max_products or max(self.least, MAX_PRODUCTS)
+
+    def exact(self, dim: int) -> bool:
+        """Whether n products, for the full spectrum, are no more than the first probes take."""
+        return dim <= min(self.least, MAX_DIM)
+
+
+def part(progress: Callable[[Progress], None], start: float, stop: float) -> Callable[[Progress], None]:
+    """A callback for a part of the work, from one fraction of the whole to another."""
+    return lambda at: progress(replace(at, fraction=start + (stop - start) * at.fraction))
+
+
+# ---------------------------------------------------------------------- exactly
+
+
+def exact_sum(
+    spectrum: FullSpectrum, function: SpectralFunction, alpha: float, tol: float | None, eps: float, products: int
+) -> SpectralSum:
+    """The sum over a full spectrum.
+
+    Args:
+        spectrum: all eigenvalues.
+        function: f.
+        alpha: its parameter.
+        tol: the goal.
+        eps: rounding unit of the operator's precision.
+        products: made in all.
+    """
+    values = spectrum.eigenvalues
+    # In Frobenius norm: the asymmetry is measured in it; the rest is relative, see `FullSpectrum.rounding`.
+    moved = spectrum.asymmetry + (4 * eps + len(values) * np.finfo(np.float64).eps) * spectrum.frobenius
+    terms = function(values)
+    value = float(terms.sum())
+    rounding = float(np.linalg.norm(function.slope(values - moved, values + moved))) * moved + _evaluated(terms)
+    goal = None if tol is None else tol * function.measure(value, len(values))
+    return SpectralSum(
+        value=value,
+        standard_error=0.0,
+        low=value - rounding,
+        high=value + rounding,
+        alpha=alpha,
+        method="exact",
+        tol=tol,
+        goal=goal,
+        converged=goal is None or rounding <= goal,
+        agree=False,
+        quadrature_error=0.0,
+        deflation_error=0.0,
+        rounding=rounding,
+        deflated=0,
+        probes=0,
+        steps=0,
+        products=products,
+        samples=np.array([]),
+    )
+
+
+def _evaluated(terms: np.ndarray) -> float:
+    """The rounding of a sum of function values, each off by some units in the last place."""
+    return 4 * np.finfo(np.float64).eps * float(np.abs(terms).sum())
+
+
+# ---------------------------------------------------------------------- by probes
+
+
+class Summation:
+    """One estimation: deflate, probe until the goal is reached, or turn to the full spectrum where that is cheaper.
+
+    Args:
+        operator: A.
+        function: f.
+        alpha: its parameter.
+        settings: checked.
+        tol: the goal where the settings name none.
+        before: the operator's count of products before this measurement.
+        progress: called after every product of the search and every chain.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        function: SpectralFunction,
+        alpha: float,
+        settings: Settings,
+        tol: float,
+        before: int,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.operator, self.function, self.alpha, self.settings = operator, function, alpha, settings
+        self.tol = None if settings.probes else settings.tol or tol
+        self._before, self._progress = before, progress
+        self._chains: list[Chain] = []
+        self._rules: list[tuple[float, float]] = []  # of each chain, with its error
+
+    @property
+    def products(self) -> int:
+        """Products made in this measurement."""
+        return self.operator.products - self._before
+
+    def run(self) -> SpectralSum:
+        """Make the probes that the goal asks for; each look at it is a chance to stop too early, so there are few."""
+        deflation = self.deflate()
+        self.measure_rounding()
+        wanted = self.settings.probes or FEWEST_PROBES
+        while True:
+            self.draw(deflation, wanted)
+            found = self.estimate()
+            room = (self.settings.allowed - self.products) // self.settings.steps
+            needed = self.needed(found)
+            if found.converged:
+                return found
+            if self.full_is_cheaper(min(needed - found.probes, room)):
+                return self.full()
+            if found.agree or room <= 0 or found.shared_error >= (found.goal or math.inf):
+                return found
+            wanted = min(2 * found.probes, needed, found.probes + room)
+
+    def full_is_cheaper(self, probes: int) -> bool:
+        """Whether the full spectrum takes no more products than so many probes."""
+        return self.operator.dim <= min(probes * self.settings.steps, MAX_DIM)
+
+    def full(self) -> SpectralSum:
+        """The sum over the full spectrum; what was made before is let go."""
+        spectrum = full_spectrum(self.operator, progress=self._progress)
+        eps = torch.finfo(self.operator.dtype).eps
+        return exact_sum(spectrum, self.function, self.alpha, self.tol, eps, self.products)
+
+    def deflate(self) -> Deflation:
+        """The outliers that converge, at least one dimension left to the probes."""
+        k = min(self.settings.k, self.operator.dim - 1)
+        self._outliers, self._residuals = np.zeros(0), np.zeros(0)
+        if k == 0:
+            nothing = torch.empty((self.operator.dim, 0), device=self.operator.device, dtype=self.operator.dtype)
+            return Deflation(self._outliers, nothing)
+        share = 10 * k / (10 * k + self.settings.least)  # of the work, as it seems
+        progress = part(self._progress, 0.0, share)
+        pairs = top_eigenpairs(self.operator, k, "LM", _TOL_OUTLIERS, self.settings.seed, progress=progress)
+        kept = pairs.converged
+        self._outliers, self._residuals = pairs.eigenvalues[kept], pairs.residuals[kept] + pairs.rounding
+        return Deflation(self._outliers, pairs.eigenvectors[:, torch.as_tensor(kept, device=self.operator.device)])
+
+    def measure_rounding(self) -> None:
+        """||E||_F of the matrix E of the products' errors, from a product with a vector of signs."""
+        signs = probe(self.operator.dim, self.settings.seed, 0).to(self.operator.device, self.operator.dtype)
+        product = finite_products(self.operator, signs.unsqueeze(1)).squeeze(1).to(torch.float64)
+        self._moved = measured_rounding(self.operator, signs, product)
+
+    def draw(self, deflation: Deflation, wanted: int) -> None:
+        """Add chains until there are so many."""
+        steps, seed = self.settings.steps, self.settings.seed
+        total = self.products + (wanted - len(self._chains)) * steps
+        while len(self._chains) < wanted:
+            chain = run_chain(self.operator, deflation, steps, seed, len(self._chains))
+            self._chains.append(chain)
+            self._rules.append(self.function.quadrature(chain.alpha, chain.beta))
+            self._progress(Progress("sampling", self.products, np.array([]), min(1.0, self.products / total)))
+
+    def estimate(self) -> SpectralSum:
+        """What the chains say."""
+        rest = self.operator.dim - len(self._outliers)
+        means, errors = np.array(self._rules).T
+        samples = float(self.function(self._outliers).sum()) + rest * means
+        quadrature, rounding = rest * float(errors.mean()), self.rounding()
+        deflation = deflation_error(self.function, self._outliers, self._residuals)
+        mean = interval(samples, quadrature + deflation + rounding)
+        goal = None if self.tol is None else self.tol * self.function.measure(mean.value, self.operator.dim)
+        return SpectralSum(
+            value=mean.value,
+            standard_error=mean.standard_error,
+            low=mean.low,
+            high=mean.high,
+            alpha=self.alpha,
+            method="probes",
+            tol=self.tol,
+            goal=goal,
+            converged=goal is None or mean.half_width <= goal,
+            agree=float(np.ptp(samples)) <= 2 * rounding,
+            quadrature_error=quadrature,
+            deflation_error=deflation,
+            rounding=rounding,
+            deflated=len(self._outliers),
+            probes=len(samples),
+            steps=max(len(chain.alpha) for chain in self._chains),
+            products=self.products,
+            samples=samples,
+        )
+
+    def rounding(self) -> float:
+        """||f'||_F ||E||_F, the steepest within reach of each eigenvalue, as outliers and chains show them."""
+        rest, moved = self.operator.dim - len(self._outliers), self._moved
+
+        def slopes(values: np.ndarray) -> np.ndarray:
+            return self.function.slope(values - moved, values + moved) ** 2
+
+        rules = [gauss(chain.alpha, chain.beta) for chain in self._chains]
+        square = float(slopes(self._outliers).sum()) + rest * np.mean([w @ slopes(nodes) for nodes, w in rules])
+        size = float(np.abs(self.function(self._outliers)).sum())
+        size += rest * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in rules])
+        return math.sqrt(square) * moved + 4 * np.finfo(np.float64).eps * float(size)
+
+    def needed(self, found: SpectralSum) -> int:
+        """How many probes the goal takes if their spread is what it seems."""
+        if found.goal is None:
+            return found.probes
+        allowed = found.goal - found.shared_error
+        if allowed <= 0:
+            return 1 << 62
+        return math.ceil(found.probes * ((found.half_width - found.shared_error) / allowed) ** 2)
+
+
+def deflation_error(function: SpectralFunction, outliers: np.ndarray, residuals: np.ndarray) -> float:
+    """Bound on what the outliers' residuals r_i, (k,) as the outliers lambda_i, do to a sum.
+
+    A = D + E, with D the outliers and the compressed operator C side by side, and E the residuals' blocks R and R^T
+    beside the diagonal. Along D + s E an eigenvalue mu with eigenvector (x, y) moves by 2 x^T R^T y, and
+    x_i = s (R^T y)_i / (mu - lambda_i). The sum of all |movements| is at most 2 sum r_i (Lidskii). For eigenvalues of
+    at most half the smallest outlier's magnitude |mu - lambda_i| is at least |lambda_i| / 2, and as the sum of
+    (R^T y)_i^2 over all y is at most r_i^2 (Bessel), theirs is at most 2 sum r_i^2 / |lambda_i|: of second order where
+    f is steep, of first order only where it is flat.
+    """
+    if not len(outliers):
+        return 0.0
+    magnitudes = np.abs(outliers)
+    half, far = np.array([magnitudes.min() / 2]), np.array([np.inf])
+    beyond = max(float(function.slope(half, far)[0]), float(function.slope(-far, -half)[0]))
+    within = float(function.slope(-far, far)[0])
+    second = residuals * np.minimum(1.0, residuals / np.maximum(magnitudes, np.finfo(np.float64).tiny))
+    return 2 * within * float(second.sum()) + 2 * beyond * float(residuals.sum())
