@@ -24,7 +24,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         for position, (name, label) in enumerate(NAMES.items()):
             result = landscape.probe(
-                [f"data/{name}.pt"], [landscape.Loss(), landscape.HessianEigenpairs(k=30)], Path(folder) / f"{name}.h5"
+                [f"data/{name}.pt"], [landscape.Loss(), landscape.TopEigenpairs(k=30)], Path(folder) / f"{name}.h5"
             )
             draw(axes, result.rows[0].data["hessian"], label, f"C{position}")
     axes.set(xlabel="index $i$", ylabel=r"eigenvalue $\lambda_i$ of the Hessian", yscale="log")

@@ -14,53 +14,124 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+    from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
+    from landscape.curvature.gauss_newton import GaussNewton
     from landscape.curvature.hessian import Hessian
+    from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
+    from landscape.curvature.untied import Loop, untied
     from landscape.errors import InputError
+    from landscape.loops import LoopCurvature, loop_curvature
     from landscape.measure import load_problem, probe
-    from landscape.measurements import HessianEigenpairs, Loss, Measurement
+    from landscape.measurements import (
+        Density,
+        EffectiveDimension,
+        Layers,
+        LogDet,
+        Loops,
+        Loss,
+        Matrix,
+        Measurement,
+        Spectrum,
+        TopEigenpairs,
+        Trace,
+        density_of,
+    )
     from landscape.operator import MatrixOperator, SymmetricOperator
     from landscape.problem import LossEstimate, Problem
     from landscape.progress import ProgressBar
     from landscape.record import open_record
+    from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+    from landscape.spectrum.full import FullSpectrum, full_spectrum
+    from landscape.spectrum.functions import effective_dimension, log_det
     from landscape.spectrum.lanczos import LanczosDecomposition, lanczos
+    from landscape.spectrum.trace import TraceEstimate, estimate_trace
 
 _HOMES = {
     "landscape.checkpoint": ["Checkpoint", "read_checkpoint", "save_checkpoint"],
+    "landscape.curvature.fisher": ["EmpiricalFisher", "ExactFisher", "MonteCarloFisher"],
+    "landscape.curvature.gauss_newton": ["GaussNewton"],
     "landscape.curvature.hessian": ["Hessian"],
+    "landscape.curvature.preconditioned": ["Preconditioned", "adam_diagonal"],
+    "landscape.curvature.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
+    "landscape.loops": ["LoopCurvature", "loop_curvature"],
     "landscape.measure": ["load_problem", "probe"],
-    "landscape.measurements": ["HessianEigenpairs", "Loss", "Measurement"],
+    "landscape.measurements": [
+        "Density",
+        "EffectiveDimension",
+        "Layers",
+        "LogDet",
+        "Loops",
+        "Loss",
+        "Matrix",
+        "Measurement",
+        "Spectrum",
+        "TopEigenpairs",
+        "Trace",
+        "density_of",
+    ],
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
     "landscape.problem": ["LossEstimate", "Problem"],
     "landscape.progress": ["ProgressBar"],
     "landscape.record": ["open_record"],
+    "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
+    "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],
+    "landscape.spectrum.functions": ["effective_dimension", "log_det"],
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
+    "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Checkpoint",
+    "Density",
+    "EffectiveDimension",
     "Eigenpairs",
+    "EmpiricalFisher",
+    "ExactFisher",
+    "FullSpectrum",
+    "GaussNewton",
     "Hessian",
-    "HessianEigenpairs",
     "InputError",
     "LanczosDecomposition",
+    "Layers",
+    "LogDet",
+    "Loop",
+    "LoopCurvature",
+    "Loops",
     "Loss",
     "LossEstimate",
+    "Matrix",
     "MatrixOperator",
     "Measurement",
+    "MonteCarloFisher",
+    "Preconditioned",
     "Problem",
     "ProgressBar",
+    "SpectralDensity",
+    "Spectrum",
     "SymmetricOperator",
+    "TopEigenpairs",
+    "Trace",
+    "TraceEstimate",
+    "adam_diagonal",
+    "density_of",
+    "effective_dimension",
+    "estimate_trace",
+    "full_spectrum",
     "lanczos",
     "load_problem",
+    "log_det",
+    "loop_curvature",
     "open_record",
     "probe",
     "read_checkpoint",
     "save_checkpoint",
+    "spectral_density",
     "top_eigenpairs",
+    "untied",
 ]
 
 

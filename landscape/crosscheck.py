@@ -60,7 +60,7 @@ def pyhessian_eigenvalues(
     Raises:
         InputError: PyHessian can't work where the problem lives, or fails on it.
     """
-    check_arguments("LM", str(problem.device))
+    check_arguments("LM", str(problem.device), "hessian")
     shares = _Shares(problem)
     with _counted() as count, _defaults(problem.dtype, seed), problem.evaluating():
         started = time.perf_counter()
@@ -76,12 +76,15 @@ def pyhessian_eigenvalues(
     return CrossCheck(np.array(values), residuals, count.products, seconds)
 
 
-def check_arguments(which: str, device: str) -> None:
+def check_arguments(which: str, device: str, matrix: str) -> None:
     """Refuse what PyHessian doesn't know.
 
     Raises:
-        InputError: another end of the spectrum than LM, or another device than the CPU or the first GPU.
+        InputError: another matrix than the Hessian, another end of its spectrum than LM, or another device than the CPU
+            or the first GPU.
     """
+    if matrix != "hessian":
+        raise InputError(f"PyHessian knows the Hessian only: leave out --crosscheck, or what makes it {matrix}")
     if which != "LM":
         raise InputError(
             f"PyHessian finds eigenvalues of largest magnitude only: --crosscheck needs --which LM, not {which}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -23,7 +24,7 @@ import xarray as xr
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
-from landscape.measurements import Measurement
+from landscape.measurements import History, Measurement
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record
@@ -43,6 +44,7 @@ class Source:
         device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
         dtype: ``float32`` or ``float64``; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
+        params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
     """
 
@@ -51,6 +53,7 @@ class Source:
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None
+    params: tuple[str, ...] = ()
     allow_code_execution: bool = False
 
     def read(self, path: str | Path) -> Checkpoint:
@@ -66,13 +69,14 @@ class Source:
         """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
-            return problem.to(_device(self.device), dtype, self.batch_size)
+            problem = problem.to(_device(self.device), dtype, self.batch_size)
         except (RuntimeError, TypeError) as error:
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
                 f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
                 "parameter nor buffer stays as it was made"
             ) from error
+        return problem.restricted(self.params) if self.params else problem
 
     def load(self, path: str | Path) -> Problem:
         """The problem at the weights of a checkpoint."""
@@ -88,6 +92,7 @@ def load_problem(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
+    params: Sequence[str] = (),
     allow_code_execution: bool = False,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
@@ -95,7 +100,7 @@ def load_problem(
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
-    return Source(problem, project, device, dtype, batch_size, allow_code_execution).load(checkpoint)
+    return Source(problem, project, device, dtype, batch_size, tuple(params), allow_code_execution).load(checkpoint)
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
@@ -110,6 +115,7 @@ def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
     there.notes = (*problem.notes, *checkpoint.notes, *notes)
+    there.optimizer = checkpoint.optimizer
     return there
 
 
@@ -165,9 +171,9 @@ def probe(
     Everything that can be refused is refused before anything is measured or written.
 
     Args:
-        checkpoints: files of one run, of one problem.
+        checkpoints: files of one run, of one problem; measured in the order of their stored steps, then of their names.
         measurements: what to measure on each.
-        out: the record; default: ``<stem of the first checkpoint>.landscape.h5`` in the working directory.
+        out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
         source: how checkpoints become problems.
         overwrite: replace a record of another request.
         append: add to a record of another request.
@@ -183,8 +189,13 @@ def probe(
     first = source.read(checkpoints[0])
     factory = source.factory(first)
     problem = source.pose(factory, first)
-    known = _checked(chain([first], map(source.read, checkpoints[1:])), first, problem)
-    measurements = [measurement.settle(problem, len(known)) for measurement in measurements]
+    known: dict[str, Checkpoint] = {}
+    for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
+        _check_same_problem(first, checkpoint)
+        there = at_checkpoint(problem, checkpoint)
+        measurements = [measurement.settle(there, len(checkpoints)) for measurement in measurements]
+        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
+    known = dict(sorted(known.items(), key=lambda item: _place_in_run(item[1])))
     request = Request.every(
         {measurement.name: measurement.settings for measurement in measurements},
         known,
@@ -196,9 +207,10 @@ def probe(
             "dtype": str(problem.dtype).removeprefix("torch."),
             "device": problem.device.type,
             "batch_size": source.batch_size,
+            "params": list(source.params),
         },
     )
-    path = _record(out, Path(checkpoints[0]))
+    path = _record(out, next(iter(known.values())).path)
     with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
         run = _Run(source, problem, request, writer, shown, command)
         for checkpoint in known.values():
@@ -234,13 +246,17 @@ class _Run:
             self.bar.label(f"{checkpoint.path.name} {measurement.name}")
             started = time.monotonic()
             try:
-                measured = measurement.measure(problem, self.bar, self.writer.earlier(measurement.name))
+                measured = measurement.measure(problem, self.bar, self.history(measurement.name, checkpoint.sha256))
             except InputError as error:
                 raise InputError(f"{checkpoint.path}: {error}") from error
             told = self.provenance(problem, checkpoint, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
             self.writer.add(measurement.name, measured.dataset, told)
             self.measured += 1
+
+    def history(self, measurement: str, sha256: str) -> History:
+        """What the record has of this measurement before this checkpoint."""
+        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256))
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
@@ -262,14 +278,13 @@ class _Run:
         }
 
 
-def _checked(checkpoints: Iterable[Checkpoint], first: Checkpoint, problem: Problem) -> dict[str, Checkpoint]:
-    """The checkpoints by their hashes, each once and without its weights, known to be measurable on the problem."""
-    known: dict[str, Checkpoint] = {}
-    for checkpoint in checkpoints:  # one at a time: together their weights may be larger than memory
-        _check_same_problem(first, checkpoint)
-        at_checkpoint(problem, checkpoint)
-        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
-    return known
+def _place_in_run(checkpoint: Checkpoint) -> tuple[float, list[Any]]:
+    """What checkpoints are ordered by: their stored step, then their names, with numbers in them as numbers."""
+    words = re.split(r"(\d+)", str(checkpoint.path))
+    return (
+        math.inf if checkpoint.step is None else checkpoint.step,
+        [int(word) if word.isdigit() else word for word in words],
+    )
 
 
 def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:

@@ -17,6 +17,7 @@ LAYERS = [
     ["cli"],
     ["measure"],
     ["measurements", "crosscheck"],
+    ["loops"],
     ["record", "progress"],
     ["spectrum", "curvature"],
     ["factories"],

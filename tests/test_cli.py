@@ -24,7 +24,7 @@ from torch.func import functional_call
 
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
-from landscape.measurements import HessianEigenpairs, Loss
+from landscape.measurements import Loss, TopEigenpairs
 from models.problems import markov
 from tests.conftest import ROOT
 
@@ -34,7 +34,7 @@ ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
 def numbers(path, group="hessian"):
-    """Everything measured in a group of a record, as bytes, so that NaN and signs of zero count."""
+    """Everything measured in a group of a record."""
     with h5py.File(path) as file:
         names = sorted(set(file[group]) - {"provenance", "path"})
         return {name: np.asarray(file[group][name]).tolist() for name in names}
@@ -57,7 +57,7 @@ def test_from_the_root_of_the_repository(command, monkeypatch, tmp_path):
     assert any(re.fullmatch(r"loss 0\.892\d* ± 0\.037 \(standard error over 256 samples\)", line) for line in lines)
     assert "Hessian: 10 eigenvalues of largest magnitude, float32 on cpu (" in ran.out
     assert re.search(r"^products by cached double-backward graph, \d+ MB$", ran.out, re.MULTILINE)
-    assert "±: an exact eigenvalue lies within (residual + rounding)" in ran.out
+    assert "±: an exact eigenvalue lies within" in ran.out
     assert lines[-1] == f"Record: {tmp_path / 'looped.h5'} (measured)"
     assert "\x1b" not in ran.out, "no colour where the output is no terminal"
     assert max(map(len, lines[:-1])) <= 80
@@ -178,7 +178,7 @@ def test_help_is_short_and_quick(tmp_path):
 
 def test_the_examples_of_help_run_as_printed(command, tmp_path):
     examples = [line for line in command("--help").out.splitlines() if line.startswith("  landscape-probe ")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for folder in ("data", "models"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -189,10 +189,12 @@ def test_the_examples_of_help_run_as_printed(command, tmp_path):
         for line in examples
     ]
     printed = [process.communicate() for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0]
-    assert [err for _, err in printed] == [b"", b"", b""]
+    assert [process.returncode for process in running] == [0, 0, 0, 0]
+    assert [err for _, err in printed] == [b"", b"", b"", b""]
     assert "Also to be had: --hessian" in printed[0][0].decode()
-    assert {path.name for path in tmp_path.glob("*.h5")} == {"looped.landscape.h5", "single.landscape.h5", "5.h5"}
+    assert {path.name for path in tmp_path.glob("*.h5")} == {
+        "looped.landscape.h5", "single.landscape.h5", "5.h5", "loops.h5"
+    }  # fmt: skip
 
 
 def test_version(command):
@@ -321,7 +323,7 @@ def test_a_finished_request_is_shown_again(command, tiny, monkeypatch):
     arguments = ("a.pt", "b.pt", "--hessian", "-k", 3)
     first = command(*arguments)
     before = tiny.listing()
-    for measurement in (Loss, HessianEigenpairs):
+    for measurement in (Loss, TopEigenpairs):
         monkeypatch.setattr(measurement, "measure", lambda *_: pytest.fail("measured again"))
     second = command(*arguments)
     assert second.out == first.out.replace("(measured)", "(was there already, nothing measured)")
@@ -401,15 +403,15 @@ def test_a_signal_costs_at_most_the_unit_in_work(command, tiny, sweep, monkeypat
     assert not (tiny.folder / "run.h5").exists()
 
     measured = []
-    original = HessianEigenpairs.measure
-    monkeypatch.setattr(HessianEigenpairs, "measure", lambda *given: measured.append(1) or original(*given))
+    original = TopEigenpairs.measure
+    monkeypatch.setattr(TopEigenpairs, "measure", lambda *given: measured.append(1) or original(*given))
     finished = len(list(parts.glob("hessian-*.h5")))
     assert command(*sweep, "run.h5").status == 0
     assert len(measured) == len(SWEEP) - finished
     assert not parts.exists()
     assert command(*sweep, "whole.h5").status == 0
     for group in ("hessian", "loss"):
-        assert numbers("run.h5", group) == numbers("whole.h5", group), "bit for bit"
+        assert repr(numbers("run.h5", group)) == repr(numbers("whole.h5", group)), "bit for bit, and NaN is NaN"
 
 
 def test_the_handler_of_sigterm_is_put_back(command, tiny):
@@ -420,7 +422,7 @@ def test_the_handler_of_sigterm_is_put_back(command, tiny):
 
 def test_what_fails_halfway_keeps_what_was_before(command, tiny):
     state = torch.load("b.pt")["state"]
-    save_checkpoint(tiny.folder / "overflowing.pt", {name: value * 1e30 for name, value in state.items()})
+    save_checkpoint(tiny.folder / "overflowing.pt", {name: value * 1e30 for name, value in state.items()}, step=15)
     ran = command("a.pt", "overflowing.pt", "c.pt", "--hessian", "-k", 2, "-o", "run.h5")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("landscape-probe: overflowing.pt: the loss is NaN or infinite for 20 of 20 terms")

@@ -16,7 +16,7 @@ import landscape
 from landscape.display import rounded_up, to_error
 from landscape.errors import InputError
 from landscape.measure import Source, probe
-from landscape.measurements import HessianEigenpairs, Loss
+from landscape.measurements import TopEigenpairs, Loss
 from landscape.progress import ProgressBar
 from landscape.spectrum.solve import Progress
 
@@ -40,7 +40,7 @@ def test_load_problem_refuses_in_one_line(tiny):
 
 
 def test_probe_gives_what_the_record_holds(tiny):
-    measurements = [Loss(), HessianEigenpairs(k=3)]
+    measurements = [Loss(), TopEigenpairs(k=3)]
     result = probe(["a.pt", "b.pt"], measurements, "run.h5")
     assert (result.path.name, result.measured) == ("run.h5", 4)
     with landscape.open_record("run.h5") as record:
@@ -49,21 +49,23 @@ def test_probe_gives_what_the_record_holds(tiny):
             np.testing.assert_array_equal(row.data["hessian"].eigenvalues, record["hessian/eigenvalues"][position])
             assert row.data["loss"].loss == record["loss/loss"][position]
     again = probe(["b.pt", "a.pt", "b.pt"], measurements, "other.h5")
-    assert [row.path for row in again.rows] == ["b.pt", "a.pt"]
+    assert [row.path for row in again.rows] == ["a.pt", "b.pt"], "in the order of their steps, each once"
     assert probe(["a.pt", "b.pt"], measurements, "run.h5").measured == 0
 
 
 def test_how_a_row_came_to_be(tiny):
-    result = probe(["b.pt"], [HessianEigenpairs(k=2, seed=5)], "run.h5", source=Source(batch_size=9), command="by hand")
+    result = probe(["b.pt"], [TopEigenpairs(k=2, seed=5)], "run.h5", source=Source(batch_size=9), command="by hand")
     told = json.loads(str(result.rows[0].data["hessian"].provenance.values))
     assert told["command"] == "by hand"
     assert told["settings"] == {
         "k": 2,
         "which": "LM",
         "tol": 1e-3,
+        "tol_value": None,
         "seed": 5,
         "max_products": None,
         "eigenvectors": True,
+        "matrix": {"kind": "hessian", "unit": "term", "samples": 1, "seed": 0, "precondition": None},
     }
     assert told["problem"].endswith("problem.py:tiny")
     assert (told["dtype"], told["batch_size"], told["checkpoint"]["step"]) == ("float32", 9, 10)
@@ -76,13 +78,13 @@ def test_how_a_row_came_to_be(tiny):
 
 def test_a_resumed_sweep_makes_its_products_as_it_began(tiny, monkeypatch):
     """The memory that decides may have changed in between; the numbers must not."""
-    probe(["a.pt"], [HessianEigenpairs(k=2)], "run.h5")
-    monkeypatch.setattr("landscape.curvature.hessian._half_of_memory", lambda _: 0)
-    result = probe(["a.pt", "b.pt"], [HessianEigenpairs(k=2)], "run.h5", append=True)
+    probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
+    monkeypatch.setattr("landscape.curvature.batched._half_of_memory", lambda _: 0)
+    result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
     routes = [json.loads(str(row.data["hessian"].provenance.values))["route"]["name"] for row in result.rows]
     assert routes == ["cached", "cached"]
-    fresh = probe(["a.pt"], [HessianEigenpairs(k=2)], "fresh.h5")
-    assert "products by graph rebuilt for each product" in HessianEigenpairs(k=2).show(fresh.rows[0].data["hessian"])[1]
+    fresh = probe(["a.pt"], [TopEigenpairs(k=2)], "fresh.h5")
+    assert "products by graph rebuilt for each product" in TopEigenpairs(k=2).show(fresh.rows[0].data["hessian"])[1]
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_refused(tiny, monkeypatch):
@@ -140,7 +142,9 @@ def test_eigenpairs_in_a_notebook():
 
 
 def test_a_table_says_what_did_not_converge():
-    table = landscape.display.eigenvalue_table(np.array([2.0, 0.0]), np.array([1.0, 0.0]), np.array([False, True]), 0.0)
+    table = landscape.display.eigenvalue_table(
+        np.array([2.0, 0.0]), np.array([[1.0, 3.0], [0.0, 0.0]]), np.array([1.0, 0.0]), np.array([False, True])
+    )
     console = Console(file=io.StringIO(), width=80)
     console.print(table)
     text = console.file.getvalue()

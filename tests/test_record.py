@@ -747,6 +747,20 @@ def test_what_an_earlier_row_tells(out: Path) -> None:
     assert more.earlier("hessian") == provenance(0)
 
 
+def test_what_was_measured_on_the_checkpoint_before(out: Path) -> None:
+    request = make_request(shas=SHA[:3])
+    writer = RecordWriter(out, request)
+    assert writer.previous("hessian", SHA[0]) is None
+    assert writer.previous("hessian", SHA[1]) is None, "it isn't measured yet"
+    writer.add("hessian", hessian(0), provenance(0))
+    np.testing.assert_array_equal(writer.previous("hessian", SHA[1]).eigenvalues, hessian(0).eigenvalues)
+    write(out, request)
+    more = RecordWriter(out, make_request(shas=SHA[3:5]), append=True)
+    before = more.previous("hessian", SHA[3])
+    assert str(before.sha256.values) == SHA[2], "rows that are there come first"
+    np.testing.assert_array_equal(before.eigenvectors, hessian(2).eigenvectors)
+
+
 def test_append_to_nothing_is_a_new_record(out: Path) -> None:
     write(out, make_request(), append=True)
     assert RecordWriter(out, make_request()).finished

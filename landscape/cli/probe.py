@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import io
-import json
-import math
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter, Token
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
-from rich.table import Table
 
+from landscape.cli import options
+from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 
 if TYPE_CHECKING:
-    import xarray as xr
-
     from landscape.crosscheck import CrossCheck
-    from landscape.measure import Result, Row, Source
+    from landscape.measure import Row, Source
     from landscape.measurements import Measurement
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
@@ -35,14 +29,11 @@ EPILOGUE = """Examples, from the project's folder:
   landscape-probe data/looped.pt                          # what is cheap
   landscape-probe data/looped.pt --hessian -k 5 -o 5.h5   # top 5 eigenvalues
   landscape-probe data/single.pt --hessian --which BE     # both ends
+  landscape-probe data/looped.pt --loops -o loops.h5      # tied or untied loop
 
 Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
 130 interrupted, 143 terminated.
 """
-
-measurements_group = Group("Measurements", sort_key=1)
-problem_group = Group("Problem", sort_key=2)
-output_group = Group("Output", sort_key=3)
 
 app = App(
     name="landscape-probe",
@@ -55,11 +46,6 @@ app = App(
 )
 
 
-def _flag(group: Group, text: str, name: str | None = None) -> Parameter:
-    """An option that is there or not."""
-    return Parameter(name=name, group=group, help=text, negative="", show_default=False)
-
-
 def _version() -> str:
     from importlib.metadata import version
 
@@ -69,173 +55,90 @@ def _version() -> str:
 app.version = _version
 
 
-def _whole(_: type, tokens: Sequence[Token]) -> int:
-    """An integer and nothing else: 2.5 eigenpairs are not 2."""
-    text = tokens[0].value
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a whole number") from error
-
-
-Whole = Annotated[int, Parameter(converter=_whole)]
-
-
 @app.default
 def probe(
-    *checkpoints: Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")],
-    hessian: Annotated[bool, _flag(measurements_group, "Top Hessian eigenpairs by Lanczos.")] = False,
-    k: Annotated[Whole, Parameter(name=["-k"], group=measurements_group, help="How many eigenpairs.")] = 10,
-    which: Annotated[
-        Literal["LM", "LA", "SA", "BE"],
-        Parameter(group=measurements_group, help="Largest magnitude, largest, smallest, or both ends."),
-    ] = "LM",
-    tol: Annotated[float, Parameter(group=measurements_group, help="Relative residual to reach.")] = 1e-3,
-    max_products: Annotated[
-        Whole | None, Parameter(group=measurements_group, help="Stop after so many products.  [default: 500 + 50 k]")
-    ] = None,
-    eigenvectors: Annotated[
-        bool | None, Parameter(group=measurements_group, help="Store them.  [default: if below 1 GB]")
-    ] = None,
-    seed: Annotated[Whole, Parameter(group=measurements_group, help="Of the random start vectors.")] = 0,
-    crosscheck: Annotated[
-        Literal["pyhessian"] | None, Parameter(group=measurements_group, help="Run a peer on the same problem too.")
-    ] = None,
-    problem: Annotated[
-        str | None,
-        Parameter(group=problem_group, help="Problem factory: file.py:name, package.module:name, or a project's name."),
-    ] = None,
-    project: Annotated[
-        Path | None, Parameter(group=problem_group, help="Folder of the pyproject.toml that names problems.")
-    ] = None,
-    device: Annotated[str, Parameter(group=problem_group, help="auto, cpu, cuda or cuda:N.")] = "auto",
-    dtype: Annotated[
-        Literal["float32", "float64"] | None, Parameter(group=problem_group, help="Precision.  [default: the model's]")
-    ] = None,
-    batch_size: Annotated[
-        Whole | None, Parameter(group=problem_group, help="Evaluate at most so many samples at a time.")
-    ] = None,
-    allow_code_execution: Annotated[
-        bool,
-        _flag(problem_group, "Unpickle files that run code. Only for files you trust."),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        Parameter(name=["-o", "--out"], group=output_group, help="The record.  [default: CHECKPOINT.landscape.h5]"),
-    ] = None,
-    overwrite: Annotated[bool, _flag(output_group, "Replace a record of another request.")] = False,
-    append: Annotated[bool, _flag(output_group, "Add to a record.")] = False,
-    as_json: Annotated[bool, _flag(output_group, "Print JSON, not tables.", name="--json")] = False,
-    debug: Annotated[bool, _flag(output_group, "Show the traceback of an error.")] = False,
+    *checkpoints: options.Checkpoints,
+    eigenpairs: options.TopEigenpairs = False,
+    density: options.Density = False,
+    trace: options.Trace = False,
+    log_det: options.LogDet = None,
+    effective_dimension: options.EffectiveDimension = None,
+    spectrum: options.Spectrum = False,
+    per_layer: options.PerLayer = False,
+    loops: options.Loops = False,
+    crosscheck: options.CrossCheck = None,
+    kind: options.Kind = "hessian",
+    fisher_unit: options.FisherUnit = "term",
+    fisher_samples: options.FisherSamples = 1,
+    precondition: options.Precondition = None,
+    params: options.Params = None,
+    k: options.K = 10,
+    which: options.Which = "LM",
+    tol: options.Tol = 1e-3,
+    tol_value: options.TolValue = None,
+    tol_trace: options.TolTrace = None,
+    probes: options.Probes = None,
+    steps: options.Steps = 100,
+    max_products: options.MaxProducts = None,
+    eigenvectors: options.Eigenvectors = None,
+    loop_module: options.LoopModule = None,
+    seed: options.Seed = 0,
+    problem: options.ProblemName = None,
+    project: options.Project = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = None,
+    batch_size: options.BatchSize = None,
+    allow_code_execution: options.AllowCode = False,
+    out: options.Out = None,
+    overwrite: options.Overwrite = False,
+    append: options.Append = False,
+    as_json: options.AsJson = False,
+    debug: options.Debug = False,
     command: Annotated[str, Parameter(parse=False)],
 ) -> int:
     """Measure, store and show; see HELP. ``command`` goes into the record."""
+    from landscape import measurements as made
     from landscape.crosscheck import check_arguments
     from landscape.measure import Source
     from landscape.measure import probe as run
-    from landscape.measurements import HessianEigenpairs, Loss
 
-    source = Source(problem, project, device, dtype, batch_size, allow_code_execution)
-    measurements: list[Measurement] = [Loss()]
-    if hessian or crosscheck:
-        measurements.append(HessianEigenpairs(k, which, tol, seed, max_products, eigenvectors))
+    source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution)
+    matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
+    measurements: list[Measurement] = [made.Loss()]
+    if eigenpairs or crosscheck:
+        measurements.append(made.TopEigenpairs(k, which, tol, tol_value, seed, max_products, eigenvectors, matrix))
+    if density:
+        measurements.append(made.Density(k, probes, steps, seed, matrix))
+    if trace:
+        measurements.append(made.Trace(tol_trace, probes, seed, max_products, matrix))
+    if log_det is not None:
+        measurements.append(made.LogDet(log_det, tol_trace, probes, steps, k, seed, max_products, matrix))
+    if effective_dimension is not None:
+        measurements.append(
+            made.EffectiveDimension(effective_dimension, tol_trace, probes, steps, k, seed, max_products, matrix)
+        )
+    if spectrum:
+        measurements.append(made.Spectrum(matrix))
+    if per_layer:
+        measurements.append(made.Layers(tol, tol_trace, probes, seed, matrix))
+    if loops:
+        measurements.append(made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix))
     if crosscheck:
-        check_arguments(which, device)
+        check_arguments(which, device, matrix.group("") or "hessian")
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
     peers: list[CrossCheck] = []
     try:
         for row in result.rows if crosscheck else ():
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
-        (_print_json if as_json else _print_tables)(result, measurements, peers)
+        (print_json if as_json else print_tables)(result, measurements, peers)
     return EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
-
-
-class _Screen(Console):
-    """Standard output: what is printed is text, not markup; a line is never wrapped, so that it can be copied."""
-
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
-
-    def line_of(self, text: str, style: str | None = None) -> None:
-        self.print(text, style=style, soft_wrap=True)
-
-    def on_broken_pipe(self) -> None:
-        """Whoever read the output has seen enough; all is stored, and the exit status is as it would be."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
-    screen = _Screen()
-    for row, peer in zip_longest(result.rows, peers):
-        step = "" if row.step is None else f", step {row.step}"
-        screen.line_of(f"\n{row.path}{step}", "bold")
-        for note in row.notes:
-            screen.line_of(f"note: {note}", "dim")
-        for measurement in measurements:
-            for item in measurement.show(row.data[measurement.name]):
-                screen.print(item, soft_wrap=isinstance(item, str))
-        if peer is not None:
-            screen.print(_crosscheck_table(row.data["hessian"], peer))
-        for line in row.shortfalls:
-            screen.line_of(f"NOT CONVERGED: {line}", "bold red")
-    stored = "measured" if result.measured else "was there already, nothing measured"
-    screen.line_of(f"\nRecord: {result.path} ({stored})")
-    if len(measurements) == 1:
-        screen.line_of("Also to be had: --hessian (top eigenvalues); see landscape-probe --help")
-
-
-def _print_json(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
-    rows = [
-        {
-            "checkpoint": {"path": row.path, "step": row.step, "sha256": row.sha256},
-            "notes": row.notes,
-            "shortfalls": row.shortfalls,
-        }
-        | {m.name: _numbers(row.data[m.name]) for m in measurements}
-        | ({} if peer is None else {"pyhessian": peer.plain()})
-        for row, peer in zip_longest(result.rows, peers)
-    ]
-    content = _without_nan({"record": str(result.path), "rows": rows})
-    _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
-
-
-def _numbers(row: xr.Dataset) -> dict[str, Any]:
-    """The variables of a row that were measured."""
-    left_out = {"step", "path", "sha256", "provenance", "checkpoint"}
-    return {str(name): row[name].values.tolist() for name in row.variables if name not in left_out}
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN and infinity as null, for JSON has neither."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
     from landscape.crosscheck import pyhessian_eigenvalues
 
     return pyhessian_eigenvalues(source.load(row.path), k, seed=seed)
-
-
-def _crosscheck_table(row: xr.Dataset, peer: CrossCheck) -> Table:
-    table = Table("#", "eigenvalue", "residual", "PyHessian", "residual", title="Against PyHessian at its defaults")
-    for column in table.columns:
-        column.justify = "right"
-    ours = zip(row.eigenvalues.values, row.residuals.values, strict=True)
-    theirs = zip(peer.eigenvalues, peer.residuals, strict=True)
-    for i, ((value, residual), (their_value, their_residual)) in enumerate(zip(ours, theirs, strict=True), 1):
-        table.add_row(str(i), f"{value:.6g}", f"{residual:.1e}", f"{their_value:.6g}", f"{their_residual:.1e}")
-    seconds = json.loads(str(row.provenance.values))["seconds"]
-    table.add_section()
-    table.add_row(
-        "", f"{int(row.products)} products", f"{seconds:.2f} s", f"{peer.products} products", f"{peer.seconds:.2f} s"
-    )
-    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -265,19 +168,48 @@ def _run(arguments: Sequence[str]) -> int:
     return int(function(*bound.args, **bound.kwargs, **more) or EXIT_DONE)  # --help and --version return nothing
 
 
+# Which measurements a setting is of, by their parameters above.
+_WITH_PROBES = ("density", "trace", "log_det", "effective_dimension", "per_layer", "loops")
+_OF_CURVATURE = ("eigenpairs", "spectrum", *_WITH_PROBES, "crosscheck")
+_SETTINGS = {
+    "kind": _OF_CURVATURE,
+    "fisher_unit": _OF_CURVATURE,
+    "fisher_samples": _OF_CURVATURE,
+    "precondition": _OF_CURVATURE,
+    "k": ["eigenpairs", "density", "log_det", "effective_dimension", "loops", "crosscheck"],
+    "which": ["eigenpairs", "crosscheck"],
+    "tol": ["eigenpairs", "per_layer", "loops", "crosscheck"],
+    "tol_value": ["eigenpairs"],
+    "tol_trace": ["trace", "log_det", "effective_dimension", "per_layer", "loops"],
+    "probes": _WITH_PROBES,
+    "steps": ["density", "log_det", "effective_dimension"],
+    "max_products": ["eigenpairs", "trace", "log_det", "effective_dimension", "crosscheck"],
+    "eigenvectors": ["eigenpairs", "crosscheck"],
+    "loop_module": ["loops"],
+    "seed": ["eigenpairs", *_WITH_PROBES, "crosscheck"],
+}
+_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k"}
+
+
+def _option(parameter: str) -> str:
+    return _SPELT.get(parameter, "--" + parameter.replace("_", "-"))
+
+
 def _refuse_idle(given: Mapping[str, Any]) -> None:
     """A setting of a measurement that isn't asked for is a measurement forgotten."""
-    options = {
-        "k": "-k",
-        "which": "--which",
-        "tol": "--tol",
-        "max_products": "--max-products",
-        "seed": "--seed",
-        "eigenvectors": "--eigenvectors",
-    }
-    idle = [option for name, option in options.items() if name in given]
-    if idle and not given.get("hessian") and not given.get("crosscheck"):
-        raise InputError(f"nothing is asked for that has {' and '.join(idle)}: add --hessian")
+    asked = {name for name, value in given.items() if value is not None and value is not False}
+    idle = [name for name, users in _SETTINGS.items() if name in given and not asked.intersection(users)]
+    if idle:
+        wanted = " or ".join(_option(each) for each in _SETTINGS[idle[0]] if each != "crosscheck")
+        raise InputError(f"nothing is asked for that has {' and '.join(map(_option, idle))}: add {wanted}")
+    if "tol" in given and "tol_value" in given:
+        raise InputError("--tol and --tol-value are two goals; give one of them")
+    if "tol_trace" in given and "probes" in given:
+        raise InputError("--tol-trace and --probes are two goals; give one of them")
+    if "fisher_unit" in given and not str(given.get("kind")).startswith("fisher"):
+        raise InputError("--fisher-unit is of the Fisher matrices: add --matrix fisher, fisher-mc or fisher-empirical")
+    if "fisher_samples" in given and given.get("kind") != "fisher-mc":
+        raise InputError("--fisher-samples is of the Monte-Carlo Fisher: add --matrix fisher-mc")
 
 
 class _Terminated(BaseException):

@@ -1,7 +1,28 @@
 """The measurements: what can be asked of a checkpoint, one module each."""
 
-from landscape.measurements.base import Measurement
-from landscape.measurements.hessian import HessianEigenpairs
+from landscape.measurements.base import History, Measurement
+from landscape.measurements.density import Density, density_of
+from landscape.measurements.eigenpairs import TopEigenpairs
+from landscape.measurements.functions import EffectiveDimension, LogDet
+from landscape.measurements.layers import Layers
+from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
+from landscape.measurements.matrix import Matrix
+from landscape.measurements.spectrum import Spectrum
+from landscape.measurements.trace import Trace
 
-__all__ = ["HessianEigenpairs", "Loss", "Measurement"]
+__all__ = [
+    "Density",
+    "EffectiveDimension",
+    "History",
+    "Layers",
+    "LogDet",
+    "Loops",
+    "Loss",
+    "Matrix",
+    "Measurement",
+    "Spectrum",
+    "TopEigenpairs",
+    "Trace",
+    "density_of",
+]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, ClassVar, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import RenderableType
 
+from landscape.display import to_error
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.spectrum.trace import Estimate
 
 
 class Measurement(ABC):
@@ -22,8 +24,10 @@ class Measurement(ABC):
     Everything that is shown is made from the stored row, so that a finished record shows what the run showed.
     """
 
-    name: ClassVar[str]
-    """The group of the record."""
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The group of the record."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -35,7 +39,7 @@ class Measurement(ABC):
         """Itself with every setting decided that was left open, before anything is measured.
 
         Args:
-            problem: at any weights.
+            problem: at the weights of one of the checkpoints; each is asked.
             checkpoints: how many will be measured.
 
         Raises:
@@ -43,13 +47,13 @@ class Measurement(ABC):
         """
 
     @abstractmethod
-    def measure(self, problem: Problem, bar: ProgressBar, earlier: Mapping[str, Any] | None) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """Measure one checkpoint.
 
         Args:
             problem: at the checkpoint's weights.
             bar: to show progress on.
-            earlier: the provenance of a row measured before for the same request, whose choices are to be kept.
+            history: what is there already of the same measurement.
         """
 
     @abstractmethod
@@ -59,6 +63,19 @@ class Measurement(ABC):
     @abstractmethod
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """What the screen shows of a stored row."""
+
+
+@dataclass(frozen=True)
+class History:
+    """What the record has already of a measurement.
+
+    Attributes:
+        choices: the provenance of its first row, whose choices hold for all; None where there is no row.
+        previous: the row of the checkpoint before, as it was measured; None for the first.
+    """
+
+    choices: Mapping[str, Any] | None = None
+    previous: xr.Dataset | None = None
 
 
 class Measured:
@@ -73,3 +90,21 @@ class Measured:
 def variable(dims: str | tuple[str, ...], values: ArrayLike, long_name: str, units: str = "1") -> xr.Variable:
     """An array with its dimensions, its meaning and its units ("1" for a pure number)."""
     return xr.Variable(dims, np.asarray(values), {"long_name": long_name, "units": units})
+
+
+def estimated(name: str, estimate: Estimate, long_name: str, units: str = "1") -> dict[str, xr.Variable]:
+    """An estimate as three variables: its value, its standard error and its 95 % interval."""
+    return {
+        name: variable((), estimate.value, long_name, units),
+        f"{name}_standard_error": variable((), estimate.standard_error, "its standard error, over probes", units),
+        f"{name}_interval": variable("bound", [estimate.low, estimate.high], f"95 % interval of {name}", units),
+    }
+
+
+def shown(row: xr.Dataset, name: str) -> str:
+    """A stored estimate as the screen shows it."""
+    value, error, bounds = float(row[name]), float(row[f"{name}_standard_error"]), row[f"{name}_interval"].values
+    half_width = float(bounds[1] - bounds[0]) / 2
+    low, high = (to_error(bound, half_width) for bound in bounds)
+    how = f"standard error {error:.2g}" if error else "exact up to rounding"
+    return f"{to_error(value, half_width)}, 95 % interval {low} to {high} ({how})"

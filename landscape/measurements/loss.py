@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 import xarray as xr
 from rich.console import RenderableType
 
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 
@@ -27,7 +26,7 @@ class Loss(Measurement):
         """Nothing is open."""
         return self
 
-    def measure(self, problem: Problem, bar: ProgressBar, earlier: Mapping[str, Any] | None) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
         estimate = problem.evaluate()
         gradient_norm = float(torch.linalg.vector_norm(problem.gradient(), dtype=torch.float64))

@@ -101,6 +101,16 @@ class RecordWriter:
         with opened(row.path) as file:
             return provenance_in(file[measurement], row.position)
 
+    def previous(self, measurement: str, sha256: str) -> xr.Dataset | None:
+        """What was measured on the checkpoint before this one; None where there is none."""
+        order = list(self._target.checkpoints[measurement])
+        position = order.index(sha256)
+        if not position or not self.done(measurement, order[position - 1]):
+            return None
+        row = self._rows[measurement, order[position - 1]]
+        with xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
+            return group.isel(checkpoint=row.position).load()
+
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Store one unit; it is on disk when this returns.
 

@@ -1,0 +1,87 @@
+"""The options of ``landscape-probe``: how each is called, and what ``--help`` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Group, Parameter, Token
+
+MEASUREMENTS = Group("Measurements", sort_key=1)
+MATRIX = Group("Which matrix they are of", sort_key=2)
+SETTINGS = Group("Settings of measurements", sort_key=3)
+PROBLEM = Group("Problem", sort_key=4)
+OUTPUT = Group("Output", sort_key=5)
+
+
+def _flag(group: Group, text: str, *names: str) -> Parameter:
+    """An option that is there or not."""
+    return Parameter(name=names or None, group=group, help=text, negative="", show_default=False)
+
+
+def _of(group: Group, text: str, *names: str) -> Parameter:
+    """An option with a value."""
+    return Parameter(name=names or None, group=group, help=text)
+
+
+def _whole(_: type, tokens: Sequence[Token]) -> int:
+    """An integer and nothing else: 2.5 eigenpairs are not 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a whole number") from error
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
+
+Checkpoints = Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")]
+
+TopEigenpairs = Annotated[bool, _flag(MEASUREMENTS, "Top eigenpairs by Lanczos.", "--hessian", "--eigenpairs")]
+Density = Annotated[bool, _flag(MEASUREMENTS, "Spectral density by Lanczos quadrature.")]
+Trace = Annotated[bool, _flag(MEASUREMENTS, "Trace and Frobenius norm.")]
+LogDet = Annotated[float | None, _of(MEASUREMENTS, "log det(A + ALPHA I).")]
+EffectiveDimension = Annotated[float | None, _of(MEASUREMENTS, "Sum of lambda / (lambda + ALPHA) over lambda > 0.")]
+Spectrum = Annotated[bool, _flag(MEASUREMENTS, "All eigenvalues, up to 10,000 parameters.")]
+PerLayer = Annotated[bool, _flag(MEASUREMENTS, "Top eigenvalue and trace of every layer.")]
+Loops = Annotated[bool, _flag(MEASUREMENTS, "A looped module: tied against untied weights.")]
+CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
+
+Kind = Annotated[
+    Literal["hessian", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
+    _of(MATRIX, "Hessian, Gauss-Newton, or a Fisher.", "--matrix"),
+]
+FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is of.")]
+FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]
+Precondition = Annotated[str | None, _of(MATRIX, "By adam (the checkpoint's), or a file of a diagonal.")]
+Params = Annotated[
+    list[str] | None, Parameter(group=MATRIX, help="Only these parameters: globs, modules.", consume_multiple=True)
+]
+
+K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
+Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnitude, largest, smallest, both ends.")]
+Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
+TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
+TolTrace = Annotated[float | None, _of(SETTINGS, "Relative 95 % error to reach with probes.  [default: 0.05]")]
+Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
+Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
+MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after so many products.")]
+Eigenvectors = Annotated[bool | None, _of(SETTINGS, "Store them.  [default: if below 1 GB]")]
+LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
+Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
+
+ProblemName = Annotated[
+    str | None, _of(PROBLEM, "Problem factory: file.py:name, package.module:name, or a project's name.")
+]
+Project = Annotated[Path | None, _of(PROBLEM, "Folder of the pyproject.toml that names problems.")]
+Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.  [default: the model's]")]
+BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]
+AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files that run code. Only for files you trust.")]
+
+Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]
+Overwrite = Annotated[bool, _flag(OUTPUT, "Replace a record of another request.")]
+Append = Annotated[bool, _flag(OUTPUT, "Add to a record.")]
+AsJson = Annotated[bool, _flag(OUTPUT, "Print JSON, not tables.", "--json")]
+Debug = Annotated[bool, _flag(OUTPUT, "Show the traceback of an error.")]

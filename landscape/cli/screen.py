@@ -1,0 +1,104 @@
+"""What ``landscape-probe`` prints: tables for a person, JSON for a program."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from landscape.crosscheck import CrossCheck
+    from landscape.measure import Result
+    from landscape.measurements import Measurement
+
+
+class _Screen(Console):
+    """Standard output: what is printed is text, not markup; a line is never wrapped, so that it can be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def line_of(self, text: str, style: str | None = None) -> None:
+        self.print(text, style=style, soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has seen enough; all is stored, and the exit status is as it would be."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
+    """A block for each checkpoint, and where the record is."""
+    screen = _Screen()
+    for row, peer in zip_longest(result.rows, peers):
+        step = "" if row.step is None else f", step {row.step}"
+        screen.line_of(f"\n{row.path}{step}", "bold")
+        for note in row.notes:
+            screen.line_of(f"note: {note}", "dim")
+        for measurement in measurements:
+            for item in measurement.show(row.data[measurement.name]):
+                screen.print(item, soft_wrap=isinstance(item, str))
+        if peer is not None:
+            screen.print(_crosscheck_table(row.data["hessian"], peer))
+        for line in row.shortfalls:
+            screen.line_of(f"NOT CONVERGED: {line}", "bold red")
+    stored = "measured" if result.measured else "was there already, nothing measured"
+    screen.line_of(f"\nRecord: {result.path} ({stored})")
+    if len(measurements) == 1:
+        screen.line_of("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")
+
+
+def print_json(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
+    """One object with a row for each checkpoint."""
+    rows = [
+        {
+            "checkpoint": {"path": row.path, "step": row.step, "sha256": row.sha256},
+            "notes": row.notes,
+            "shortfalls": row.shortfalls,
+        }
+        | {m.name: _numbers(row.data[m.name]) for m in measurements}
+        | ({} if peer is None else {"pyhessian": peer.plain()})
+        for row, peer in zip_longest(result.rows, peers)
+    ]
+    content = _without_nan({"record": str(result.path), "rows": rows})
+    _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
+
+
+def _numbers(row: xr.Dataset) -> dict[str, Any]:
+    """The variables of a row that were measured."""
+    left_out = {"step", "path", "sha256", "provenance", "checkpoint"}
+    return {str(name): row[name].values.tolist() for name in row.variables if name not in left_out}
+
+
+def _without_nan(value: Any) -> Any:
+    """NaN and infinity as null, for JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _crosscheck_table(row: xr.Dataset, peer: CrossCheck) -> Table:
+    table = Table("#", "eigenvalue", "residual", "PyHessian", "residual", title="Against PyHessian at its defaults")
+    for column in table.columns:
+        column.justify = "right"
+    ours = zip(row.eigenvalues.values, row.residuals.values, strict=True)
+    theirs = zip(peer.eigenvalues, peer.residuals, strict=True)
+    for i, ((value, residual), (their_value, their_residual)) in enumerate(zip(ours, theirs, strict=True), 1):
+        table.add_row(str(i), f"{value:.6g}", f"{residual:.1e}", f"{their_value:.6g}", f"{their_residual:.1e}")
+    seconds = json.loads(str(row.provenance.values))["seconds"]
+    table.add_section()
+    table.add_row(
+        "", f"{int(row.products)} products", f"{seconds:.2f} s", f"{peer.products} products", f"{peer.seconds:.2f} s"
+    )
+    return table

@@ -1,0 +1,132 @@
+"""The spectral density of a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.display import to_error
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.density import PROBES, SpectralDensity, check_arguments, spectral_density
+
+
+@dataclass(frozen=True)
+class Density(Measurement):
+    """Outliers and quadrature nodes; see `landscape.spectral_density` for the settings.
+
+    All that makes up a `landscape.SpectralDensity` is stored, and `density_of` makes it again from a row of the record.
+    Over the checkpoints of a run the probes are the same.
+
+    Attributes:
+        k: outliers to deflate.
+        probes: how many; None for the default of `spectral_density`.
+        steps: of each probe's chain.
+        matrix: whose density.
+    """
+
+    k: int = 10
+    probes: int | None = None
+    steps: int = 100
+    seed: int = 0
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``density``, with the matrix if it isn't the Hessian."""
+        return self.matrix.group("density")
+
+    @property
+    def _probes(self) -> int:
+        return PROBES if self.probes is None else self.probes
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what `spectral_density` would."""
+        check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
+        self.matrix.check(problem)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, progress=bar)
+        return Measured(_variables(found, self.matrix), {"route": made.route.plain()})
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Outliers that could not be deflated."""
+        if not row.undeflated:
+            return []
+        return [
+            f"{int(row.undeflated)} of the density's {self.k} outliers did not converge, so they are sampled like the "
+            "rest: ask for fewer (-k)"
+        ]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """Where the eigenvalues lie, and how surely."""
+        found = density_of(row)
+        title, count = self.matrix.title, len(found.outliers)
+        lines: list[RenderableType] = [
+            f"{title}: spectral density from {found.probes} probes of up to {found.steps} steps, {count} outliers "
+            f"exact, {found.products} products"
+        ]
+        if count:
+            far, near = found.outliers[0], found.outliers[-1]
+            lines.append(f"outliers from {to_error(far, 0)} to {to_error(near, 0)}")
+        if count < found.dim:
+            nodes = found.nodes[np.isfinite(found.nodes)]
+            below, error = (float(values[0]) for values in found.cdf(np.array([-found.rounding])))
+            lines += [
+                f"bulk from {nodes.min():.3g} to {nodes.max():.3g}; {100 * below:.2g} ± {100 * error:.1g} % of all "
+                "eigenvalues below zero (standard error over probes)",
+                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes, at most about "
+                f"{found.quadrature_distance:.1e} by the steps; smoothing width {found.width:.2g}",
+            ]
+        return lines
+
+
+def density_of(row: xr.Dataset) -> SpectralDensity:
+    """The density that is stored in a row of a record, to be drawn or integrated in any way.
+
+    Args:
+        row: of the group ``density`` (or that of another matrix), one checkpoint.
+    """
+    return SpectralDensity(
+        outliers=row.outliers.values,
+        residuals=row.residuals.values,
+        nodes=row.nodes.values,
+        weights=row.weights.values,
+        alpha=row.alpha.values,
+        beta=row.beta.values,
+        dim=int(row["dim"]),
+        rounding=float(row.rounding),
+        orthogonality=float(row.orthogonality),
+        undeflated=int(row.undeflated),
+        products=int(row.products),
+        products_outliers=int(row.products_outliers),
+    )
+
+
+def _variables(found: SpectralDensity, matrix: Matrix) -> dict[str, xr.Variable]:
+    units = matrix.units
+    chains = ("probe", "node")
+    return {
+        "outliers": variable("outlier", found.outliers, "deflated eigenvalue, of mass 1/dim", units),
+        "residuals": variable("outlier", found.residuals, "its residual norm", units),
+        "nodes": variable(chains, found.nodes, "quadrature node, ascending", units),
+        "weights": variable(chains, found.weights, "its weight; those of a probe add up to 1, the mass of the bulk"),
+        "alpha": variable(chains, found.alpha, "diagonal of the probe's tridiagonal", units),
+        "beta": variable(chains, found.beta, "its off-diagonal, and last the remainder", units),
+        "dim": variable((), found.dim, "number of eigenvalues"),
+        "width": variable((), found.width, "standard deviation of the Gaussian to smooth with", units),
+        "rounding": variable((), found.rounding, "how far rounding may move a node", units),
+        "orthogonality": variable((), found.orthogonality, "max |Q^T Q - I| of the Lanczos vectors"),
+        "undeflated": variable((), found.undeflated, "outliers asked for that did not converge"),
+        "products": variable((), found.products, "matrix-vector products made"),
+        "products_outliers": variable((), found.products_outliers, "products spent on the outliers"),
+    }

@@ -1,0 +1,165 @@
+"""The eigenpairs at the end of a matrix' spectrum that was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+import torch
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.curvature.batched import Route
+from landscape.display import eigenvalue_table, rounded_up
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.parameters import ParameterLayout
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
+from landscape.spectrum.ends import Which
+from landscape.spectrum.search import MISSED_AT_MOST
+
+_ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
+
+
+@dataclass(frozen=True)
+class TopEigenpairs(Measurement):
+    """Top eigenpairs by thick-restart Lanczos; see `landscape.top_eigenpairs` for the settings.
+
+    Over the checkpoints of a run each solve starts from the sum of the eigenvectors of the checkpoint before, and the
+    overlap of the two subspaces is stored, both where eigenvectors are.
+
+    Attributes:
+        tol_value: the goal is eigenvalues certified to this relative accuracy, instead of residuals.
+        eigenvectors: whether they are stored; None decides by their size.
+        matrix: whose eigenpairs.
+    """
+
+    k: int = 10
+    which: Which = "LM"
+    tol: float = 1e-3
+    tol_value: float | None = None
+    seed: int = 0
+    max_products: int | None = None
+    eigenvectors: bool | None = None
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``hessian``, or ``eigenpairs_...`` of another matrix."""
+        return "hessian" if self.matrix.group("") == "" else self.matrix.group("eigenpairs")
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
+        check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products, self.tol_value)
+        self.matrix.check(problem)
+        size = checkpoints * self.k * problem.vector.nbytes
+        return replace(self, eigenvectors=size < 1e9) if self.eigenvectors is None else self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        before = self._vectors_before(history, problem)
+        pairs = top_eigenpairs(
+            operator,
+            self.k,
+            self.which,
+            self.tol,
+            self.seed,
+            tol_value=self.tol_value,
+            start=before,
+            max_products=self.max_products,
+            progress=bar,
+        )
+        variables = _pairs(pairs, self.matrix)
+        if self.eigenvectors:
+            variables |= _vectors(pairs, problem.layout)
+            variables["overlap"] = variable(
+                (), _overlap(before, pairs.eigenvectors), "||V'^T V||_F^2 / k with the V' of the checkpoint before"
+            )
+        return Measured(variables, {"route": made.route.plain()})
+
+    def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
+        """The eigenvectors (n, k) of the checkpoint before."""
+        if history.previous is None or not self.eigenvectors:
+            return None
+        return torch.as_tensor(history.previous.eigenvectors.values.T.copy()).to(problem.device, problem.dtype)
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Pairs that did not converge, and a search for missed copies that stayed undecided."""
+        lines = []
+        if open_pairs := int((~row.converged).sum()):
+            goal = f"a relative residual of {self.tol:g}"
+            if self.tol_value is not None:
+                goal = f"a certified relative accuracy of {self.tol_value:g}"
+            option = "--tol" if self.tol_value is None else "--tol-value"
+            lines.append(
+                f"{open_pairs} of {row.sizes['index']} eigenpairs did not converge to {goal} in "
+                f"{int(row.products)} products: raise --max-products or {option}"
+            )
+        elif row.missed > MISSED_AT_MOST:
+            lines.append(
+                "undecided whether a copy of a multiple eigenvalue was missed "
+                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): raise --max-products"
+            )
+        return lines
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """How it was computed, the table, and what it cost."""
+        told = json.loads(str(row.provenance.values))
+        lines: list[RenderableType] = [
+            f"{self.matrix.title}: {row.sizes['index']} eigenvalues {_ENDS[self.which]}, "
+            f"{told['dtype']} on {told['device']}",
+            f"products by {Route(**told['route'])}",
+            eigenvalue_table(row.eigenvalues.values, row.intervals.values, row.residuals.values, row.converged.values),
+            f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
+            f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
+        ]
+        if "overlap" in row and row.overlap.notnull():
+            lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
+        return lines
+
+
+def _chance(missed: float) -> str:
+    if missed == 0:
+        return "none seen, the search came to its end"
+    return f"below {rounded_up(missed, 1)}" if missed < 1 else "undecided"
+
+
+def _overlap(before: torch.Tensor | None, now: torch.Tensor) -> float:
+    """1 where two subspaces (n, k) are the same, k/n on average where they are random, NaN where one is not known."""
+    return float("nan") if before is None else float((before.T @ now).square().sum(dtype=torch.float64)) / now.shape[1]
+
+
+def _pairs(pairs: Eigenpairs, matrix: Matrix) -> dict[str, xr.Variable]:
+    units = matrix.units
+    return {
+        "index": variable("index", np.arange(len(pairs.eigenvalues)), f"position in the order {pairs.which}"),
+        "eigenvalues": variable("index", pairs.eigenvalues, f"eigenvalue of the {matrix.title}", units),
+        "intervals": variable(
+            ("index", "bound"), pairs.intervals, "lower and upper bound of an exact eigenvalue", units
+        ),
+        "residuals": variable("index", pairs.residuals, "residual norm ||A v - lambda v||", units),
+        "converged": variable("index", pairs.converged, "the goal was reached, or the level of rounding"),
+        "rounding": variable((), pairs.rounding, "residual that rounding alone explains", units),
+        "orthogonality": variable((), pairs.orthogonality, "max |Q^T Q - I| of the Lanczos basis"),
+        "missed": variable((), pairs.missed, "bound on the probability that an eigenvalue among these was missed"),
+        "products": variable((), pairs.products, "matrix-vector products made"),
+        "products_verification": variable((), pairs.products_verification, "products spent on verification"),
+    }
+
+
+def _vectors(pairs: Eigenpairs, layout: ParameterLayout) -> dict[str, xr.Variable]:
+    starts = np.cumsum([0, *layout.sizes[:-1]])
+    shapes = [" ".join(map(str, shape)) for shape in layout.shapes]
+    return {
+        "eigenvectors": variable(
+            ("index", "parameter"), pairs.eigenvectors.T.cpu().numpy(), "unit eigenvector, flat parameter layout"
+        ),
+        "tensor_name": variable("tensor", list(layout.names), "parameter tensor, in the order of the flat vector", ""),
+        "tensor_shape": variable("tensor", shapes, "its shape", ""),
+        "tensor_start": variable("tensor", starts, "where it begins in the flat vector"),
+    }

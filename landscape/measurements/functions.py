@@ -1,0 +1,125 @@
+"""Sums over a spectrum: the logarithm of the determinant, and the effective dimension."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.measurements.base import History, Measured, Measurement, estimated, shown, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.functions import check_effective_dimension, check_log_det, effective_dimension, log_det
+from landscape.spectrum.spectral_sum import STEPS, K, Settings, SpectralSum
+
+
+@dataclass(frozen=True)
+class _SpectralSum(Measurement):
+    """What both have in common: settings, variables and what is shown.
+
+    Attributes:
+        alpha: in the units of the matrix.
+        tol: goal for the half-width of the 95 % interval; None for the default of the estimator.
+        probes: so many, in place of a goal.
+        steps: of each probe's chain.
+        k: outliers done exactly.
+        matrix: whose spectrum.
+    """
+
+    alpha: float
+    tol: float | None = None
+    probes: int | None = None
+    steps: int = STEPS
+    k: int = K
+    seed: int = 0
+    max_products: int | None = None
+    matrix: Matrix = field(default_factory=Matrix)
+
+    group: ClassVar[str]
+    symbol: ClassVar[str]
+    _check: ClassVar[Callable[[int, float, Settings], None]]
+    _estimate: ClassVar[Callable[..., SpectralSum]]
+
+    @property
+    def name(self) -> str:
+        """The group, with the matrix if it isn't the Hessian."""
+        return self.matrix.group(self.group)
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what the estimator would before any product."""
+        settings = Settings(self.tol, self.probes, self.steps, self.k, self.seed, self.max_products)
+        type(self)._check(problem.layout.dim, self.alpha, settings)
+        self.matrix.check(problem)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        found = type(self)._estimate(
+            operator, self.alpha, tol=self.tol, probes=self.probes, steps=self.steps, k=self.k, seed=self.seed,
+            max_products=self.max_products, progress=bar,
+        )  # fmt: skip
+        choices: dict[str, Any] = {"route": made.route.plain(), "remarks": list(found.remarks)}
+        return Measured(self._variables(found), choices)
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """An interval wider than asked for, and why."""
+        return [] if row.converged else [f"{self.symbol}: {remark}" for remark in _remarks(row)]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """The number with its error, and how it was made."""
+        how = f"exact, from {int(row.products)} products"
+        if str(row.method.values) == "probes":
+            how = (
+                f"{int(row.probes)} probes of up to {int(row.steps)} steps beside {int(row.deflated)} outliers done "
+                f"exactly, {int(row.products)} products; errors that the probes share: quadrature "
+                f"{float(row.quadrature_error):.1e}, outliers {float(row.deflation_error):.1e}, rounding "
+                f"{float(row.rounding):.1e}"
+            )
+        notes = [f"note: {remark}" for remark in _remarks(row)] if row.converged else []
+        return [f"{self.matrix.title}: {self.symbol} = {shown(row, self.group)}", how, *notes]
+
+    def _variables(self, found: SpectralSum) -> dict[str, xr.Variable]:
+        return {
+            **estimated(self.group, found, f"{self.symbol} of the {self.matrix.title}"),
+            "method": variable((), found.method, "probes, or exact: from the full spectrum", ""),
+            "converged": variable((), found.converged, "the goal was reached, or so many probes made"),
+            "agree": variable((), found.agree, "all probes gave one number up to rounding"),
+            "quadrature_error": variable((), found.quadrature_error, "error of the Gauss rules"),
+            "deflation_error": variable((), found.deflation_error, "bound on the error by the outliers' residuals"),
+            "rounding": variable((), found.rounding, "what rounding may have done"),
+            "deflated": variable((), found.deflated, "outliers done exactly"),
+            "probes": variable((), found.probes, "random probes"),
+            "steps": variable((), found.steps, "products of the longest chain"),
+            "products": variable((), found.products, "matrix-vector products made"),
+            "samples": variable("probe", found.samples, "independent estimate by each probe"),
+        }
+
+
+@dataclass(frozen=True)
+class LogDet(_SpectralSum):
+    """log det(A + alpha I); see `landscape.log_det` for the settings."""
+
+    group = "log_det"
+    symbol = "log det(A + alpha I)"
+    _check = check_log_det
+    _estimate = log_det
+
+
+@dataclass(frozen=True)
+class EffectiveDimension(_SpectralSum):
+    """The sum of lambda / (lambda + alpha) over lambda > 0; see `landscape.effective_dimension` for the settings."""
+
+    group = "effective_dimension"
+    symbol = "effective dimension"
+    _check = check_effective_dimension
+    _estimate = effective_dimension
+
+
+def _remarks(row: xr.Dataset) -> list[str]:
+    return list(json.loads(str(row.provenance.values))["remarks"])

@@ -1,0 +1,150 @@
+"""Every layer by itself: the top eigenvalue and the trace of its own block."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from landscape.display import to_error
+from landscape.errors import InputError
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
+from landscape.spectrum.solve import Progress
+from landscape.spectrum.trace import TraceEstimate, estimate_trace
+from landscape.spectrum.trace import check_arguments as check_trace
+
+
+@dataclass(frozen=True)
+class Layers(Measurement):
+    """The eigenvalue of largest magnitude and the trace of each layer's diagonal block of the matrix.
+
+    A layer is a module that has trainable parameters of its own, not only through its children; a parameter that two
+    layers share counts with the first. All other parameters are constants.
+
+    Attributes:
+        tol: goal for the relative residual of the eigenvalue.
+        tol_trace: goal for the half-width of the trace's 95 % interval, relative to it.
+        probes: so many, in place of that goal.
+        matrix: whose blocks.
+    """
+
+    tol: float = 1e-3
+    tol_trace: float | None = None
+    probes: int | None = None
+    seed: int = 0
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``layers``, with the matrix if it isn't the Hessian."""
+        return self.matrix.group("layers")
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse settings out of range, and a preconditioner of the whole vector."""
+        check_arguments(1, 1, "LM", self.tol, self.seed, None)
+        check_trace(problem.layout.dim, self.tol_trace, self.probes, self.seed, None)
+        if self.matrix.precondition not in (None, "adam"):
+            raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
+        self.matrix.check(problem)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        layers = layers_of(problem)
+        found: list[tuple[Eigenpairs, TraceEstimate]] = []
+        route = kept_route(history.choices)
+        for index, names in enumerate(layers.values()):
+            operator, made = self.matrix.operator(problem.restricted(map(glob.escape, names)), route)
+            route = made.route.name
+            tell = _part(bar, index, len(layers))
+            pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
+            found.append((pairs, estimate_trace(operator, self.tol_trace, self.probes, self.seed, progress=tell)))
+        return Measured(_variables(layers, problem, found, self.matrix), {"route": made.route.plain()})
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """The layers whose numbers are less certain than asked for."""
+        eigenvalues = row.layer.values[~row.converged.values]
+        traces = row.layer.values[~row.trace_converged.values]
+        lines = [f"the top eigenvalue of {name} did not converge: raise --tol" for name in eigenvalues]
+        return lines + [f"the trace of {name} is less certain than asked for: raise --tol-trace" for name in traces]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """A table of all layers."""
+        table = Table(Column("layer", overflow="fold"), "size", "top eigenvalue", "trace (95 %)", "converged")
+        for column in table.columns[1:4]:
+            column.justify = "right"
+        for i in range(row.sizes["layer"]):
+            layer = row.isel(layer=i)
+            value, radius = float(layer.eigenvalue), float(np.ptp(layer.interval.values)) / 2
+            trace, spread = float(layer.trace), float(np.ptp(layer.trace_interval.values)) / 2
+            good = bool(layer.converged and layer.trace_converged)
+            table.add_row(
+                str(layer.layer.values), f"{int(layer.parameters):,}", f"{to_error(value, radius)} ± {radius:.0e}",
+                f"{to_error(trace, spread)} ± {spread:.0e}", "yes" if good else Text("NO", "bold red"),
+            )  # fmt: skip
+        return [f"{self.matrix.title} by layers: {int(row.products)} products, all others held constant", table]
+
+
+def layers_of(problem: Problem) -> dict[str, list[str]]:
+    """For each module that has parameters of its own, by name, the names of those that vary in the problem."""
+    varying = set(problem.layout.names)
+    own = {
+        prefix or "(model)": [name for name, _ in module.named_parameters(prefix, recurse=False) if name in varying]
+        for prefix, module in problem.model.named_modules()
+    }
+    return {layer: names for layer, names in own.items() if names}
+
+
+def _part(bar: ProgressBar, index: int, count: int) -> Callable[[Progress], None]:
+    """Progress of one layer as that of all."""
+
+    def tell(progress: Progress) -> None:
+        phase = f"layer {index + 1} of {count}: {progress.phase}"
+        bar(replace(progress, phase=phase, fraction=(index + progress.fraction) / count))
+
+    return tell
+
+
+def _variables(
+    layers: dict[str, list[str]],
+    problem: Problem,
+    found: list[tuple[Eigenpairs, TraceEstimate]],
+    matrix: Matrix,
+) -> dict[str, xr.Variable]:
+    sizes = dict(zip(problem.layout.names, problem.layout.sizes, strict=True))
+    pairs, traces = zip(*found, strict=True)
+    units = matrix.units
+    bounds = ("layer", "bound")
+    return {
+        "layer": variable("layer", list(layers), "module with trainable parameters of its own", ""),
+        "parameters": variable("layer", [sum(sizes[n] for n in names) for names in layers.values()], "its parameters"),
+        "eigenvalue": variable(
+            "layer", [each.eigenvalues[0] for each in pairs], "eigenvalue of largest magnitude of its block", units
+        ),
+        "interval": variable(bounds, [each.intervals[0] for each in pairs], "bounds of an exact eigenvalue", units),
+        "converged": variable("layer", [each.complete for each in pairs], "the eigenvalue reached its goal"),
+        "trace": variable("layer", [each.trace.value for each in traces], "trace of its block", units),
+        "trace_standard_error": variable(
+            "layer", [each.trace.standard_error for each in traces], "standard error of the trace, over probes", units
+        ),
+        "trace_interval": variable(
+            bounds, [(each.trace.low, each.trace.high) for each in traces], "95 % interval of the trace", units
+        ),
+        "trace_converged": variable("layer", [each.converged for each in traces], "the trace reached its goal"),
+        "products": variable(
+            (),
+            sum(each.products for each in (*pairs, *traces)),
+            "matrix-vector products made with the layers' blocks",
+        ),
+    }

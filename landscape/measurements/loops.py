@@ -1,0 +1,199 @@
+"""A looped module: curvature in the weights that its passes share, against that in separate weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+from rich.table import Table
+
+from landscape.curvature.batched import Route
+from landscape.curvature.untied import untied
+from landscape.display import to_error
+from landscape.errors import InputError
+from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.operator import SymmetricOperator
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.eigenpairs import Eigenpairs
+from landscape.spectrum.trace import TOL
+from landscape.wording import listed
+
+
+@dataclass(frozen=True)
+class Loops(Measurement):
+    """The tied matrix of a loop by the blocks of the untied one; see `landscape.loop_curvature` for the settings.
+
+    Attributes:
+        module: the looped module's name; None finds it.
+        tol_trace: twice the standard error of the trace's cross-loop share at which no more probes are drawn.
+        probes: the most that are drawn; None for the default of `loop_curvature`.
+        matrix: the kind of curvature.
+    """
+
+    module: str | None = None
+    k: int = 3
+    tol: float = 1e-3
+    tol_trace: float | None = None
+    probes: int | None = None
+    seed: int = 0
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``loops``, with the matrix if it isn't the Hessian."""
+        return self.matrix.group("loops")
+
+    @property
+    def _probes(self) -> int:
+        return PROBES if self.probes is None else self.probes
+
+    @property
+    def _error(self) -> float:
+        return (TOL if self.tol_trace is None else self.tol_trace) / 2
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what `loop_curvature` would, a model without a loop included."""
+        check_arguments(self.k, self.tol, self._probes, self._error, self.seed)
+        if self.matrix.precondition is not None:
+            raise InputError("--loops can't be preconditioned: the separate weights have no second moments")
+        self.matrix.check(problem)
+        untied(problem, self.module)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        routes: list[Route] = []
+
+        def operator(posed: Problem) -> SymmetricOperator:  # the tied problem, then the untied one
+            kept = routes[0].name if routes else kept_route(history.choices)
+            made, batched = self.matrix.operator(posed, kept)
+            routes.append(batched.route)
+            return made
+
+        found = loop_curvature(
+            problem, self.module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
+            operator=operator, progress=bar,
+        )  # fmt: skip
+        return Measured(_variables(found, self.matrix), {"route": routes[0].plain(), "loop_notes": found.loop.notes})
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Eigenvalues that did not converge, and a share less certain than asked for."""
+        lines = []
+        if open_ones := sum(int((~row[f"{name}_converged"]).sum()) for name in ("tied", "untied", "own")):
+            lines.append(f"{open_ones} eigenvalues of the loop did not converge: raise --tol")
+        if not row.trace_converged:
+            lines.append(
+                f"the cross-loop share of the trace has a standard error above {self._error:g} after "
+                f"{int(row.probes)} probes: raise --probes or --tol-trace"
+            )
+        return lines
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """The eigenvalues side by side, and the shares."""
+        uses = row.sizes["use"]
+        table = Table("#", "tied", "untied", "untied times T")
+        for column in table.columns:
+            column.justify = "right"
+        for i in range(row.sizes["index"]):
+            tied, untied_value = (_value(row, name, i) for name in ("tied", "untied"))
+            table.add_row(str(i + 1), tied, untied_value, f"{uses * float(row.untied.values[i]):.4g}")
+        own = ", ".join(_value(row, "own", i) for i in range(uses))
+        low, high = row.ratio_interval.values
+        return [
+            *(f"note: {note}" for note in json.loads(str(row.provenance.values))["loop_notes"]),
+            f"{self.matrix.title} of {listed(row.module.values)}, used T = {uses} times, {int(row.parameters):,} "
+            f"shared parameters; {int(row.tied_products)} tied and {int(row.untied_products)} untied products",
+            table,
+            f"tied by untied top eigenvalue: {float(row.ratio):.4g} [{low:.4g}, {high:.4g}], T at most if positive",
+            f"top eigenvalue of each use's own block: {own}",
+            f"cross-loop share of the trace: {_share(row, 'trace_share')}",
+            f"cross-loop share of the top eigenvalue: {_share(row, 'top_share')}",
+            f"trace of each block H_ij by that of the tied matrix, {float(row.total):.4g}:",
+            _blocks(row.traces.values / float(row.total)),
+            "Frobenius norm of each block H_ij:",
+            _blocks(row.norms.values),
+        ]
+
+
+def _value(row: xr.Dataset, name: str, i: int) -> str:
+    """An eigenvalue to the digits that its interval leaves it."""
+    low, high = row[f"{name}_intervals"].values[i]
+    return to_error(float(row[name].values[i]), (high - low) / 2)
+
+
+def _share(row: xr.Dataset, name: str) -> str:
+    """A share with its interval, or why it has none."""
+    value, (low, high) = float(row[name]), row[f"{name}_interval"].values
+    if math.isnan(value):
+        return "undefined: the whole can't be told from zero"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _blocks(values: np.ndarray) -> Table:
+    """One number for each pair of uses."""
+    table = Table("i \\ j", *map(str, range(1, len(values) + 1)))
+    for i, row in enumerate(values, 1):
+        table.add_row(str(i), *(f"{value:.3g}" for value in row))
+    return table
+
+
+def _variables(found: LoopCurvature, matrix: Matrix) -> dict[str, xr.Variable]:
+    units, blocks, pair = matrix.units, found.blocks, ("use", "other_use")
+    norms = np.sqrt(blocks.squared_norms)
+    return {
+        "module": variable("module", list(found.loop.modules), "module that is used several times", ""),
+        "shared": variable("tensor", list(found.loop.parameters), "parameter tensor that its uses share", ""),
+        "parameters": variable((), found.loop.dim, "number of shared parameters"),
+        **_eigenvalues("tied", "index", [found.tied], "eigenvalue with tied weights, descending", units),
+        **_eigenvalues("untied", "index", [found.untied], "eigenvalue with separate weights, descending", units),
+        **_eigenvalues("own", "use", found.own, "largest eigenvalue of the use's own block H_ii", units),
+        "ratio": variable((), found.ratio, "tied by untied top eigenvalue"),
+        "ratio_interval": variable("bound", found.ratio_interval, "its interval"),
+        "traces": variable(pair, blocks.traces, "trace of the block H_ij", units),
+        "traces_standard_error": variable(pair, blocks.trace_errors, "its standard error, over probes", units),
+        "norms": variable(pair, norms, "Frobenius norm of the block H_ij", units),
+        "squared_norms": variable(pair, blocks.squared_norms, "its square", f"({units})^2"),
+        "squared_norms_standard_error": variable(
+            pair, blocks.squared_norm_errors, "standard error of the square, over probes", f"({units})^2"
+        ),
+        "total": variable((), blocks.total, "trace with tied weights", units),
+        "total_standard_error": variable((), blocks.total_error, "its standard error, over probes", units),
+        **_share_variables("trace_share", blocks.share, "cross-loop share of the trace, sum of i != j"),
+        "trace_converged": variable((), blocks.converged, "the share is as certain as asked for, or exact"),
+        "probes": variable((), blocks.probes, "random probes, or unit vectors where exact"),
+        "exact": variable((), blocks.exact, "traces and norms are exact up to rounding"),
+        "top_table": variable(pair, found.top.table, "v^T H_ij v / lambda at the tied top eigenvector v"),
+        **_share_variables("top_share", found.top.share, "cross-loop share of the tied top eigenvalue"),
+        "defect": variable((), found.defect, "||H_tied v - sum_ij H_ij v|| / sum_ij ||H_ij v||"),
+        "tied_products": variable((), found.products[0], "matrix-vector products with tied weights"),
+        "untied_products": variable((), found.products[1], "matrix-vector products with separate weights"),
+    }
+
+
+def _eigenvalues(name: str, dim: str, solved: Sequence[Eigenpairs], meaning: str, units: str) -> dict[str, xr.Variable]:
+    return {
+        name: variable(dim, np.concatenate([each.eigenvalues for each in solved]), meaning, units),
+        f"{name}_intervals": variable(
+            (dim, "bound"), np.concatenate([each.intervals for each in solved]), "bounds of an exact eigenvalue", units
+        ),
+        f"{name}_converged": variable(
+            dim, np.concatenate([each.converged & each.complete for each in solved]), "the solve reached its goal"
+        ),
+    }
+
+
+def _share_variables(name: str, share: Share, meaning: str) -> dict[str, xr.Variable]:
+    return {
+        name: variable((), share.value, f"{meaning}; NaN where undefined"),
+        f"{name}_error": variable((), share.error, f"error of {name}"),
+        f"{name}_interval": variable("bound", share.interval, f"interval of {name}"),
+    }

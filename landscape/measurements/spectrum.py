@@ -1,0 +1,72 @@
+"""All eigenvalues of a small model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.display import to_error
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.full import full_spectrum, refuse_large
+
+
+@dataclass(frozen=True)
+class Spectrum(Measurement):
+    """The exact spectrum; see `landscape.full_spectrum`."""
+
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``spectrum``."""
+        return self.matrix.group("spectrum")
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what is too large."""
+        refuse_large(problem.layout.dim)
+        self.matrix.check(problem)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        found = full_spectrum(operator, progress=bar)
+        units = self.matrix.units
+        return Measured(
+            {
+                "eigenvalues": variable("index", found.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
+                "asymmetry": variable((), found.asymmetry, "||A - A^T||_F / 2 of the matrix as computed", units),
+                "rounding": variable((), found.rounding, "what rounding may have done to an eigenvalue", units),
+                "positive": variable((), found.positive, "eigenvalues above the rounding"),
+                "negative": variable((), found.negative, "eigenvalues below minus the rounding"),
+                "null": variable((), found.null, "eigenvalues that can't be told from zero"),
+                "zero_columns": variable((), found.zero_columns, "parameters without influence: columns exactly zero"),
+                "symmetry_null": variable((), found.symmetry_null, "null directions without those of zero columns"),
+                "trace": variable((), found.trace, "trace", units),
+                "frobenius": variable((), found.frobenius, "Frobenius norm", units),
+                "products": variable((), found.products, "matrix-vector products made"),
+            },
+            {"route": made.route.plain()},
+        )
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """An exact spectrum has none; a matrix that isn't symmetric was refused."""
+        return []
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """The counts, both ends, and the errors."""
+        values, error = row.eigenvalues.values, float(row.rounding)
+        return [
+            f"{self.matrix.title}: all {len(values):,} eigenvalues from {to_error(values[0], error)} to "
+            f"{to_error(values[-1], error)}, each ± {error:.1e}",
+            f"{int(row.positive):,} positive, {int(row.negative):,} negative, {int(row.null):,} null to rounding "
+            f"({int(row.zero_columns):,} zero columns, {int(row.symmetry_null):,} other directions)",
+            f"asymmetry ||A - A^T||/2 {float(row.asymmetry):.1e}; trace {float(row.trace):.6g}, Frobenius norm "
+            f"{float(row.frobenius):.6g}",
+        ]

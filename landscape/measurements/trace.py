@@ -1,0 +1,93 @@
+"""The trace and the Frobenius norm of a matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.measurements.base import History, Measured, Measurement, estimated, shown, variable
+from landscape.measurements.matrix import Matrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.trace import TOL, TraceEstimate, check_arguments, estimate_trace
+
+
+@dataclass(frozen=True)
+class Trace(Measurement):
+    """Trace and Frobenius norm from random probes; see `landscape.estimate_trace` for the settings.
+
+    Over the checkpoints of a run the probes are the same, so that differences between them can be taken in pairs.
+
+    Attributes:
+        tol: goal for the half-width of the trace's 95 % interval, relative to it.
+        probes: so many, in place of a goal.
+        matrix: whose trace.
+    """
+
+    tol: float | None = None
+    probes: int | None = None
+    seed: int = 0
+    max_products: int | None = None
+    matrix: Matrix = field(default_factory=Matrix)
+
+    @property
+    def name(self) -> str:
+        """``trace``, with the matrix if it isn't the Hessian."""
+        return self.matrix.group("trace")
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what `estimate_trace` would."""
+        check_arguments(problem.layout.dim, self.tol, self.probes, self.seed, self.max_products)
+        self.matrix.check(problem)
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        found = estimate_trace(operator, self.tol, self.probes, self.seed, max_products=self.max_products, progress=bar)
+        return Measured(trace_variables(found, self.matrix), {"route": made.route.plain()})
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """An interval wider than asked for."""
+        if row.converged:
+            return []
+        return [
+            f"the trace's 95 % interval is wider than {self.tol or TOL:g} of it after {int(row.products)} products: "
+            "raise --max-products or --tol-trace"
+        ]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """Both numbers with their errors, and how they were made."""
+        title, products = self.matrix.title, int(row.products)
+        how = f"exact, from {products} products"
+        if str(row.method.values) == "probes":
+            how = f"{int(row.probes)} probes beside {int(row.deflation)} directions done exactly, {products} products"
+        lines: list[RenderableType] = [
+            f"{title}: trace {shown(row, 'trace')}",
+            f"{title}: Frobenius norm {shown(row, 'frobenius')}",
+            how,
+        ]
+        if row.agree:
+            lines.append("all probes agree up to rounding: the interval is that of rounding alone")
+        return lines
+
+
+def trace_variables(found: TraceEstimate, matrix: Matrix) -> dict[str, xr.Variable]:
+    """What is stored of an estimated trace."""
+    units = matrix.units
+    return {
+        **estimated("trace", found.trace, f"trace of the {matrix.title}", units),
+        **estimated("frobenius", found.frobenius, f"Frobenius norm of the {matrix.title}", units),
+        "method": variable((), found.method, "probes, or exact: by the product with every unit vector", ""),
+        "converged": variable((), found.converged, "the goal of the trace was reached, or so many probes made"),
+        "agree": variable((), found.agree, "all probes gave one number up to rounding"),
+        "rounding": variable((), found.rounding, "what rounding may have done to the trace", units),
+        "deflation": variable((), found.deflation, "directions done exactly"),
+        "probes": variable((), found.probes, "random probes"),
+        "products": variable((), found.products, "matrix-vector products made"),
+        "samples": variable("probe", found.samples, "unbiased estimate of the trace by each probe", units),
+        "squares": variable("probe", found.squares, "unbiased estimate of its squared norm by each", f"({units})^2"),
+    }

@@ -1,0 +1,310 @@
+"""Every measurement from the command to the record, held to the dense matrix of a small project."""
+
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import landscape
+from landscape.measurements import TopEigenpairs
+from landscape.record import open_record
+
+
+def group(path, name, row=0):
+    """One row of a group of a record."""
+    with open_record(path) as record:
+        return record[name].dataset.isel(checkpoint=row).load()
+
+
+@pytest.fixture
+def exact(tiny):
+    """The eigenvalues of the Hessian at a.pt, descending."""
+    return np.linalg.eigvalsh(tiny.hessian("a.pt").numpy())[::-1]
+
+
+def within(row, name, truth):
+    low, high = row[f"{name}_interval"].values
+    return low <= truth <= high
+
+
+# ---------------------------------------------------------------------- one by one
+
+
+def test_trace(command, tiny, exact):
+    ran = command("a.pt", "--trace", "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    assert "Hessian: trace" in ran.out
+    assert "Hessian: Frobenius norm" in ran.out
+    row = group("a.landscape.h5", "trace")
+    assert str(row.method.values) == "exact", "13 products are fewer than 10 probes and a deflation"
+    assert within(row, "trace", exact.sum())
+    assert within(row, "frobenius", np.linalg.norm(exact))
+    assert row.trace.attrs["units"] == "loss / parameter^2"
+
+
+def test_full_spectrum(command, tiny, exact):
+    ran = command("a.pt", "--spectrum", "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "spectrum")
+    assert abs(row.eigenvalues.values - exact).max() <= row.rounding
+    assert int(row.positive + row.negative + row.null) == 13
+    assert f"all 13 eigenvalues from {exact[0]:.4f}"[:-1] in ran.out
+
+
+def test_density_can_be_made_again_from_its_row(command, tiny, exact):
+    ran = command("a.pt", "--density", "-k", 2, "--probes", 4, "--steps", 50, "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "density")
+    found = landscape.density_of(row)
+    measured = landscape.spectral_density(landscape.load_problem("a.pt", dtype="float64").hessian(), 4, 50, 2)
+    np.testing.assert_array_equal(found.nodes, measured.nodes)
+    assert found.width == measured.width == float(row.width)
+    outliers = exact[np.argsort(-abs(exact))][:2]
+    assert (abs(found.outliers - outliers) <= found.residuals + found.rounding).all()
+    np.testing.assert_allclose(np.nansum(found.weights, axis=1), 1, atol=13 * 2.2e-16 * 4)
+
+
+def test_log_det_and_effective_dimension(command, tiny, exact):
+    alpha = 2 * abs(exact).max()
+    ran = command("a.pt", "--log-det", alpha, "--effective-dimension", alpha, "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    assert within(group("a.landscape.h5", "log_det"), "log_det", np.log(exact + alpha).sum())
+    positive = exact[exact > 0]
+    dimension = (positive / (positive + alpha)).sum()
+    assert within(group("a.landscape.h5", "effective_dimension"), "effective_dimension", dimension)
+
+
+def test_layers(command, tiny):
+    ran = command("a.pt", "--per-layer", "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "layers")
+    assert row.layer.values.tolist() == ["0", "2"]
+    assert row.parameters.values.tolist() == [9, 4]
+    hessian = tiny.hessian("a.pt").numpy()
+    for i, block in enumerate((hessian[:9, :9], hessian[9:, 9:])):
+        values = np.linalg.eigvalsh(block)
+        low, high = row.interval.values[i]
+        assert low <= values[abs(values).argmax()] <= high
+        low, high = row.trace_interval.values[i]
+        assert low <= np.trace(block) <= high
+    assert all(f"│ {layer} " in ran.out for layer in "02")
+
+
+LOOPED = """
+
+class Looped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inside, self.head = nn.Linear(2, 2), nn.Linear(2, 1)
+
+    def forward(self, x):
+        for _ in range(3):
+            x = torch.tanh(self.inside(x))
+        return self.head(x)
+
+def looped(checkpoint):
+    torch.manual_seed(0)
+    return Problem(Looped(), nn.MSELoss(), [data()])
+"""
+
+
+@pytest.fixture
+def looped(tiny):
+    """A checkpoint of a model that uses 6 parameters three times, and its problem's name."""
+    path = tiny.folder / "problem.py"
+    path.write_text(path.read_text() + LOOPED)
+    torch.manual_seed(3)
+    state = {"inside.weight": torch.randn(2, 2), "inside.bias": torch.randn(2)}
+    state |= {"head.weight": torch.randn(1, 2), "head.bias": torch.randn(1)}
+    landscape.save_checkpoint("looped.pt", state, step=1)
+    return "looped.pt", "--problem", "problem.py:looped"
+
+
+def test_loops(command, looped):
+    ran = command(*looped, "--loops", "-k", 2, "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("looped.landscape.h5", "loops")
+    assert row.module.values.tolist() == ["inside"]
+    assert row.sizes["use"] == 3
+    problem = landscape.load_problem("looped.pt", "problem.py:looped", dtype="float64", params=["inside"])
+    tied = problem.hessian().matmat(torch.eye(6, dtype=torch.float64)).numpy()
+    assert float(row.total) == pytest.approx(np.trace(tied), rel=1e-12)
+    assert row.traces.values.sum() == pytest.approx(np.trace(tied), rel=1e-12)
+    shares = float(row.trace_share), 1 - np.trace(row.traces.values) / np.trace(tied)
+    assert shares[0] == pytest.approx(shares[1], rel=1e-9)
+    low, high = row.tied_intervals.values[0]
+    assert low <= np.linalg.eigvalsh(tied)[-1] <= high
+    assert "used T = 3 times" in ran.out
+    assert "cross-loop share of the trace: " in ran.out
+
+
+def test_a_model_without_a_loop_is_refused(command, tiny):
+    ran = command("a.pt", "--loops")
+    assert ran.status == 2
+    assert "there is no loop" in ran.err
+    assert not (tiny.folder / "a.landscape.h5").exists()
+
+
+# ---------------------------------------------------------------------- which matrix
+
+
+def test_every_measurement_takes_every_matrix(command, tiny):
+    flags = ("--hessian", "--density", "--trace", "--spectrum", "--per-layer", "--log-det", 0.1)
+    flags += ("--effective-dimension", 0.1)
+    for kind in ("ggn", "fisher", "fisher-mc", "fisher-empirical"):
+        ran = command("a.pt", *flags, "-k", 2, "--matrix", kind, "-o", "all.h5", "--append")
+        assert (ran.status, ran.err) == (0, ""), kind
+    names = ("eigenpairs", "density", "trace", "spectrum", "layers", "log_det", "effective_dimension")
+    with h5py.File("all.h5") as file:
+        for kind in ("ggn", "fisher", "fisher_mc", "fisher_empirical"):
+            assert {f"{name}_{kind}" for name in names} <= set(file)
+        top = {kind: file[f"eigenpairs_{kind}/eigenvalues"][0, 0] for kind in ("ggn", "fisher", "fisher_empirical")}
+    assert top["ggn"] == pytest.approx(top["fisher"], rel=1e-4), "for the mean squared error they are one"
+    assert top["fisher_empirical"] != pytest.approx(top["ggn"], rel=0.1)
+
+
+def test_only_some_parameters(command, tiny):
+    hessian = tiny.hessian("a.pt").numpy()
+    command("a.pt", "--spectrum", "--params", "2", "--dtype", "float64", "-o", "module.h5")
+    command("a.pt", "--spectrum", "--params", "*.weight", "0.bias", "--dtype", "float64", "-o", "globs.h5")
+    for out, block in (("module.h5", hessian[9:, 9:]), ("globs.h5", hessian[:12, :12])):
+        row = group(out, "spectrum")
+        assert abs(row.eigenvalues.values - np.linalg.eigvalsh(block)[::-1]).max() <= 2 * row.rounding
+    told = json.loads(str(group("globs.h5", "spectrum").provenance.values))
+    assert told["params"] == ["*.weight", "0.bias"]
+
+
+def test_preconditioned_by_a_diagonal(command, tiny):
+    diagonal = np.linspace(1, 2, 13)
+    np.save("diagonal.npy", diagonal)
+    ran = command("a.pt", "--spectrum", "--precondition", "diagonal.npy", "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "spectrum_preconditioned")
+    expected = np.linalg.eigvalsh(tiny.hessian("a.pt").numpy() / np.sqrt(np.outer(diagonal, diagonal)))[::-1]
+    assert abs(row.eigenvalues.values - expected).max() <= 2 * row.rounding
+    assert "preconditioned by diagonal.npy" in ran.out
+
+
+def test_preconditioned_by_adam(command, tiny):
+    model = tiny.model()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(4, 2)).square().mean().backward()
+        optimizer.step()
+    state = model.state_dict()
+    landscape.save_checkpoint("trained.pt", state, step=3, optimizer=optimizer.state_dict())
+    ran = command("trained.pt", "--hessian", "-k", 2, "--precondition", "adam", "--dtype", "float64", "--tol", "1e-8")
+    assert (ran.status, ran.err) == (0, "")
+    moments = torch.cat([optimizer.state[p]["exp_avg_sq"].flatten() for p in model.parameters()]).double().numpy()
+    scale = 1 / np.sqrt(np.sqrt(moments / (1 - 0.999**3)) + 1e-8)
+    expected = np.linalg.eigvalsh(scale[:, None] * tiny.hessian("trained.pt").numpy() * scale)
+    row = group("trained.landscape.h5", "eigenpairs_preconditioned")
+    low, high = row.intervals.values[0]
+    assert low <= expected[abs(expected).argmax()] <= high
+
+
+REFUSALS = {
+    ("--matrix", "ggn"): "nothing is asked for that has --matrix: add --hessian or",
+    ("--probes", "20"): "nothing is asked for that has --probes: add --density or",
+    ("--hessian", "--tol", "1e-4", "--tol-value", "0.01"): "--tol and --tol-value are two goals",
+    ("--trace", "--tol-trace", "0.1", "--probes", "20"): "--tol-trace and --probes are two goals",
+    ("--trace", "--fisher-unit", "sequence"): "add --matrix fisher, fisher-mc or fisher-empirical",
+    ("--trace", "--matrix", "fisher", "--fisher-samples", "3"): "add --matrix fisher-mc",
+    ("--trace", "--matrix", "fisher-mc", "--fisher-samples", "0"): "at least 1 sampled label",
+    ("--trace", "--probes", "1"): "probes must be at least 2",
+    ("--trace", "--tol-trace", "0"): "tol must lie between 0 and 1",
+    ("--density", "--probes", "0"): "probes",
+    ("--density", "--steps", "0"): "steps",
+    ("--hessian", "--tol-value", "2"): "tol_value must lie between 0 and 1",
+    ("--log-det", "-1"): "alpha",
+    ("--log-det", "nan"): "alpha",
+    ("--hessian", "--precondition", "adam"): "no optimiser state",
+    ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
+    ("--hessian", "--params", "encoder.*"): "encoder.*",
+    ("--per-layer", "--precondition", "a.npy"): "--per-layer",
+    ("--hessian", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the Hessian only",
+    ("--loops", "--loop-module", "nowhere"): "nowhere",
+}
+
+
+@pytest.mark.parametrize(("options", "said"), REFUSALS.items(), ids=" ".join)
+def test_refusals(command, tiny, options, said):
+    before = tiny.listing()
+    ran = command("a.pt", *options, *(["-k", "2"] if "--hessian" in options else []))
+    assert (ran.status, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert tiny.listing() == before
+
+
+def test_a_log_det_that_is_not_defined(command, tiny):
+    ran = command("a.pt", "--log-det", 0.001)
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.startswith("landscape-probe: a.pt: log det(A + alpha I) is not defined for alpha = 0.001")
+    assert "--matrix ggn" in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (tiny.folder / "a.landscape.h5").exists()
+
+
+# ---------------------------------------------------------------------- over a run
+
+
+def test_a_sweep_goes_by_steps_and_then_by_names(command, tiny):
+    for seed, (name, step) in enumerate({"z.pt": 5, "10.pt": None, "9.pt": None, "y.pt": 30}.items()):
+        tiny.save(name, seed, step)
+    ran = command("10.pt", "y.pt", "9.pt", "z.pt", "-o", "run.h5", "--json")
+    paths = [row["checkpoint"]["path"] for row in json.loads(ran.out)["rows"]]
+    assert paths == ["z.pt", "y.pt", "9.pt", "10.pt"]
+    with open_record("run.h5") as record:
+        assert record["loss/step"].values.tolist() == [5, 30, -1, -1]
+
+
+def test_a_sweep_stores_the_overlap_of_successive_subspaces(command, tiny):
+    assert command("c.pt", "a.pt", "b.pt", "--hessian", "-k", 3, "--dtype", "float64", "-o", "run.h5").status == 0
+    with open_record("run.h5") as record:
+        rows = record["hessian"].dataset.load()
+    assert rows.step.values.tolist() == [0, 10, 20]
+    assert np.isnan(rows.overlap.values[0])
+    for i in (1, 2):
+        before, now = rows.eigenvectors.values[i - 1], rows.eigenvectors.values[i]
+        assert rows.overlap.values[i] == pytest.approx(np.square(before @ now.T).sum() / 3)
+    assert (rows.overlap.values[1:] <= 1 + 1e-12).all()
+
+
+def test_a_sweep_draws_the_same_probes_everywhere(command, tiny):
+    """Two checkpoints with the same weights, measured one after the other, give the same samples."""
+    state = torch.load("a.pt")["state"]
+    landscape.save_checkpoint("again.pt", state, step=1)
+    assert command("a.pt", "again.pt", "--density", "-k", 0, "--probes", 3, "--steps", 5, "-o", "run.h5").status == 0
+    with open_record("run.h5") as record:
+        np.testing.assert_array_equal(*record["density/nodes"].values)
+
+
+def test_a_warm_start_comes_from_the_record(tiny, monkeypatch):
+    """The second run starts where the first would have gone on."""
+    starts = []
+    solve = landscape.top_eigenpairs
+
+    def watched(*args, start=None, **kwargs):
+        starts.append(None if start is None else start.numpy().copy())
+        return solve(*args, start=start, **kwargs)
+
+    monkeypatch.setattr("landscape.measurements.eigenpairs.top_eigenpairs", watched)
+    landscape.probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
+    landscape.probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
+    assert starts[0] is None
+    np.testing.assert_array_equal(starts[1].T, group("run.h5", "hessian").eigenvectors)
+
+
+def test_an_appended_measurement_opens_with_xarray(command, tiny):
+    command("a.pt", "--trace", "-o", "run.h5")
+    command("a.pt", "b.pt", "--trace", "--density", "-k", 1, "-o", "run.h5", "--append")
+    with xr.open_datatree("run.h5", engine="h5netcdf") as tree:
+        assert tree["trace"].sizes["checkpoint"] == 2
+        assert tree["density/nodes"].dims == ("checkpoint", "probe", "node")
