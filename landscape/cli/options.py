@@ -42,7 +42,7 @@ TopEigenpairs = Annotated[bool, _flag(MEASUREMENTS, "Top eigenpairs by Lanczos."
 Density = Annotated[bool, _flag(MEASUREMENTS, "Spectral density by Lanczos quadrature.")]
 Trace = Annotated[bool, _flag(MEASUREMENTS, "Trace and Frobenius norm.")]
 LogDet = Annotated[float | None, _of(MEASUREMENTS, "log det(A + ALPHA I).")]
-EffectiveDimension = Annotated[float | None, _of(MEASUREMENTS, "Sum of lambda / (lambda + ALPHA) over lambda > 0.")]
+EffectiveDimension = Annotated[float | None, _of(MEASUREMENTS, "Sum of l / (l + ALPHA) over eigenvalues l > 0.")]
 Spectrum = Annotated[bool, _flag(MEASUREMENTS, "All eigenvalues, up to 10,000 parameters.")]
 PerLayer = Annotated[bool, _flag(MEASUREMENTS, "Top eigenvalue and trace of every layer.")]
 Loops = Annotated[bool, _flag(MEASUREMENTS, "A looped module: tied against untied weights.")]
@@ -56,14 +56,15 @@ FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is
 FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]
 Precondition = Annotated[str | None, _of(MATRIX, "By adam (the checkpoint's), or a file of a diagonal.")]
 Params = Annotated[
-    list[str] | None, Parameter(group=MATRIX, help="Only these parameters: globs, modules.", consume_multiple=True)
+    list[str] | None,
+    Parameter(group=MATRIX, help="Only these parameters: globs, modules.", consume_multiple=True, negative=""),
 ]
 
 K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
 Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnitude, largest, smallest, both ends.")]
 Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
 TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
-TolTrace = Annotated[float | None, _of(SETTINGS, "Relative 95 % error to reach with probes.  [default: 0.05]")]
+TolTrace = Annotated[float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).  [default: by the measurement]")]
 Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
 MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after so many products.")]

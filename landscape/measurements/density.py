@@ -80,12 +80,14 @@ class Density(Measurement):
             lines.append(f"outliers from {to_error(far, 0)} to {to_error(near, 0)}")
         if count < found.dim:
             nodes = found.nodes[np.isfinite(found.nodes)]
-            below, error = (float(values[0]) for values in found.cdf(np.array([-found.rounding])))
+            (below,), (error,) = found.cdf(np.array([-found.rounding]))
+            (least,), (most,) = found.cdf_bounds(np.array([-found.rounding]))
             lines += [
-                f"bulk from {nodes.min():.3g} to {nodes.max():.3g}; {100 * below:.2g} ± {100 * error:.1g} % of all "
-                "eigenvalues below zero (standard error over probes)",
-                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes, at most about "
-                f"{found.quadrature_distance:.1e} by the steps; smoothing width {found.width:.2g}",
+                f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}",
+                f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
+                f"quadrature leaves {least:.3f} to {most:.3f}",
+                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes, {found.quadrature_distance:.1e} "
+                "between all steps and half of them",
             ]
         return lines
 
@@ -96,9 +98,10 @@ def density_of(row: xr.Dataset) -> SpectralDensity:
     Args:
         row: of the group ``density`` (or that of another matrix), one checkpoint.
     """
+    found = row.outliers.notnull().values  # rows of other checkpoints may have more
     return SpectralDensity(
-        outliers=row.outliers.values,
-        residuals=row.residuals.values,
+        outliers=row.outliers.values[found],
+        residuals=row.residuals.values[found],
         nodes=row.nodes.values,
         weights=row.weights.values,
         alpha=row.alpha.values,

@@ -1,9 +1,10 @@
 """Gauss quadrature of an operator's spectrum, as one random vector sees it.
 
 A unit vector x has the spectral measure mu_x = sum_j (u_j^T x)^2 delta(lambda_j) under A. Lanczos from x gives a
-tridiagonal T whose eigenvalues are the nodes, and the squared first components of whose eigenvectors are the weights, of
-the Gauss quadrature of mu_x: exact for polynomials up to degree 2 m - 1 after m steps (Golub and Meurant 2010, chapters
-4 and 6). A Gaussian vector, normalised, is uniform on the unit sphere, so E mu_x gives every eigenvalue the weight 1/n.
+tridiagonal T whose eigenvalues are the nodes, and the squared first components of whose eigenvectors are the weights,
+of the Gauss quadrature of mu_x: exact for polynomials up to degree 2 m - 1 after m steps (Golub and Meurant 2010,
+chapters 4 and 6). A Gaussian vector, normalised, is uniform on the unit sphere, so E mu_x gives every eigenvalue the
+weight 1/n.
 """
 
 from __future__ import annotations
