@@ -14,6 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
+from landscape.curvature.gauss_newton import GaussNewton
+from landscape.curvature.preconditioned import Preconditioned
+from landscape.curvature.untied import untied
+from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 
@@ -50,8 +55,8 @@ class Measured:
     """What one device in one precision makes of a problem.
 
     Attributes:
-        vectors: per-term losses, gradient and one Hessian-vector product, on the CPU in float64.
-        pairs: the top 10.
+        vectors: per-term losses, gradient and one product of each kind of curvature, on the CPU in float64.
+        pairs: the top 10 of the Hessian.
     """
 
     vectors: dict[str, Tensor]
@@ -73,16 +78,33 @@ def agreements(name: str, problem: Problem, device: torch.device) -> list[Agreem
 
 
 def measured(problem: Problem) -> Measured:
-    """Everything that is compared, from one fixed vector and one fixed seed."""
-    hessian = problem.hessian()
-    vector = torch.randn(hessian.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    """Everything that is compared, from one fixed vector and one fixed seed; of a problem whose model has a loop."""
     vectors = {
         "losses": torch.cat([losses.flatten() for losses, _ in problem.sample_losses()]),
         "gradient": problem.gradient(),
-        "product": hessian.matvec(vector.to(problem.device, problem.dtype)),
+        **{f"{name} product": operator.matvec(_direction(operator)) for name, operator in _operators(problem).items()},
     }
     vectors = {quantity: value.to("cpu", torch.float64) for quantity, value in vectors.items()}
-    return Measured(vectors, top_eigenpairs(hessian, min(10, hessian.dim), seed=0))
+    return Measured(vectors, top_eigenpairs(problem.hessian(), min(10, problem.layout.dim), seed=0))
+
+
+def _operators(problem: Problem) -> dict[str, SymmetricOperator]:
+    """Every kind of curvature; sampled labels are the same but where rounding decides, for one in some 10^6."""
+    hessian = problem.hessian()
+    return {
+        "Hessian": hessian,
+        "Gauss-Newton": GaussNewton(problem),
+        "exact Fisher": ExactFisher(problem),
+        "Monte-Carlo Fisher": MonteCarloFisher(problem),
+        "empirical Fisher": EmpiricalFisher(problem),
+        "preconditioned": Preconditioned(hessian, 1 + _direction(hessian).square()),
+        "untied": untied(problem)[0].hessian(),
+    }
+
+
+def _direction(operator: SymmetricOperator) -> Tensor:
+    vector = torch.randn(operator.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return vector.to(operator.device, operator.dtype)
 
 
 def compare(

@@ -22,7 +22,7 @@ app = App(name="python -m benchmarks.device_check", version_flags=[])
 
 @app.default
 def main(*, device: str = "cuda", samples: int = 256) -> int:
-    """Compare a device with the CPU in float32 and float64; exit status 1 says that they disagree.
+    """Compare all kinds of curvature on a device and on the CPU, in float32 and float64; status 1: they disagree.
 
     Args:
         device: The device, such as cuda or cuda:1; cpu compares the CPU with itself.

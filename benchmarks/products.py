@@ -1,4 +1,4 @@
-"""What one Hessian-vector product costs, in gradients, by every way there is to make it."""
+"""What one Hessian-vector product costs, in gradients, by every way there is to make it, and one of other matrices."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Spread, alternate
+from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
+from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
+from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 
 
@@ -49,6 +53,12 @@ def product_costs(name: str, problem: Problem, rounds: int) -> ProductCosts:
     vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0)).to(problem.vector)
     pieces = list(problem.layout.unflatten(vector).values())
     cached, rebuilt = Hessian(problem, route="cached"), Hessian(problem, route="rebuilt")
+    others: dict[str, SymmetricOperator] = {
+        "Gauss-Newton": GaussNewton(problem, route="cached"),
+        "exact Fisher": ExactFisher(problem, route="cached"),
+        "Monte-Carlo Fisher, 1 label": MonteCarloFisher(problem, route="cached"),
+        "empirical Fisher": EmpiricalFisher(problem, route="cached"),
+    }
     with problem.evaluating():
         solver = theirs.pyhessian()
     actions: dict[str, Callable[[], object]] = {
@@ -61,6 +71,7 @@ def product_costs(name: str, problem: Problem, rounds: int) -> ProductCosts:
         "route cached, set-up": lambda: Hessian(problem, route="cached"),
         "route rebuilt, set-up": lambda: Hessian(problem, route="rebuilt"),
         "PyHessian, set-up": PlainModel(problem).pyhessian,
+        **{f"{name}, product": partial(operator.matvec, vector) for name, operator in others.items()},
     }
     with problem.evaluating():  # for all the same attention kernel
         times = alternate(actions, rounds, problem.device)

@@ -115,11 +115,10 @@ class BatchedOperator(SymmetricOperator):
         counter = _SavedBytes([self._vector, *self._problem.constants(), *tensors_in(batches[0])])
         with self._problem.evaluating(), torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             linearised = self._linearise(0)
-        _refuse_once_differentiable(linearised.derivatives)
         for tensor in linearised.tensors:
             counter.pack(tensor)
-        del linearised
         counter.let_go()
+        _refuse_once_differentiable(linearised.derivatives)
         samples = sum(samples_in(batch) for batch in batches)
         flat_vectors = len(batches) * self._vector.nbytes
         return counter.bytes * samples // samples_in(batches[0]) + flat_vectors

@@ -86,8 +86,8 @@ class Density(Measurement):
                 f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}",
                 f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
                 f"quadrature leaves {least:.3f} to {most:.3f}",
-                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes, {found.quadrature_distance:.1e} "
-                "between all steps and half of them",
+                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes; between all steps and half of "
+                f"them {found.quadrature_distance:.1e}",
             ]
         return lines
 

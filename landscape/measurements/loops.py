@@ -169,7 +169,7 @@ def _variables(found: LoopCurvature, matrix: Matrix) -> dict[str, xr.Variable]:
         "total_standard_error": variable((), blocks.total_error, "its standard error, over probes", units),
         **_share_variables("trace_share", blocks.share, "cross-loop share of the trace, sum of i != j"),
         "trace_converged": variable((), blocks.converged, "the share is as certain as asked for, or exact"),
-        "probes": variable((), blocks.probes, "random probes, or unit vectors where exact"),
+        "probes": variable((), blocks.probes, "random probes; 0 where exact"),
         "exact": variable((), blocks.exact, "traces and norms are exact up to rounding"),
         "top_table": variable(pair, found.top.table, "v^T H_ij v / lambda at the tied top eigenvector v"),
         **_share_variables("top_share", found.top.share, "cross-loop share of the tied top eigenvalue"),
