@@ -2,9 +2,16 @@
 
 The method is Ubaru, Chen and Saad's (2017), with k outliers deflated first, as in the spectral density: they are done
 exactly, and each probe x, uniform on the unit sphere of their complement, gives the independent sample
-sum_i f(lambda_i) + (n - k) x^T f(C) x with C the operator compressed to the complement. Student's interval of their
-mean covers the probes' spread. Three errors that all samples share are added to it: of the quadrature, of the outliers'
-residuals, and of rounding.
+sum_i f(lambda_i) + (n - k) x^T f(C) x with C the operator compressed to the complement.
+
+The standard error isn't taken from the spread of the samples. For x uniform on the unit sphere of N dimensions
+
+    Var(N x^T F x) = 2 N / (N + 2) (tr F^2 - (tr F)^2 / N),
+
+and the same nodes and weights give tr f(C)^2, far more exactly than ten samples give their own variance. Where a few
+eigenvalues carry the sum, samples are skewed like chi^2, and Student's interval from ten holds in 86 to 93 % of cases
+instead of 95 %; this one, which is narrower, in 92 to 95 % (simulated with 1 and 4 eigenvalues of 98, and 1/k).
+Three errors that all samples share are added to it: of the quadrature, of the outliers' residuals, and of rounding.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy.special import ndtri
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
@@ -24,9 +32,9 @@ from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
 from landscape.spectrum.probes import probe
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.quadrature import Chain, Deflation, gauss, run_chain
+from landscape.spectrum.quadrature import Deflation, gauss, run_chain
 from landscape.spectrum.solve import Progress
-from landscape.spectrum.trace import FEWEST_PROBES, Estimate, interval
+from landscape.spectrum.trace import FEWEST_PROBES, Estimate
 
 STEPS = 100
 K = 10
@@ -63,7 +71,7 @@ class SpectralFunction(ABC):
 
 @dataclass(frozen=True)
 class SpectralSum(Estimate):
-    """tr f(A) with its 95 % interval: Student's t over the probes, widened by the three errors that probes share.
+    """tr f(A) with its 95 % interval: 1.96 standard errors over the probes, and the three errors that probes share.
 
     Attributes:
         alpha: of the function.
@@ -274,8 +282,9 @@ class Summation:
         self.operator, self.function, self.alpha, self.settings = operator, function, alpha, settings
         self.tol = None if settings.probes else settings.tol or tol
         self._before, self._progress = before, progress
-        self._chains: list[Chain] = []
-        self._rules: list[tuple[float, float]] = []  # of each chain, with its error
+        self._longest = 0
+        self._gauss: list[tuple[np.ndarray, np.ndarray]] = []  # nodes and weights of each chain
+        self._means: list[tuple[float, float]] = []  # x^T f(C) x from each chain, and its error
 
     @property
     def products(self) -> int:
@@ -333,42 +342,52 @@ class Summation:
     def draw(self, deflation: Deflation, wanted: int) -> None:
         """Add chains until there are so many."""
         steps, seed = self.settings.steps, self.settings.seed
-        total = self.products + (wanted - len(self._chains)) * steps
-        while len(self._chains) < wanted:
-            chain = run_chain(self.operator, deflation, steps, seed, len(self._chains))
-            self._chains.append(chain)
-            self._rules.append(self.function.quadrature(chain.alpha, chain.beta))
+        total = self.products + (wanted - len(self._means)) * steps
+        while len(self._means) < wanted:
+            chain = run_chain(self.operator, deflation, steps, seed, len(self._means))
+            self._longest = max(self._longest, len(chain.alpha))
+            self._gauss.append(gauss(chain.alpha, chain.beta))
+            self._means.append(self.function.quadrature(chain.alpha, chain.beta))
             self._progress(Progress("sampling", self.products, np.array([]), min(1.0, self.products / total)))
 
     def estimate(self) -> SpectralSum:
         """What the chains say."""
         rest = self.operator.dim - len(self._outliers)
-        means, errors = np.array(self._rules).T
+        means, errors = np.array(self._means).T
         samples = float(self.function(self._outliers).sum()) + rest * means
         quadrature, rounding = rest * float(errors.mean()), self.rounding()
         deflation = deflation_error(self.function, self._outliers, self._residuals)
-        mean = interval(samples, quadrature + deflation + rounding)
-        goal = None if self.tol is None else self.tol * self.function.measure(mean.value, self.operator.dim)
+        value, standard_error = float(samples.mean()), self.standard_error()
+        radius = float(ndtri(0.975)) * standard_error + quadrature + deflation + rounding
+        goal = None if self.tol is None else self.tol * self.function.measure(value, self.operator.dim)
         return SpectralSum(
-            value=mean.value,
-            standard_error=mean.standard_error,
-            low=mean.low,
-            high=mean.high,
+            value=value,
+            standard_error=standard_error,
+            low=value - radius,
+            high=value + radius,
             alpha=self.alpha,
             method="probes",
             tol=self.tol,
             goal=goal,
-            converged=goal is None or mean.half_width <= goal,
+            converged=goal is None or radius <= goal,
             agree=float(np.ptp(samples)) <= 2 * rounding,
             quadrature_error=quadrature,
             deflation_error=deflation,
             rounding=rounding,
             deflated=len(self._outliers),
             probes=len(samples),
-            steps=max(len(chain.alpha) for chain in self._chains),
+            steps=self._longest,
             products=self.products,
             samples=samples,
         )
+
+    def standard_error(self) -> float:
+        """Of the mean over the probes, from the trace of f^2; see the module's docstring."""
+        rest = self.operator.dim - len(self._outliers)
+        rules = [(self.function(nodes), weights) for nodes, weights in self._gauss]
+        mean = np.mean([weights @ values for values, weights in rules])
+        variance = float(np.mean([weights @ (values - mean) ** 2 for values, weights in rules]))
+        return rest * math.sqrt(2 / (rest + 2) * variance / len(rules))
 
     def rounding(self) -> float:
         """||f'||_F ||E||_F, the steepest within reach of each eigenvalue, as outliers and chains show them."""
@@ -377,10 +396,9 @@ class Summation:
         def slopes(values: np.ndarray) -> np.ndarray:
             return self.function.slope(values - moved, values + moved) ** 2
 
-        rules = [gauss(chain.alpha, chain.beta) for chain in self._chains]
-        square = float(slopes(self._outliers).sum()) + rest * np.mean([w @ slopes(nodes) for nodes, w in rules])
+        square = float(slopes(self._outliers).sum()) + rest * np.mean([w @ slopes(nodes) for nodes, w in self._gauss])
         size = float(np.abs(self.function(self._outliers)).sum())
-        size += rest * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in rules])
+        size += rest * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in self._gauss])
         return math.sqrt(square) * moved + 4 * np.finfo(np.float64).eps * float(size)
 
     def needed(self, found: SpectralSum) -> int:
