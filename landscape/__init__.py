@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from landscape.curvature.untied import Loop, untied
     from landscape.errors import InputError
     from landscape.loops import LoopCurvature, loop_curvature
-    from landscape.measure import load_problem, probe
+    from landscape.measure import Source, load_problem, probe
     from landscape.measurements import (
         Density,
         EffectiveDimension,
@@ -56,7 +56,7 @@ _HOMES = {
     "landscape.curvature.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
     "landscape.loops": ["LoopCurvature", "loop_curvature"],
-    "landscape.measure": ["load_problem", "probe"],
+    "landscape.measure": ["Source", "load_problem", "probe"],
     "landscape.measurements": [
         "Density",
         "EffectiveDimension",
@@ -110,6 +110,7 @@ __all__ = [
     "Preconditioned",
     "Problem",
     "ProgressBar",
+    "Source",
     "SpectralDensity",
     "Spectrum",
     "SymmetricOperator",
