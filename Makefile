@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench gpu-check docs clean
+.PHONY: demo test lint types test-slow test-lowest bench bench-coverage gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,10 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.eigenpairs
+
+# Do the intervals of traces and Frobenius norms hold? Over 1,000 seeds, as Markdown.
+bench-coverage: $(INSTALLED)
+	$(BIN)/python -m benchmarks.coverage
 
 # Does another device give the CPU's numbers? Exit status 1 says no.
 DEVICE ?= cuda

@@ -2,7 +2,7 @@
 
 For probes v with independent entries of mean 0 and variance 1, E v^T A v = tr A (Hutchinson 1990) and
 E ||A v||^2 = ||A||_F^2. One dominant eigenvalue spoils both: the samples then follow chi^2 with one degree of freedom,
-and a t-interval from ten of them holds in some 86 % of cases instead of 95 %. So a few directions, in which an operator
+and a t-interval from ten of them holds in some 87 % of cases instead of 95 %. So a few directions, in which an operator
 has its outliers, are done exactly and the probes see the rest. For *any* orthonormal Q, with P = I - Q Q^T,
 
     tr A = tr Q^T A Q + tr P A P,
@@ -137,8 +137,8 @@ def estimate_trace(
 
     Probes are added until the trace's interval is as narrow as asked. That is judged at 10 probes and then at the
     number that should do, going by the spread so far, but no further than at twice as many. Stopping there favours
-    spreads that came out small, which costs the interval up to two points of its 95 %. Where the probes would cost no
-    less than the n products of an exact trace, those are made instead.
+    spreads that came out small, which makes the standard error a tenth too short and costs the interval some two points
+    of its 95 %. Where the probes would cost no less than the n products of an exact trace, those are made instead.
 
     With one seed, the probes at another point are the same. The samples of two points differ by much less than each
     spreads, though not quite as little as without deflation, whose directions change from point to point.
