@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
 from landscape.display import to_error
-from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.density import PROBES, SpectralDensity, check_arguments, spectral_density
 
 
 @dataclass(frozen=True)
-class Density(Measurement):
+class Density(OfMatrix):
     """Outliers and quadrature nodes; see `landscape.spectral_density` for the settings.
 
     All that makes up a `landscape.SpectralDensity` is stored, and `density_of` makes it again from a row of the record.
@@ -37,10 +37,7 @@ class Density(Measurement):
     seed: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
-    @property
-    def name(self) -> str:
-        """``density``, with the matrix if it isn't the Hessian."""
-        return self.matrix.group("density")
+    group: ClassVar[str] = "density"
 
     @property
     def _probes(self) -> int:
@@ -86,8 +83,8 @@ class Density(Measurement):
                 f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}",
                 f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
                 f"quadrature leaves {least:.3f} to {most:.3f}",
-                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes; between all steps and half of "
-                f"them {found.quadrature_distance:.1e}",
+                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes; between all steps and half "
+                f"of them {found.quadrature_distance:.1e}",
             ]
         return lines
 

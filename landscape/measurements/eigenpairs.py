@@ -13,8 +13,8 @@ from rich.console import RenderableType
 
 from landscape.curvature.batched import Route
 from landscape.display import eigenvalue_table, rounded_up
-from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -26,7 +26,7 @@ _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the l
 
 
 @dataclass(frozen=True)
-class TopEigenpairs(Measurement):
+class TopEigenpairs(OfMatrix):
     """Top eigenpairs by thick-restart Lanczos; see `landscape.top_eigenpairs` for the settings.
 
     Over the checkpoints of a run each solve starts from the sum of the eigenvectors of the checkpoint before, and the

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Self
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, Measurement, estimated, shown, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, estimated, shown, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.functions import check_effective_dimension, check_log_det, effective_dimension, log_det
@@ -19,7 +19,7 @@ from landscape.spectrum.spectral_sum import STEPS, K, Settings, SpectralSum
 
 
 @dataclass(frozen=True)
-class _SpectralSum(Measurement):
+class _SpectralSum(OfMatrix):
     """What both have in common: settings, variables and what is shown.
 
     Attributes:
@@ -40,15 +40,9 @@ class _SpectralSum(Measurement):
     max_products: int | None = None
     matrix: Matrix = field(default_factory=Matrix)
 
-    group: ClassVar[str]
     symbol: ClassVar[str]
     _check: ClassVar[Callable[[int, float, Settings], None]]
     _estimate: ClassVar[Callable[..., SpectralSum]]
-
-    @property
-    def name(self) -> str:
-        """The group, with the matrix if it isn't the Hessian."""
-        return self.matrix.group(self.group)
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the estimator would before any product."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import xarray as xr
@@ -15,8 +15,8 @@ from rich.text import Text
 
 from landscape.display import to_error
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
@@ -26,7 +26,7 @@ from landscape.spectrum.trace import check_arguments as check_trace
 
 
 @dataclass(frozen=True)
-class Layers(Measurement):
+class Layers(OfMatrix):
     """The eigenvalue of largest magnitude and the trace of each layer's diagonal block of the matrix.
 
     A layer is a module that has trainable parameters of its own, not only through its children; a parameter that two
@@ -45,10 +45,7 @@ class Layers(Measurement):
     seed: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
-    @property
-    def name(self) -> str:
-        """``layers``, with the matrix if it isn't the Hessian."""
-        return self.matrix.group("layers")
+    group: ClassVar[str] = "layers"
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse settings out of range, and a preconditioner of the whole vector."""

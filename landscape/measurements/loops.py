@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import xarray as xr
@@ -18,8 +18,8 @@ from landscape.curvature.untied import untied
 from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
-from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -29,7 +29,7 @@ from landscape.wording import listed
 
 
 @dataclass(frozen=True)
-class Loops(Measurement):
+class Loops(OfMatrix):
     """The tied matrix of a loop by the blocks of the untied one; see `landscape.loop_curvature` for the settings.
 
     Attributes:
@@ -47,10 +47,7 @@ class Loops(Measurement):
     seed: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
-    @property
-    def name(self) -> str:
-        """``loops``, with the matrix if it isn't the Hessian."""
-        return self.matrix.group("loops")
+    group: ClassVar[str] = "loops"
 
     @property
     def _probes(self) -> int:

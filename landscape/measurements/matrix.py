@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
 from landscape.errors import InputError
+from landscape.measurements.base import Measurement
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.wording import cause
@@ -126,6 +127,23 @@ class Matrix:
         if problem.optimizer is None:
             raise InputError("the checkpoint has no optimiser state to precondition with; give a file of a diagonal")
         return adam_diagonal(problem.optimizer, problem.model, problem.layout).to(problem.device, problem.dtype)
+
+
+class OfMatrix(Measurement):
+    """A measurement of a matrix.
+
+    Attributes:
+        group: the record's group if the matrix is the Hessian.
+        matrix: which one it is.
+    """
+
+    group: ClassVar[str]
+    matrix: Matrix
+
+    @property
+    def name(self) -> str:
+        """The group, with the matrix's name if it isn't the Hessian."""
+        return self.matrix.group(self.group)
 
 
 def kept_route(choices: Mapping[str, Any] | None) -> str | None:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import xarray as xr
 from rich.console import RenderableType
 
 from landscape.display import to_error
-from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.full import full_spectrum, refuse_large
 
 
 @dataclass(frozen=True)
-class Spectrum(Measurement):
+class Spectrum(OfMatrix):
     """The exact spectrum; see `landscape.full_spectrum`."""
 
     matrix: Matrix = field(default_factory=Matrix)
 
-    @property
-    def name(self) -> str:
-        """``spectrum``."""
-        return self.matrix.group("spectrum")
+    group: ClassVar[str] = "spectrum"
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what is too large."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, Measurement, estimated, shown, variable
-from landscape.measurements.matrix import Matrix, kept_route
+from landscape.measurements.base import History, Measured, estimated, shown, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.trace import TOL, TraceEstimate, check_arguments, estimate_trace
 
 
 @dataclass(frozen=True)
-class Trace(Measurement):
+class Trace(OfMatrix):
     """Trace and Frobenius norm from random probes; see `landscape.estimate_trace` for the settings.
 
     Over the checkpoints of a run the probes are the same, so that differences between them can be taken in pairs.
@@ -33,10 +33,7 @@ class Trace(Measurement):
     max_products: int | None = None
     matrix: Matrix = field(default_factory=Matrix)
 
-    @property
-    def name(self) -> str:
-        """``trace``, with the matrix if it isn't the Hessian."""
-        return self.matrix.group("trace")
+    group: ClassVar[str] = "trace"
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `estimate_trace` would."""

@@ -235,7 +235,7 @@ def exact_sum(
         method="exact",
         tol=tol,
         goal=goal,
-        converged=goal is None or rounding <= goal,
+        converged=goal is None or bool(rounding <= goal),
         agree=False,
         quadrature_error=0.0,
         deflation_error=0.0,
