@@ -231,6 +231,7 @@ def test_progress_is_told_after_every_product():
         ({"k": 2, "tol": float("nan")}, "tol"),
         ({"k": 2, "max_products": 0}, "max_products"),
         ({"k": 2, "seed": -1}, "seed"),
+        ({"k": 2, "tol_value": 0}, "tol_value"),
         ({"k": 2, "basis_size": 3}, "basis_size"),
     ],
 )

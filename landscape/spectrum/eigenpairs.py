@@ -1,4 +1,4 @@
-"""The k eigenpairs at one or both ends of a symmetric operator's spectrum, each with the residual that was computed."""
+"""The k eigenpairs at one or both ends of a symmetric operator's spectrum, each with its errors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,21 @@ class Eigenpairs:
 
     Attributes:
         eigenvalues: (k,) float64, the Rayleigh quotients, in the order of ``which``.
-        residuals: (k,) float64, ||A v - lambda v||, computed from one more product with each v.
-        converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding.
+        intervals: (k, 2) float64, lower and upper bounds. Where residuals were the goal, each contains an eigenvalue,
+            since residual and rounding together bound the distance to the nearest one. Where ``tol_value`` was, that
+            of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
+            all together but with the chance ``missed``; see `landscape.spectrum.certificate`, also for LM.
+        residuals: (k,) float64, ||A v - lambda v||, computed from one more product with each v; with ``tol_value``
+            from the projection, which knows them up to ``rounding``.
+        converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding. With ``tol_value``:
+            nothing in the interval is further from lambda than ``tol_value`` |lambda|, or than four times ``rounding``.
         eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
         which: the end of the spectrum asked for.
         tol: the relative residual asked for.
+        tol_value: the relative accuracy of the eigenvalues asked for instead, or None.
         rounding: the residual that rounding alone explains: sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e
-            the difference measured between two evaluations of one product at different scales.
+            the difference measured between two evaluations of one product at different scales, or between one product
+            with a random combination of the basis and what the projection has for it.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
         missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
             by more than the tolerance; see `landscape.spectrum.search`.
@@ -95,14 +103,19 @@ def top_eigenpairs(
         which: LM by |lambda| descending, LA descending, SA ascending, BE the ceil(k/2) largest, descending, then the
             floor(k/2) smallest, ascending.
         tol: goal for the relative residual ||A v - lambda v|| / |lambda|.
-        seed: of all start vectors.
+        seed: of all random vectors.
+        tol_value: goal for the relative accuracy of the eigenvalues, certified, instead of ``tol``. It takes fewer
+            products, since an eigenvalue's error goes with the square of the residual.
+        start: (n, l), vectors of an earlier solve; the basis then starts from their sum instead of a random vector.
+            The search for what was missed is random all the same.
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
         basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in 2 GB but at least
             2 k + 20.
         progress: called after every product.
 
     Raises:
-        InputError: an argument is out of range, or a product isn't finite.
+        InputError: an argument is out of range, or a product isn't finite; a start of another shape or with entries
+            that aren't.
     """
     operator = as_operator(operator)
     check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)

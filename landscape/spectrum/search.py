@@ -9,11 +9,11 @@ p_{i-2}(t), and the q_i are orthonormal, so
 
 A chain that has not seen u therefore had a start with |u^T x| <= (sum_i p_i(mu)^2)^(-1/2), and a random start has so
 small a part with a probability of at most sqrt(2 n / pi) times that number. Above the Ritz values every p_i grows with
-mu, so what is said of an edge holds for all that lies beyond. Nothing is assumed of the spectrum, and a Ritz value close
-to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and Wozniakowski 1992), this one sees
-how far the chain has come. It is a p-value: whenever a chain is stopped, the chance that it claims less than delta while
-something was missed is at most delta, since all its bounds are on the one number |u^T x|. For the same reason the edge
-at which the chance is delta, `unseen_edge`, bounds all that was missed with that chance, after every step at once.
+mu, so what is said of an edge holds for all that lies beyond. Nothing is assumed of the spectrum, and a Ritz value
+close to the edge weakens the bound by one factor only: unlike a priori bounds (Kuczynski and Wozniakowski 1992), this
+one sees how far the chain has come. It is a p-value: whenever a chain is stopped, the chance that it claims less than
+delta while something was missed is at most delta, since all its bounds are on the one number |u^T x|. For the same
+reason the edge at which the chance is delta, `unseen_edge`, bounds all that was missed, after every step at once.
 """
 
 from __future__ import annotations

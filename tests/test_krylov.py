@@ -1,0 +1,49 @@
+"""The basis under every Lanczos method: given starts, and chains in the complement of known pairs."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from landscape import InputError, MatrixOperator
+from landscape.spectrum.krylov import KrylovBasis
+from tests.oracles import symmetric
+
+
+def test_a_start_within_the_basis_is_no_start():
+    basis = KrylovBasis(MatrixOperator(np.diag(np.arange(6.0))), 6, seed=0)
+    first = basis.start(torch.ones(6))
+    assert first == 0
+    assert basis.start(7 * torch.ones(6)) is None
+    assert basis.start(torch.zeros(6)) is None
+    assert basis.start(torch.arange(6.0)) == 1
+    assert basis.orthogonality_defect() < 1e-15
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300])
+def test_a_start_that_has_no_length_is_refused(bad):
+    basis = KrylovBasis(MatrixOperator(np.eye(3)), 3, seed=0)
+    with pytest.raises(InputError, match="NaN or infinite, or too large"):
+        basis.start(torch.tensor([1.0, bad, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_chains_beside_held_pairs_see_the_operator_compressed_to_their_complement(dtype):
+    matrix = symmetric([100.0, 50.0, 2.0, 1.0, *np.random.default_rng(0).uniform(-1, 1, 300)], dtype=dtype)
+    values, vectors = np.linalg.eigh(matrix.double().numpy())
+    basis = KrylovBasis(MatrixOperator(matrix), 60, seed=0)
+    basis.hold(values[-2:], torch.tensor(vectors[:, -2:], dtype=dtype))
+    pending = basis.inject()
+    steps = []
+    while len(steps) < 40:
+        steps.append(basis.expand(pending))
+        pending = steps[-1].pending
+    alpha, beta = np.array([each.alpha for each in steps]), np.array([each.beta for each in steps])
+    found = np.linalg.eigvalsh(np.diag(alpha) + np.diag(beta[:-1], 1) + np.diag(beta[:-1], -1))
+    # Forty products of size 100, each off by a few roundings times sqrt(n).
+    allowed = 4 * math.sqrt(40 * len(values)) * torch.finfo(dtype).eps * 100
+    assert abs(found[-1] - 2) < max(allowed, 1e-9)
+    assert basis.orthogonality_defect() < 20 * torch.finfo(dtype).eps
