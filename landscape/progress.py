@@ -10,7 +10,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Column
 
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress
 
 
 class ProgressBar:

@@ -16,9 +16,9 @@ import landscape
 from landscape.display import rounded_up, to_error
 from landscape.errors import InputError
 from landscape.measure import Source, probe
-from landscape.measurements import TopEigenpairs, Loss
+from landscape.measurements import Loss, TopEigenpairs
 from landscape.progress import ProgressBar
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress
 
 
 def test_load_problem_has_the_weights_of_the_checkpoint(tiny):

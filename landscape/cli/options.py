@@ -64,7 +64,9 @@ K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
 Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnitude, largest, smallest, both ends.")]
 Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
 TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
-TolTrace = Annotated[float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).  [default: by the measurement]")]
+TolTrace = Annotated[
+    float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).  [default: by the measurement]")
+]
 Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
 MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after so many products.")]

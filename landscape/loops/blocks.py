@@ -28,7 +28,7 @@ from landscape.loops.share import Share, share_of_means
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.probes import probe, probe_block
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress
 
 FEWEST_PROBES = 10
 """A standard error from fewer is too uncertain to stop by."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.spectrum import eigenpairs
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress, part
 
 PROBES = 100
 
@@ -122,10 +122,12 @@ def loop_curvature(
     """
     check_arguments(k, tol, probes, error, seed)
     separate, loop = untied(problem, module)
-    stages = _Stages(progress, loop.uses + 3)
+    names = ["tied", "untied", *(f"use {use + 1}" for use in range(loop.uses)), "traces"]
+    whole_way = progress or (lambda _: None)
+    tell = {name: part(whole_way, i / len(names), (i + 1) / len(names), name) for i, name in enumerate(names)}
 
     def upper_end(matrix: SymmetricOperator, k: int, stage: str) -> Eigenpairs:
-        return top_eigenpairs(matrix, min(k, matrix.dim), "LA", tol, seed, progress=stages.begin(stage))
+        return top_eigenpairs(matrix, min(k, matrix.dim), "LA", tol, seed, progress=tell[stage])
 
     shared = operator(problem.restricted(glob.escape(name) for name in loop.parameters))
     tied = upper_end(shared, max(k, 2), "tied")
@@ -137,7 +139,7 @@ def loop_curvature(
     defect = _checked_defect(product, by_use)
     wide = upper_end(whole, max(k, 2), "untied")
     own = tuple(upper_end(UseBlock(whole, loop, use), 1, f"use {use + 1}") for use in range(loop.uses))
-    blocks = estimate_blocks(whole, loop, probes, error, seed, stages.begin("traces"))
+    blocks = estimate_blocks(whole, loop, probes, error, seed, tell["traces"])
     top = _top_share(tied, by_use, blocks)
     return LoopCurvature(loop, tied, wide, own, blocks, top, defect, (made, whole.products))
 
@@ -199,21 +201,3 @@ def _errors_of_pair(tied: Eigenpairs, residual: float) -> tuple[float, float]:
     below = tied.eigenvalues[1] + tied.residuals[1] + tied.rounding
     gap = float(tied.eigenvalues[0] - below)
     return (residual / gap, residual**2 / gap) if gap > residual else (math.inf, math.inf)
-
-
-class _Stages:
-    """Makes one progress of several, each with an equal part of the way."""
-
-    def __init__(self, progress: Callable[[Progress], None] | None, count: int) -> None:
-        self._progress = progress or (lambda _: None)
-        self._count, self._begun = count, 0
-
-    def begin(self, name: str) -> Callable[[Progress], None]:
-        """What the next stage is to call."""
-        done, self._begun = self._begun, self._begun + 1
-
-        def tell(stage: Progress) -> None:
-            fraction = (done + stage.fraction) / self._count
-            self._progress(replace(stage, phase=f"{name}: {stage.phase}", fraction=fraction))
-
-        return tell

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 import numpy as np
@@ -20,7 +19,7 @@ from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import part
 from landscape.spectrum.trace import TraceEstimate, estimate_trace
 from landscape.spectrum.trace import check_arguments as check_trace
 
@@ -64,7 +63,7 @@ class Layers(OfMatrix):
         for index, names in enumerate(layers.values()):
             operator, made = self.matrix.operator(problem.restricted(map(glob.escape, names)), route)
             route = made.route.name
-            tell = _part(bar, index, len(layers))
+            tell = part(bar, index / len(layers), (index + 1) / len(layers), f"layer {index + 1} of {len(layers)}")
             pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
             found.append((pairs, estimate_trace(operator, self.tol_trace, self.probes, self.seed, progress=tell)))
         return Measured(_variables(layers, problem, found, self.matrix), {"route": made.route.plain()})
@@ -101,16 +100,6 @@ def layers_of(problem: Problem) -> dict[str, list[str]]:
         for prefix, module in problem.model.named_modules()
     }
     return {layer: names for layer, names in own.items() if names}
-
-
-def _part(bar: ProgressBar, index: int, count: int) -> Callable[[Progress], None]:
-    """Progress of one layer as that of all."""
-
-    def tell(progress: Progress) -> None:
-        phase = f"layer {index + 1} of {count}: {progress.phase}"
-        bar(replace(progress, phase=phase, fraction=(index + progress.fraction) / count))
-
-    return tell
 
 
 def _variables(

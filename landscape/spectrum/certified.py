@@ -24,8 +24,9 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.certificate import certified_intervals
 from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, coefficients, unseen_edge
-from landscape.spectrum.solve import Goal, Iteration, Progress, Ritz, Verified
+from landscape.spectrum.solve import Goal, Iteration, Ritz, Verified
 
 # Bounds above and below on what is outside the wanted vectors: none are known, or nothing is there.
 ANYTHING, NOTHING = (math.inf, -math.inf), (-math.inf, math.inf)

@@ -21,13 +21,12 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.bandwidth import choose_width
-from landscape.spectrum.deflation import Deflated
-from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+from landscape.spectrum.deflation import Deflated, Deflation
 from landscape.spectrum.eigenpairs import check_arguments as check_search
 from landscape.spectrum.probes import probe
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.quadrature import Chain, Deflation, gauss, run_chain
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress, part
+from landscape.spectrum.quadrature import Chain, gauss, run_chain
 
 PROBES = 10
 TOL = 1e-4
@@ -43,8 +42,9 @@ class SpectralDensity:
 
     Attributes:
         outliers: (k,) float64, the deflated eigenvalues, by magnitude descending.
-        residuals: (k,) their computed residual norms. The n eigenvalues of outliers and compressed operator together
-            differ from the exact ones by at most twice the sum of these (Lidskii), and to second order in them.
+        residuals: (k,) their residual norms, with what rounding may add. The n eigenvalues of outliers and compressed
+            operator together differ from the exact ones by at most twice the sum of these (Lidskii), and to second
+            order in them.
         nodes: (p, m) float64, Ritz values of each probe's chain, ascending.
         weights: (p, m) float64, adding up to 1 in each row.
         alpha: (p, m) float64, diagonals of the chains' tridiagonals.
@@ -264,11 +264,7 @@ def spectral_density(
     before, asked = operator.products, min(k, operator.dim)
     searching = 10 * asked / (10 * asked + probes * steps)  # the part of the work that it seems to be
 
-    def search(at: Progress) -> None:
-        tell(replace(at, fraction=searching * at.fraction))
-
-    pairs = top_eigenpairs(operator, asked, "LM", tol, seed, progress=search) if asked else None
-    outliers, residuals, deflation = _deflation(operator, pairs)
+    deflation = Deflation.of_outliers(operator, asked, tol, seed, part(tell, 0.0, searching))
     products_outliers = operator.products - before
     chains: list[Chain] = []
     for index in range(probes):
@@ -276,15 +272,15 @@ def spectral_density(
         fraction = searching + (1 - searching) * len(chains) / probes
         tell(Progress("sampling", operator.products - before, np.array([]), fraction))
     tables = _tables([(chain.alpha, chain.beta) for chain in chains], steps)
-    largest = float(np.nanmax(np.abs(np.append(outliers, tables["nodes"]))))
+    largest = float(np.nanmax(np.abs(np.append(deflation.values, tables["nodes"]))))
     return SpectralDensity(
-        outliers=outliers,
-        residuals=residuals,
+        outliers=deflation.values,
+        residuals=deflation.residuals,
         **tables,
         dim=operator.dim,
         rounding=_rounding(operator, deflation, seed, steps, largest),
         orthogonality=max(chain.orthogonality for chain in chains),
-        undeflated=asked - len(outliers),
+        undeflated=asked - len(deflation.values),
         products=operator.products - before,
         products_outliers=products_outliers,
     )
@@ -310,17 +306,6 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
     if len(samples) < 2:
         return np.full(samples.shape[1:], np.nan)
     return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
-
-
-def _deflation(operator: SymmetricOperator, pairs: Eigenpairs | None) -> tuple[np.ndarray, np.ndarray, Deflation]:
-    """The eigenvalues that converged and their residuals, (k,) each, and them with their vectors."""
-    if pairs is None:
-        nothing = np.zeros(0)
-        vectors = torch.empty((operator.dim, 0), device=operator.device, dtype=operator.dtype)
-        return nothing, nothing, Deflation(nothing, vectors)
-    values = pairs.eigenvalues[pairs.converged]
-    vectors = pairs.eigenvectors[:, torch.as_tensor(pairs.converged, device=operator.device)]
-    return values, pairs.residuals[pairs.converged], Deflation(values, vectors)
 
 
 def _rounding(operator: SymmetricOperator, deflation: Deflation, seed: int, steps: int, largest: float) -> float:

@@ -15,8 +15,9 @@ from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST
-from landscape.spectrum.solve import Goal, Iteration, Progress, Solve
+from landscape.spectrum.solve import Goal, Iteration, Solve
 
 
 @dataclass(frozen=True)

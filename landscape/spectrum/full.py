@@ -16,7 +16,7 @@ import torch
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.products import Columns
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress
 
 MAX_DIM = 10_000
 

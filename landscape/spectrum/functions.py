@@ -18,8 +18,8 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.full import full_spectrum
 from landscape.spectrum.lower_end import LowerEnd, lower_end
+from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, radau
-from landscape.spectrum.solve import Progress
 from landscape.spectrum.spectral_sum import (
     STEPS,
     K,
@@ -28,7 +28,6 @@ from landscape.spectrum.spectral_sum import (
     SpectralSum,
     Summation,
     exact_sum,
-    part,
 )
 
 TOL_LOG_DET = 0.01

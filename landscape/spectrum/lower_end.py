@@ -20,8 +20,8 @@ from scipy.linalg import eigvalsh_tridiagonal
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.products import finite_products, measured_rounding
+from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability
-from landscape.spectrum.solve import Progress
 
 _MEMORY = 2e9  # bytes for the chain's vectors
 

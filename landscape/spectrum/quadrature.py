@@ -13,24 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
-from torch import Tensor
 
 from landscape.operator import SymmetricOperator
+from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.krylov import Expansion, KrylovBasis
 from landscape.spectrum.probes import probe
-
-
-@dataclass(frozen=True)
-class Deflation:
-    """Eigenpairs known already, in whose complement the chains run.
-
-    Attributes:
-        values: (k,) float64.
-        vectors: (n, k) torch, orthonormal, on the operator's device and of its dtype.
-    """
-
-    values: np.ndarray
-    vectors: Tensor
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, edges, select
 from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
 
@@ -34,23 +35,6 @@ class Goal:
     which: Which
     tol: float
     max_products: int
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a solve stands.
-
-    Attributes:
-        phase: ``iterating``, ``verifying`` or ``searching`` (for missed copies).
-        products: made so far.
-        residuals: (k,) estimated relative residuals of the wanted Ritz pairs.
-        fraction: of the way that the residuals have come on a logarithmic scale.
-    """
-
-    phase: str
-    products: int
-    residuals: np.ndarray
-    fraction: float
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -28,12 +28,12 @@ from scipy.special import ndtri
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
 from landscape.spectrum.probes import probe
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.quadrature import Deflation, gauss, run_chain
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress, part
+from landscape.spectrum.quadrature import gauss, run_chain
 from landscape.spectrum.trace import FEWEST_PROBES, Estimate
 
 STEPS = 100
@@ -198,11 +198,6 @@ class Settings:
         return dim <= min(self.least, MAX_DIM)
 
 
-def part(progress: Callable[[Progress], None], start: float, stop: float) -> Callable[[Progress], None]:
-    """A callback for a part of the work, from one fraction of the whole to another."""
-    return lambda at: progress(replace(at, fraction=start + (stop - start) * at.fraction))
-
-
 # ---------------------------------------------------------------------- exactly
 
 
@@ -282,6 +277,7 @@ class Summation:
         self.operator, self.function, self.alpha, self.settings = operator, function, alpha, settings
         self.tol = None if settings.probes else settings.tol or tol
         self._before, self._progress = before, progress
+        self._deflation = Deflation.none(operator)
         self._longest = 0
         self._gauss: list[tuple[np.ndarray, np.ndarray]] = []  # nodes and weights of each chain
         self._means: list[tuple[float, float]] = []  # x^T f(C) x from each chain, and its error
@@ -293,11 +289,11 @@ class Summation:
 
     def run(self) -> SpectralSum:
         """Make the probes that the goal asks for; each look at it is a chance to stop too early, so there are few."""
-        deflation = self.deflate()
+        self._deflation = self.deflate()
         self.measure_rounding()
         wanted = self.settings.probes or FEWEST_PROBES
         while True:
-            self.draw(deflation, wanted)
+            self.draw(wanted)
             found = self.estimate()
             room = (self.settings.allowed - self.products) // self.settings.steps
             needed = self.needed(found)
@@ -322,16 +318,9 @@ class Summation:
     def deflate(self) -> Deflation:
         """The outliers that converge, at least one dimension left to the probes."""
         k = min(self.settings.k, self.operator.dim - 1)
-        self._outliers, self._residuals = np.zeros(0), np.zeros(0)
-        if k == 0:
-            nothing = torch.empty((self.operator.dim, 0), device=self.operator.device, dtype=self.operator.dtype)
-            return Deflation(self._outliers, nothing)
         share = 10 * k / (10 * k + self.settings.least)  # of the work, as it seems
-        progress = part(self._progress, 0.0, share)
-        pairs = top_eigenpairs(self.operator, k, "LM", _TOL_OUTLIERS, self.settings.seed, progress=progress)
-        kept = pairs.converged
-        self._outliers, self._residuals = pairs.eigenvalues[kept], pairs.residuals[kept] + pairs.rounding
-        return Deflation(self._outliers, pairs.eigenvectors[:, torch.as_tensor(kept, device=self.operator.device)])
+        tell = part(self._progress, 0.0, share)
+        return Deflation.of_outliers(self.operator, k, _TOL_OUTLIERS, self.settings.seed, tell)
 
     def measure_rounding(self) -> None:
         """||E||_F of the matrix E of the products' errors, from a product with a vector of signs."""
@@ -339,12 +328,12 @@ class Summation:
         product = finite_products(self.operator, signs.unsqueeze(1)).squeeze(1).to(torch.float64)
         self._moved = measured_rounding(self.operator, signs, product)
 
-    def draw(self, deflation: Deflation, wanted: int) -> None:
+    def draw(self, wanted: int) -> None:
         """Add chains until there are so many."""
         steps, seed = self.settings.steps, self.settings.seed
         total = self.products + (wanted - len(self._means)) * steps
         while len(self._means) < wanted:
-            chain = run_chain(self.operator, deflation, steps, seed, len(self._means))
+            chain = run_chain(self.operator, self._deflation, steps, seed, len(self._means))
             self._longest = max(self._longest, len(chain.alpha))
             self._gauss.append(gauss(chain.alpha, chain.beta))
             self._means.append(self.function.quadrature(chain.alpha, chain.beta))
@@ -352,11 +341,11 @@ class Summation:
 
     def estimate(self) -> SpectralSum:
         """What the chains say."""
-        rest = self.operator.dim - len(self._outliers)
+        rest = self.operator.dim - len(self._deflation.values)
         means, errors = np.array(self._means).T
-        samples = float(self.function(self._outliers).sum()) + rest * means
+        samples = float(self.function(self._deflation.values).sum()) + rest * means
         quadrature, rounding = rest * float(errors.mean()), self.rounding()
-        deflation = deflation_error(self.function, self._outliers, self._residuals)
+        deflation = deflation_error(self.function, self._deflation.values, self._deflation.residuals)
         value, standard_error = float(samples.mean()), self.standard_error()
         radius = float(ndtri(0.975)) * standard_error + quadrature + deflation + rounding
         goal = None if self.tol is None else self.tol * self.function.measure(value, self.operator.dim)
@@ -374,7 +363,7 @@ class Summation:
             quadrature_error=quadrature,
             deflation_error=deflation,
             rounding=rounding,
-            deflated=len(self._outliers),
+            deflated=len(self._deflation.values),
             probes=len(samples),
             steps=self._longest,
             products=self.products,
@@ -383,7 +372,7 @@ class Summation:
 
     def standard_error(self) -> float:
         """Of the mean over the probes, from the trace of f^2; see the module's docstring."""
-        rest = self.operator.dim - len(self._outliers)
+        rest = self.operator.dim - len(self._deflation.values)
         rules = [(self.function(nodes), weights) for nodes, weights in self._gauss]
         mean = np.mean([weights @ values for values, weights in rules])
         variance = float(np.mean([weights @ (values - mean) ** 2 for values, weights in rules]))
@@ -391,13 +380,15 @@ class Summation:
 
     def rounding(self) -> float:
         """||f'||_F ||E||_F, the steepest within reach of each eigenvalue, as outliers and chains show them."""
-        rest, moved = self.operator.dim - len(self._outliers), self._moved
+        rest, moved = self.operator.dim - len(self._deflation.values), self._moved
 
         def slopes(values: np.ndarray) -> np.ndarray:
             return self.function.slope(values - moved, values + moved) ** 2
 
-        square = float(slopes(self._outliers).sum()) + rest * np.mean([w @ slopes(nodes) for nodes, w in self._gauss])
-        size = float(np.abs(self.function(self._outliers)).sum())
+        square = float(slopes(self._deflation.values).sum()) + rest * np.mean(
+            [w @ slopes(nodes) for nodes, w in self._gauss]
+        )
+        size = float(np.abs(self.function(self._deflation.values)).sum())
         size += rest * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in self._gauss])
         return math.sqrt(square) * moved + 4 * np.finfo(np.float64).eps * float(size)
 

@@ -33,7 +33,7 @@ from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import probe_block
 from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
-from landscape.spectrum.solve import Progress
+from landscape.spectrum.progress import Progress
 
 FEWEST_PROBES = 10
 # Measured over 1,000 seeds on spectra with one outlier, with ten, decaying as 1/k, and on trained transformers: with 5
