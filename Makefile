@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench bench-coverage gpu-check docs clean
+.PHONY: demo test lint types test-slow test-lowest bench bench-accuracy gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,9 +39,11 @@ test-lowest:
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.eigenpairs
 
-# Do the intervals of traces and Frobenius norms hold? Over 1,000 seeds, as Markdown.
-bench-coverage: $(INSTALLED)
+# Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.
+bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.density
+	$(BIN)/python -m benchmarks.sweep
 
 # Does another device give the CPU's numbers? Exit status 1 says no.
 DEVICE ?= cuda

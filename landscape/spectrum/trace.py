@@ -13,7 +13,7 @@ so nothing is biased however poor Q is, and given Q, which doesn't depend on the
 2021) with a Krylov sequence for its range finder: Q is the whole basis, which is better than some Ritz vectors of it
 and as cheap, since all its products are known: A Q lies within the basis and one vector more.
 
-How often the intervals hold, and how plain probes do, is measured by ``make bench-coverage``.
+How often the intervals hold, and how plain probes do, is measured by ``make bench-accuracy``.
 """
 
 from __future__ import annotations
