@@ -455,3 +455,9 @@ def test_a_trained_looped_transformer(function, alpha, trained):
     assert found.method == "probes"
     assert abs(found.value - truth) <= 5 * found.standard_error + found.shared_error
     assert found.standard_error <= 0.05 * abs(truth)
+
+
+def test_a_spectrum_that_contradicts_its_lower_end_is_refused_and_no_nan():
+    """Eigenvalues 18 orders of magnitude apart: what the search for the lowest one saw was rounding."""
+    with pytest.raises(InputError, match="undecided for alpha = 2: the products show an eigenvalue"):
+        ShiftedLogarithm(2.0, -1.9)(np.array([1e15, -3.0]))

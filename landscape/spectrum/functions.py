@@ -111,7 +111,13 @@ class ShiftedLogarithm(SpectralFunction):
     low: float
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """See `SpectralFunction`."""
+        """See `SpectralFunction`.
+
+        Raises:
+            InputError: an eigenvalue contradicts the lower end that was found.
+        """
+        if len(values) and values.min() + self.alpha <= 0:
+            raise self._undecided(float(values.min()))
         return np.log(values + self.alpha)
 
     def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -122,11 +128,7 @@ class ShiftedLogarithm(SpectralFunction):
         """The middle between the Gauss rule and the Gauss-Radau rule, and half their distance: a bound."""
         nodes, weights = gauss(alpha, beta)
         if nodes[0] <= self.low:
-            raise InputError(
-                f"log det(A + alpha I) is undecided for alpha = {self.alpha:g}: a probe shows an eigenvalue of A at or "
-                f"below {nodes[0]:.3g}, the search for the lowest excluded any below {self.low:.3g}; take a larger "
-                "alpha or another seed"
-            )
+            raise self._undecided(float(nodes[0]))
         upper = float(weights @ self(nodes))
         nodes, weights = radau(alpha, beta, self.low)
         lower = float(weights @ self(nodes))
@@ -135,6 +137,13 @@ class ShiftedLogarithm(SpectralFunction):
     def measure(self, value: float, dim: int) -> float:
         """n: the sum itself may be zero, and depends on the unit of A."""
         return dim
+
+    def _undecided(self, shown: float) -> InputError:
+        return InputError(
+            f"log det(A + alpha I) is undecided for alpha = {self.alpha:g}: the products show an eigenvalue of A at or "
+            f"below {shown:.3g}, the search for the lowest excluded any below {self.low:.3g}; take a larger alpha, "
+            "float64 or another seed"
+        )
 
 
 def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:

@@ -265,11 +265,16 @@ class _Estimation:
             wanted = min(2 * made, needed, made + room)
 
     def deflate(self, deflation: int) -> _Subspace:
-        """The subspace of a Krylov sequence, shorter than asked for where the sequence ends before."""
+        """The subspace of a Krylov sequence; where it ends before, as low rank makes it, of a further one beside it.
+
+        One sequence sees one copy of a multiple eigenvalue: on a matrix of few distinct eigenvalues the others would be
+        left to the probes, as outliers.
+        """
         krylov = KrylovBasis(self.operator, deflation + 1, self.seed)
         pending = krylov.inject() if deflation else None
         while pending is not None and krylov.expanded < deflation:
-            pending = krylov.expand(pending).pending
+            following = krylov.expand(pending).pending
+            pending = krylov.inject() if following is None else following
             self.tell("deflating", deflation + self.goal.probes)
         return _Subspace(krylov)
 
