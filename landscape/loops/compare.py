@@ -195,7 +195,12 @@ def _top_share(tied: Eigenpairs, by_use: Tensor, blocks: BlockEstimates) -> TopS
 
 
 def _errors_of_pair(tied: Eigenpairs, residual: float) -> tuple[float, float]:
-    """Bounds on the sine of the angle to the true top eigenvector, and on the error of the top eigenvalue."""
+    """Bounds on the sine of the angle to the true top eigenvector, and on the error of the top eigenvalue.
+
+    They need the second pair to be the second one, so a solve that isn't complete has none.
+    """
+    if not tied.complete:
+        return math.inf, math.inf
     if len(tied.eigenvalues) == 1:  # in one dimension
         return 0.0, residual
     below = tied.eigenvalues[1] + tied.residuals[1] + tied.rounding

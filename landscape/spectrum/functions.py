@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.errors import InputError
@@ -84,8 +83,7 @@ def log_det(
         lowest, error = float(spectrum.eigenvalues[-1]), spectrum.rounding
         function = _definite(alpha, LowerEnd(lowest - error, lowest + error, 0))
         goal = None if probes else tol or TOL_LOG_DET
-        eps = torch.finfo(operator.dtype).eps
-        return exact_sum(spectrum, function, alpha, goal, eps, operator.products - before)
+        return exact_sum(spectrum, function, alpha, goal, operator.products - before)
     function = _definite(alpha, lower_end(operator, alpha, seed, settings.allowed, part(tell, 0.0, 0.2)))
     summation = Summation(operator, function, alpha, settings, TOL_LOG_DET, before, part(tell, 0.2, 1.0))
     return summation.run()

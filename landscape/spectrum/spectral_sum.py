@@ -202,7 +202,7 @@ class Settings:
 
 
 def exact_sum(
-    spectrum: FullSpectrum, function: SpectralFunction, alpha: float, tol: float | None, eps: float, products: int
+    spectrum: FullSpectrum, function: SpectralFunction, alpha: float, tol: float | None, products: int
 ) -> SpectralSum:
     """The sum over a full spectrum.
 
@@ -211,12 +211,11 @@ def exact_sum(
         function: f.
         alpha: its parameter.
         tol: the goal.
-        eps: rounding unit of the operator's precision.
         products: made in all.
     """
     values = spectrum.eigenvalues
-    # In Frobenius norm: the asymmetry is measured in it; the rest is relative, see `FullSpectrum.rounding`.
-    moved = spectrum.asymmetry + (4 * eps + len(values) * np.finfo(np.float64).eps) * spectrum.frobenius
+    # In Frobenius norm: the products' errors are measured in it, those of the dense solver are relative to it.
+    moved = spectrum.rounding + len(values) * np.finfo(np.float64).eps * spectrum.frobenius
     terms = function(values)
     value = float(terms.sum())
     rounding = float(np.linalg.norm(function.slope(values - moved, values + moved))) * moved + _evaluated(terms)
@@ -312,8 +311,7 @@ class Summation:
     def full(self) -> SpectralSum:
         """The sum over the full spectrum; what was made before is let go."""
         spectrum = full_spectrum(self.operator, progress=self._progress)
-        eps = torch.finfo(self.operator.dtype).eps
-        return exact_sum(spectrum, self.function, self.alpha, self.tol, eps, self.products)
+        return exact_sum(spectrum, self.function, self.alpha, self.tol, self.products)
 
     def deflate(self) -> Deflation:
         """The outliers that converge, at least one dimension left to the probes."""
