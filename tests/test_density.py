@@ -288,16 +288,19 @@ def test_the_bounds_of_the_quadrature_hold_for_the_measures_of_the_probes(steps)
     low, high = found.cdf_bounds(grid)
     assert (low <= exact + 1e-12).all()
     assert (exact <= high + 1e-12).all()
-    assert (low <= found.cdf(grid)[0]).all()
-    assert (found.cdf(grid)[0] <= high).all()
+    assert (low <= found.cdf(grid)[0] + 1e-12).all()
+    assert (found.cdf(grid)[0] <= high + 1e-12).all()
 
 
 def test_the_bounds_of_an_exhausted_quadrature_meet():
     found = spectral_density(symmetric(DEGENERATE["multiple"]), probes=3, steps=50, k=1)
-    grid = np.linspace(-3, 4, 50)
+    grid = np.linspace(-2.97, 4.03, 50)
     low, high = found.cdf_bounds(grid)
-    assert np.array_equal(low, high)
-    assert np.allclose(low, found.cdf(grid)[0], rtol=0, atol=1e-15)
+    distance = np.abs(grid[:, None] - [*found.outliers, *found.nodes[np.isfinite(found.nodes)]]).min()
+    allowed = 10 * 4 * np.finfo(float).eps * 3 / distance  # what may hide in a remainder, by the distance of a node
+    assert distance > 0.01
+    assert (high - low <= allowed).all()
+    assert np.allclose((low + high) / 2, found.cdf(grid)[0], rtol=0, atol=allowed)
 
 
 def test_a_single_probe_has_no_standard_error():

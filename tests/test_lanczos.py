@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from landscape import InputError, MatrixOperator, lanczos
 from landscape.spectrum.krylov import KrylovBasis, orthogonalise
+from landscape.spectrum.search import MISSED_AT_MOST, missed_probability
 from tests.oracles import symmetric
 
 
@@ -69,7 +70,18 @@ def test_more_steps_than_dimensions_give_the_exact_spectrum_and_nothing_else():
 def test_an_invariant_subspace_ends_the_recurrence(eigenvalues, expected):
     found = lanczos(symmetric(eigenvalues), 20)
     assert len(found.alpha) == expected
-    assert found.beta[-1] == 0
+    assert found.beta[-1] <= 4 * np.finfo(float).eps * np.abs(eigenvalues).max() * (1 + 1e-9)
+    assert (found.beta[-1] == 0) == (expected == len(eigenvalues) or not any(eigenvalues))
+
+
+def test_what_hides_below_rounding_is_not_called_absent():
+    """The start has so small a part in -3, against that in 1e6, that float32 rounds the difference away."""
+    matrix = torch.diag(torch.tensor([1e6, *[0.0] * 998, -3.0]))
+    found = [lanczos(matrix, 20, seed) for seed in range(60)]
+    unseen = [each for each in found if np.linalg.eigvalsh(tridiagonal(each))[0] > -1]
+    assert unseen
+    assert all(each.beta[-1] > 0 for each in unseen)
+    assert all(missed_probability(-each.alpha, each.beta, 2.0, 1000) > MISSED_AT_MOST for each in unseen)
 
 
 def test_steps_must_be_positive():

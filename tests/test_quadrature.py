@@ -68,8 +68,14 @@ def test_gauss_and_radau_enclose_the_logarithm():
 def test_a_radau_rule_of_an_exhausted_space_is_the_gauss_rule():
     done = run_chain(MatrixOperator(symmetric([1.0, 1.0, 3.0, 3.0])), _nothing(4), 10, 0, 0)
     assert len(done.alpha) == 2
-    assert done.beta[-1] == 0
-    for ours, other in zip(radau(done.alpha, done.beta, -5.0), gauss(done.alpha, done.beta), strict=True):
+    assert 0 < done.beta[-1] <= 4 * np.finfo(float).eps * 3
+    (nodes, weights), (exact, their) = radau(done.alpha, done.beta, -5.0), gauss(done.alpha, done.beta)
+    assert np.abs(nodes[1:] - exact).max() < TOLERANCE
+    assert np.abs(weights[1:] - their).max() < TOLERANCE
+    assert weights[0] < TOLERANCE
+    whole = run_chain(MatrixOperator(symmetric([1.0, 2.0, 3.0])), _nothing(3), 10, 0, 0)
+    assert whole.beta[-1] == 0
+    for ours, other in zip(radau(whole.alpha, whole.beta, -5.0), gauss(whole.alpha, whole.beta), strict=True):
         assert np.array_equal(ours, other)
 
 

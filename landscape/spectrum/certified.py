@@ -194,14 +194,14 @@ class CertifiedSolve(Iteration):
         chain.hold(ritz.values, self.basis.combine(ritz.coordinates))
         pending, steps = chain.inject(), list[Expansion]()
         while pending is not None and not self.exhausted and (not chain.full or chain.size == dim):
-            steps.append(chain.expand(pending))
+            steps.append(chain.expand(pending, faint=True))
             pending = steps[-1].pending
             self.verification += 1
             self.tell("searching", wanted, self.allowed(wanted))
             alpha, beta = coefficients(steps)
             edges = self.edges(alpha, beta, dim - held, chance)
             self._bounded = ritz, edges
-            self.missed = MISSED_AT_MOST if pending is not None else 0.0
+            self.missed = MISSED_AT_MOST if steps[-1].beta else 0.0
             if self.narrow(ritz, edges).all():
                 return False
             values, coordinates = eigh_tridiagonal(alpha, beta[:-1])

@@ -27,6 +27,7 @@ from landscape.spectrum.probes import probe
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import Chain, gauss, run_chain
+from landscape.spectrum.quadrature import cdf_bounds as chain_bounds
 
 PROBES = 10
 TOL = 1e-4
@@ -48,7 +49,7 @@ class SpectralDensity:
         nodes: (p, m) float64, Ritz values of each probe's chain, ascending.
         weights: (p, m) float64, adding up to 1 in each row.
         alpha: (p, m) float64, diagonals of the chains' tridiagonals.
-        beta: (p, m) float64, off-diagonals and last the remainder, 0 where the Krylov space was exhausted.
+        beta: (p, m) float64, off-diagonals and last the remainder; see `landscape.spectrum.quadrature.Chain`.
         dim: n.
         rounding: how far rounding alone may move a node.
         orthogonality: max |Q^T Q - I| over all chains and the deflated vectors.
@@ -137,10 +138,9 @@ class SpectralDensity:
         return exact + self.bulk_mass * each.mean(0), self.bulk_mass * standard_error(each)
 
     def cdf_bounds(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the quadrature knows for certain of the share at or below each point, as these probes see it.
+        """What the quadrature leaves open of the share at or below each point, as these probes see it.
 
-        By the inequalities of Chebyshev, Markov and Stieltjes (Szego 1975, section 3.41) a measure has on either side
-        of a Gauss node at least the weights of the nodes beyond it. The probes' sampling error comes on top.
+        See `landscape.spectrum.quadrature.cdf_bounds`; the probes' sampling error and ``rounding`` come on top.
 
         Args:
             grid: (g,) points.
@@ -149,10 +149,7 @@ class SpectralDensity:
             (g,) lower and (g,) upper bounds; equal where all chains came to their end, and the nodes are eigenvalues.
         """
         grid = np.asarray(grid, dtype=np.float64)
-        rows = zip(self.nodes, self.weights, self.beta, strict=True)
-        low, high = np.mean(
-            [_bracket(*_present(nodes, weights), grid, 0 in beta) for nodes, weights, beta in rows], axis=0
-        )
+        low, high = np.mean([chain_bounds(*self.chain(i), grid) for i in range(self.probes)], axis=0)
         exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
         return exact + self.bulk_mass * low, exact + self.bulk_mass * high
 
@@ -359,14 +356,6 @@ def _step(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray) -> np.nda
     order = np.argsort(positions)
     upto = np.concatenate([[0.0], np.cumsum(masses[order])])
     return np.asarray(upto[np.searchsorted(positions[order], grid, side="right")])
-
-
-def _bracket(nodes: np.ndarray, weights: np.ndarray, grid: np.ndarray, exhausted: bool) -> np.ndarray:
-    """Lower and upper bounds (2, g) of the mass at or below each point of a grid (g,), for one Gauss rule."""
-    upto = np.concatenate([[0.0], np.cumsum(weights)])
-    below = np.searchsorted(nodes, grid, side="right")
-    unknown = 0 if exhausted else 1  # the nodes next to a point may stand for mass on either side of it
-    return upto[np.clip([below - unknown, below + unknown], 0, len(nodes))]
 
 
 def _bumps(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:

@@ -156,7 +156,9 @@ def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:
     within = (
         f"is between {end.low:.3g} and {end.high:.3g}" if found else f"is at most {end.high:.3g}, perhaps far lower"
     )
-    would_do = f"alpha = {_rounded_up(-end.low):g} would do" if found else "more products or a larger alpha may do"
+    would_do = (
+        f"alpha = {_rounded_up(-end.low):g} would do" if found else "more products, float64 or a larger alpha may do"
+    )
     raise InputError(
         f"log det(A + alpha I) is {'not defined' if end.high + alpha < 0 else 'undecided'} for alpha = {alpha:g}: the "
         f"lowest eigenvalue of A {within}; {would_do}, or a matrix that has no negative ones (--matrix ggn)"
@@ -235,16 +237,16 @@ class DeterminedShare(SpectralFunction):
         return np.where(high <= 0, 0.0, self.alpha / (np.maximum(low, 0.0) + self.alpha) ** 2)
 
     def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
-        """The Gauss rule, and how far shorter chains were from it: an estimate; 0 where the chain had an end.
+        """The Gauss rule, and an estimate of its error from how far shorter chains were from it.
 
         The largest difference to eight chains of two thirds of the steps or more. The difference to one alone, such as
         to half the steps, is too small in one case of ten: the kink makes the error change its sign from step to step.
+        Where the chain came to its end that is far too large: then what remains, times the steepest slope.
         """
         value = self._gauss(alpha, beta)
-        if beta[-1] == 0:
-            return value, 0.0
         lengths = np.unique(np.linspace(2 * len(alpha) // 3, len(alpha) - 1, 8).astype(int))
-        return value, max(abs(value - self._gauss(alpha[:m], beta[:m])) for m in lengths)
+        shorter = [abs(value - self._gauss(alpha[:m], beta[:m])) for m in lengths if m]
+        return value, min([beta[-1] / self.alpha, max(shorter, default=math.inf)])
 
     def measure(self, value: float, dim: int) -> float:
         """The value itself, which isn't negative."""

@@ -57,8 +57,10 @@ class Expansion:
 
     Attributes:
         alpha: q^T A q.
-        beta: norm of the part of A q outside the basis.
-        pending: index of that part as a new basis vector, or None where A q lay within the basis.
+        beta: norm of the part of A q outside the basis. Where that is below the level of rounding it is this level:
+            what hides there can't be larger, and isn't known to be smaller. 0 where nothing can hide, since the basis
+            spans the space or all products were zero.
+        pending: index of that part as a new basis vector, or None where A q lay within the basis, up to rounding.
     """
 
     alpha: float
@@ -113,7 +115,9 @@ class KrylovBasis:
             return None
         vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
         vector = vector.to(self.operator.device, self.operator.dtype)
-        return self._append(self._outside(vector / torch.linalg.vector_norm(vector)))
+        outside = self._outside(vector / torch.linalg.vector_norm(vector))
+        assert outside is not None, "a random vector doesn't lie within fewer dimensions"
+        return self._append(outside)
 
     def hold(self, values: np.ndarray, vectors: Tensor) -> None:
         """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
@@ -150,10 +154,16 @@ class KrylovBasis:
         vector = (vector / length).to(self.operator.dtype)
         if orthogonalise(vector, self.rows)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
             return None
-        return self._append(self._outside(vector))
+        outside = self._outside(vector)
+        return None if outside is None else self._append(outside)
 
-    def expand(self, pending: int) -> Expansion:
+    def expand(self, pending: int, *, faint: bool = False) -> Expansion:
         """Multiply one pending vector and take the part of the product outside the basis as a new one.
+
+        Args:
+            pending: its index.
+            faint: take that part even where it is below the level of rounding. It is mostly noise then, but what a
+                search must not overlook may hide in it, and would grow in the products that follow.
 
         Raises:
             InputError: the product isn't finite.
@@ -163,20 +173,28 @@ class KrylovBasis:
         coefficients, rest, beta = orthogonalise(product, self.rows)
         if not np.isfinite(beta):
             raise InputError(
-                "a Hessian-vector product has entries that are NaN or infinite: the loss isn't twice differentiable "
+                "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable "
                 "here, or overflows"
             )
-        self._largest_product = max(self._largest_product, float(np.hypot(np.linalg.norm(coefficients), beta)))
+        length = float(np.hypot(np.linalg.norm(coefficients), beta))
+        self._largest_product = max(self._largest_product, length)
         self._projection[: self.size, self.expanded] = coefficients
         self._projection[self.expanded, : self.expanded] = coefficients[: self.expanded]
         self.expanded += 1
         alpha = float(coefficients[self.expanded - 1])
-        # A remainder at the level of rounding carries no direction; what it would add is noise.
-        if self.size == self.operator.dim or beta <= self._noise:
+        if self.size == self.operator.dim:
             return Expansion(alpha, 0.0, None)
-        added = self._append(rest / beta)
+        following: Tensor | None = None
+        if beta > self._noise:
+            following = rest / beta
+        elif faint and beta > 0:  # what rounding has left of a product isn't orthogonal to the basis yet
+            following = self._outside(rest / beta)
+        hidden = self._eps * length if faint else self._noise
+        if following is None:
+            return Expansion(alpha, hidden, None)
+        added = self._append(following)
         self._projection[added, self.expanded - 1] = beta
-        return Expansion(alpha, beta, added)
+        return Expansion(alpha, max(beta, hidden), added)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ritz values ascending (m,), their coordinates (m, m) by columns, and their residual norms (m,)."""
@@ -223,13 +241,15 @@ class KrylovBasis:
         """The size of what rounding leaves of a product."""
         return 4 * self._eps * self._largest_product
 
-    def _outside(self, vector: Tensor) -> Tensor:
-        """The part of a unit vector outside the basis, normalised."""
+    def _outside(self, vector: Tensor) -> Tensor | None:
+        """The part of a unit vector outside the basis, normalised; None where there is none, not even rounding."""
         while True:  # one round, but where what remains is small against rounding
             _, rest, norm = orthogonalise(vector, self.rows)
+            if norm == 0:
+                return None
             if norm > 0.1:
                 return rest / norm
-            vector = rest / torch.linalg.vector_norm(rest)
+            vector = rest / norm
 
     def _append(self, vector: Tensor) -> int:
         if self.size == len(self._rows):  # grow by doubling, up to the capacity

@@ -20,8 +20,8 @@ class LanczosDecomposition:
     Attributes:
         basis: (n, m) torch, Q by columns.
         alpha: (m,) float64, the diagonal of T.
-        beta: (m,) float64; the first m - 1 are the off-diagonal of T, the last the norm of what remains, 0 when the
-            Krylov space was exhausted.
+        beta: (m,) float64; the first m - 1 are the off-diagonal of T, the last the norm of what remains. Where the
+            Krylov space ends before m reaches ``steps`` that is at most the level of rounding, and 0 if m is n.
         orthogonality: max |Q^T Q - I|.
     """
 

@@ -64,7 +64,7 @@ def lower_end(
     measured = _measured(operator, basis)
     while True:
         assert pending is not None, "the chain has ended where nothing is pending"
-        step = basis.expand(pending)
+        step = basis.expand(pending, faint=True)
         alphas.append(step.alpha)
         betas.append(step.beta)
         pending, m = step.pending, len(alphas)

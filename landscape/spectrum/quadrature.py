@@ -26,7 +26,8 @@ class Chain:
 
     Attributes:
         alpha: (m,) float64, the diagonal.
-        beta: (m,) float64, the off-diagonal and last the norm of what remained, 0 where the Krylov space was exhausted.
+        beta: (m,) float64, the off-diagonal and last the norm of what remained, at most the level of rounding where the
+            Krylov space was exhausted before m = ``steps``, and 0 where it is the whole complement.
         orthogonality: max |Q^T Q - I| of its vectors and the deflated ones.
     """
 
@@ -65,6 +66,40 @@ def gauss(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return nodes, vectors[0] ** 2
 
 
+def cdf_bounds(alpha: np.ndarray, beta: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds on the mass of the chain's measure at or below each point, up to rounding; the better of two.
+
+    By the inequalities of Chebyshev, Markov and Stieltjes (Szego 1975, section 3.41) there is at least the weight of
+    the nodes beyond a Gauss node on either side of it. And x = sum_j c_j z_j over the Ritz vectors, c_j^2 = w_j, of
+    whose z_j the part above t has a norm of at most r_j / (t - theta_j) where theta_j < t, with the residual norm
+    r_j = beta_m |s_mj|. So with W the weight of the nodes above t the mass above t is at most
+    (sqrt(W) + sum_{theta_j < t} |c_j| min(1, r_j / (t - theta_j)))^2, and the same from the other side: nothing is
+    left open where the chain came to its end.
+
+    Args:
+        alpha: (m,) the diagonal of T.
+        beta: (m,) the off-diagonal and the last remainder.
+        grid: (g,) points.
+
+    Returns:
+        (g,) lower and (g,) upper bounds; zeros of an empty chain.
+    """
+    if not len(alpha):
+        return np.zeros(len(grid)), np.zeros(len(grid))
+    nodes, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[:-1])
+    size, residuals = np.abs(vectors[0]), beta[-1] * np.abs(vectors[-1])
+    below = nodes <= grid[:, None]
+    distance = np.abs(grid[:, None] - nodes)
+    stray = np.divide(residuals, distance, out=np.ones_like(distance), where=distance > residuals)
+    stray[(distance == 0) & (residuals == 0)] = 0.0
+    inside, astray = np.where(below, size**2, 0.0).sum(1), np.where(below, size * stray, 0.0).sum(1)
+    outside, strayed = np.where(below, 0.0, size**2).sum(1), np.where(below, 0.0, size * stray).sum(1)
+    upto, place = np.append(0.0, np.cumsum(size**2)), below.sum(1)
+    low = np.maximum(1 - (np.sqrt(outside) + astray) ** 2, upto[np.maximum(place - 1, 0)])
+    high = np.minimum((np.sqrt(inside) + strayed) ** 2, upto[np.minimum(place + 1, len(nodes))])
+    return low, high
+
+
 def radau(alpha: np.ndarray, beta: np.ndarray, left: float) -> tuple[np.ndarray, np.ndarray]:
     """The Gauss-Radau rule with one node more, at ``left`` (Golub 1973; Golub and Meurant 2010, section 6.2).
 
@@ -73,12 +108,12 @@ def radau(alpha: np.ndarray, beta: np.ndarray, left: float) -> tuple[np.ndarray,
 
     Args:
         alpha: (m,) the diagonal of T.
-        beta: (m,) the off-diagonal and the last remainder; 0 there means that the Gauss rule is exact, and it is taken.
+        beta: (m,) the off-diagonal and the last remainder; where that is 0 the Gauss rule is exact, and is taken.
         left: a number below all nodes of the Gauss rule.
     """
     if beta[-1] == 0:
         return gauss(alpha, beta)
-    shifted = np.vstack([np.append(0.0, beta[:-1]), alpha - left])
-    last = np.append(np.zeros(len(alpha) - 1), beta[-1] ** 2)
-    correction = scipy.linalg.solveh_banded(shifted, last)[-1]
+    correction = 0.0  # beta_m^2 by the last pivot of T - left, which is positive definite
+    for diagonal, remainder in zip(alpha, beta, strict=True):
+        correction = remainder**2 / (diagonal - left - correction)
     return gauss(np.append(alpha, left + correction), np.append(beta, 0.0))

@@ -38,10 +38,8 @@ def missed_probability(alpha: np.ndarray, beta: np.ndarray, edge: float, dim: in
         edge: 1 is returned unless it lies above all Ritz values.
         dim: n, of the space in which the start was random.
     """
-    if beta[-1] == 0:
-        return (
-            0.0  # a closed chain has found an eigenvector in every eigenspace, since a random start has a part in each
-        )
+    if beta[-1] == 0:  # every eigenspace has shown itself, since a random start has a part in each
+        return 0.0
     logarithm, ratio = 0.0, math.inf
     squares = [0.0]  # log p_i^2; the p_i themselves could overflow
     for i in range(len(alpha)):
@@ -71,6 +69,8 @@ def unseen_edge(alpha: np.ndarray, beta: np.ndarray, dim: int, chance: float) ->
     high = low + math.exp(decades / len(beta)) * (1 + 1e-6)
     while high - low > 1e-6 * (high - alpha.min()):  # from above, so that it errs on the safe side
         middle = (low + high) / 2
+        if not low < middle < high:  # neighbouring numbers
+            break
         low, high = (low, middle) if missed_probability(alpha, beta, middle, dim) <= chance else (middle, high)
     return high
 

@@ -274,7 +274,7 @@ class Solve(Iteration):
         if pending is None:
             yield 0.0
         while pending is not None and (not self.basis.full or self.basis.size == self.operator.dim):
-            step = self.basis.expand(pending)
+            step = self.basis.expand(pending, faint=True)
             self.verification += 1
             joint = self.wanted()
             assert joint is not None, "the basis held k pairs before"
