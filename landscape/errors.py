@@ -1,5 +1,10 @@
 """The one exception a user of landscape-probe is meant to see."""
 
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any
+
 
 class InputError(ValueError):
     """What was given cannot be used.
@@ -7,3 +12,10 @@ class InputError(ValueError):
     The message is one line that says what is wrong, where, and what to do about it. The command line prints it and
     exits with status 2; in Python it is an ordinary ``ValueError``.
     """
+
+
+def refuse_fractions(**numbers: Any) -> None:
+    """Raise InputError where one of these isn't a whole number (or None): 2.5 probes are not 2, nor is True one."""
+    for name, number in numbers.items():
+        if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
+            raise InputError(f"{name} must be a whole number, not {number!r}")

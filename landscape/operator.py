@@ -21,7 +21,7 @@ class SymmetricOperator(ABC):
 
     A subclass gives `_product`; everything else is final. ``products`` counts columns: a `matmat` with a
     (dim, m) block counts m. Operators of one dimension, device and dtype can be added and subtracted, and any can be
-    scaled by a number: ``A + 2 * B``, ``-A``; see also `shifted`.
+    scaled by a number: ``A + 2 * B``, ``-A / 3``; ``A @ v`` is a product. See also `shifted`.
 
     Attributes:
         dim: length of the vectors.
@@ -65,6 +65,7 @@ class SymmetricOperator(ABC):
     @final
     def matvec(self, vector: Tensor) -> Tensor:
         """The product with one vector of shape (dim,); see `matmat`."""
+        self._check_kind(vector)
         if vector.ndim != 1:
             raise InputError(f"matvec takes a vector of shape ({self.dim},), not {tuple(vector.shape)}; see matmat")
         return self.matmat(vector.unsqueeze(1)).squeeze(1)
@@ -106,10 +107,24 @@ class SymmetricOperator(ABC):
     __mul__ = __rmul__
 
     @final
+    def __truediv__(self, divisor: float) -> LinearCombination:
+        return LinearCombination([(1 / _finite(divisor, nonzero=True), self)])
+
+    @final
+    def __matmul__(self, vectors: Tensor) -> Tensor:
+        """``A @ v`` and ``A @ V``: `matvec` of a vector, `matmat` of a block."""
+        return self.matvec(vectors) if isinstance(vectors, Tensor) and vectors.ndim == 1 else self.matmat(vectors)
+
+    @final
     def __neg__(self) -> LinearCombination:
         return LinearCombination([(-1.0, self)])
 
+    def _check_kind(self, vectors: Any) -> None:
+        if not isinstance(vectors, Tensor):
+            raise InputError(f"an operator takes torch tensors, not {type(vectors).__name__}; see torch.as_tensor")
+
     def _check(self, vectors: Tensor) -> None:
+        self._check_kind(vectors)
         if vectors.ndim != 2 or vectors.shape[0] != self.dim:
             raise InputError(f"the operator takes vectors of shape ({self.dim}, m), not {tuple(vectors.shape)}")
         if vectors.dtype != self.dtype or vectors.device != self.device:
@@ -189,12 +204,12 @@ def _refuse_unlike(first: SymmetricOperator, other: Any) -> None:
         )
 
 
-def _finite(number: Any) -> float:
+def _finite(number: Any, nonzero: bool = False) -> float:
     try:
         value = float(number)
     except (TypeError, ValueError, RuntimeError):  # torch raises the last for a tensor of several numbers
         value = math.nan
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (nonzero and not value):
         raise InputError(f"an operator can be scaled and shifted by a finite number, not {one_line(repr(number), 60)}")
     return value
 

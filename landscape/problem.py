@@ -196,15 +196,15 @@ class Problem:
         other._constants = {name: self._own(state.get(name, tensor)) for name, tensor in self._constants.items()}
         return other
 
-    def restricted(self, patterns: Iterable[str]) -> Self:
+    def restricted(self, patterns: str | Iterable[str]) -> Self:
         """The same problem with some parameters alone left to vary; the others are constants.
 
         Args:
-            patterns: globs such as ``blocks.*.attention.*``; one that matches a module's name takes all parameters
-                under it. A tied parameter goes by each of its names.
+            patterns: a glob or several, such as ``blocks.*.attention.*``; one that matches a module's name takes all
+                parameters under it. A tied parameter goes by each of its names.
 
         Raises:
-            InputError: a pattern matches no parameter of the flat vector.
+            InputError: a pattern matches no parameter of the flat vector, or there is none.
         """
         other = copy.copy(self)
         other.layout = self.layout.subset(self._matching(patterns))
@@ -214,8 +214,11 @@ class Problem:
         other._constants = self._constants | fixed
         return other
 
-    def _matching(self, patterns: Iterable[str]) -> set[str]:
+    def _matching(self, patterns: str | Iterable[str]) -> set[str]:
         """The names in the layout that some pattern matches."""
+        patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+        if not patterns:
+            raise InputError("no parameter is left to vary: name at least one, or a glob of some")
         chosen: set[str] = set()
         places = {place: name for place, name in self._slots.items() if name in self.layout.names}
         for pattern in patterns:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -337,6 +339,14 @@ def test_alpha_may_be_zero_for_a_positive_definite_matrix(settings):
     assert abs(found.value - np.log(values).sum()) <= 5 * found.standard_error + found.shared_error
 
 
+def test_where_no_room_is_for_the_full_spectrum_probes_go_on(monkeypatch):
+    matrix = symmetric(np.linspace(1, 2, 160))
+    assert log_det(matrix, 0.0).method == "exact"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=160**2 * 8 - 1))
+    assert log_det(matrix, 0.0).method == "probes"
+    assert effective_dimension(matrix, 1.0, tol=1e-3, steps=12, max_products=2000).method == "probes"
+
+
 # ---------------------------------------------------------------------- scale
 
 
@@ -424,13 +434,13 @@ def test_progress_comes_to_the_end():
         ({"alpha": -1.0}, "alpha must be"),
         ({"alpha": float("nan")}, "alpha must be"),
         ({"alpha": float("inf")}, "alpha must be"),
-        ({"tol": 0.0}, "tol must lie between 0 and 1"),
+        ({"tol": 0.0}, "must lie between 0 and 1"),
         ({"probes": 1}, "probes must be at least 2"),
         ({"probes": 5, "tol": 0.1}, "an end by itself"),
         ({"steps": 1}, "steps must be at least 2"),
         ({"k": -1}, "k must not be negative"),
         ({"seed": -1}, "seed must lie"),
-        ({"max_products": 100}, "max_products must be at least 161"),
+        ({"max_products": 100}, "the first probes take 161 products"),
     ],
 )
 def test_bad_arguments_are_refused(function, settings, message):

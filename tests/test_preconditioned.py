@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,8 +194,8 @@ def _states():
     momentum.step()  # the gradients are still there
     turned = torch.optim.Adam(reversed(list(network.parameters())))
     turned.step()
-    named = torch.optim.Adam((f"module.{n}", p) for n, p in network.named_parameters())
-    named.step()
+    other = torch.optim.Adam((f"x.{n}", p) for n, p in network.named_parameters())
+    other.step()
     halves = [list(network.norm.parameters()), [p for p in network.parameters() if p.shape != (3,)]]
     split = torch.optim.Adam([{"params": [network.inner.bias]}, *({"params": half} for half in halves)])
     split.step()
@@ -219,11 +220,30 @@ def _states():
         "another size": (nn.Sequential(*[nn.Linear(2, 2) for _ in range(3)]), trained, "in no way"),
         "another order": (network, turned.state_dict(), "in no way"),
         "two ways": (network, split.state_dict(), "in more than one way"),
-        "other names": (network, named.state_dict(), "no parameter embedding.weight; it has module.embedding.weight"),
+        "other names": (network, other.state_dict(), "no parameter embedding.weight; it has x.embedding.weight"),
     }
 
 
 STATES = _states()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_an_optimiser_of_the_wrapped_model_is_found_by_its_names(prefix):
+    network = model()
+    optimizer = torch.optim.Adam((prefix + name, p) for name, p in network.named_parameters())
+    expected = denominators(network, optimizer)
+    found = adam_diagonal(optimizer.state_dict(), network, ParameterLayout.of(network))
+    assert (found - torch.cat([each.flatten() for each in expected.values()])).abs().max() < 1e-9
+
+
+def test_a_diagonal_that_a_precision_cannot_hold_is_refused():
+    """1e-40 is a number in float64, and its inverse root one in float32 too; that of 1e-80 isn't."""
+    operator = MatrixOperator(symmetric([1.0] * 3, dtype=torch.float32))
+    diagonal = np.array([1.0, 1e-40, 1.0])
+    assert float(Preconditioned(operator, diagonal).scale[1]) == pytest.approx(1e20, rel=1e-6)
+    for bad in (1e-80, 1e100):
+        with pytest.raises(InputError, match=r"1 of 3 .* torch.float32, the first is .* at 1"):
+            Preconditioned(operator, [1.0, bad, 1.0])
 
 
 @pytest.mark.parametrize("name", STATES)

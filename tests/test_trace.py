@@ -311,9 +311,9 @@ def test_rounding_bounds_what_single_precision_does_to_a_hessians_trace(probes, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tol": 0.0}, "tol must lie between 0 and 1"),
-        ({"tol": 1.0}, "tol must lie between 0 and 1"),
-        ({"tol": float("nan")}, "tol must lie between 0 and 1"),
+        ({"tol": 0.0}, "must lie between 0 and 1"),
+        ({"tol": 1.0}, "must lie between 0 and 1"),
+        ({"tol": float("nan")}, "must lie between 0 and 1"),
         ({"probes": 1}, "at least 2"),
         ({"seed": -1}, "seed must lie"),
         ({"deflation": -1}, "must not be negative"),

@@ -1,7 +1,16 @@
 """Checkpoints: written in one format, read from every usual one without running code, and fitted to a model."""
 
-from landscape.checkpoint.fit import fit_state
+from landscape.checkpoint.fit import fit_state, fitting_names
+from landscape.checkpoint.layout import OPTIMIZER_KEYS
 from landscape.checkpoint.read import read_checkpoint
 from landscape.checkpoint.store import Checkpoint, is_problem_name, save_checkpoint
 
-__all__ = ["Checkpoint", "fit_state", "is_problem_name", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "OPTIMIZER_KEYS",
+    "Checkpoint",
+    "fit_state",
+    "fitting_names",
+    "is_problem_name",
+    "read_checkpoint",
+    "save_checkpoint",
+]

@@ -1,7 +1,7 @@
 """Fits the tensors of a file to the names, shapes and ties of a model."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,8 @@ def fit_state(state: Mapping[str, Tensor], model: nn.Module, where: str) -> tupl
     """
     expected = _expected(model, where)
     ties = _ties(expected)
-    named, rename_notes = _rename(state, expected)
+    renamed, rename_notes = fitting_names(state, expected)
+    named = {new: state[old] for old, new in renamed.items()}
     fitted = {name: named[name] for name in expected if name in named}
     fill_notes = _fill_ties(fitted, ties) + _fill_counters(fitted, expected)
     missing = [name for name in expected if name not in fitted]
@@ -75,15 +76,22 @@ class _Renaming:
         return tuple(note for note in (removed, added) if note)
 
 
-def _rename(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Applies the renaming with the fewest missing and unexpected names; of equals, the one that changes least."""
-    best, least = _Renaming("", ""), (len(state.keys() ^ expected.keys()), 0)
-    for renaming in (_Renaming(r, a) for r in _wrappings(state) for a in _wrappings(expected)):
-        new = set(renaming.apply(state).values())
-        cost = len(new ^ expected.keys()), len(renaming.removed) + len(renaming.added)
-        if len(new) == len(state) and cost < least:
+def fitting_names(names: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Each name without, or with, the wrappers' prefixes that the expected ones have not, or have.
+
+    Of all runs of prefixes to remove and to add the one with the fewest missing and unexpected names; of equals, the
+    one that changes least.
+
+    Returns:
+        The new name of each, and a note on each thing that was done.
+    """
+    best, least = _Renaming("", ""), (len(set(names) ^ set(expected)), 0)
+    for renaming in (_Renaming(r, a) for r in _wrappings(names) for a in _wrappings(expected)):
+        new = set(renaming.apply(names).values())
+        cost = len(new ^ set(expected)), len(renaming.removed) + len(renaming.added)
+        if len(new) == len(names) and cost < least:
             best, least = renaming, cost
-    return {new: state[old] for old, new in best.apply(state).items()}, best.note()
+    return best.apply(names), best.note()
 
 
 def _wrappings(names: Iterable[str]) -> list[str]:

@@ -19,7 +19,10 @@ WEIGHT_KEYS = (
 )
 # An epoch is no step: how many steps it has depends on data that the file does not describe.
 STEP_KEYS = ("step", "global_step", "iteration", "iter_num", "iter")
-OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_states")
+OPTIMIZER_KEYS = (
+    *("optimizer", "optimizer_state_dict", "optimizer_states", "optimizers"),
+    *("optim", "optim_state_dict", "opt"),
+)
 
 _OWN_KINDS: dict[str, Any] = {
     "state": dict,

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.checkpoint import fitting_names
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.parameters import ParameterLayout
@@ -29,7 +31,7 @@ class Preconditioned(SymmetricOperator):
         scale: (dim,), the diagonal of D^(-1/2): an eigenvector u belongs to the direction ``scale * u`` of parameters.
     """
 
-    def __init__(self, operator: SymmetricOperator, diagonal: Tensor) -> None:
+    def __init__(self, operator: SymmetricOperator, diagonal: Tensor | np.ndarray | Sequence[float]) -> None:
         """Rescale an operator.
 
         Args:
@@ -37,22 +39,10 @@ class Preconditioned(SymmetricOperator):
             diagonal: (dim,), the entries of D, on any device and of any real type.
 
         Raises:
-            InputError: it has another shape, or an entry that isn't positive and finite.
+            InputError: see `inverse_root`.
         """
         super().__init__(operator.dim, operator.device, operator.dtype)
-        if diagonal.shape != (operator.dim,) or diagonal.is_complex():
-            raise InputError(
-                f"the diagonal has shape {tuple(diagonal.shape)} ({diagonal.dtype}), the operator takes real "
-                f"({operator.dim},)"
-            )
-        bad = ~(diagonal.isfinite() & (diagonal > 0))
-        if bad.any():
-            place = int(bad.nonzero()[0])
-            raise InputError(
-                f"{int(bad.sum())} of {operator.dim} entries of the diagonal aren't positive and finite, the first is "
-                f"{float(diagonal[place]):.3g} at {place}; a preconditioner is positive"
-            )
-        self.scale = diagonal.detach().to("cpu", torch.float64).rsqrt().to(operator.device, operator.dtype)
+        self.scale = inverse_root(diagonal, operator.dim, operator.dtype).to(operator.device)
         self._operator = operator
 
     def _product(self, vectors: Tensor) -> Tensor:
@@ -60,15 +50,48 @@ class Preconditioned(SymmetricOperator):
         return scale * self._operator.matmat(scale * vectors)
 
 
+def inverse_root(diagonal: Tensor | np.ndarray | Sequence[float], dim: int, dtype: torch.dtype) -> Tensor:
+    """The entries of D^(-1/2) for a diagonal D, computed in float64.
+
+    Args:
+        diagonal: (dim,), the entries of D.
+        dim: of the operator.
+        dtype: of the result.
+
+    Returns:
+        (dim,), on the CPU.
+
+    Raises:
+        InputError: another shape; an entry that isn't positive and finite, or whose inverse root isn't in ``dtype``.
+    """
+    diagonal = torch.as_tensor(diagonal).detach().cpu()
+    if diagonal.shape != (dim,) or diagonal.is_complex():
+        raise InputError(
+            f"the diagonal has shape {tuple(diagonal.shape)} ({diagonal.dtype}), the operator takes real ({dim},)"
+        )
+    scale = diagonal.to(torch.float64).rsqrt().to(dtype)
+    bad = ~(diagonal.isfinite() & scale.isfinite() & (scale > 0))
+    if bad.any():
+        place = int(bad.nonzero()[0])
+        raise InputError(
+            f"{int(bad.sum())} of {dim} entries of the diagonal aren't positive and finite, or their inverse roots "
+            f"aren't in {dtype}, the first is {float(diagonal[place]):.3g} at {place}; a preconditioner is positive"
+        )
+    return scale
+
+
 def adam_diagonal(optimizer_state_dict: Mapping[str, Any], model: nn.Module, layout: ParameterLayout) -> Tensor:
     """What Adam divides its steps by: D = sqrt(v / (1 - beta_2^t)) + eps (Kingma and Ba 2015, algorithm 1).
 
-    Of an AMSGrad optimiser v is the largest that there was, as torch has it.
+    Of an AMSGrad optimiser v is the largest that there was, as torch has it. NAdam divides by the same D. RAdam's
+    states can't be told from Adam's, so they get this D too, but its first steps divide by nothing and later ones by D
+    up to a common factor.
 
     Args:
         optimizer_state_dict: of torch.optim.Adam or AdamW. It numbers parameters; they are found by the names in it (an
-            optimiser made of ``model.named_parameters()``), else by their order, which must be that of the model's
-            parameters (all, or the trainable ones) within each group and leave one way to place the groups' shapes.
+            optimiser made of ``model.named_parameters()``, of the model wrapped or not), else by their order, which
+            must be that of the model's parameters (all, or the trainable ones) within each group and leave one way to
+            place the groups' shapes.
         model: whose parameters were optimised.
         layout: the parameters that are wanted, in the order of the flat vector.
 
@@ -119,9 +142,9 @@ def _by_name(groups: Sequence[Sequence[_Entry]], model: nn.Module) -> dict[str, 
     """The entries under the names of the model's parameters."""
     entries = list(chain.from_iterable(groups))
     named = {entry.name: entry for entry in entries if entry.name is not None}
-    if named and len(named) == len(entries):
-        return named
     everything = dict(model.named_parameters())
+    if named and len(named) == len(entries):
+        return {new: named[old] for old, new in fitting_names(named, everything)[0].items()}
     candidates = [everything, {name: p for name, p in everything.items() if p.requires_grad}]
     parameters = next((each for each in candidates if len(each) == len(entries)), None)
     if parameters is None:

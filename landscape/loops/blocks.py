@@ -75,9 +75,14 @@ class BlockEstimates:
         return self.probes == 0
 
     @property
+    def vanishing(self) -> bool:
+        """The trace is zero as far as rounding lets it be told: its share is undefined, whatever the probes."""
+        return abs(self.total) + 2 * self.total_error <= self.rounding
+
+    @property
     def converged(self) -> bool:
-        """Exact, or the share's standard error is at most the goal."""
-        return self.exact or self.share.error <= self.goal
+        """Exact, or the share's standard error is at most the goal, or no probes will define it."""
+        return self.exact or self.share.error <= self.goal or self.vanishing
 
 
 @final
@@ -149,7 +154,7 @@ def estimate_blocks(
         samples.draw(probe(loop.dim, seed, index))
         tell_of(basis.shape[1] + index + 1)
         if index + 1 == wanted:
-            if samples.share(rounding).error <= goal:
+            if samples.estimates(rounding, goal).converged:
                 break
             wanted *= 2
     return samples.estimates(rounding, goal)
@@ -189,17 +194,11 @@ class _Samples:
         """(m, 2, T, T): unbiased samples of traces and squared norms; a single one where Q has everything."""
         return self._within + np.array(self._rest) if self._rest else self._within[None]
 
-    def share(self, rounding: float) -> Share:
-        """The cross-loop share of the trace, by what was sampled so far."""
-        traces = self._both()[:, 0]
-        totals = traces.sum((1, 2))
-        return share_of_means(totals - np.trace(traces, axis1=1, axis2=2), totals, rounding)
-
     def estimates(self, rounding: float, goal: float) -> BlockEstimates:
-        """Everything, from what was sampled."""
+        """Everything, from what was sampled so far."""
         samples = self._both()
         (traces, squares), (trace_errors, square_errors) = samples.mean(0), _standard_error(samples)
-        totals = samples[:, 0].sum((1, 2))
+        totals, own = samples[:, 0].sum((1, 2)), np.trace(samples[:, 0], axis1=1, axis2=2)
         return BlockEstimates(
             traces=traces,
             trace_errors=trace_errors,
@@ -207,7 +206,7 @@ class _Samples:
             squared_norm_errors=square_errors,
             total=float(totals.mean()),
             total_error=float(_standard_error(totals)),
-            share=self.share(rounding),
+            share=share_of_means(totals - own, totals, rounding),
             deflation=self._basis.shape[1],
             probes=len(self._rest),
             rounding=rounding,

@@ -46,8 +46,7 @@ class Density(OfMatrix):
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `spectral_density` would."""
         check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
-        self.matrix.check(problem)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
@@ -77,16 +76,25 @@ class Density(OfMatrix):
             lines.append(f"outliers from {to_error(far, 0)} to {to_error(near, 0)}")
         if count < found.dim:
             nodes = found.nodes[np.isfinite(found.nodes)]
-            (below,), (error,) = found.cdf(np.array([-found.rounding]))
-            (least,), (most,) = found.cdf_bounds(np.array([-found.rounding]))
-            lines += [
-                f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}",
-                f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
-                f"quadrature leaves {least:.3f} to {most:.3f}",
+            lines.append(f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}")
+            if nodes.min() < -found.rounding or self.matrix.kind == "hessian":
+                lines.append(_below_zero(found))
+            lines.append(
                 f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes; between all steps and half "
-                f"of them {found.quadrature_distance:.1e}",
-            ]
+                f"of them {found.quadrature_distance:.1e}"
+            )
         return lines
+
+
+def _below_zero(found: SpectralDensity) -> str:
+    """The share of eigenvalues that are negative by more than rounding."""
+    at = np.array([np.nextafter(-found.rounding, -np.inf)])
+    (below,), (error,) = found.cdf(at)
+    (least,), (most,) = found.cdf_bounds(at)
+    return (
+        f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the quadrature "
+        f"leaves {least:.3f} to {most:.3f}"
+    )
 
 
 def density_of(row: xr.Dataset) -> SpectralDensity:

@@ -55,9 +55,9 @@ class TopEigenpairs(OfMatrix):
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
         check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products, self.tol_value)
-        self.matrix.check(problem)
         size = checkpoints * self.k * problem.vector.nbytes
-        return replace(self, eigenvectors=size < 1e9) if self.eigenvectors is None else self
+        stored = size < 1e9 if self.eigenvectors is None else self.eigenvectors
+        return replace(self, eigenvectors=stored).with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""

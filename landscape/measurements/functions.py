@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -14,7 +15,13 @@ from landscape.measurements.base import History, Measured, estimated, shown, var
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.spectrum.functions import check_effective_dimension, check_log_det, effective_dimension, log_det
+from landscape.spectrum.functions import (
+    NotDefiniteError,
+    check_effective_dimension,
+    check_log_det,
+    effective_dimension,
+    log_det,
+)
 from landscape.spectrum.spectral_sum import STEPS, K, Settings, SpectralSum
 
 
@@ -48,25 +55,31 @@ class _SpectralSum(OfMatrix):
         """Refuse what the estimator would before any product."""
         settings = Settings(self.tol, self.probes, self.steps, self.k, self.seed, self.max_products)
         type(self)._check(problem.layout.dim, self.alpha, settings)
-        self.matrix.check(problem)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         operator, made = self.matrix.operator(problem, kept_route(history.choices))
-        found = type(self)._estimate(
-            operator, self.alpha, tol=self.tol, probes=self.probes, steps=self.steps, k=self.k, seed=self.seed,
-            max_products=self.max_products, progress=bar,
-        )  # fmt: skip
-        choices: dict[str, Any] = {"route": made.route.plain(), "remarks": list(found.remarks)}
+        try:
+            found = type(self)._estimate(
+                operator, self.alpha, tol=self.tol, probes=self.probes, steps=self.steps, k=self.k, seed=self.seed,
+                max_products=self.max_products, progress=bar,
+            )  # fmt: skip
+            remarks = list(found.remarks)
+        except NotDefiniteError as error:  # of this checkpoint, which says nothing of the run's others
+            found, remarks = SpectralSum.without_value(self.alpha, self.tol, operator.products), [str(error)]
+        choices: dict[str, Any] = {"route": made.route.plain(), "remarks": remarks}
         return Measured(self._variables(found), choices)
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
-        """An interval wider than asked for, and why."""
-        return [] if row.converged else [f"{self.symbol}: {remark}" for remark in _remarks(row)]
+        """No value, or an interval wider than asked for, and why."""
+        name = "" if self._has_none(row) else f"{self.symbol}: "  # which the other remarks don't name
+        return [] if row.converged else [name + remark for remark in _remarks(row)]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The number with its error, and how it was made."""
+        if self._has_none(row):
+            return [f"{self.matrix.title}: {self.symbol} has no value, {int(row.products)} products"]
         how = f"exact, from {int(row.products)} products"
         if str(row.method.values) == "probes":
             how = (
@@ -77,6 +90,9 @@ class _SpectralSum(OfMatrix):
             )
         notes = [f"note: {remark}" for remark in _remarks(row)] if row.converged else []
         return [f"{self.matrix.title}: {self.symbol} = {shown(row, self.group)}", how, *notes]
+
+    def _has_none(self, row: xr.Dataset) -> bool:
+        return math.isnan(float(row[self.group]))
 
     def _variables(self, found: SpectralSum) -> dict[str, xr.Variable]:
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -12,14 +13,15 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from landscape.curvature.batched import Route
 from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, variable
-from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.progress import part
+from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.trace import TraceEstimate, estimate_trace
 from landscape.spectrum.trace import check_arguments as check_trace
 
@@ -52,21 +54,27 @@ class Layers(OfMatrix):
         check_trace(problem.layout.dim, self.tol_trace, self.probes, self.seed, None)
         if self.matrix.precondition not in (None, "adam"):
             raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
-        self.matrix.check(problem)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
         layers = layers_of(problem)
-        found: list[tuple[Eigenpairs, TraceEstimate]] = []
-        route = kept_route(history.choices)
-        for index, names in enumerate(layers.values()):
-            operator, made = self.matrix.operator(problem.restricted(map(glob.escape, names)), route)
-            route = made.route.name
+        kept = kept_routes(history.choices, len(layers))
+        found, routes = [], []
+        for index, (names, before) in enumerate(zip(layers.values(), kept, strict=True)):
             tell = part(bar, index / len(layers), (index + 1) / len(layers), f"layer {index + 1} of {len(layers)}")
-            pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
-            found.append((pairs, estimate_trace(operator, self.tol_trace, self.probes, self.seed, progress=tell)))
-        return Measured(_variables(layers, problem, found, self.matrix), {"route": made.route.plain()})
+            pairs, trace, route = self._layer(problem.restricted(map(glob.escape, names)), before, tell)
+            found.append((pairs, trace))
+            routes.append(route.plain())
+        return Measured(_variables(layers, problem, found, self.matrix), {"routes": routes})
+
+    def _layer(
+        self, problem: Problem, route: str | None, tell: Callable[[Progress], None]
+    ) -> tuple[Eigenpairs, TraceEstimate, Route]:
+        """What is measured of one layer; its operator, with all graphs, is gone before the next one's is made."""
+        operator, made = self.matrix.operator(problem, route)
+        pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
+        return pairs, estimate_trace(operator, self.tol_trace, self.probes, self.seed, progress=tell), made.route
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """The layers whose numbers are less certain than asked for."""

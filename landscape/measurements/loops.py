@@ -19,7 +19,7 @@ from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
 from landscape.measurements.base import History, Measured, variable
-from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -62,17 +62,16 @@ class Loops(OfMatrix):
         check_arguments(self.k, self.tol, self._probes, self._error, self.seed)
         if self.matrix.precondition is not None:
             raise InputError("--loops can't be preconditioned: the separate weights have no second moments")
-        self.matrix.check(problem)
         untied(problem, self.module)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
         routes: list[Route] = []
+        kept = kept_routes(history.choices, 2)
 
         def operator(posed: Problem) -> SymmetricOperator:  # the tied problem, then the untied one
-            kept = routes[0].name if routes else kept_route(history.choices)
-            made, batched = self.matrix.operator(posed, kept)
+            made, batched = self.matrix.operator(posed, kept[len(routes)])
             routes.append(batched.route)
             return made
 
@@ -80,7 +79,10 @@ class Loops(OfMatrix):
             problem, self.module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
             operator=operator, progress=bar,
         )  # fmt: skip
-        return Measured(_variables(found, self.matrix), {"route": routes[0].plain(), "loop_notes": found.loop.notes})
+        return Measured(
+            _variables(found, self.matrix),
+            {"routes": [route.plain() for route in routes], "loop_notes": found.loop.notes},
+        )
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Eigenvalues that did not converge, and a share less certain than asked for."""
@@ -88,9 +90,14 @@ class Loops(OfMatrix):
         if open_ones := sum(int((~row[f"{name}_converged"]).sum()) for name in ("tied", "untied", "own")):
             lines.append(f"{open_ones} eigenvalues of the loop did not converge: raise --tol")
         if not row.trace_converged:
+            wanting = f"has a standard error above {self._error:g}"
+            if math.isnan(float(row.trace_share)):
+                wanting = (
+                    f"is undefined, the trace being {float(row.total):.2g} ± {float(row.total_standard_error):.1g},"
+                )
             lines.append(
-                f"the cross-loop share of the trace has a standard error above {self._error:g} after "
-                f"{int(row.probes)} probes: raise --probes or --tol-trace"
+                f"the cross-loop share of the trace {wanting} after {int(row.probes)} probes: raise --probes or "
+                "--tol-trace"
             )
         return lines
 
@@ -105,6 +112,9 @@ class Loops(OfMatrix):
             table.add_row(str(i + 1), tied, untied_value, f"{uses * float(row.untied.values[i]):.4g}")
         own = ", ".join(_value(row, "own", i) for i in range(uses))
         low, high = row.ratio_interval.values
+        total, total_error = float(row.total), float(row.total_standard_error)
+        norms, squares = row.norms.values, row.squared_norms_standard_error.values
+        norm_errors = np.divide(squares, 2 * norms, out=np.zeros_like(norms), where=norms > 0)
         return [
             *(f"note: {note}" for note in json.loads(str(row.provenance.values))["loop_notes"]),
             f"{self.matrix.title} of {listed(row.module.values)}, used T = {uses} times, {int(row.parameters):,} "
@@ -114,10 +124,11 @@ class Loops(OfMatrix):
             f"top eigenvalue of each use's own block: {own}",
             f"cross-loop share of the trace: {_share(row, 'trace_share')}",
             f"cross-loop share of the top eigenvalue: {_share(row, 'top_share')}",
-            f"trace of each block H_ij by that of the tied matrix, {float(row.total):.4g}:",
-            _blocks(row.traces.values / float(row.total)),
-            "Frobenius norm of each block H_ij:",
-            _blocks(row.norms.values),
+            f"tied trace: {to_error(total, total_error)} ± {total_error:.1g}",
+            f"trace of each block H_ij, ± {row.traces_standard_error.values.max():.1g} at most:",
+            _blocks(row.traces.values),
+            f"Frobenius norm of each block H_ij, ± {norm_errors.max():.1g} at most:",
+            _blocks(norms),
         ]
 
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.checkpoint import OPTIMIZER_KEYS
 from landscape.curvature.batched import BatchedOperator
 from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
 from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
-from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
+from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.wording import cause
+from landscape.wording import listed
 
 Kind = Literal["hessian", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
 Unit = Literal["term", "sequence"]
@@ -46,6 +50,7 @@ class Matrix:
         seed: of these labels.
         precondition: D^(-1/2) A D^(-1/2) with D from Adam's second moments in the checkpoint (``adam``), or from a file
             of a flat vector (.npy, or .pt with one tensor).
+        digest: sha256 of that file, once it is settled: it, and not the file's name, is part of the request.
     """
 
     kind: Kind = "hessian"
@@ -53,6 +58,14 @@ class Matrix:
     samples: int = 1
     seed: int = 0
     precondition: str | None = None
+    digest: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the matrix, as stored in the record."""
+        settings = asdict(self)
+        digest = settings.pop("digest")
+        return settings | ({"precondition": f"sha256 {digest}"} if digest else {})
 
     @property
     def title(self) -> str:
@@ -90,11 +103,11 @@ class Matrix:
         made = self._plain(problem, route)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
-    def check(self, problem: Problem) -> None:
-        """Refuse, before anything is measured, what `operator` would.
+    def settled(self, problem: Problem) -> Matrix:
+        """Itself with the digest of its file.
 
         Raises:
-            InputError: see `operator`.
+            InputError: what `operator` would refuse, before anything is measured.
         """
         if self.kind == "fisher":
             ExactFisher.check(problem)
@@ -104,8 +117,14 @@ class Matrix:
             GaussNewton.check(problem)
         if self.samples < 1:
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {self.samples}")
-        if self.precondition:
-            self._diagonal(problem)
+        if self.precondition is None:
+            return self
+        try:
+            inverse_root(self._diagonal(problem), problem.layout.dim, problem.dtype)
+        except InputError as error:
+            raise InputError(f"--precondition {self.precondition}: {error}") from error
+        digest = None if self.precondition == "adam" else hashlib.sha256(_bytes(self.precondition)).hexdigest()
+        return replace(self, digest=digest)
 
     def _plain(self, problem: Problem, route: str | None) -> BatchedOperator:
         match self.kind:
@@ -122,11 +141,17 @@ class Matrix:
 
     def _diagonal(self, problem: Problem) -> Tensor:
         assert self.precondition is not None, "asked for only where there is one"
-        if self.precondition != "adam":
-            return _read_diagonal(self.precondition, problem)
-        if problem.optimizer is None:
-            raise InputError("the checkpoint has no optimiser state to precondition with; give a file of a diagonal")
-        return adam_diagonal(problem.optimizer, problem.model, problem.layout).to(problem.device, problem.dtype)
+        if self.precondition == "adam":
+            if problem.optimizer is None:
+                raise InputError(
+                    f"the checkpoint has no optimiser's state_dict under {listed(OPTIMIZER_KEYS, 7)}; give a file of "
+                    "a diagonal"
+                )
+            return adam_diagonal(problem.optimizer, problem.model, problem.layout)
+        content = _bytes(self.precondition)
+        if self.digest not in (None, hashlib.sha256(content).hexdigest()):
+            raise InputError(f"{self.precondition} changed while it was in use; run again")
+        return _vector(self.precondition, content)
 
 
 class OfMatrix(Measurement):
@@ -145,20 +170,40 @@ class OfMatrix(Measurement):
         """The group, with the matrix's name if it isn't the Hessian."""
         return self.matrix.group(self.group)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Measurement.settings`."""
+        return super().settings | {"matrix": self.matrix.settings}
+
+    def with_matrix(self, problem: Problem) -> Self:
+        """Itself with its matrix settled; see `Matrix.settled`."""
+        return replace(self, matrix=self.matrix.settled(problem))  # type: ignore[type-var]
+
 
 def kept_route(choices: Mapping[str, Any] | None) -> str | None:
     """The way an earlier row's products were made."""
     return None if choices is None else choices["route"]["name"]
 
 
-def _read_diagonal(path: str, problem: Problem) -> Tensor:
+def kept_routes(choices: Mapping[str, Any] | None, count: int) -> list[str | None]:
+    """The ways that the products of several matrices of an earlier row were made."""
+    return [None] * count if choices is None else [route["name"] for route in choices["routes"]]
+
+
+def _bytes(path: str) -> bytes:
     try:
-        values = np.load(path) if path.endswith(".npy") else torch.load(path, map_location="cpu", weights_only=True)
-        vector = torch.as_tensor(values)
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"the file can't be read ({error.strerror})") from error
+
+
+def _vector(path: str, content: bytes) -> Tensor:
+    """The vector in a file of NumPy's or torch's."""
+    file, numpy = io.BytesIO(content), path.endswith(".npy")
+    try:
+        return torch.as_tensor(np.load(file) if numpy else torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # NumPy and torch raise all kinds for a file that isn't theirs
-        raise InputError(f"--precondition: {path} can't be read as a vector ({cause(error)})") from error
-    if vector.shape != (problem.layout.dim,) or not vector.isreal().all():
         raise InputError(
-            f"--precondition: {path} has shape {tuple(vector.shape)}, the parameters' vector ({problem.layout.dim},)"
-        )
-    return vector.to(problem.device, problem.dtype)
+            f"the file holds no vector that can be read without running code: it is to be one array (numpy.save to "
+            f"NAME.npy) or one tensor (torch.save){'' if numpy else ', and a name without .npy is read as a tensor'}"
+        ) from error

@@ -27,8 +27,7 @@ class Spectrum(OfMatrix):
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what is too large."""
         refuse_large(problem.layout.dim)
-        self.matrix.check(problem)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""

@@ -38,8 +38,7 @@ class Trace(OfMatrix):
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `estimate_trace` would."""
         check_arguments(problem.layout.dim, self.tol, self.probes, self.seed, self.max_products)
-        self.matrix.check(problem)
-        return self
+        return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.deflation import Deflated, Deflation
@@ -289,6 +289,7 @@ def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: f
     Raises:
         InputError: one of them is out of range.
     """
+    refuse_fractions(probes=probes, steps=steps, k=k)
     if probes < 1:
         raise InputError(f"probes must be at least 1, and at least 2 for standard errors, not {probes}")
     if steps < 2:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
@@ -159,6 +159,7 @@ def check_arguments(
     Raises:
         InputError: one of them is out of range.
     """
+    refuse_fractions(k=k, seed=seed, max_products=max_products)
     if not 1 <= k <= dim:
         raise InputError(f"k must be between 1 and the number of parameters, {dim}, not {k}")
     if which not in get_args(Which):

@@ -139,12 +139,26 @@ def refuse_large(dim: int) -> None:
         )
 
 
+def is_possible(operator: SymmetricOperator) -> bool:
+    """Whether `full_spectrum` neither finds the operator too large nor the system's folder for temporary files full."""
+    return operator.dim <= MAX_DIM and _needed(operator) <= _free(Path(tempfile.gettempdir()))
+
+
+def _needed(operator: SymmetricOperator) -> int:
+    """Bytes of the temporary file."""
+    return operator.dim**2 * operator.dtype.itemsize
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
 def _folder(operator: SymmetricOperator, scratch: Path | None) -> Path:
     """Where the temporary file goes, once the folder is known to be large enough."""
     folder = Path(tempfile.gettempdir() if scratch is None else scratch)
     if not folder.is_dir():
         raise InputError(f"the scratch folder {folder} doesn't exist; create it or name another")
-    needed, free = operator.dim**2 * operator.dtype.itemsize, shutil.disk_usage(folder).free
+    needed, free = _needed(operator), _free(folder)
     if needed > free:
         raise InputError(
             f"the matrix takes {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; name another "

@@ -36,6 +36,10 @@ TOL_EFFECTIVE_DIMENSION = 0.05
 # ---------------------------------------------------------------------- log det
 
 
+class NotDefiniteError(InputError):
+    """A + alpha I isn't positive definite, or can't be told to be: there is no log det to estimate."""
+
+
 def log_det(
     operator: SymmetricOperator | Tensor | np.ndarray,
     alpha: float,
@@ -72,13 +76,13 @@ def log_det(
         progress: called as products are made.
 
     Raises:
-        InputError: an argument is out of range, a product isn't finite, or A + alpha I isn't positive definite, or so
-            nearly not that it is undecided.
+        NotDefiniteError: A + alpha I isn't positive definite, or so nearly not that it is undecided.
+        InputError: an argument is out of range, or a product isn't finite.
     """
     operator, settings = as_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
     check_log_det(operator.dim, alpha, settings)
     tell, before = progress or (lambda _: None), operator.products
-    if settings.exact(operator.dim):
+    if settings.exact(operator):
         spectrum = full_spectrum(operator, progress=tell)
         lowest, error = float(spectrum.eigenvalues[-1]), spectrum.rounding
         function = _definite(alpha, LowerEnd(lowest - error, lowest + error, 0))
@@ -112,7 +116,7 @@ class ShiftedLogarithm(SpectralFunction):
         """See `SpectralFunction`.
 
         Raises:
-            InputError: an eigenvalue contradicts the lower end that was found.
+            NotDefiniteError: an eigenvalue contradicts the lower end that was found.
         """
         if len(values) and values.min() + self.alpha <= 0:
             raise self._undecided(float(values.min()))
@@ -136,8 +140,8 @@ class ShiftedLogarithm(SpectralFunction):
         """n: the sum itself may be zero, and depends on the unit of A."""
         return dim
 
-    def _undecided(self, shown: float) -> InputError:
-        return InputError(
+    def _undecided(self, shown: float) -> NotDefiniteError:
+        return NotDefiniteError(
             f"log det(A + alpha I) is undecided for alpha = {self.alpha:g}: the products show an eigenvalue of A at or "
             f"below {shown:.3g}, the search for the lowest excluded any below {self.low:.3g}; take a larger alpha, "
             "float64 or another seed"
@@ -148,7 +152,7 @@ def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:
     """The logarithm, where the lower end of the spectrum of A allows it.
 
     Raises:
-        InputError: A + alpha I isn't positive definite, or it is undecided.
+        NotDefiniteError: A + alpha I isn't positive definite, or it is undecided.
     """
     if end.low + alpha > 0:
         return ShiftedLogarithm(alpha, end.low)
@@ -159,7 +163,7 @@ def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:
     would_do = (
         f"alpha = {_rounded_up(-end.low):g} would do" if found else "more products, float64 or a larger alpha may do"
     )
-    raise InputError(
+    raise NotDefiniteError(
         f"log det(A + alpha I) is {'not defined' if end.high + alpha < 0 else 'undecided'} for alpha = {alpha:g}: the "
         f"lowest eigenvalue of A {within}; {would_do}, or a matrix that has no negative ones (--matrix ggn)"
     )
@@ -211,7 +215,7 @@ def effective_dimension(
     check_effective_dimension(operator.dim, alpha, settings)
     tell, before = progress or (lambda _: None), operator.products
     summation = Summation(operator, DeterminedShare(alpha), alpha, settings, TOL_EFFECTIVE_DIMENSION, before, tell)
-    return summation.full() if settings.exact(operator.dim) else summation.run()
+    return summation.full() if settings.exact(operator) else summation.run()
 
 
 def check_effective_dimension(dim: int, alpha: float, settings: Settings) -> None:

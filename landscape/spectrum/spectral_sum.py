@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.deflation import Deflation
-from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
+from landscape.spectrum.full import FullSpectrum, full_spectrum, is_possible
 from landscape.spectrum.probes import probe
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
@@ -108,6 +108,16 @@ class SpectralSum(Estimate):
     products: int
     samples: np.ndarray
 
+    @classmethod
+    def without_value(cls, alpha: float, tol: float | None, products: int) -> SpectralSum:
+        """What stands for a sum that isn't defined, or can't be told to be."""
+        nan = math.nan
+        return cls(
+            value=nan, standard_error=nan, low=nan, high=nan, alpha=alpha, method="probes", tol=tol, goal=None,
+            converged=False, agree=False, quadrature_error=nan, deflation_error=nan, rounding=nan, deflated=0,
+            probes=0, steps=0, products=products, samples=np.array([]),
+        )  # fmt: skip
+
     @property
     def shared_error(self) -> float:
         """What more probes don't reduce."""
@@ -165,8 +175,9 @@ class Settings:
 
     def check(self, dim: int) -> None:
         """Raise the InputError that is due for an operator of dimension ``dim``."""
+        refuse_fractions(probes=self.probes, steps=self.steps, k=self.k, seed=self.seed, max_products=self.max_products)
         if self.tol is not None and not 0 < self.tol < 1:
-            raise InputError(f"tol must lie between 0 and 1, not {self.tol}")
+            raise InputError(f"the tolerance of a sum must lie between 0 and 1, not {self.tol}")
         if self.probes is not None and self.probes < 2:
             raise InputError(f"probes must be at least 2, or there is no telling their spread, not {self.probes}")
         if self.probes is not None and (self.tol is not None or self.max_products is not None):
@@ -180,7 +191,8 @@ class Settings:
         least = min(dim + 1, self.least)
         if self.max_products is not None and self.max_products < least:
             raise InputError(
-                f"max_products must be at least {least} with k={self.k} and steps={self.steps}, not {self.max_products}"
+                f"the first probes take {least} products with k={self.k} and steps={self.steps}, and max_products is "
+                f"{self.max_products}"
             )
 
     @property
@@ -193,9 +205,9 @@ class Settings:
         """The most products."""
         return self.max_products or max(self.least, MAX_PRODUCTS)
 
-    def exact(self, dim: int) -> bool:
-        """Whether n products, for the full spectrum, are no more than the first probes take."""
-        return dim <= min(self.least, MAX_DIM)
+    def exact(self, operator: SymmetricOperator) -> bool:
+        """Whether the full spectrum can be had for no more products than the first probes take."""
+        return operator.dim <= self.least and is_possible(operator)
 
 
 # ---------------------------------------------------------------------- exactly
@@ -305,8 +317,8 @@ class Summation:
             wanted = min(2 * found.probes, needed, found.probes + room)
 
     def full_is_cheaper(self, probes: int) -> bool:
-        """Whether the full spectrum takes no more products than so many probes."""
-        return self.operator.dim <= min(probes * self.settings.steps, MAX_DIM)
+        """Whether the full spectrum can be had for no more products than so many probes take."""
+        return self.operator.dim <= probes * self.settings.steps and is_possible(self.operator)
 
     def full(self) -> SpectralSum:
         """The sum over the full spectrum; what was made before is let go."""

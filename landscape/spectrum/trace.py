@@ -28,7 +28,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import probe_block
@@ -172,8 +172,9 @@ def check_arguments(
     deflation: int = DEFLATION,
 ) -> None:
     """Raise the InputError that `estimate_trace` would raise for an operator of dimension ``dim``."""
+    refuse_fractions(probes=probes, seed=seed, max_products=max_products, deflation=deflation)
     if tol is not None and not 0 < tol < 1:
-        raise InputError(f"tol must lie between 0 and 1, not {tol}")
+        raise InputError(f"the tolerance of a trace must lie between 0 and 1, not {tol}")
     if probes is not None and probes < 2:
         raise InputError(f"probes must be at least 2, or there is no telling their spread, not {probes}")
     if not 0 <= seed < 2**63:
@@ -184,7 +185,10 @@ def check_arguments(
         raise InputError("a number of probes is an end by itself: leave out probes, or tol and max_products")
     least = _least(dim, deflation)
     if max_products is not None and max_products < least:
-        raise InputError(f"max_products must be at least {least} with deflation={deflation}, not {max_products}")
+        raise InputError(
+            f"a trace takes at least {least} products ({min(dim, deflation)} for directions done exactly), and "
+            f"max_products is {max_products}"
+        )
 
 
 def _least(dim: int, deflation: int) -> int:
