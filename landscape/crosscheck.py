@@ -84,7 +84,9 @@ def check_arguments(which: str, device: str, matrix: str) -> None:
             or the first GPU.
     """
     if matrix != "hessian":
-        raise InputError(f"PyHessian knows the Hessian only: leave out --crosscheck, or what makes it {matrix}")
+        raise InputError(
+            "PyHessian knows the plain Hessian only: leave out --crosscheck, or --matrix and --precondition"
+        )
     if which != "LM":
         raise InputError(
             f"PyHessian finds eigenvalues of largest magnitude only: --crosscheck needs --which LM, not {which}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from abc import ABC, abstractmethod
 from decimal import ROUND_CEILING, Context
 from typing import Any
 
@@ -11,6 +12,23 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+
+class Summarised(ABC):
+    """A result that says in a few lines what it is, on a screen and in a notebook; its repr has all its numbers."""
+
+    @property
+    @abstractmethod
+    def summary(self) -> list[str]:
+        """A line for each thing worth knowing, errors included."""
+
+    def __str__(self) -> str:
+        """The summary, as ``print`` shows it."""
+        return "\n".join(self.summary)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """The summary, as a notebook shows it."""
+        return {"text/plain": str(self)}
 
 
 def eigenvalue_table(

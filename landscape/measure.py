@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
-from landscape.measurements import History, Measurement
+from landscape.measurements import History, Loss, Measurement
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record
@@ -53,8 +54,12 @@ class Source:
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None
-    params: tuple[str, ...] = ()
+    params: str | Sequence[str] = ()
     allow_code_execution: bool = False
+
+    def __post_init__(self) -> None:
+        """One glob is a list of one."""
+        object.__setattr__(self, "params", (self.params,) if isinstance(self.params, str) else tuple(self.params))
 
     def read(self, path: str | Path) -> Checkpoint:
         """See `landscape.read_checkpoint`."""
@@ -92,7 +97,7 @@ def load_problem(
     device: str | None = None,
     dtype: str | None = None,
     batch_size: int | None = None,
-    params: Sequence[str] = (),
+    params: str | Sequence[str] = (),
     allow_code_execution: bool = False,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
@@ -100,7 +105,7 @@ def load_problem(
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
-    return Source(problem, project, device, dtype, batch_size, tuple(params), allow_code_execution).load(checkpoint)
+    return Source(problem, project, device, dtype, batch_size, params, allow_code_execution).load(checkpoint)
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
@@ -114,9 +119,21 @@ def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
         there = problem.with_state(state)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
-    there.notes = (*problem.notes, *checkpoint.notes, *notes)
+    there.notes = (*problem.notes, *checkpoint.notes, *notes, *_casts(state, problem.dtype))
     there.optimizer = checkpoint.optimizer
     return there
+
+
+def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
+    """A note on each floating-point type of the weights that isn't the one computed in."""
+    types = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if each.is_floating_point()})
+    computed = str(dtype).removeprefix("torch.")
+    rounded = " and rounded to it (--dtype float64 keeps them)"
+    return [
+        f"weights stored in {each} are computed with in {computed}{rounded if each == 'float64' else ''}"
+        for each in types
+        if each not in (computed, "float32")
+    ]
 
 
 @dataclass(frozen=True)
@@ -156,7 +173,7 @@ class Result:
 
 
 def probe(
-    checkpoints: Sequence[str | Path],
+    checkpoints: str | Path | Sequence[str | Path],
     measurements: Sequence[Measurement],
     out: str | Path | None = None,
     *,
@@ -171,7 +188,8 @@ def probe(
     Everything that can be refused is refused before anything is measured or written.
 
     Args:
-        checkpoints: files of one run, of one problem; measured in the order of their stored steps, then of their names.
+        checkpoints: a file or files of one run, of one problem; measured in the order of their stored steps, then of
+            their names.
         measurements: what to measure on each.
         out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
         source: how checkpoints become problems.
@@ -184,8 +202,12 @@ def probe(
         InputError: one line that says what can't be used and what to do.
     """
     source = source or Source()
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
     if not checkpoints:
-        raise InputError("no checkpoint given; name at least one file (see --help)")
+        raise InputError("no checkpoint given; name at least one file before the options (see --help)")
+    if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:
+        raise InputError("a record has each measurement of a matrix once: give at least one, and none of them twice")
     first = source.read(checkpoints[0])
     factory = source.factory(first)
     problem = source.pose(factory, first)
@@ -213,6 +235,7 @@ def probe(
     path = _record(out, next(iter(known.values())).path)
     with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
         run = _Run(source, problem, request, writer, shown, command)
+        run.check_unchanged(known.values())
         for checkpoint in known.values():
             run.measure(checkpoint, measurements)
     return Result(path, _rows(path, known.values(), measurements), run.measured)
@@ -253,6 +276,33 @@ class _Run:
             told["seconds"] = round(time.monotonic() - started, 3)
             self.writer.add(measurement.name, measured.dataset, told)
             self.measured += 1
+
+    def check_unchanged(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Hold the loss at one checkpoint to what the record has of it, where it has something.
+
+        The request knows data and settings, and the model and the loss as they print; an edit of their code shows in
+        the numbers alone.
+
+        Raises:
+            InputError: loss or gradient are other numbers now, by more than rounding on another machine explains.
+        """
+        loss = Loss()
+        for checkpoint in checkpoints:
+            there = self.writer.stored(loss.name, checkpoint.sha256)
+            if there is None:
+                continue
+            problem = at_checkpoint(self.problem, self.source.read(checkpoint.path))
+            here = loss.measure(problem, self.bar, History()).dataset
+            tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
+            for name, allowed in (("loss", tolerance), ("gradient_norm", 100 * tolerance)):
+                before, now = float(there[name]), float(here[name])
+                if abs(now - before) > allowed * max(abs(now), abs(before)) + allowed**2:
+                    raise InputError(
+                        f"{self.writer.path} has the {name.replace('_', ' ')} {before:.6g} of {checkpoint.path}, which "
+                        f"is {now:.6g} now: the code of the model or of the loss has changed, or is random; name "
+                        "another file (-o), or pass --overwrite to measure anew"
+                    )
+            return
 
     def history(self, measurement: str, sha256: str) -> History:
         """What the record has of this measurement before this checkpoint."""

@@ -18,18 +18,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from landscape import batches as data
+from landscape.display import Summarised
 from landscape.errors import InputError
 from landscape.forms import OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.parameters import ParameterLayout
-from landscape.wording import listed
+from landscape.wording import counted, listed
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
 
 
 @dataclass(frozen=True)
-class LossEstimate:
+class LossEstimate(Summarised):
     """The objective over a data set, seen as a sample of the population it was drawn from.
 
     Attributes:
@@ -44,6 +45,12 @@ class LossEstimate:
     standard_error: float
     samples: int
     terms: int
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        error = f"± {self.standard_error:.2g} (standard error over {counted(self.samples, 'sample')})"
+        return [f"loss {self.loss:.5g} {'(one sample: no error known)' if self.samples == 1 else error}"]
 
 
 class Problem:

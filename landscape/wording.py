@@ -9,6 +9,11 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 eigenvalue``, ``1,224 eigenvalues``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def listed(names: Iterable[object], limit: int = 4) -> str:
     """The first ``limit`` names, and how many more there are: ``a, b and 7 more``."""
     shown = [one_line(name, 120) for name in names]

@@ -22,9 +22,10 @@ import xarray as xr
 from torch import nn
 from torch.func import functional_call
 
+import landscape
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
-from landscape.measurements import Loss, TopEigenpairs
+from landscape.measurements import TopEigenpairs
 from models.problems import markov
 from tests.conftest import ROOT
 
@@ -323,11 +324,45 @@ def test_a_finished_request_is_shown_again(command, tiny, monkeypatch):
     arguments = ("a.pt", "b.pt", "--hessian", "-k", 3)
     first = command(*arguments)
     before = tiny.listing()
-    for measurement in (Loss, TopEigenpairs):
-        monkeypatch.setattr(measurement, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(TopEigenpairs, "measure", lambda *_: pytest.fail("measured again"))
     second = command(*arguments)
     assert second.out == first.out.replace("(measured)", "(was there already, nothing measured)")
     assert (second.status, tiny.listing()) == (0, before)
+
+
+def test_an_edit_of_the_code_is_seen_by_what_it_does(command, tiny):
+    """The loss prints the same before and after."""
+    source = """
+def loss(output, target):
+    factor = 1.0
+    return factor * (output - target).square().sum(1)
+
+def mine(checkpoint):
+    return Problem(model(), loss, [data()])
+"""
+    path = tiny.folder / "edited.py"
+    path.write_text((tiny.folder / "problem.py").read_text() + source)
+    options = ("--problem", "edited.py:mine", "--trace")
+    assert command("a.pt", *options).status == 0
+    assert "was there already" in command("a.pt", *options).out
+    path.write_text(path.read_text().replace("factor = 1.0", "factor = 1.01"))
+    before = tiny.listing()
+    for arguments in (("a.pt",), ("a.pt", "b.pt", "-o", "a.landscape.h5", "--append")):
+        ran = command(*arguments, *options)
+        assert (ran.status, ran.out) == (2, "")
+        assert "has the loss" in ran.err
+        assert "the code of the model or of the loss has changed" in ran.err
+    assert tiny.listing() == before
+    assert command("a.pt", *options, "--overwrite").status == 0
+
+
+@pytest.mark.parametrize(("dtype", "said"), [("float64", True), ("bfloat16", True), ("float32", False)])
+def test_weights_of_another_precision_are_noted(command, tiny, dtype, said):
+    state = torch.load(tiny.folder / "a.pt")["state"]
+    landscape.save_checkpoint("other.pt", {key: value.to(getattr(torch, dtype)) for key, value in state.items()})
+    ran = command("other.pt")
+    assert ran.status == 0
+    assert (f"note: weights stored in {dtype} are computed with in float32" in ran.out) == said
 
 
 def test_append_adds_a_checkpoint_and_a_measurement(command, tiny):

@@ -181,7 +181,7 @@ def test_every_matrix_has_a_group_of_its_own(command, tiny):
 def test_only_some_parameters(command, tiny):
     hessian = tiny.hessian("a.pt").numpy()
     command("a.pt", "--spectrum", "--params", "2", "--dtype", "float64", "-o", "module.h5")
-    command("a.pt", "--spectrum", "--params", "*.weight", "0.bias", "--dtype", "float64", "-o", "globs.h5")
+    command("a.pt", "--spectrum", "--params", "*.weight", "--params", "0.bias", "--dtype", "float64", "-o", "globs.h5")
     for out, block in (("module.h5", hessian[9:, 9:]), ("globs.h5", hessian[:12, :12])):
         row = group(out, "spectrum")
         assert abs(row.eigenvalues.values - np.linalg.eigvalsh(block)[::-1]).max() <= 2 * row.rounding
@@ -267,7 +267,7 @@ REFUSALS = {
     ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
     ("--hessian", "--params", "encoder.*"): "encoder.*",
     ("--per-layer", "--precondition", "a.npy"): "--per-layer",
-    ("--hessian", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the Hessian only",
+    ("--hessian", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the plain Hessian only",
     ("--loops", "--loop-module", "nowhere"): "nowhere",
 }
 

@@ -559,7 +559,7 @@ OTHER = make_request(hessian=HESSIAN | {"k": 10})
 
 def test_another_request_is_refused_and_changes_nothing(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
-    refused(lambda: RecordWriter(out, OTHER), "hessian k is 3 there and 10 here", "--overwrite", "--append")
+    refused(lambda: RecordWriter(out, OTHER), "hessian k is 3 there and 10 here", "-o", "--overwrite")
     refused(lambda: RecordWriter(out, make_request(shas=SHA[:2])), "checkpoints are not the same", "--append")
     refused(lambda: RecordWriter(out, make_request(loss={})), "measurements are hessian there and hessian, loss here")
     refused(lambda: RecordWriter(out, OTHER, overwrite=True, append=True), "exclude each other")

@@ -216,7 +216,8 @@ def test_a_record_of_another_request(refused, command, tiny):
     message = refused("a.pt", "--hessian", "-k", 3, "-o", "run.h5")
     assert "hessian k is 2 there and 3 here" in message
     assert "--overwrite" in message
-    assert "--append" in message
+    assert "--append" not in message  # it would be refused
+    assert "--append" in refused("b.pt", "--hessian", "-k", 2, "-o", "run.h5")
     assert "k is 2 there and 3 here" in refused("b.pt", "--hessian", "-k", 3, "-o", "run.h5", "--append")
 
 

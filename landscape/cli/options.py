@@ -56,8 +56,7 @@ FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is
 FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]
 Precondition = Annotated[str | None, _of(MATRIX, "By adam (the checkpoint's), or a file of a diagonal.")]
 Params = Annotated[
-    list[str] | None,
-    Parameter(group=MATRIX, help="Only these parameters: globs, modules.", consume_multiple=True, negative=""),
+    list[str] | None, Parameter(group=MATRIX, help="Only these: a glob or module; repeat for more.", negative="")
 ]
 
 K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
@@ -69,7 +68,7 @@ TolTrace = Annotated[
 ]
 Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
-MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after so many products.")]
+MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after about so many products.")]
 Eigenvectors = Annotated[bool | None, _of(SETTINGS, "Store them.  [default: if below 1 GB]")]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
@@ -84,7 +83,7 @@ BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many sampl
 AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files that run code. Only for files you trust.")]
 
 Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]
-Overwrite = Annotated[bool, _flag(OUTPUT, "Replace a record of another request.")]
+Overwrite = Annotated[bool, _flag(OUTPUT, "Measure anew and replace the record.")]
 Append = Annotated[bool, _flag(OUTPUT, "Add to a record.")]
 AsJson = Annotated[bool, _flag(OUTPUT, "Print JSON, not tables.", "--json")]
 Debug = Annotated[bool, _flag(OUTPUT, "Show the traceback of an error.")]

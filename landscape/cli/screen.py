@@ -21,11 +21,15 @@ if TYPE_CHECKING:
     from landscape.measurements import Measurement
 
 
+_WIDTH_OF_FILES = 120  # where there is no terminal to ask, so that names of layers aren't folded
+
+
 class _Screen(Console):
     """Standard output: what is printed is text, not markup; a line is never wrapped, so that it can be copied."""
 
     def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
+        width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+        super().__init__(highlight=False, markup=False, emoji=False, width=width)
 
     def line_of(self, text: str, style: str | None = None) -> None:
         self.print(text, style=style, soft_wrap=True)

@@ -26,7 +26,8 @@ from torch import Tensor
 from landscape.curvature.untied import Loop
 from landscape.loops.share import Share, share_of_means
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.probes import probe, probe_block
+from landscape.spectrum.krylov import outside
+from landscape.spectrum.probes import probe, probe_block, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
 
@@ -170,25 +171,20 @@ class _Samples:
     """Traces and squared norms of the blocks: what Q has of them, and a (T, T) table of the rest for every probe."""
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, basis: Tensor) -> None:
-        self._whole, self._loop, self._basis = whole, loop, basis
+        self._whole, self._loop, self._rows = whole, loop, basis.T
         self._within = np.zeros((2, loop.uses, loop.uses))  # of traces and of squared norms
         self._rest: list[np.ndarray] = []
 
     def include(self, direction: Tensor) -> None:
         """Add a column (n,) of Q."""
         products = products_by_use(self._whole, self._loop, direction)
-        outside = products - products @ self._basis @ self._basis.T
-        self._within += _tables(products @ direction, _squares(products) + _squares(outside))
+        self._within += _tables(products @ direction, _squares(products) + _squares(outside(products, self._rows)))
 
     def draw(self, vector: Tensor) -> None:
         """Add a probe (n,)."""
-        vector = self._outside(vector.to(self._basis))
+        vector = outside(vector.to(self._rows), self._rows)
         products = products_by_use(self._whole, self._loop, vector)
-        self._rest.append(_tables(products @ vector, _squares(self._outside(products))))
-
-    def _outside(self, vectors: Tensor) -> Tensor:
-        """P applied along the last dimension."""
-        return vectors - (vectors @ self._basis) @ self._basis.T
+        self._rest.append(_tables(products @ vector, _squares(outside(products, self._rows))))
 
     def _both(self) -> np.ndarray:
         """(m, 2, T, T): unbiased samples of traces and squared norms; a single one where Q has everything."""
@@ -197,7 +193,8 @@ class _Samples:
     def estimates(self, rounding: float, goal: float) -> BlockEstimates:
         """Everything, from what was sampled so far."""
         samples = self._both()
-        (traces, squares), (trace_errors, square_errors) = samples.mean(0), _standard_error(samples)
+        errors = standard_error(samples) if self._rest else np.zeros(samples.shape[1:])
+        (traces, squares), (trace_errors, square_errors) = samples.mean(0), errors
         totals, own = samples[:, 0].sum((1, 2)), np.trace(samples[:, 0], axis1=1, axis2=2)
         return BlockEstimates(
             traces=traces,
@@ -205,9 +202,9 @@ class _Samples:
             squared_norms=squares,
             squared_norm_errors=square_errors,
             total=float(totals.mean()),
-            total_error=float(_standard_error(totals)),
+            total_error=float(standard_error(totals)) if self._rest else 0.0,
             share=share_of_means(totals - own, totals, rounding),
-            deflation=self._basis.shape[1],
+            deflation=len(self._rows),
             probes=len(self._rest),
             rounding=rounding,
             goal=goal,
@@ -222,10 +219,3 @@ def _tables(forms: Tensor, squares: Tensor) -> np.ndarray:
     """(2, T, T), each made symmetric: H_ij and H_ji are transposes of each other, with one trace and one norm."""
     tables = torch.stack([forms, squares])
     return ((tables + tables.mT) / 2).cpu().numpy()
-
-
-def _standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of values along the first axis; 0 of a single one, which is exact."""
-    if len(samples) == 1:
-        return np.zeros(samples.shape[1:])
-    return np.asarray(samples.std(0, ddof=1) / math.sqrt(len(samples)))

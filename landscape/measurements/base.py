@@ -12,7 +12,6 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import RenderableType
 
-from landscape.display import to_error
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.trace import Estimate
@@ -103,8 +102,5 @@ def estimated(name: str, estimate: Estimate, long_name: str, units: str = "1") -
 
 def shown(row: xr.Dataset, name: str) -> str:
     """A stored estimate as the screen shows it."""
-    value, error, bounds = float(row[name]), float(row[f"{name}_standard_error"]), row[f"{name}_interval"].values
-    half_width = float(bounds[1] - bounds[0]) / 2
-    low, high = (to_error(bound, half_width) for bound in bounds)
-    how = f"standard error {error:.2g}" if error else "exact up to rounding"
-    return f"{to_error(value, half_width)}, 95 % interval {low} to {high} ({how})"
+    low, high = map(float, row[f"{name}_interval"].values)
+    return str(Estimate(float(row[name]), float(row[f"{name}_standard_error"]), low, high))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.display import to_error
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
@@ -65,36 +63,8 @@ class Density(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Where the eigenvalues lie, and how surely."""
-        found = density_of(row)
-        title, count = self.matrix.title, len(found.outliers)
-        lines: list[RenderableType] = [
-            f"{title}: spectral density from {found.probes} probes of up to {found.steps} steps, {count} outliers "
-            f"exact, {found.products} products"
-        ]
-        if count:
-            far, near = found.outliers[0], found.outliers[-1]
-            lines.append(f"outliers from {to_error(far, 0)} to {to_error(near, 0)}")
-        if count < found.dim:
-            nodes = found.nodes[np.isfinite(found.nodes)]
-            lines.append(f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {found.width:.2g}")
-            if nodes.min() < -found.rounding or self.matrix.kind == "hessian":
-                lines.append(_below_zero(found))
-            lines.append(
-                f"Wasserstein-1 error: about {found.expected_distance:.1e} by the probes; between all steps and half "
-                f"of them {found.quadrature_distance:.1e}"
-            )
-        return lines
-
-
-def _below_zero(found: SpectralDensity) -> str:
-    """The share of eigenvalues that are negative by more than rounding."""
-    at = np.array([np.nextafter(-found.rounding, -np.inf)])
-    (below,), (error,) = found.cdf(at)
-    (least,), (most,) = found.cdf_bounds(at)
-    return (
-        f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the quadrature "
-        f"leaves {least:.3f} to {most:.3f}"
-    )
+        first, *more = density_of(row).summary
+        return [f"{self.matrix.title}: {first}", *more]
 
 
 def density_of(row: xr.Dataset) -> SpectralDensity:

@@ -21,6 +21,7 @@ from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
 from landscape.spectrum.ends import Which
 from landscape.spectrum.search import MISSED_AT_MOST
+from landscape.wording import counted
 
 _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
 
@@ -103,7 +104,8 @@ class TopEigenpairs(OfMatrix):
         elif row.missed > MISSED_AT_MOST:
             lines.append(
                 "undecided whether a copy of a multiple eigenvalue was missed "
-                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): raise --max-products"
+                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): raise "
+                "--max-products, or compute in float64"
             )
         return lines
 
@@ -111,7 +113,7 @@ class TopEigenpairs(OfMatrix):
         """How it was computed, the table, and what it cost."""
         told = json.loads(str(row.provenance.values))
         lines: list[RenderableType] = [
-            f"{self.matrix.title}: {row.sizes['index']} eigenvalues {_ENDS[self.which]}, "
+            f"{self.matrix.title}: {counted(row.sizes['index'], 'eigenvalue')} {_ENDS[self.which]}, "
             f"{told['dtype']} on {told['device']}",
             f"products by {Route(**told['route'])}",
             eigenvalue_table(row.eigenvalues.values, row.intervals.values, row.residuals.values, row.converged.values),

@@ -12,8 +12,9 @@ from rich.console import RenderableType
 
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.problem import Problem
+from landscape.problem import LossEstimate, Problem
 from landscape.progress import ProgressBar
+from landscape.wording import counted
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class Loss(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Two lines."""
-        error = f"± {float(row.standard_error):.2g} (standard error over {int(row.samples)} samples)"
-        return [
-            f"loss {float(row.loss):.5g} {error if row.standard_error.notnull() else '(one sample: no error known)'}",
-            f"gradient norm {float(row.gradient_norm):.3g}, {int(row.parameters):,} parameters",
-        ]
+        estimate = LossEstimate(float(row.loss), float(row.standard_error), int(row.samples), int(row.terms))
+        parameters = counted(int(row.parameters), "parameter")
+        return [*estimate.summary, f"gradient norm {float(row.gradient_norm):.3g}, {parameters}"]

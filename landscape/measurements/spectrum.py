@@ -8,12 +8,11 @@ from typing import ClassVar, Self
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.display import to_error
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.spectrum.full import full_spectrum, refuse_large
+from landscape.spectrum.full import FullSpectrum, full_spectrum, refuse_large
 
 
 @dataclass(frozen=True)
@@ -57,12 +56,7 @@ class Spectrum(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The counts, both ends, and the errors."""
-        values, error = row.eigenvalues.values, float(row.rounding)
-        return [
-            f"{self.matrix.title}: all {len(values):,} eigenvalues from {to_error(values[0], error)} to "
-            f"{to_error(values[-1], error)}, each ± {error:.1e}",
-            f"{int(row.positive):,} positive, {int(row.negative):,} negative, {int(row.null):,} null to rounding "
-            f"({int(row.zero_columns):,} zero columns, {int(row.symmetry_null):,} other directions)",
-            f"asymmetry ||A - A^T||/2 {float(row.asymmetry):.1e}; trace {float(row.trace):.6g}, Frobenius norm "
-            f"{float(row.frobenius):.6g}",
-        ]
+        first, *more = FullSpectrum(
+            row.eigenvalues.values, float(row.asymmetry), float(row.rounding), int(row.zero_columns), int(row.products)
+        ).summary
+        return [f"{self.matrix.title}: {first}", *more]

@@ -63,9 +63,10 @@ class RecordWriter:
         if there is None:
             return self.request
         if not append and there.fingerprint != self.request.fingerprint:
+            or_append = "" if there.conflicts(self.request) else " or --append to add to it"
             raise InputError(
                 f"{self.path} is the record of another request ({'; '.join(there.differences(self.request))}); "
-                "pass --overwrite to replace it or --append to add to it"
+                f"name another file (-o), or pass --overwrite to replace it{or_append}"
             )
         if conflicts := there.conflicts(self.request):
             raise InputError(
@@ -105,9 +106,13 @@ class RecordWriter:
         """What was measured on the checkpoint before this one; None where there is none."""
         order = list(self._target.checkpoints[measurement])
         position = order.index(sha256)
-        if not position or not self.done(measurement, order[position - 1]):
+        return self.stored(measurement, order[position - 1]) if position else None
+
+    def stored(self, measurement: str, sha256: str) -> xr.Dataset | None:
+        """The row of this measurement of this checkpoint; None where there is none."""
+        row = self._rows.get((measurement, sha256))
+        if row is None:
             return None
-        row = self._rows[measurement, order[position - 1]]
         with xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
             return group.isel(checkpoint=row.position).load()
 

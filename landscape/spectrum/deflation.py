@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.krylov import outside
 from landscape.spectrum.progress import Progress
 
 
@@ -70,10 +71,8 @@ class Deflated(SymmetricOperator):
         self._basis = basis
 
     def project(self, vectors: Tensor) -> Tensor:
-        """The part (n, m) of a block of vectors (n, m) outside span Q, by two passes, as one leaves rounding."""
-        for _ in range(2):
-            vectors = vectors - self._basis @ (self._basis.T @ vectors)
-        return vectors
+        """The part (n, m) of a block of vectors (n, m) outside span Q."""
+        return outside(vectors.T, self._basis.T).T
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.project(self._operator.matmat(self.project(vectors)))

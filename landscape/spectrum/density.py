@@ -18,23 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.deflation import Deflated, Deflation
 from landscape.spectrum.eigenpairs import check_arguments as check_search
-from landscape.spectrum.probes import probe
+from landscape.spectrum.probes import probe, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import Chain, gauss, run_chain
 from landscape.spectrum.quadrature import cdf_bounds as chain_bounds
+from landscape.wording import counted
 
 PROBES = 10
 TOL = 1e-4
 
 
 @dataclass(frozen=True)
-class SpectralDensity:
+class SpectralDensity(Summarised):
     """A spectrum as outliers and quadrature nodes; everything else is computed from these.
 
     Eigenvalues, nodes and widths have the operator's unit (for a Hessian loss / parameter^2), densities its inverse.
@@ -70,6 +72,32 @@ class SpectralDensity:
     undeflated: int
     products: int
     products_outliers: int
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`. What is below zero is told where there is something."""
+        lines = [
+            f"spectral density from {counted(self.probes, 'probe')} of up to {self.steps} steps, "
+            f"{counted(len(self.outliers), 'outlier')} exact, {counted(self.products, 'product')}"
+        ]
+        if len(self.outliers):
+            lines.append(f"outliers from {to_error(self.outliers[0], 0)} to {to_error(self.outliers[-1], 0)}")
+        nodes = self.nodes[np.isfinite(self.nodes)]
+        if len(nodes):
+            lines.append(f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {self.width:.2g}")
+        if min([*nodes, *self.outliers]) < -self.rounding:
+            at = np.array([np.nextafter(-self.rounding, -np.inf)])
+            ((below,), (error,)), ((least,), (most,)) = self.cdf(at), self.cdf_bounds(at)
+            lines.append(
+                f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
+                f"quadrature leaves {least:.3f} to {most:.3f}"
+            )
+        if len(nodes):
+            lines.append(
+                f"Wasserstein-1 error: about {self.expected_distance:.1e} by the probes; between all steps and half of "
+                f"them {self.quadrature_distance:.1e}"
+            )
+        return lines
 
     @property
     def probes(self) -> int:
@@ -297,13 +325,6 @@ def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: f
     if k < 0:
         raise InputError(f"k must not be negative, and {k} is; 0 deflates nothing")
     check_search(dim, max(1, min(k, dim)), "LM", tol, seed, None)
-
-
-def standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one."""
-    if len(samples) < 2:
-        return np.full(samples.shape[1:], np.nan)
-    return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
 
 
 def _rounding(operator: SymmetricOperator, deflation: Deflation, seed: int, steps: int, largest: float) -> float:

@@ -13,10 +13,12 @@ import numpy as np
 import scipy.linalg
 import torch
 
+from landscape.display import Summarised, to_error
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.products import Columns
 from landscape.spectrum.progress import Progress
+from landscape.wording import counted
 
 MAX_DIM = 10_000
 
@@ -25,7 +27,7 @@ _TILE = 1024
 
 
 @dataclass(frozen=True)
-class FullSpectrum:
+class FullSpectrum(Summarised):
     """All eigenvalues, in the units of the operator, with their error.
 
     The eigenvalues are those of S = (A + A^T) / 2, where A is the matrix of the products as they were made. A null
@@ -57,6 +59,18 @@ class FullSpectrum:
     rounding: float
     zero_columns: int
     products: int
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        first, last = (to_error(self.eigenvalues[place], self.rounding) for place in (0, -1))
+        return [
+            f"all {counted(len(self.eigenvalues), 'eigenvalue')} from {first} to {last}, each ± {self.rounding:.1e}",
+            f"{self.positive:,} positive, {self.negative:,} negative, {self.null:,} null to rounding "
+            f"({counted(self.zero_columns, 'zero column')}, {counted(self.symmetry_null, 'other direction')})",
+            f"asymmetry ||A - A^T||/2 {self.asymmetry:.1e}; trace {self.trace:.6g}, Frobenius norm "
+            f"{self.frobenius:.6g}",
+        ]
 
     @property
     def positive(self) -> int:

@@ -238,7 +238,7 @@ class DeterminedShare(SpectralFunction):
 
     def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """See `SpectralFunction`; steepest at zero, flat below it."""
-        return np.where(high <= 0, 0.0, self.alpha / (np.maximum(low, 0.0) + self.alpha) ** 2)
+        return np.where(high <= 0, 0.0, (self.alpha / (np.maximum(low, 0.0) + self.alpha)) ** 2 / self.alpha)
 
     def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
         """The Gauss rule, and an estimate of its error from how far shorter chains were from it.

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.spectrum.products import refuse_underflow
 
 # Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
 _CHUNK = 1 << 16
@@ -49,6 +50,13 @@ def orthogonalise(vector: Tensor, rows: Tensor) -> tuple[np.ndarray, Tensor, flo
     norm = torch.linalg.vector_norm(vector, dtype=torch.float64)
     host = torch.cat([coefficients, norm.unsqueeze(0)]).cpu().numpy()  # one transfer a step
     return host[:-1], vector, float(host[-1])
+
+
+def outside(vectors: Tensor, rows: Tensor) -> Tensor:
+    """The part of vectors (..., n) outside the span of orthonormal rows (m, n), in two passes: one leaves rounding."""
+    for _ in range(2):
+        vectors = vectors - (vectors @ rows.T) @ rows
+    return vectors
 
 
 @dataclass(frozen=True)
@@ -166,7 +174,7 @@ class KrylovBasis:
                 search must not overlook may hide in it, and would grow in the products that follow.
 
         Raises:
-            InputError: the product isn't finite.
+            InputError: the product isn't finite, or all are so small that their squares underflow.
         """
         self._swap(pending, self.expanded)
         product = self.operator.matvec(self._rows[self.expanded])
@@ -178,6 +186,8 @@ class KrylovBasis:
             )
         length = float(np.hypot(np.linalg.norm(coefficients), beta))
         self._largest_product = max(self._largest_product, length)
+        if self._largest_product < 1e-140:  # seldom, and then the norm may be lost already
+            refuse_underflow(float(product.abs().max()))
         self._projection[: self.size, self.expanded] = coefficients
         self._projection[self.expanded, : self.expanded] = coefficients[: self.expanded]
         self.expanded += 1

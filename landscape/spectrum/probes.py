@@ -7,6 +7,7 @@ numbers"), and what differs between them is the checkpoints.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator
 
 Kind = Literal["rademacher", "gaussian"]
@@ -54,3 +55,27 @@ def probe(dim: int, seed: int, index: int, kind: Kind = "rademacher") -> Tensor:
 def probe_block(operator: SymmetricOperator, seed: int, indices: Iterable[int], kind: Kind = "rademacher") -> Tensor:
     """Probes as the columns of an (n, m) block on the operator's device and of its dtype; see `probe`."""
     return torch.stack([probe(operator.dim, seed, i, kind).to(operator.device, operator.dtype) for i in indices], dim=1)
+
+
+def standard_error(samples: np.ndarray) -> np.ndarray:
+    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one."""
+    if len(samples) < 2:
+        return np.full(samples.shape[1:], np.nan)
+    return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
+
+
+def check_goal(what: str, tol: float | None, probes: int | None, seed: int, max_products: int | None) -> None:
+    """Refuse a goal of probes that makes no sense: an error, within so many products, or else so many probes.
+
+    Raises:
+        InputError: a number is out of range, or there are two goals.
+    """
+    refuse_fractions(probes=probes, seed=seed, max_products=max_products)
+    if tol is not None and not 0 < tol < 1:
+        raise InputError(f"the tolerance of a {what} must lie between 0 and 1, not {tol}")
+    if probes is not None and probes < 2:
+        raise InputError(f"probes must be at least 2, or there is no telling their spread, not {probes}")
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
+    if probes is not None and (tol is not None or max_products is not None):
+        raise InputError("a number of probes is an end by itself: leave out probes, or tolerance and max_products")

@@ -14,11 +14,22 @@ from landscape.spectrum.probes import probe
 # Columns multiplied at a time: enough for matrix products to be fast, few enough for progress to be seen.
 _COLUMNS = 64
 _BLOCK_BYTES = 1 << 26
+# Squares of what is smaller lose digits, or are zero.
+_LEAST = 1e-150
 
 
 def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
     """How many columns a block holds: ``most``, or what fits in 64 MB of float64, but at least one."""
     return max(1, min(most, _BLOCK_BYTES // (8 * operator.dim)))
+
+
+def refuse_underflow(largest: float) -> None:
+    """Raise InputError where the largest of some products, by a norm, isn't zero and yet its square is."""
+    if 0 < largest < _LEAST:
+        raise InputError(
+            f"the products of the operator are of size {largest:.1e}, and their squares are lost below the smallest "
+            "number: scale the loss up"
+        )
 
 
 def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
@@ -45,6 +56,9 @@ class Columns:
 
     Attributes:
         rounding: ||E||_F of the matrix of errors E; measured once all blocks have been taken.
+
+    Raises:
+        InputError: a product isn't finite, or all are so small that their squares underflow.
     """
 
     def __init__(self, operator: SymmetricOperator) -> None:
@@ -54,14 +68,17 @@ class Columns:
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
         operator, size = self._operator, block_size(self._operator)
         signs = probe(operator.dim, 0, 0).to(operator.device, operator.dtype)
+        largest = 0.0
         signed = torch.zeros(operator.dim, dtype=torch.float64, device=operator.device)
         for start in range(0, operator.dim, size):
             stop = min(start + size, operator.dim)
             unit = torch.zeros(operator.dim, stop - start, device=operator.device, dtype=operator.dtype)
             unit[start:stop].fill_diagonal_(1)
             block = finite_products(operator, unit)
+            largest = max(largest, float(block.abs().max()))
             signed += block.to(torch.float64) @ signs[start:stop].to(torch.float64)
             yield start, block
+        refuse_underflow(largest)
         self.rounding = measured_rounding(operator, signs, signed)
 
 

@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
+from landscape.display import Summarised
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.full import FullSpectrum, full_spectrum, is_possible
-from landscape.spectrum.probes import probe
+from landscape.spectrum.probes import check_goal, probe
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, run_chain
@@ -70,7 +71,7 @@ class SpectralFunction(ABC):
 
 
 @dataclass(frozen=True)
-class SpectralSum(Estimate):
+class SpectralSum(Summarised, Estimate):
     """tr f(A) with its 95 % interval: 1.96 standard errors over the probes, and the three errors that probes share.
 
     Attributes:
@@ -124,6 +125,18 @@ class SpectralSum(Estimate):
         return self.quadrature_error + self.deflation_error + self.rounding
 
     @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        how = f"exact, from {self.products} products"
+        if self.method == "probes":
+            how = (
+                f"{self.probes} probes of up to {self.steps} steps beside {self.deflated} outliers done exactly, "
+                f"{self.products} products; errors that the probes share: quadrature {self.quadrature_error:.1e}, "
+                f"outliers {self.deflation_error:.1e}, rounding {self.rounding:.1e}"
+            )
+        return [Estimate.__str__(self), how, *self.remarks]
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader has to know of the interval, a sentence each."""
         remarks = []
@@ -175,19 +188,12 @@ class Settings:
 
     def check(self, dim: int) -> None:
         """Raise the InputError that is due for an operator of dimension ``dim``."""
-        refuse_fractions(probes=self.probes, steps=self.steps, k=self.k, seed=self.seed, max_products=self.max_products)
-        if self.tol is not None and not 0 < self.tol < 1:
-            raise InputError(f"the tolerance of a sum must lie between 0 and 1, not {self.tol}")
-        if self.probes is not None and self.probes < 2:
-            raise InputError(f"probes must be at least 2, or there is no telling their spread, not {self.probes}")
-        if self.probes is not None and (self.tol is not None or self.max_products is not None):
-            raise InputError("a number of probes is an end by itself: leave out probes, or tol and max_products")
+        check_goal("sum", self.tol, self.probes, self.seed, self.max_products)
+        refuse_fractions(steps=self.steps, k=self.k)
         if self.steps < 2:
             raise InputError(f"steps must be at least 2, or a probe sees no more than a mean, not {self.steps}")
         if self.k < 0:
             raise InputError(f"k must not be negative, and {self.k} is; 0 deflates nothing")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed must lie between 0 and 2^63 - 1, not {self.seed}")
         least = min(dim + 1, self.least)
         if self.max_products is not None and self.max_products < least:
             raise InputError(

@@ -28,10 +28,11 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
+from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
-from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.probes import probe_block
+from landscape.spectrum.krylov import KrylovBasis, outside
+from landscape.spectrum.probes import check_goal, probe_block, standard_error
 from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
 
@@ -61,6 +62,12 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        """To the digits that its error leaves it, with its interval."""
+        value, low, high = (to_error(each, self.half_width) for each in (self.value, self.low, self.high))
+        how = f"standard error {self.standard_error:.2g}" if self.standard_error else "exact up to rounding"
+        return f"{value}, 95 % interval {low} to {high} ({how})"
+
     @property
     def half_width(self) -> float:
         """Half the length of the interval."""
@@ -68,7 +75,7 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class TraceEstimate:
+class TraceEstimate(Summarised):
     """Trace and Frobenius norm, in the units of the operator.
 
     Attributes:
@@ -79,9 +86,10 @@ class TraceEstimate:
             was given.
         converged: the goal was reached, or the given number of probes made.
         agree: all samples of the trace are one number up to rounding; see ``remarks``.
-        rounding: what rounding may have done to the trace: sqrt(2 n) times the rounding measured in one product. By
-            Cauchy and Schwarz it can't be more: the exact part is a sum of j products' errors along unit vectors, the
-            rest a mean of errors along vectors of length at most sqrt(n).
+        rounding: what rounding may have done to the trace: sqrt(2 n) times the rounding measured in one product with
+            a vector of signs. If no product is rounded worse, that is a bound by Cauchy and Schwarz: the exact
+            part is a sum of j products' errors along unit vectors, the rest a mean of errors along vectors of length
+            at most sqrt(n).
         deflation: j, how many directions were done exactly instead of by probes.
         probes: how many.
         products: made in all, with j of the deflation and one to measure the rounding.
@@ -102,6 +110,14 @@ class TraceEstimate:
     products: int
     samples: np.ndarray
     squares: np.ndarray
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        how = f"exact, from {self.products} products"
+        if self.method == "probes":
+            how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
+        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *self.remarks]
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -172,17 +188,10 @@ def check_arguments(
     deflation: int = DEFLATION,
 ) -> None:
     """Raise the InputError that `estimate_trace` would raise for an operator of dimension ``dim``."""
-    refuse_fractions(probes=probes, seed=seed, max_products=max_products, deflation=deflation)
-    if tol is not None and not 0 < tol < 1:
-        raise InputError(f"the tolerance of a trace must lie between 0 and 1, not {tol}")
-    if probes is not None and probes < 2:
-        raise InputError(f"probes must be at least 2, or there is no telling their spread, not {probes}")
-    if not 0 <= seed < 2**63:
-        raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
+    check_goal("trace", tol, probes, seed, max_products)
+    refuse_fractions(deflation=deflation)
     if deflation < 0:
         raise InputError(f"deflation must not be negative, and {deflation} is")
-    if probes is not None and (tol is not None or max_products is not None):
-        raise InputError("a number of probes is an end by itself: leave out probes, or tol and max_products")
     least = _least(dim, deflation)
     if max_products is not None and max_products < least:
         raise InputError(
@@ -224,11 +233,8 @@ class _Subspace:
         )
 
     def project(self, vectors: Tensor) -> Tensor:
-        """The part of a block (n, m) outside span Q, by two passes, as one leaves rounding."""
-        rows = self._rows[: self.dim]
-        for _ in range(2):
-            vectors = vectors - rows.T @ (rows @ vectors)
-        return vectors
+        """The part of a block (n, m) outside span Q."""
+        return outside(vectors.T, self._rows[: self.dim]).T
 
     def product(self, vector: Tensor) -> Tensor:
         """A Q Q^T v (n,) for a vector v (n,)."""
@@ -381,10 +387,9 @@ class _Samples:
 
 def interval(samples: np.ndarray, rounding: float) -> Estimate:
     """The mean of independent samples (m,) with its standard error and Student's 95 % interval, widened by rounding."""
-    standard_error = float(samples.std(ddof=1)) / math.sqrt(len(samples))
-    radius = float(stdtrit(len(samples) - 1, 0.975)) * standard_error + rounding
-    mean = float(samples.mean())
-    return Estimate(mean, standard_error, mean - radius, mean + radius)
+    error, mean = float(standard_error(samples)), float(samples.mean())
+    radius = float(stdtrit(len(samples) - 1, 0.975)) * error + rounding
+    return Estimate(mean, error, mean - radius, mean + radius)
 
 
 def root(square: Estimate, least: float, error: float) -> Estimate:
@@ -394,5 +399,5 @@ def root(square: Estimate, least: float, error: float) -> Estimate:
     """
     value = math.sqrt(square.value)
     low, high = math.sqrt(max(square.low, least)), math.sqrt(square.high)
-    standard_error = square.standard_error / (2 * value) if value else 0.0
-    return Estimate(value, standard_error, max(0.0, low - error), high + error)
+    error_of_root = square.standard_error / (2 * value) if value else 0.0
+    return Estimate(value, error_of_root, max(0.0, low - error), high + error)
