@@ -56,7 +56,7 @@ def test_a_count_is_a_whole_number(call):
         landscape.spectral_density,
         landscape.full_spectrum,
         lambda matrix: landscape.top_eigenpairs(matrix, 2),
-        lambda matrix: landscape.effective_dimension(matrix, 1e-170),
+        lambda matrix: landscape.effective_dimension(matrix, 1e-100),
     ],
 )
 def test_what_is_too_small_to_be_squared_is_refused(call):
