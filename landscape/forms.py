@@ -1,8 +1,8 @@
 """How a batch becomes its terms: the model called with other tensors in its places, then the loss.
 
 There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
-``check`` (the same, held to what terms must be), ``on`` (the form on another device or in another precision),
-``with_model`` and ``loss_name``.
+``judged`` (the same, and which are right), ``check`` (the same, held to what terms must be), ``on`` (the form on
+another device or in another precision), ``with_model`` and ``loss_name``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.losses import Loss, Terms, terms_of
 
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
+Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
 
 
 def slots(model: nn.Module) -> dict[str, str]:
@@ -73,6 +74,11 @@ class PairForm:
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.loss.terms(self.output(state, batch), batch[1])
 
+    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
+        output = self.output(state, batch)
+        correct = None if self.loss.correct is None else self.loss.correct(output, batch[1])
+        return *self.loss.terms(output, batch[1]), correct
+
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
@@ -100,6 +106,9 @@ class OwnForm:
         if not isinstance(losses, Tensor):
             raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
         return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
+
+    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
+        return *self.terms(state, batch), None
 
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.terms(state, batch)

@@ -32,10 +32,14 @@ class LossTerms:
     Attributes:
         reduced: ``(output, target) -> scalar``, the loss as the user gave it, its own tensors converted.
         terms: ``(output, target) -> (losses, weights)``.
+        correct: ``(output, target) -> share``, of the shape of the terms: 1 where the most likely class is the
+            target's, 0 where not, and for several yes-or-no outputs the share that is right; None where a loss has no
+            classes.
     """
 
     reduced: Loss
     terms: Callable[[Any, Any], Terms]
+    correct: Callable[[Any, Any], Tensor] | None = None
 
     def check(self, output: Any, target: Any) -> Terms:
         """The terms of one batch, once sum w l / sum w is held to the loss itself.
@@ -89,8 +93,13 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
     unreduced: Any = copy.copy(reduced)
     unreduced.reduction = "none"
     if isinstance(unreduced, nn.CrossEntropyLoss | nn.NLLLoss):
-        return LossTerms(reduced, functools.partial(_class_terms, unreduced))
-    return LossTerms(reduced, functools.partial(_element_terms, unreduced, loss.reduction == "batchmean"))
+        return LossTerms(reduced, functools.partial(_class_terms, unreduced), _class_correct)
+    yes_or_no = {nn.BCEWithLogitsLoss: 0.0, nn.BCELoss: 0.5}.get(type(unreduced))
+    return LossTerms(
+        reduced,
+        functools.partial(_element_terms, unreduced, loss.reduction == "batchmean"),
+        None if yes_or_no is None else functools.partial(_binary_correct, yes_or_no),
+    )
 
 
 class FunctionAsModule(nn.Module):
@@ -129,6 +138,16 @@ def _class_terms(unreduced: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, ta
     # Class 0 stands in for ignore_index, which is no index into the weights.
     weights = unreduced.weight[torch.where(kept, target, 0)] * kept
     return torch.where(weights > 0, losses / torch.where(weights > 0, weights, 1.0), 0.0), weights
+
+
+def _class_correct(output: Tensor, target: Tensor) -> Tensor:
+    classes = target.argmax(1) if target.dtype.is_floating_point else target
+    return (output.argmax(1 if output.ndim > 1 else 0) == classes).to(output.dtype)
+
+
+def _binary_correct(threshold: float, output: Tensor, target: Tensor) -> Tensor:
+    right = ((output > threshold) == (target > 0.5)).to(output.dtype)
+    return right.flatten(1).mean(1) if right.ndim > 1 else right
 
 
 def _element_terms(unreduced: nn.Module, summed: bool, output: Any, target: Any) -> Terms:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from landscape import batches as data
 from landscape.display import Summarised
 from landscape.errors import InputError
-from landscape.forms import OwnForm, PairForm, SampleLosses, slots
+from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.parameters import ParameterLayout
 from landscape.wording import counted, listed
@@ -51,6 +51,55 @@ class LossEstimate(Summarised):
         """See `Summarised`."""
         error = f"± {self.standard_error:.2g} (standard error over {counted(self.samples, 'sample')})"
         return [f"loss {self.loss:.5g} {'(one sample: no error known)' if self.samples == 1 else error}"]
+
+
+@dataclass(frozen=True)
+class SampleSums:
+    """What every sample adds to the objective: sums over its terms, in the order of the data.
+
+    Attributes:
+        losses: (n,) float64, sum w l.
+        weights: (n,) float64, sum w; 0 for a sample that is masked altogether.
+        correct: (n,) float64, sum w over the terms that are right; None where the loss has no classes.
+        terms: how many terms have a nonzero weight.
+        total_weight: W, the weight of the whole data.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    correct: Tensor | None
+    terms: int
+    total_weight: float
+
+    @classmethod
+    def of(cls, judged: Iterable[Judged], total_weight: float) -> Self:
+        """Of losses, weights and what is right, for each batch the sample's dimension first."""
+        pieces, terms = [], 0
+        for losses, weights, correct in judged:
+            wide = weights.detach().to(torch.float64)
+            of_right = [] if correct is None else [wide * correct.detach()]
+            sums = [wide * losses.detach().to(torch.float64), wide, *of_right]
+            pieces.append([each.reshape(len(wide), -1).sum(1) for each in sums])
+            terms += int((wide != 0).sum())
+        numerators, denominators, *right = (torch.cat(each) for each in zip(*pieces, strict=True))
+        return cls(numerators, denominators, right[0] if right else None, terms, total_weight)
+
+    @property
+    def mean(self) -> float:
+        """The objective, sum w l / W."""
+        return float(self.losses.sum()) / self.total_weight
+
+    @property
+    def accuracy(self) -> float:
+        """The weighted share of terms that are right; NaN where the loss has no classes."""
+        return math.nan if self.correct is None else float(self.correct.sum()) / self.total_weight
+
+    def estimate(self) -> LossEstimate:
+        """The objective with its standard error by a ratio estimator's linearisation."""
+        n, mean = len(self.losses), self.mean
+        deviations = self.losses - mean * self.weights
+        spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
+        return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, self.terms)
 
 
 class Problem:
@@ -172,8 +221,12 @@ class Problem:
             )
         if not vector.isfinite().all():
             raise InputError("the parameter vector has entries that are NaN or infinite; the loss isn't defined there")
+        return self.unchecked_at(self._own(vector))
+
+    def unchecked_at(self, vector: Tensor) -> Self:
+        """The same as `at` for a vector that is the problem's from now on, of its device and type, finite or not."""
         other = copy.copy(self)
-        other.vector = self._own(vector)
+        other.vector = vector
         return other
 
     def to(
@@ -280,6 +333,12 @@ class Problem:
         """
         return self._pair_form().loss
 
+    @property
+    def torch_loss(self) -> Loss | None:
+        """The torch loss module that the terms are of; None where the loss is the user's own."""
+        loss = self._form.loss.reduced if isinstance(self._form, PairForm) else None
+        return loss if isinstance(loss, nn.Module) else None
+
     def _pair_form(self) -> PairForm:
         if isinstance(self._form, PairForm):
             return self._form
@@ -352,6 +411,12 @@ class Problem:
             pairs = (self.terms(self.vector, batch) for batch in self.batches)
             return [(losses.detach(), weights.detach()) for losses, weights in pairs]
 
+    def by_sample(self) -> SampleSums:
+        """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN."""
+        with torch.no_grad(), self.evaluating():
+            judged = [self._form.judged(self._state(self.vector), batch) for batch in self.batches]
+        return SampleSums.of(judged, self.total_weight)
+
     def loss(self) -> float:
         """The objective at this point, summed in float64.
 
@@ -366,26 +431,23 @@ class Problem:
         Raises:
             InputError: a loss is NaN or infinite; says in which batch and for how many terms.
         """
-        pairs = [(losses.to(torch.float64), weights.to(torch.float64)) for losses, weights in self.sample_losses()]
-        for index, (losses, _) in enumerate(pairs):
+        sums = self.by_sample()
+        if not sums.losses.isfinite().all():
+            self._refuse_nonfinite_losses()
+        if not math.isclose(float(sums.weights.sum()), self.total_weight, rel_tol=1e-6):
+            raise InputError(
+                f"the losses' weights sum to {float(sums.weights.sum()):.6g} here and to {self.total_weight:.6g} where "
+                "the problem was posed: they must not depend on the model's parameters"
+            )
+        return sums.estimate()
+
+    def _refuse_nonfinite_losses(self) -> None:
+        for index, (losses, _) in enumerate(self.sample_losses()):
             if bad := int((~losses.isfinite()).sum()):
                 raise InputError(
                     f"the loss is NaN or infinite for {bad} of {losses.numel()} terms of batch {index}; check the "
                     "weights, the data and the loss function"
                 )
-        weight = sum(float(weights.sum()) for _, weights in pairs)
-        if not math.isclose(weight, self.total_weight, rel_tol=1e-6):
-            raise InputError(
-                f"the losses' weights sum to {weight:.6g} here and to {self.total_weight:.6g} where the problem was "
-                "posed: they must not depend on the model's parameters"
-            )
-        mean = sum(float((weights * losses).sum()) for losses, weights in pairs) / self.total_weight
-        # A ratio estimator's linearisation: each sample contributes the sum of w (l - mean) over its own terms.
-        deviations = torch.cat([(w * (losses - mean)).reshape(len(w), -1).sum(1) for losses, w in pairs])
-        n = len(deviations)
-        spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
-        terms = sum(int((w != 0).sum()) for _, w in pairs)
-        return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, terms)
 
     def gradient(self) -> Tensor:
         """The gradient (dim,) of the objective, accumulated over batches in float64."""

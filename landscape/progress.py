@@ -46,7 +46,7 @@ class ProgressBar:
     def __call__(self, progress: Progress) -> None:
         """Show where a solve stands."""
         worst = f", residual {np.max(progress.residuals):.0e}" if len(progress.residuals) else ""
-        detail = f"{progress.phase} {progress.products} products{worst}"
+        detail = f"{progress.phase} {progress.products} {progress.counted}{worst}"
         self._bar.update(self._task, completed=progress.fraction, detail=detail)
 
     def __enter__(self) -> Self:

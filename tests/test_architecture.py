@@ -17,7 +17,7 @@ LAYERS = [
     ["cli"],
     ["measure"],
     ["measurements", "crosscheck"],
-    ["loops"],
+    ["loops", "slices"],
     ["record", "progress"],
     ["spectrum", "curvature"],
     ["factories"],

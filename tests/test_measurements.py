@@ -263,6 +263,12 @@ REFUSALS = {
     ("--hessian", "--tol-value", "2"): "tol_value must lie between 0 and 1",
     ("--log-det", "-1"): "alpha",
     ("--log-det", "nan"): "alpha",
+    ("--slice", "1d", "--direction", "sideways"): "there is no direction 'sideways': it is filter, layer",
+    ("--slice", "1d", "--points", "2"): "at least 3 points",
+    ("--slice", "1d", "--reach", "-1"): "reach of a slice must be a positive number",
+    ("--slice", "2d", "--direction", "top"): "a plane has two directions, and 1 given",
+    ("--slice", "1d", "--direction", "problem.py"): "problem.py",
+    ("--hessian", "--direction", "top"): "add --slice",
     ("--hessian", "--precondition", "adam"): "no optimiser's state_dict under optimizer",
     ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
     ("--hessian", "--params", "encoder.*"): "encoder.*",
@@ -280,6 +286,63 @@ def test_refusals(command, tiny, options, said):
     assert said in ran.err
     assert ran.err.count("\n") == 1
     assert tiny.listing() == before
+
+
+# ---------------------------------------------------------------------- slices
+
+
+def test_slices_along_all_kinds_of_directions(command, tiny):
+    vector = np.random.default_rng(0).standard_normal(13)
+    np.save("mine.npy", vector)
+    names = ["top", "filter", "mine.npy", "gradient", "b.pt", "bottom", "top", "filter", "layer", "gaussian"]
+    directions = [word for name in names for word in ("--direction", name)]
+    ran = command("a.pt", "--slice", "1d", *directions, "--points", 10, "--reach", 1, "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "slices_1d")
+    assert row.loss.shape == (10, 11)  # an even number is raised by one
+    hessian = tiny.hessian("a.pt").numpy()
+    values = np.linalg.eigvalsh(hessian)
+    assert row.curvature.values[[0, 6, 5]] == pytest.approx(values[[-1, -2, 0]], rel=1e-5)
+    assert row.curvature.values[2] == pytest.approx(vector @ hessian @ vector, rel=1e-9)
+    assert row.norm.values[[0, 2, 3]] == pytest.approx([1, np.linalg.norm(vector), 1])
+    assert row.cosine.values[0, 6] == pytest.approx(0, abs=1e-6)
+    assert abs(row.cosine.values[1, 7]) < 0.99  # another draw
+    problem = landscape.load_problem("a.pt", dtype="float64")
+    theta, step = problem.vector, torch.tensor(vector)
+    along = [problem.at(theta + float(a) * step).loss() for a in row.position.values[2]]
+    assert row.loss.values[2] == pytest.approx(along, rel=1e-13)
+    assert row.loss.values[4][-1] == pytest.approx(landscape.load_problem("b.pt", dtype="float64").loss(), rel=1e-12)
+    weighted = (row.sample_weight.values[:, None] * row.sample_loss.values).sum(1) / row.sample_weight.values.sum()
+    assert np.abs(weighted - row.loss.values).max() < 1e-12
+    for name in ("top eigenvector 2, eigenvalue", "line to b.pt", "mine.npy", "filter-normalised Gaussian 2"):
+        assert name in ran.out
+
+
+def test_a_plane_goes_to_where_the_loss_has_risen(command, tiny):
+    ran = command("a.pt", "--slice", "2d", "--direction", "b.pt", "--direction", "top", "--points", 5, "--slice", "1d")
+    assert ran.status == 0
+    row = group("a.landscape.h5", "slices_2d")
+    assert row.loss.shape == (5, 5)
+    assert row.cosine.values[0, 1] == pytest.approx(0, abs=1e-6)
+    assert abs(float(row.cosine_given)) > 1e-4
+    assert row.risen.values.all()
+    base = float(group("a.landscape.h5", "loss").loss)
+    (up,), (across,) = np.flatnonzero(row.second.values == 0), np.flatnonzero(row.first.values == 0)
+    for edge in (row.loss[up, 0], row.loss[up, -1], row.loss[0, across], row.loss[-1, across]):
+        assert float(edge) > base + 0.999 * float(row.rise[0])
+    assert float(row.loss[up, across]) == base
+    again = "a.pt --slice 2d --direction b.pt --direction top --points 5 --slice 1d"
+    assert "was there already" in command(*again.split()).out
+
+
+def test_a_direction_is_known_by_the_content_of_its_file(command, tiny):
+    np.save("mine.npy", np.ones(13))
+    arguments = ("a.pt", "--slice", "1d", "--direction", "mine.npy", "--points", 3, "--reach", 1)
+    assert command(*arguments).status == 0
+    np.save("mine.npy", 2 * np.ones(13))
+    ran = command(*arguments)
+    assert ran.status == 2
+    assert "directions is" in ran.err
 
 
 # ---------------------------------------------------------------------- over a run

@@ -1,6 +1,7 @@
 """Problems: the objective whatever the batches, nothing of the user's changed, bad input refused in one line."""
 
 import copy
+import math
 from collections import namedtuple
 from itertools import pairwise
 from types import SimpleNamespace
@@ -457,3 +458,70 @@ def test_a_tied_parameter_goes_by_each_of_its_names():
     assert problem.restricted(["head"]).layout.names == ("embedding.weight",)
     with pytest.raises(InputError, match=r"no trainable parameter matches 'tail\.\*'; there are embedding\.weight"):
         problem.restricted(["head.*", "tail.*"])
+
+
+# ---------------------------------------------------------------------- what every sample adds
+
+
+def test_sums_by_sample_are_those_of_its_terms():
+    """Tokens with class weights and a mask, in uneven batches."""
+    torch.manual_seed(0)
+    tokens, target = torch.randint(0, 5, (10, 4)), torch.randint(0, 3, (10, 4))
+    target[0] = -100
+    target[3, 1:] = -100
+    weight = torch.tensor([1.0, 2.0, 3.0])
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 3)
+
+        def forward(self, tokens):
+            return self.table(tokens).transpose(1, 2)
+
+    model = Classifier()
+    batches = [(tokens[:3], target[:3]), (tokens[3:], target[3:])]
+    problem = Problem(model, nn.CrossEntropyLoss(weight), batches, dtype=torch.float64)
+    sums = problem.by_sample()
+    output = model(tokens).double()
+    losses = nn.functional.cross_entropy(output, target, weight.double(), reduction="none").detach()
+    weights = torch.where(target == -100, 0.0, weight.double()[target.clamp(min=0)])
+    right = weights * (output.argmax(1) == target)
+    assert torch.allclose(sums.losses, losses.sum(1), rtol=1e-12)
+    assert torch.allclose(sums.weights, weights.sum(1), rtol=1e-12)
+    assert torch.allclose(sums.correct, right.sum(1), rtol=1e-12)
+    assert sums.accuracy == pytest.approx(float(right.sum() / weights.sum()), rel=1e-12)
+    assert sums.estimate() == problem.evaluate()
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "target", "expected"),
+    [
+        (nn.BCEWithLogitsLoss(), [[1.0, -1.0], [1.0, 1.0]], [[1.0, 0.0], [0.0, 1.0]], 0.75),
+        (nn.NLLLoss(), [[-0.1, -3.0], [-2.0, -0.1]], [0, 0], 0.5),
+        (nn.CrossEntropyLoss(), [[2.0, 1.0], [0.0, 1.0]], [[0.9, 0.1], [0.8, 0.2]], 0.5),
+        (nn.MSELoss(), [[1.0], [2.0]], [[1.0], [2.0]], math.nan),
+    ],
+)
+def test_accuracy_where_there_are_classes(loss, output, target, expected):
+    problem = Problem(Shifted(len(output[0])), loss, [(torch.tensor(output), torch.tensor(target))])
+    assert problem.by_sample().accuracy == pytest.approx(expected, nan_ok=True)
+
+
+class Shifted(nn.Module):
+    """The input itself at the point that is probed."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(size))
+
+    def forward(self, x):
+        return x + self.shift
+
+
+def test_a_loss_that_is_not_finite_is_refused_when_evaluated_but_not_by_sample():
+    problem = Problem(Shifted(1), nn.MSELoss(), [(torch.zeros(3, 1), torch.zeros(3, 1))])
+    far = problem.at(torch.tensor([1e30]))
+    assert math.isinf(far.by_sample().mean)
+    with pytest.raises(InputError, match="NaN or infinite for 3 of 3 terms of batch 0"):
+        far.evaluate()

@@ -46,6 +46,10 @@ EffectiveDimension = Annotated[float | None, _of(MEASUREMENTS, "Sum of l / (l + 
 Spectrum = Annotated[bool, _flag(MEASUREMENTS, "All eigenvalues, up to 10,000 parameters.")]
 PerLayer = Annotated[bool, _flag(MEASUREMENTS, "Top eigenvalue and trace of every layer.")]
 Loops = Annotated[bool, _flag(MEASUREMENTS, "A looped module: tied against untied weights.")]
+Slice = Annotated[
+    list[Literal["1d", "2d"]] | None,
+    Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines or over a plane.", negative=""),
+]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
 
 Kind = Annotated[
@@ -70,6 +74,17 @@ Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
 MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after about so many products.")]
 Eigenvectors = Annotated[bool | None, _of(SETTINGS, "Store them.  [default: if below 1 GB]")]
+Direction = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--direction",
+        group=SETTINGS,
+        help="filter, layer, gaussian, top, bottom, gradient or a file; repeat.",
+        negative="",
+    ),
+]
+Points = Annotated[Whole | None, _of(SETTINGS, "On each axis of a slice.  [default: 51, or 25 x 25]")]
+Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis in steps.  [default: to where the loss has risen]")]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
 

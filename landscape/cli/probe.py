@@ -66,6 +66,7 @@ def probe(
     spectrum: options.Spectrum = False,
     per_layer: options.PerLayer = False,
     loops: options.Loops = False,
+    slices: options.Slice = None,
     crosscheck: options.CrossCheck = None,
     kind: options.Kind = "hessian",
     fisher_unit: options.FisherUnit = "term",
@@ -82,6 +83,9 @@ def probe(
     max_products: options.MaxProducts = None,
     eigenvectors: options.Eigenvectors = None,
     loop_module: options.LoopModule = None,
+    directions: options.Direction = None,
+    points: options.Points = None,
+    reach: options.Reach = None,
     seed: options.Seed = 0,
     problem: options.ProblemName = None,
     project: options.Project = None,
@@ -123,6 +127,9 @@ def probe(
         measurements.append(made.Layers(tol, tol_trace, probes, seed, matrix))
     if loops:
         measurements.append(made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix))
+    for shape in dict.fromkeys(slices or ()):
+        slice_of = made.Slices1D if shape == "1d" else made.Slices2D
+        measurements.append(slice_of(tuple(directions or ()), points, reach, seed))
     if crosscheck:
         check_arguments(which, device, matrix.group("") or "hessian")
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
@@ -186,9 +193,12 @@ _SETTINGS = {
     "max_products": ["eigenpairs", "trace", "log_det", "effective_dimension", "crosscheck"],
     "eigenvectors": ["eigenpairs", "crosscheck"],
     "loop_module": ["loops"],
-    "seed": ["eigenpairs", *_WITH_PROBES, "crosscheck"],
+    "directions": ["slices"],
+    "points": ["slices"],
+    "reach": ["slices"],
+    "seed": ["eigenpairs", *_WITH_PROBES, "slices", "crosscheck"],
 }
-_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k"}
+_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction"}
 
 
 def _option(parameter: str) -> str:

@@ -8,6 +8,7 @@ from landscape.measurements.layers import Layers
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.trace import Trace
 
@@ -21,6 +22,8 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "Slices1D",
+    "Slices2D",
     "Spectrum",
     "TopEigenpairs",
     "Trace",

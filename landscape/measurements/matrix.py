@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.checkpoint import OPTIMIZER_KEYS
@@ -21,6 +17,7 @@ from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
+from landscape.measurements.vectors import read_bytes, read_vector
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.wording import listed
@@ -119,11 +116,12 @@ class Matrix:
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {self.samples}")
         if self.precondition is None:
             return self
+        diagonal = self._diagonal(problem)
         try:
-            inverse_root(self._diagonal(problem), problem.layout.dim, problem.dtype)
+            inverse_root(diagonal, problem.layout.dim, problem.dtype)
         except InputError as error:
             raise InputError(f"--precondition {self.precondition}: {error}") from error
-        digest = None if self.precondition == "adam" else hashlib.sha256(_bytes(self.precondition)).hexdigest()
+        digest = None if self.precondition == "adam" else hashlib.sha256(read_bytes(self.precondition)).hexdigest()
         return replace(self, digest=digest)
 
     def _plain(self, problem: Problem, route: str | None) -> BatchedOperator:
@@ -148,10 +146,10 @@ class Matrix:
                     "a diagonal"
                 )
             return adam_diagonal(problem.optimizer, problem.model, problem.layout)
-        content = _bytes(self.precondition)
+        content = read_bytes(self.precondition)
         if self.digest not in (None, hashlib.sha256(content).hexdigest()):
             raise InputError(f"{self.precondition} changed while it was in use; run again")
-        return _vector(self.precondition, content)
+        return read_vector(self.precondition, content)
 
 
 class OfMatrix(Measurement):
@@ -188,22 +186,3 @@ def kept_route(choices: Mapping[str, Any] | None) -> str | None:
 def kept_routes(choices: Mapping[str, Any] | None, count: int) -> list[str | None]:
     """The ways that the products of several matrices of an earlier row were made."""
     return [None] * count if choices is None else [route["name"] for route in choices["routes"]]
-
-
-def _bytes(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"the file can't be read ({error.strerror})") from error
-
-
-def _vector(path: str, content: bytes) -> Tensor:
-    """The vector in a file of NumPy's or torch's."""
-    file, numpy = io.BytesIO(content), path.endswith(".npy")
-    try:
-        return torch.as_tensor(np.load(file) if numpy else torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # NumPy and torch raise all kinds for a file that isn't theirs
-        raise InputError(
-            f"the file holds no vector that can be read without running code: it is to be one array (numpy.save to "
-            f"NAME.npy) or one tensor (torch.save){'' if numpy else ', and a name without .npy is read as a tensor'}"
-        ) from error

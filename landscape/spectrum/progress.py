@@ -14,15 +14,17 @@ class Progress:
 
     Attributes:
         phase: what it is doing: of a solve ``iterating``, ``verifying`` or ``searching`` (for missed copies).
-        products: made so far.
+        products: made so far, or whatever else is ``counted``.
         residuals: (k,) estimated relative residuals of the wanted Ritz pairs; (0,) where nothing is solved for.
         fraction: of the work that is done, as far as it can be judged.
+        counted: what ``products`` are, where they are something else.
     """
 
     phase: str
     products: int
     residuals: np.ndarray
     fraction: float
+    counted: str = "products"
 
 
 def part(tell: Callable[[Progress], None], start: float, stop: float, name: str = "") -> Callable[[Progress], None]:

@@ -1,0 +1,29 @@
+"""Slices of the loss: along lines and over planes through a point of parameter space."""
+
+from landscape.slices.directions import (
+    Direction,
+    gaussian,
+    gradient_direction,
+    orthogonalised,
+    towards,
+    unit,
+)
+from landscape.slices.extent import Extent, find_extent, natural_scale
+from landscape.slices.line import Line, line
+from landscape.slices.plane import Plane, plane
+
+__all__ = [
+    "Direction",
+    "Extent",
+    "Line",
+    "Plane",
+    "find_extent",
+    "gaussian",
+    "gradient_direction",
+    "line",
+    "natural_scale",
+    "orthogonalised",
+    "plane",
+    "towards",
+    "unit",
+]

@@ -1,0 +1,150 @@
+"""Directions in parameter space, and what has been done to them.
+
+Random directions of networks are made comparable by the normalisation of Li, Xu, Taylor, Studer and Goldstein (2018,
+"Visualizing the loss landscape of neural nets", section 4): each filter of a Gaussian direction gets the norm of the
+weights' own filter. A filter is what makes one output: weights[i] of a convolution or a linear layer, one embedding's
+row. Parameters of one dimension or none, which are biases and the scales and shifts of normalisation layers, are left
+out of the direction, as in the authors' figures: it has zeros there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from landscape.errors import InputError
+from landscape.problem import Problem
+from landscape.spectrum.probes import probe
+
+Normalisation = Literal["filter", "layer", "none"]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction of a slice: position a on it is the point theta + a vector.
+
+    Attributes:
+        vector: (n,), on the problem's device and of its dtype, in the units of the parameters; not of unit length
+            unless it says so.
+        name: what it is, for an axis or a table.
+    """
+
+    vector: Tensor
+    name: str
+
+    @property
+    def norm(self) -> float:
+        """Its length, which is how far a step of 1 goes."""
+        return float(torch.linalg.vector_norm(self.vector, dtype=torch.float64))
+
+
+def gaussian(problem: Problem, seed: int, index: int = 0, normalisation: Normalisation = "filter") -> Direction:
+    """A random direction with independent normal entries, made comparable between networks.
+
+    It depends on ``seed`` and ``index`` and on the sizes of the parameters: at two checkpoints it is the same draw.
+
+    Args:
+        problem: at the point theta.
+        seed: of the draw.
+        index: 0, 1, ...: further directions of the same seed.
+        normalisation: ``filter`` gives each filter of the direction the norm of theta's (see the module's docstring),
+            ``layer`` each parameter tensor as a whole, ``none`` leaves the entries as drawn, biases included.
+
+    Raises:
+        InputError: an argument is out of range, or nothing is left: all of theta that counts is zero.
+    """
+    if normalisation not in get_args(Normalisation):
+        raise InputError(f"a direction is normalised by {', '.join(get_args(Normalisation))}, not {normalisation!r}")
+    drawn = probe(problem.layout.dim, seed, index, "gaussian").to(problem.device, problem.dtype)
+    if normalisation == "none":
+        return Direction(drawn, f"Gaussian {index + 1}")
+    at, along = (problem.layout.unflatten(vector) for vector in (problem.vector, drawn))
+    parts = {name: _normalised(along[name], at[name], normalisation) for name in problem.layout.names}
+    direction = Direction(problem.layout.flatten(parts), f"{normalisation}-normalised Gaussian {index + 1}")
+    if direction.norm == 0:
+        raise InputError(
+            f"a {normalisation}-normalised direction has nothing to go along: every filter of the weights is zero, or "
+            "all that varies are biases; take normalisation none"
+        )
+    return direction
+
+
+def _normalised(along: Tensor, at: Tensor, normalisation: Normalisation) -> Tensor:
+    """One tensor of a direction with the norms of the weights' filters, zeros where these or the direction are zero."""
+    if at.ndim <= 1:
+        return torch.zeros_like(along)
+    rows = (along.reshape(len(at), -1), at.reshape(len(at), -1))
+    if normalisation == "layer":
+        rows = (rows[0].reshape(1, -1), rows[1].reshape(1, -1))
+    lengths, wanted = (torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in rows)
+    factors = torch.where(lengths > 0, wanted / lengths.clamp(min=torch.finfo(at.dtype).tiny), 0.0)
+    return (rows[0] * factors).reshape(at.shape)
+
+
+def gradient_direction(problem: Problem) -> Direction:
+    """The unit vector along the gradient, uphill.
+
+    Raises:
+        InputError: the gradient is zero.
+    """
+    return unit(problem.gradient(), "gradient")
+
+
+def towards(problem: Problem, end: Tensor, name: str = "line") -> Direction:
+    """The line to another point: position 0 is theta, and position 1 the other (Goodfellow, Vinyals and Saxe 2015).
+
+    Args:
+        problem: at the point theta.
+        end: (n,) the other point.
+        name: what to call the direction.
+
+    Raises:
+        InputError: it has another shape or isn't finite, or is theta itself.
+    """
+    difference = problem.at(end).vector - problem.vector
+    if not difference.any():
+        raise InputError("the line has no direction: both ends are the same point")
+    return Direction(difference, name)
+
+
+def unit(vector: Tensor, name: str) -> Direction:
+    """A vector (n,) made one of length 1.
+
+    Raises:
+        InputError: it is zero or not finite.
+    """
+    length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    if not 0 < length < math.inf:
+        raise InputError(f"{name} has the length {length:g}: it is no direction")
+    return Direction(vector / length, name)
+
+
+def orthogonalised(directions: Sequence[Direction]) -> list[Direction]:
+    """Each direction without its part along those before it, at the length it had; the first is as it was.
+
+    Raises:
+        InputError: one of them lies within the span of those before it, up to rounding.
+    """
+    rows: list[Tensor] = []
+    found = []
+    for each in directions:
+        rest = each.vector.to(torch.float64)
+        for row in rows + rows:  # twice, as one pass leaves rounding
+            rest = rest - (row @ rest) * row
+        length = float(torch.linalg.vector_norm(rest))
+        if not length > math.sqrt(len(rest)) * torch.finfo(each.vector.dtype).eps * each.norm:
+            raise InputError(f"{each.name} lies within the span of the directions before it, so they make no plane")
+        rows.append(rest / length)
+        found.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name))
+    return [directions[0], *found[1:]] if found else []
+
+
+def cosine(first: Direction, second: Direction) -> float:
+    """The cosine of the angle between two directions."""
+    product = first.vector.to(torch.float64) @ second.vector.to(torch.float64)
+    return float(product) / (first.norm * second.norm)

@@ -1,0 +1,101 @@
+"""How far a slice has to go for something to be seen: to where the loss has risen, on each side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from landscape.problem import Problem
+from landscape.slices.directions import Direction
+from landscape.slices.line import sums_at
+
+_DOUBLINGS = 40
+_BISECTIONS = 4  # the end is then known to a tenth
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The two ends of a slice, in steps along its direction.
+
+    Attributes:
+        low: the lower end, negative.
+        high: the upper end, positive.
+        rise: by how much the loss rises there.
+        risen: whether it does, at the lower and at the upper end; where not, the end is as far as was looked.
+    """
+
+    low: float
+    high: float
+    rise: float
+    risen: tuple[bool, bool]
+
+
+def natural_scale(problem: Problem) -> float:
+    """What a loss of nothing learnt is: the unit in which a rise is large or small.
+
+    For cross-entropy over K classes log K, the loss of a uniform guess; for the mean squared error the variance of the
+    targets, the loss of guessing their mean; for any other loss its value at the point, as far as that can tell.
+
+    Returns:
+        A positive number in the units of the loss; 0 where it can't be told.
+    """
+    loss = problem.torch_loss
+    if isinstance(loss, nn.CrossEntropyLoss):
+        with torch.no_grad(), problem.evaluating():
+            output = problem.output(problem.vector, problem.batches[0])
+        return math.log(output.shape[1])
+    if isinstance(loss, nn.MSELoss):
+        targets = torch.cat([batch[1].reshape(len(batch[1]), -1) for batch in problem.batches]).to(torch.float64)
+        return float((targets - targets.mean(0)).square().mean())
+    return abs(problem.by_sample().mean)
+
+
+def find_extent(problem: Problem, direction: Direction, rise: float | None = None) -> Extent:
+    """The positions at which the loss has risen, the first such on each side as far as doubling steps see it.
+
+    Beginning where a step is a thousandth of theta's length (or of 1, where theta is zero) the step is doubled until
+    the loss has risen or isn't finite, or halved until it has not; then the place is bisected to a tenth.
+
+    Args:
+        problem: at the point theta.
+        direction: whose positions are looked at.
+        rise: above the loss at theta; default: max(|L|, a tenth of `natural_scale`).
+    """
+    base = problem.by_sample().mean
+    if rise is None:
+        rise = max(abs(base), natural_scale(problem) / 10) or 1.0
+    length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
+
+    def above(position: float) -> bool:
+        """Whether the loss has risen at a position; a loss that isn't finite has."""
+        value = sums_at(problem, problem.vector, (position, direction.vector)).mean
+        return not value <= base + rise
+
+    first = 1e-3 * length / direction.norm
+    ends = [_end(lambda step, sign=sign: above(sign * step), first) for sign in (-1.0, 1.0)]  # type: ignore[misc]
+    (left, left_risen), (right, right_risen) = ends
+    return Extent(-left, right, rise, (left_risen, right_risen))
+
+
+def _end(above: Callable[[float], bool], step: float) -> tuple[float, bool]:
+    """A step at which the loss has risen, to a tenth, and whether it has; else the largest that was looked at."""
+    low, high = 0.0, step
+    for _ in range(_DOUBLINGS):
+        if above(high):
+            break
+        low, high = high, 2 * high
+    else:
+        return low, False
+    while low == 0.0 and high > step * 2.0**-_DOUBLINGS:  # the first step was beyond it
+        if not above(high / 2):
+            low = high / 2
+        else:
+            high /= 2
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if above(middle) else (middle, high)
+    return high, True
