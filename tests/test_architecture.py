@@ -24,7 +24,7 @@ LAYERS = [
     ["problem", "checkpoint"],
     ["forms"],
     ["batches", "losses"],
-    ["operator", "parameters", "importing", "display"],
+    ["operator", "parameters", "importing", "display", "valley"],
     ["wording"],
     ["errors"],
 ]

@@ -27,6 +27,9 @@ from landscape.spectrum.products import refuse_underflow
 
 # Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
 _CHUNK = 1 << 16
+# One round leaves a random vector outside a basis, two or three what rounding left of a product, and no number of them
+# a vector whose part outside is exactly zero, since each then leaves rounding within.
+_ROUNDS = 10
 
 
 def orthogonalise(vector: Tensor, rows: Tensor) -> tuple[np.ndarray, Tensor, float]:
@@ -252,14 +255,15 @@ class KrylovBasis:
         return 4 * self._eps * self._largest_product
 
     def _outside(self, vector: Tensor) -> Tensor | None:
-        """The part of a unit vector outside the basis, normalised; None where there is none, not even rounding."""
-        while True:  # one round, but where what remains is small against rounding
+        """The part of a unit vector outside the basis, normalised; None where there is none that rounding leaves."""
+        for _ in range(_ROUNDS):
             _, rest, norm = orthogonalise(vector, self.rows)
-            if norm == 0:
-                return None
             if norm > 0.1:
                 return rest / norm
+            if norm == 0:
+                break
             vector = rest / norm
+        return None
 
     def _append(self, vector: Tensor) -> int:
         if self.size == len(self._rows):  # grow by doubling, up to the capacity

@@ -1,0 +1,73 @@
+"""Profiles of known shape with known noise, to which `landscape.valley.classify_profile` is held.
+
+The signal-to-noise ratio ``snr`` is the depth of the profile by the standard error of the mean over 256 samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+
+from landscape.valley import classify_profile
+from landscape.valley.profile import Label
+
+Profile = Callable[[np.ndarray], np.ndarray]
+Noise = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
+
+T = np.linspace(-1, 1, 51)
+SAMPLES = 256
+
+
+def huber(kink: float) -> Profile:
+    """t^2 up to the kink, |t| from there."""
+    return lambda t: np.where(abs(t) < kink, t * t / (2 * kink), abs(t) - kink / 2)
+
+
+def unequal(profile: Profile) -> Profile:
+    """One wall three times as high as the other."""
+    return lambda t: np.where(t < 0, 1, 3) * profile(t)
+
+
+SHAPES: dict[str, tuple[Profile, Label]] = {
+    "t^2": (lambda t: t**2, "U"),
+    "|t|": (abs, "V"),
+    "t^2, walls 1 to 3": (unequal(lambda t: t**2), "U"),
+    "|t|, walls 1 to 3": (unequal(abs), "V"),
+    "Huber, kink at 0.05": (huber(0.05), "V"),
+    "Huber, kink at 0.15": (huber(0.15), "V"),
+    "Huber, kink at 2": (huber(2.0), "U"),
+    "t^4": (lambda t: t**4, "U"),
+    "flat floor, straight walls": (lambda t: np.maximum(abs(t) - 0.4, 0), "U"),
+    "flat floor, round walls": (lambda t: np.maximum(abs(t) - 0.3, 0) ** 2, "U"),
+    "|t|^1.5": (lambda t: abs(t) ** 1.5, "undecided"),
+    "one-sided": (lambda t: np.maximum(t, 0), "no valley"),
+    "one-sided, round": (lambda t: np.maximum(t, 0) ** 2, "no valley"),
+    "linear": (lambda t: t, "no valley"),
+    "exponential": (lambda t: np.exp(2 * t), "no valley"),
+}
+OPPOSITE: dict[Label, Label] = {"U": "V", "V": "U"}
+
+
+def independent(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise of its own at every point: the standard error of the mean is the depth by ``snr``."""
+    depth = np.ptp(profile)
+    return np.asarray(profile + rng.standard_normal((SAMPLES, len(profile))) * depth / snr * math.sqrt(SAMPLES))
+
+
+def smooth(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise as of a network: each sample has a level, a slope and a curvature of its own along the line."""
+    depth = np.ptp(profile)
+    own = rng.standard_normal((SAMPLES, 3)) @ np.vander(T, 3).T / math.sqrt(3)
+    return np.asarray(profile + own * depth / snr * math.sqrt(SAMPLES))
+
+
+def labels(name: str, snr: float, seeds: int, noise: Noise = independent) -> Counter[Label]:
+    """How often each label is given to a known profile."""
+    profile = SHAPES[name][0](T)
+    rngs = (np.random.default_rng([seed, 7]) for seed in range(seeds))
+    return Counter(
+        classify_profile(T, noise(profile, snr, rng), resamples=200, seed=seed).label for seed, rng in enumerate(rngs)
+    )

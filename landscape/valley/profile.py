@@ -1,0 +1,189 @@
+"""The shape of one profile of the loss: V, U, neither, or no valley, by its exponent and how sure the samples leave it.
+
+|t - t0|^p with p near 1 is a V, whose walls come down to the floor with a slope; with p of 2 or more it is a U, whose
+floor is flat. A smooth loss is a U near enough to its minimum, whatever it is further away, so the height at which the
+exponent is read is part of the verdict. The centre is fitted too, since symmetrising about a point beside a kink makes
+a flat floor of it, and so are the two walls, which need not be equal.
+
+What the mean shows isn't what single samples do. Of V-shaped losses whose minima are scattered about a common centre by
+s the mean is smooth at the scale s, and a U up to a height of about s times their slope: docs/valleys.md has figures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from landscape.errors import InputError
+from landscape.valley.wall import Walls, fit_walls
+
+Label = Literal["U", "V", "undecided", "no valley"]
+
+V_AT_MOST, U_AT_LEAST = 1.4, 1.6
+_LEVELS = (0.025, 0.975)
+_RISES = 0.1  # a side rises if it rises by this share of the other one
+_MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
+
+
+@dataclass(frozen=True)
+class ProfileVerdict:
+    """What shape a profile has, read at a height.
+
+    Attributes:
+        label: ``V`` if the interval of the exponent lies at or below 1.4, ``U`` if at or above 1.6, ``no valley`` if a
+            side doesn't rise by a tenth of the other one, else ``undecided``.
+        exponent: p of the two walls c + a |t - t0|^p.
+        interval: 2.5 % and 97.5 % quantiles of p over bootstrapped samples.
+        height: the rise above the floor at which it was read: that of the lower wall's end.
+        centre: t0.
+        left: the rise to the first position.
+        right: the rise to the last position.
+        left_interval: quantiles of ``left``.
+        right_interval: quantiles of ``right``.
+        misfit: root mean square of what the fit leaves, less that of the noise, relative to the larger rise.
+        reason: why it is undecided or no valley; empty otherwise.
+    """
+
+    label: Label
+    exponent: float
+    interval: tuple[float, float]
+    height: float
+    centre: float
+    left: float
+    right: float
+    left_interval: tuple[float, float]
+    right_interval: tuple[float, float]
+    misfit: float
+    reason: str
+
+
+def classify_profile(
+    t: np.ndarray,
+    sample_losses: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    height: float | None = None,
+    resamples: int = 400,
+    seed: int = 0,
+) -> ProfileVerdict:
+    """Tell the shape of a profile of the loss along a direction.
+
+    Args:
+        t: (m,) ascending positions, at least 7.
+        sample_losses: (samples, m), each sample's loss at each position; at least 8 samples.
+        weights: (samples,) of the samples in the mean; default: equal.
+        height: read the exponent up to this rise above the lowest point; default: as far as the profile goes.
+        resamples: of the bootstrap over samples.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: shapes don't fit, positions don't ascend, or a loss isn't finite.
+    """
+    t, losses, weights = _checked(t, sample_losses, weights)
+    if height is not None:
+        if not height > 0:
+            raise InputError(f"a height must be positive, not {height}")
+        low, high = _window(losses, weights, height)
+        t, losses = t[low:high], losses[:, low:high]
+        if len(t) < 7:
+            raise InputError(f"only {len(t)} positions lie below a height of {height:g}: the exponent needs at least 7")
+    unit = float(t[-1] - t[0]) / 2  # the same numbers in any unit of length
+    middle = float(t[-1] + t[0]) / 2
+    scaled = (t - middle) / unit
+    scaled = np.round(scaled, 12)  # so that equal grids are recognised as equal
+    shares = np.random.default_rng(seed).multinomial(len(losses), np.full(len(losses), 1 / len(losses)), resamples)
+    resampled = _means(losses, weights, shares)
+    best = fit_walls(scaled, _means(losses, weights, np.ones((1, len(losses)))))
+    return _judge(best, fit_walls(scaled, resampled), _noise(resampled), middle, unit)
+
+
+def _noise(resampled: np.ndarray) -> float:
+    """Root mean square of the resampled means (b, m) about their mean, but for a shift of a whole curve."""
+    return float((resampled - resampled.mean(axis=1, keepdims=True)).std(axis=0).mean())
+
+
+def _judge(best: Walls, spread: Walls, noise: float, middle: float, unit: float) -> ProfileVerdict:
+    """The label, from the fit to the mean and the fits to resampled means."""
+    left, right = float(best.left[0]), float(best.right[0])
+    interval, left_interval, right_interval = (
+        _quantiles(each) for each in (spread.exponent, spread.left, spread.right)
+    )
+    deepest = max(left, right)
+    beyond_noise = math.sqrt(max(0.0, float(best.misfit[0]) ** 2 - noise**2))
+    misfit = beyond_noise / deepest if deepest > 0 else math.inf
+    label, reason = _label(interval, spread, misfit)
+    return ProfileVerdict(
+        label=label,
+        exponent=float(best.exponent[0]),
+        interval=interval,
+        height=min(left, right),
+        centre=middle + unit * float(best.centre[0]),
+        left=left,
+        right=right,
+        left_interval=left_interval,
+        right_interval=right_interval,
+        misfit=misfit,
+        reason=reason,
+    )
+
+
+def _label(interval: tuple[float, float], spread: Walls, misfit: float) -> tuple[Label, str]:
+    # By how much the lower side exceeds a tenth of the higher one, resample by resample.
+    lower, higher = np.minimum(spread.left, spread.right), np.maximum(spread.left, spread.right)
+    least, most = _quantiles(lower - _RISES * higher)
+    side = "left" if float(np.median(spread.left - spread.right)) < 0 else "right"
+    if most <= 0:
+        return "no valley", f"the loss doesn't rise to the {side}"
+    if least <= 0:
+        return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
+    if misfit > _MISFIT:
+        return "undecided", "the profile isn't two walls about one floor"
+    low, high = interval
+    if high <= V_AT_MOST:
+        return "V", ""
+    if low >= U_AT_LEAST:
+        return "U", ""
+    return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
+
+
+def _checked(
+    t: np.ndarray, sample_losses: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    t, losses = np.asarray(t, dtype=np.float64), np.asarray(sample_losses, dtype=np.float64)
+    if t.ndim != 1 or len(t) < 7 or not (np.diff(t) > 0).all() or not np.isfinite(t).all():
+        raise InputError("a profile needs at least 7 finite positions that ascend")
+    if losses.ndim != 2 or losses.shape[1] != len(t) or len(losses) < 8:
+        raise InputError(
+            f"a profile of {len(t)} positions needs losses of shape (samples, {len(t)}) of at least 8 samples, not "
+            f"{losses.shape}"
+        )
+    weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != (len(losses),) or not (weights >= 0).all() or not weights.sum() > 0:
+        raise InputError("weights are one number for each sample, none negative and not all zero")
+    losses, weights = losses[weights > 0], weights[weights > 0]  # a masked sample has no loss
+    if len(losses) < 8 or not np.isfinite(losses).all():
+        raise InputError("a profile needs finite losses of at least 8 samples; narrow it to where the loss is finite")
+    return t, losses, weights
+
+
+def _window(losses: np.ndarray, weights: np.ndarray, height: float) -> tuple[int, int]:
+    """The positions about the lowest one up to where the mean has first risen by a height, that place included."""
+    mean = _means(losses, weights, np.ones((1, len(losses))))[0]
+    lowest = int(mean.argmin())
+    above = mean > mean[lowest] + height
+    left, right = np.flatnonzero(above[:lowest]), np.flatnonzero(above[lowest:])
+    return (int(left[-1]) if len(left) else 0), (lowest + int(right[0]) + 1 if len(right) else len(mean))
+
+
+def _means(losses: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(b, m) weighted means with each sample counted so often, for (b, samples) counts."""
+    shares = counts * weights
+    return (shares @ losses) / shares.sum(axis=1, keepdims=True)
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(values, _LEVELS)
+    return float(low), float(high)

@@ -1,0 +1,166 @@
+"""The shape of profiles: known ones with known noise, what the label may never be, and units that change nothing."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import beta, ortho_group
+
+from benchmarks.profiles import OPPOSITE, SAMPLES, SHAPES, T, huber, independent, labels, smooth
+from landscape import InputError, Problem
+from landscape.slices import line, unit
+from landscape.slices.grid import positions
+from landscape.valley import classify_profile
+from landscape.valley.wall import EXPONENTS, fit_walls
+from tests.test_slices import Point
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_known_shapes_are_told(name):
+    assert labels(name, 40, 12)[SHAPES[name][1]] >= 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [independent, smooth])
+@pytest.mark.parametrize("name", SHAPES)
+def test_known_shapes_are_told_over_100_seeds(name, noise):
+    for snr in (40, 100):
+        found = labels(name, snr, 100, noise)
+        assert found[SHAPES[name][1]] >= 95, (snr, found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [independent, smooth])
+def test_the_opposite_label_is_rare_at_any_noise(noise):
+    """At most 1 % of 100 seeds of every U and V; told with Clopper and Pearson's upper 95 % bound of the rate."""
+    for snr in (8, 12, 20):
+        wrong = total = 0
+        for name, (_, label) in SHAPES.items():
+            if label in OPPOSITE:
+                wrong += labels(name, snr, 100, noise)[OPPOSITE[label]]
+                total += 100
+        assert wrong <= 0.01 * total, (snr, wrong, total, beta.ppf(0.95, wrong + 1, total - wrong))
+
+
+@pytest.mark.parametrize("dim", [2, 50])
+@pytest.mark.parametrize(("name", "power"), [("U", 2), ("V", 1)])
+def test_a_valley_in_rotated_dimensions_is_read_along_its_direction(dim, name, power):
+    """|u.theta|^p beside a quadratic in all other directions; samples differ in walls, floors and centres' slopes."""
+    rotation = torch.tensor(ortho_group.rvs(dim, random_state=0))
+    rng = np.random.default_rng(1)
+    walls, floors = (torch.tensor(values) for values in (1 + 0.5 * rng.standard_normal(SAMPLES), rng.random(SAMPLES)))
+
+    def losses(model, batch):
+        coordinates = rotation @ model.at
+        rest = coordinates[1:].square().sum()
+        return walls[batch] * coordinates[0].abs() ** power + floors[batch] + rest
+
+    problem = Problem.from_sample_losses(Point(torch.zeros(dim)), losses, [torch.arange(SAMPLES)])
+    problem = problem.at(0.1 * rotation[0])  # off the floor, as iterates are; the kink itself has no second derivative
+    found = line(problem, unit(rotation[0], "valley"), positions(-1.1, 0.9, 51))
+    verdict = classify_profile(found.positions, found.sample_losses, found.sample_weights)
+    assert verdict.label == name
+    assert verdict.exponent == pytest.approx(power, rel=0.05)
+    assert verdict.centre == pytest.approx(-0.1, abs=0.03)
+    assert verdict.height == pytest.approx(1.0, rel=0.2)
+
+
+def test_the_height_is_part_of_the_verdict():
+    """A kink rounded at 0.3 is a V from afar and a U from near."""
+    far, near = huber(0.3)(3 * T), huber(0.3)(0.25 * T)
+    rng = np.random.default_rng(0)
+    assert classify_profile(3 * T, independent(far, 100, rng)).label == "V"
+    verdict = classify_profile(0.25 * T, independent(near, 100, rng))
+    assert verdict.label == "U"
+    assert verdict.height == pytest.approx(0.25**2 / 0.6, rel=0.1)
+    fine = np.linspace(-3, 3, 501)
+    assert classify_profile(fine, independent(huber(0.3)(fine), 2000, rng), height=0.1).label == "U"
+
+
+@pytest.mark.parametrize("scatter", [0.02, 0.1, 0.4])
+def test_scattered_minima_round_the_mean(scatter):
+    """V in every sample: the mean is a V from high above the scatter and a U from below it."""
+    minima = scatter * np.random.default_rng(0).standard_normal(SAMPLES)
+
+    def seen(reach):
+        return classify_profile(reach * T, abs(reach * T - minima[:, None]))
+
+    assert seen(10 * scatter).label == "V"
+    below = seen(scatter)
+    assert below.label == "U"
+    assert 1.6 < below.exponent < 2.2
+
+
+def test_units_and_levels_change_nothing():
+    rng = np.random.default_rng(0)
+    losses = independent(abs(T), 30, rng)
+    one, other = classify_profile(T, losses), classify_profile(5 + 1024 * T, 7 + 2.0**20 * losses)
+    assert other.label == one.label
+    assert other.exponent == one.exponent
+    assert other.interval == one.interval
+    assert other.height == pytest.approx(2.0**20 * one.height, rel=1e-9)
+    assert other.centre == pytest.approx(5 + 1024 * one.centre, abs=1e-6)
+
+
+def test_weights_count_samples_and_masked_ones_not_at_all():
+    rng = np.random.default_rng(0)
+    losses = independent(T**2, 50, rng)
+    masked = np.vstack([losses, np.full((5, len(T)), np.nan)])
+    weights = np.append(np.full(len(losses), 2.5), np.zeros(5))
+    one, other = classify_profile(T, masked, weights), classify_profile(T, losses)
+    assert (one.label, one.exponent, one.interval) == (other.label, other.exponent, other.interval)
+    assert one.right == pytest.approx(other.right, rel=1e-12)
+
+
+def test_what_is_not_two_walls_is_undecided():
+    verdict = classify_profile(T, independent(np.cos(4 * np.pi * T), 200, np.random.default_rng(0)))
+    assert (verdict.label, verdict.reason) == ("undecided", "the profile isn't two walls about one floor")
+
+
+def test_noise_alone_is_no_verdict():
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        verdict = classify_profile(T, rng.standard_normal((SAMPLES, len(T))))
+        assert verdict.label in ("undecided", "no valley")
+        assert verdict.reason
+
+
+def test_a_flat_profile_is_no_valley():
+    assert classify_profile(T, np.ones((SAMPLES, len(T)))).label in ("undecided", "no valley")
+
+
+def test_reasons_name_the_side():
+    rng = np.random.default_rng(0)
+    assert "to the left" in classify_profile(T, independent(np.maximum(T, 0), 60, rng)).reason
+    assert "to the right" in classify_profile(T, independent(np.maximum(-T, 0), 60, rng)).reason
+
+
+@pytest.mark.parametrize("exponent", EXPONENTS[[0, 30, 60, 100]])
+@pytest.mark.parametrize("centre", [-0.5, 0.0, 0.98])
+def test_the_fit_is_exact_on_its_own_curves(exponent, centre):
+    walls = np.where(centre > T, 2.0, 0.7)
+    found = fit_walls(T, (3 + walls * abs(T - centre) ** exponent)[None])
+    assert found.exponent[0] == pytest.approx(exponent)
+    assert found.centre[0] == pytest.approx(centre, abs=1e-9)
+    assert found.left[0] == pytest.approx(2 * (centre + 1) ** exponent, rel=1e-6)
+    assert found.right[0] == pytest.approx(0.7 * (1 - centre) ** exponent, rel=1e-4, abs=1e-6)
+    assert found.floor[0] == pytest.approx(3, rel=1e-6)
+    assert found.misfit[0] < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("t", "losses", "more", "word"),
+    [
+        (T[:5], np.ones((9, 5)), {}, "at least 7"),
+        (T[::-1], np.ones((9, 51)), {}, "ascend"),
+        (T, np.ones((9, 50)), {}, r"shape \(samples, 51\)"),
+        (T, np.ones((3, 51)), {}, "at least 8 samples"),
+        (T, np.full((9, 51), np.nan), {}, "finite losses"),
+        (T, np.ones((9, 51)), {"weights": -np.ones(9)}, "weights"),
+        (T, np.ones((9, 51)), {"height": 0.0}, "height must be positive"),
+        (T, np.tile(abs(T), (9, 1)), {"height": 0.01}, "positions lie below"),
+    ],
+)
+def test_bad_profiles_are_refused_in_one_line(t, losses, more, word):
+    with pytest.raises(InputError, match=word) as caught:
+        classify_profile(t, losses, **more)
+    assert "\n" not in str(caught.value)
