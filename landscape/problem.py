@@ -306,6 +306,25 @@ class Problem:
         other._constants = {name: other._own(tensors[name]) for name in fixed}
         return other
 
+    def halves(self) -> tuple[Self, Self]:
+        """The same problem on two halves of the data, each with half of every batch.
+
+        Raises:
+            InputError: no batch has two samples, or the samples of a batch aren't independent.
+        """
+        whole = copy.copy(self)
+        whole._split(max(1, math.ceil(max(map(data.samples_in, self.batches)) / 2)))
+        pieces = whole.batches[::2], whole.batches[1::2]
+        if not pieces[1]:
+            raise InputError("a single sample has no two halves")
+        return self._on(pieces[0]), self._on(pieces[1])
+
+    def _on(self, batches: list[Any]) -> Self:
+        other = copy.copy(self)
+        other.batches = batches
+        other.total_weight, _ = other._audit()
+        return other
+
     def tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer at this point, under the first of its names."""
         return self.layout.unflatten(self.vector) | self._constants

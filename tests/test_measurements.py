@@ -345,6 +345,43 @@ def test_a_direction_is_known_by_the_content_of_its_file(command, tiny):
     assert "directions is" in ran.err
 
 
+# ---------------------------------------------------------------------- the valley
+
+
+def test_the_valley_by_three_tests(command, tiny):
+    """Near its minimum a smooth loss is a U along every direction; Definition 1 is that of the exact spectrum."""
+    ran = command("a.pt", "--valley", "-k", 2, "--points", 21, "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "valley")
+    values = np.linalg.eigvalsh(tiny.hessian("a.pt").numpy())[::-1]
+    assert row.eigenvalue.values == pytest.approx(values[:2], rel=1e-5)
+    assert row.label.shape == row.exponent.shape == (2, 4)
+    assert set(row.label.values.ravel()) <= {"U", "V", "undecided", "no valley"}
+    inside = (row.exponent_interval[..., 0] <= row.exponent) & (row.exponent <= row.exponent_interval[..., 1])
+    assert inside.values.all()
+    problem = landscape.load_problem("a.pt", dtype="float64")
+    first, second = (half.hessian() for half in problem.halves())
+    difference = (first - second).matmat(torch.eye(13, dtype=torch.float64)).numpy()
+    assert float(row.sampling_floor) == pytest.approx(np.abs(np.linalg.eigvalsh(difference)).max() / 2, rel=1e-2)
+    floor = float(row.floor)
+    assert floor == float(row.sampling_floor)
+    assert int(row.positive) == (values > floor).sum()
+    for eps, kappa, count in zip(row.eps.values, row.kappa.values, row.valley_count.values, strict=True):
+        above = values[values > eps]
+        assert len(above) == count
+        assert kappa == pytest.approx(above.max() / above.min(), rel=1e-6)
+    assert row.kappa_label.shape == (len(row.eps), len(row.delta))
+    for word in ("geometry: at a rise of", "on 20 samples", "spectral (Definition 1)", "anisotropy:"):
+        assert word in ran.out
+
+
+def test_a_valley_needs_what_it_needs(command, tiny):
+    for options, word in [(("--points", 5), "at least 7 points"), (("-k", 14), "k must be between")]:
+        ran = command("a.pt", "--valley", *options)
+        assert (ran.status, ran.out) == (2, "")
+        assert word in ran.err
+
+
 # ---------------------------------------------------------------------- over a run
 
 

@@ -50,6 +50,7 @@ Slice = Annotated[
     list[Literal["1d", "2d"]] | None,
     Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines or over a plane.", negative=""),
 ]
+Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by three tests.")]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
 
 Kind = Annotated[
@@ -83,7 +84,7 @@ Direction = Annotated[
         negative="",
     ),
 ]
-Points = Annotated[Whole | None, _of(SETTINGS, "On each axis of a slice.  [default: 51, or 25 x 25]")]
+Points = Annotated[Whole | None, _of(SETTINGS, "Of a slice's axis or a profile.  [default: 51, 25 x 25, 41]")]
 Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis in steps.  [default: to where the loss has risen]")]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]

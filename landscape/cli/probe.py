@@ -6,7 +6,7 @@ import io
 import shlex
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -67,6 +67,7 @@ def probe(
     per_layer: options.PerLayer = False,
     loops: options.Loops = False,
     slices: options.Slice = None,
+    valley: options.Valley = False,
     crosscheck: options.CrossCheck = None,
     kind: options.Kind = "hessian",
     fisher_unit: options.FisherUnit = "term",
@@ -108,28 +109,26 @@ def probe(
 
     source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution)
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
-    measurements: list[Measurement] = [made.Loss()]
-    if eigenpairs or crosscheck:
-        measurements.append(made.TopEigenpairs(k, which, tol, tol_value, seed, max_products, eigenvectors, matrix))
-    if density:
-        measurements.append(made.Density(k, probes, steps, seed, matrix))
-    if trace:
-        measurements.append(made.Trace(tol_trace, probes, seed, max_products, matrix))
-    if log_det is not None:
-        measurements.append(made.LogDet(log_det, tol_trace, probes, steps, k, seed, max_products, matrix))
-    if effective_dimension is not None:
-        measurements.append(
-            made.EffectiveDimension(effective_dimension, tol_trace, probes, steps, k, seed, max_products, matrix)
-        )
-    if spectrum:
-        measurements.append(made.Spectrum(matrix))
-    if per_layer:
-        measurements.append(made.Layers(tol, tol_trace, probes, seed, matrix))
-    if loops:
-        measurements.append(made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix))
-    for shape in dict.fromkeys(slices or ()):
-        slice_of = made.Slices1D if shape == "1d" else made.Slices2D
-        measurements.append(slice_of(tuple(directions or ()), points, reach, seed))
+    sums = tol_trace, probes, steps, k, seed, max_products, matrix
+    slices_of = tuple(directions or ()), points, reach, seed
+    asked: list[tuple[Any, Callable[[], Measurement]]] = [
+        (True, made.Loss),
+        (
+            eigenpairs or crosscheck,
+            lambda: made.TopEigenpairs(k, which, tol, tol_value, seed, max_products, eigenvectors, matrix),
+        ),
+        (density, lambda: made.Density(k, probes, steps, seed, matrix)),
+        (trace, lambda: made.Trace(tol_trace, probes, seed, max_products, matrix)),
+        (log_det is not None, lambda: made.LogDet(log_det or 0.0, *sums)),
+        (effective_dimension is not None, lambda: made.EffectiveDimension(effective_dimension or 0.0, *sums)),
+        (spectrum, lambda: made.Spectrum(matrix)),
+        (per_layer, lambda: made.Layers(tol, tol_trace, probes, seed, matrix)),
+        (loops, lambda: made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix)),
+        ("1d" in (slices or ()), lambda: made.Slices1D(*slices_of)),
+        ("2d" in (slices or ()), lambda: made.Slices2D(*slices_of)),
+        (valley, lambda: made.Valley(k, tol, points or made.Valley.points, seed)),
+    ]
+    measurements = [make() for wanted, make in asked if wanted]
     if crosscheck:
         check_arguments(which, device, matrix.group("") or "hessian")
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
@@ -183,9 +182,9 @@ _SETTINGS = {
     "fisher_unit": _OF_CURVATURE,
     "fisher_samples": _OF_CURVATURE,
     "precondition": _OF_CURVATURE,
-    "k": ["eigenpairs", "density", "log_det", "effective_dimension", "loops", "crosscheck"],
+    "k": ["eigenpairs", "density", "log_det", "effective_dimension", "loops", "valley", "crosscheck"],
     "which": ["eigenpairs", "crosscheck"],
-    "tol": ["eigenpairs", "per_layer", "loops", "crosscheck"],
+    "tol": ["eigenpairs", "per_layer", "loops", "valley", "crosscheck"],
     "tol_value": ["eigenpairs"],
     "tol_trace": ["trace", "log_det", "effective_dimension", "per_layer", "loops"],
     "probes": _WITH_PROBES,
@@ -194,9 +193,9 @@ _SETTINGS = {
     "eigenvectors": ["eigenpairs", "crosscheck"],
     "loop_module": ["loops"],
     "directions": ["slices"],
-    "points": ["slices"],
+    "points": ["slices", "valley"],
     "reach": ["slices"],
-    "seed": ["eigenpairs", *_WITH_PROBES, "slices", "crosscheck"],
+    "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "crosscheck"],
 }
 _SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction"}
 

@@ -11,6 +11,7 @@ from landscape.measurements.matrix import Matrix
 from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.trace import Trace
+from landscape.measurements.valley import Valley
 
 __all__ = [
     "Density",
@@ -27,5 +28,6 @@ __all__ = [
     "Spectrum",
     "TopEigenpairs",
     "Trace",
+    "Valley",
     "density_of",
 ]

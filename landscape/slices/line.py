@@ -61,6 +61,7 @@ def line(
     positions: np.ndarray,
     *,
     operator: SymmetricOperator | None = None,
+    model: bool = True,
     progress: Callable[[Progress], None] | None = None,
 ) -> Line:
     """Evaluate the loss along a line.
@@ -72,6 +73,7 @@ def line(
         direction: d.
         positions: (m,) a; see `landscape.slices.grid.positions`.
         operator: the Hessian at theta, for the quadratic model; default: made.
+        model: make the quadratic model, which takes a gradient and a product; else slope and curvature are NaN.
         progress: called after every point.
 
     Raises:
@@ -87,7 +89,7 @@ def line(
     with np.errstate(invalid="ignore"):
         sample_losses = np.where(weights[:, None] > 0, by_sample / np.where(weights > 0, weights, 1)[:, None], np.nan)
     estimates = [each.estimate() for each in sums]
-    slope, curvature = quadratic_form(problem, direction, operator)
+    slope, curvature = quadratic_form(problem, direction, operator) if model else (math.nan, math.nan)
     return Line(
         positions=np.asarray(positions, dtype=np.float64),
         losses=np.array([each.loss for each in estimates]),

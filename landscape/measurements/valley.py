@@ -1,0 +1,232 @@
+"""The valley at a checkpoint: its shape by geometry, by the spectrum and by anisotropy, side by side."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+from rich.table import Table
+
+from landscape.display import to_error
+from landscape.errors import InputError, refuse_fractions
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.slices.directions import Direction, unit
+from landscape.slices.extent import find_extent, natural_scale
+from landscape.slices.grid import positions
+from landscape.slices.line import line
+from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
+from landscape.spectrum.full import full_spectrum, is_possible
+from landscape.spectrum.progress import Progress, part
+from landscape.valley import (
+    Anisotropy,
+    KappaMap,
+    ProfileVerdict,
+    anisotropy,
+    classify_profile,
+    kappa_map,
+    noise_floor,
+    thresholds,
+)
+from landscape.wording import counted
+
+HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
+DELTAS = np.geomspace(0.1, 1e4, 51)
+
+
+@dataclass(frozen=True)
+class Valley(Measurement):
+    """The verdict along each valley direction at several heights, and what the spectrum says.
+
+    The directions are the Hessian's eigenvectors of largest eigenvalue. Along each the profile is taken up to where the
+    loss has risen by a share of the depth, on either side, once for each height: `landscape.valley.classify_profile`
+    then reads the exponent of the two walls. The depth is how much was learnt, `natural_scale` less the loss, or a
+    tenth of that scale where less was. Up to 10,000 parameters there is the full spectrum, for the paper's definition
+    and for anisotropy.
+
+    Attributes:
+        k: how many directions.
+        tol: relative residual of their eigenvectors.
+        points: of each profile.
+        seed: of the solves and of the bootstrap.
+    """
+
+    k: int = 10
+    tol: float = 1e-3
+    points: int = 41
+    seed: int = 0
+
+    name: ClassVar[str] = "valley"
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what the solve, the profiles or the two halves of the data would."""
+        check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
+        refuse_fractions(points=self.points)
+        if self.points < 7:
+            raise InputError(f"a profile needs at least 7 points, not {self.points}")
+        problem.halves()
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        hessian = problem.hessian()
+        pairs = top_eigenpairs(hessian, self.k, "LA", self.tol, self.seed, progress=part(bar, 0, 0.2))
+        scale, loss = natural_scale(problem), problem.loss()
+        depth = max(scale - loss, scale / 10)
+        found: list[list[tuple[ProfileVerdict, float, float]]] = []
+        for index in range(self.k):
+            direction = unit(pairs.eigenvectors[:, index], f"eigenvector {index + 1}")
+            found.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
+            bar(Progress("reading profiles", index + 1, np.empty(0), 0.2 + 0.4 * (index + 1) / self.k, "directions"))
+        first, second = problem.halves()
+        difference = first.hessian() - second.hessian()
+        sampling = top_eigenpairs(difference, 1, "LM", 0.05, self.seed, progress=part(bar, 0.6, 0.7))
+        floor_of_sampling = float(np.abs(sampling.eigenvalues[0])) / 2
+        variables = _geometry(pairs, found, depth, scale, len(problem.by_sample().losses))
+        variables["sampling_floor"] = variable(
+            (), floor_of_sampling, "half the norm of the difference of the Hessians of two halves", "loss / parameter^2"
+        )
+        if is_possible(hessian):
+            values = full_spectrum(hessian, progress=part(bar, 0.7, 1.0)).eigenvalues
+            floor = noise_floor(values, str(problem.dtype).removeprefix("torch."), floor_of_sampling)
+            variables |= _spectral(values, floor)
+        return Measured(variables)
+
+    def _profile(self, problem: Problem, direction: Direction, rise: float) -> tuple[ProfileVerdict, float, float]:
+        """The verdict up to a rise, and the ends of the profile: of a side that doesn't rise ten times the other's."""
+        extent = find_extent(problem, direction, rise)
+        low, high = extent.low, extent.high
+        if not extent.risen[0]:
+            low = max(low, -10 * high)
+        if not extent.risen[1]:
+            high = min(high, -10 * low)
+        found = line(problem, direction, positions(low, high, self.points), model=False)
+        finite = np.isfinite(found.losses)
+        verdict = classify_profile(
+            found.positions[finite], found.sample_losses[:, finite], found.sample_weights, seed=self.seed
+        )
+        return verdict, low, high
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Directions that aren't known well enough."""
+        if row.converged.values.all():
+            return []
+        return [f"{int((~row.converged.values).sum())} of the valley's directions did not converge: raise --tol"]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """The verdicts by geometry as a table, and a sentence for each test."""
+        table = Table("direction", "eigenvalue", *(f"{share:g} of the depth" for share in row.height_share.values))
+        for i in range(row.sizes["direction"]):
+            each = row.isel(direction=i)
+            cells = [
+                f"{label} {exponent:.2f} [{low:.2f}, {high:.2f}]" if label in ("U", "V", "undecided") else str(label)
+                for label, exponent, (low, high) in zip(
+                    each.label.values, each.exponent.values, each.exponent_interval.values, strict=True
+                )
+            ]
+            table.add_row(str(i + 1), to_error(float(each.eigenvalue), float(each.eigenvalue_error)), *cells)
+        lines: list[RenderableType] = [
+            f"valley: depth {float(row.depth):.3g} (natural scale {float(row.natural_scale):.3g} less the loss), label "
+            "and exponent of the two walls with its 95 % interval",
+            table,
+            self._sentence(row),
+        ]
+        return lines + ([] if "eps" not in row else [_of_kappa(row), _of_anisotropy(row)])
+
+    def _sentence(self, row: xr.Dataset) -> str:
+        """What geometry says, at which scale, how surely, on which samples."""
+        labels, rise = Counter(str(label) for label in row.label.values[:, -1]), HEIGHTS[-1] * float(row.depth)
+        shape = ", ".join(f"{label} along {number}" for label, number in labels.most_common())
+        low, high = row.exponent_interval.values[:, -1].min(), row.exponent_interval.values[:, -1].max()
+        return (
+            f"geometry: at a rise of {rise:.2g} {shape} of {counted(self.k, 'top direction')}; "
+            f"the exponents' intervals span {low:.2f} to {high:.2f}, on {counted(int(row.samples), 'sample')}"
+        )
+
+
+def _of_kappa(row: xr.Dataset) -> str:
+    kappa, restates = row.kappa.values, row.restates.values
+    return (
+        f"spectral (Definition 1): kappa from {np.nanmax(kappa):.3g} to {np.nanmin(kappa):.3g} for eps from "
+        f"{row.eps.values[0]:.2g} to {row.eps.values[-1]:.2g}; the median of kappa eps / lambda_max is "
+        f"{np.nanmedian(restates):.2f}, and near 1 the verdict restates the cut"
+    )
+
+
+def _of_anisotropy(row: xr.Dataset) -> str:
+    return (
+        f"anisotropy: {counted(int(row.positive), 'eigenvalue')} above the noise floor {float(row.floor):.2g}, "
+        f"participation ratio {float(row.participation):.3g}, 90 % by 10 % quantile {float(row.quantile_ratio):.3g}; "
+        f"{int(row.null)} within the floor ({int(row.zeros)} exact zeros), {int(row.negative)} negative with "
+        f"{float(row.negative_mass):.1%} of the mass"
+    )
+
+
+def _geometry(
+    pairs: Eigenpairs,
+    found: Sequence[Sequence[tuple[ProfileVerdict, float, float]]],
+    depth: float,
+    scale: float,
+    samples: int,
+) -> dict[str, xr.Variable]:
+    at, unit_of_loss = ("direction", "height"), "loss"
+
+    def of(field: str) -> np.ndarray:
+        return np.array([[getattr(verdict, field) for verdict, _, _ in each] for each in found])
+
+    ends = [[(low, high) for _, low, high in each] for each in found]
+
+    return {
+        "eigenvalue": variable("direction", pairs.eigenvalues, "of the valley direction", "loss / parameter^2"),
+        "eigenvalue_error": variable("direction", pairs.residuals + pairs.rounding, "its error", "loss / parameter^2"),
+        "converged": variable("direction", pairs.converged & pairs.complete, "the solve reached its goal"),
+        "depth": variable((), depth, "natural scale less the loss, at least a tenth of the scale", unit_of_loss),
+        "natural_scale": variable((), scale, "loss of nothing learnt", unit_of_loss),
+        "samples": variable((), samples, "number of samples"),
+        "height_share": variable("height", HEIGHTS, "rise up to which a profile goes, by the depth"),
+        "label": variable(at, of("label"), "U, V, undecided or no valley", ""),
+        "reason": variable(at, of("reason"), "why it is neither U nor V", ""),
+        "exponent": variable(at, of("exponent"), "p of the two walls c + a |t - t0|^p"),
+        "exponent_interval": variable((*at, "bound"), of("interval"), "its 95 % interval, bootstrapped over samples"),
+        "rise": variable(at, of("height"), "rise of the lower wall, at which the exponent was read", unit_of_loss),
+        "centre": variable(at, of("centre"), "t0", "parameter"),
+        "left": variable(at, of("left"), "rise to the left end", unit_of_loss),
+        "right": variable(at, of("right"), "rise to the right end", unit_of_loss),
+        "misfit": variable(at, of("misfit"), "what the fit leaves beyond the noise, by the larger rise"),
+        "end": variable((*at, "side"), ends, "ends of the profile", "parameter"),
+    }
+
+
+def _spectral(values: np.ndarray, floor: float) -> dict[str, xr.Variable]:
+    units = "loss / parameter^2"
+    measured: Anisotropy = anisotropy(values, floor)
+    cut: KappaMap | None = kappa_map(values, thresholds(values, floor)) if values.max() > floor else None
+    empty = np.empty(0)
+    return {
+        "eps": variable("threshold", empty if cut is None else cut.eps, "threshold of the valley", units),
+        "kappa": variable("threshold", empty if cut is None else cut.kappa, "lambda_max by the smallest above eps"),
+        "valley_count": variable("threshold", empty if cut is None else cut.valley, "eigenvalues above eps"),
+        "river_count": variable("threshold", empty if cut is None else cut.river, "eigenvalues of magnitude up to eps"),
+        "restates": variable("threshold", empty if cut is None else cut.restates, "kappa eps / lambda_max"),
+        "delta": variable("tolerance", DELTAS, "how far above 1 kappa may be in a U"),
+        "kappa_label": variable(
+            ("threshold", "tolerance"),
+            np.empty((0, len(DELTAS)), dtype=str) if cut is None else cut.labels(DELTAS),
+            "U, V or no valley by Definition 1",
+            "",
+        ),
+        "floor": variable((), measured.floor, "noise floor: numerical or by sampling, the larger", units),
+        "positive": variable((), measured.positive, "eigenvalues above the floor"),
+        "null": variable((), measured.null, "eigenvalues within it"),
+        "zeros": variable((), measured.zeros, "eigenvalues exactly zero"),
+        "negative": variable((), measured.negative, "eigenvalues below minus the floor"),
+        "negative_mass": variable((), measured.negative_mass, "their magnitudes by those of all"),
+        "participation": variable((), measured.participation, "(sum lambda)^2 / sum lambda^2 of the positive ones"),
+        "quantile_ratio": variable((), measured.quantile_ratio, "their 90 % quantile by their 10 % quantile"),
+    }

@@ -1,0 +1,116 @@
+"""The paper's definition over a range of thresholds, and anisotropy, on spectra written down."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape import InputError, Problem
+from landscape.valley import anisotropy, kappa_map, noise_floor, thresholds
+
+GAP = np.array([10.0, 9.0, 8.0, 0.1, 0.05, 0.0, -0.02, -0.5])
+
+
+def test_kappa_is_the_ratio_of_the_ends_of_the_valley():
+    found = kappa_map(GAP[::-1], np.array([0.01, 0.2, 1.0, 7.99, 8.0, 10.0]))
+    assert found.kappa == pytest.approx([200, 1.25, 1.25, 1.25, 10 / 9, np.nan], nan_ok=True)
+    assert list(found.valley) == [5, 3, 3, 3, 2, 0]
+    assert list(found.river) == [1, 4, 5, 5, 6, 8]  # magnitudes of at most eps: -0.5 is river from 0.5 on
+    assert found.restates == pytest.approx([0.2, 0.025, 0.125, 0.99875, 8 / 9, np.nan], nan_ok=True)
+    labels = found.labels(np.array([0.1, 0.2, 1.0, 1000.0]))
+    assert list(labels[0]) == ["V", "V", "V", "U"]
+    assert list(labels[2]) == ["V", "V", "U", "U"]
+    assert set(labels[5]) == {"no valley"}
+
+
+def test_without_a_gap_the_definition_restates_the_cut():
+    """A spectrum that is continuous through every cut, and one with a gap: the same kappa, told apart by `restates`."""
+    continuous = np.geomspace(1e-4, 10, 2000)
+    eps = thresholds(continuous, 1e-3)
+    assert (kappa_map(continuous, eps).restates > 0.99).all()
+    assert kappa_map(continuous, eps).kappa == pytest.approx(10 / eps, rel=0.01)
+    gapped = np.concatenate([np.linspace(5, 10, 50), np.geomspace(1e-6, 1e-4, 500)])
+    inside = kappa_map(gapped, np.geomspace(1e-3, 1, 20))
+    assert (inside.kappa == 2).all()
+    assert (inside.restates < 0.21).all()
+
+
+def test_thresholds_go_from_the_floor_to_the_top():
+    eps = thresholds(GAP, 0.03, 11)
+    assert (eps[0], len(eps)) == (pytest.approx(0.03), 11)
+    assert 9.99 < eps[-1] < 10
+    assert np.diff(np.log(eps)) == pytest.approx(np.full(10, np.log(10 / 0.03) / 10))
+    for floor in (10.0, 0.0, -1.0):
+        with pytest.raises(InputError, match="noise floor"):
+            thresholds(GAP, floor)
+
+
+def test_scale_moves_the_thresholds_and_nothing_else():
+    one, other = kappa_map(GAP, np.array([0.2, 1.0])), kappa_map(1024 * GAP, 1024 * np.array([0.2, 1.0]))
+    assert np.array_equal(one.kappa, other.kappa)
+    assert np.array_equal(one.restates, other.restates)
+
+
+def test_anisotropy_counts_what_lies_outside_apart():
+    found = anisotropy(GAP, 0.03)
+    assert (found.positive, found.null, found.zeros, found.negative) == (5, 2, 1, 1)
+    assert found.negative_mass == pytest.approx(0.5 / 27.67)
+    positive = GAP[:5]
+    assert found.participation == pytest.approx(positive.sum() ** 2 / (positive**2).sum())
+    assert found.quantile_ratio == pytest.approx(np.quantile(positive, 0.9) / np.quantile(positive, 0.1))
+
+
+def test_isotropic_and_ill_conditioned_quadratics_are_told_apart():
+    assert anisotropy(np.full(40, 3.0), 1e-6).participation == pytest.approx(40)
+    assert anisotropy(np.full(40, 3.0), 1e-6).quantile_ratio == pytest.approx(1)
+    steep = anisotropy(np.geomspace(1e-3, 1e3, 40), 1e-6)
+    assert steep.participation < 6
+    assert steep.quantile_ratio > 1e4
+
+
+def test_where_nothing_is_positive_there_is_no_ratio():
+    found = anisotropy(np.zeros(3), 0.0)
+    assert np.isnan([found.participation, found.quantile_ratio]).all()
+    assert (found.null, found.zeros, found.negative_mass) == (3, 3, 0.0)
+
+
+def test_the_floor_is_the_larger_of_two():
+    assert noise_floor(GAP, "float32") == pytest.approx(1e-4)
+    assert noise_floor(-GAP, "float64") == pytest.approx(1e-12)
+    assert noise_floor(GAP, "float64", 0.3) == 0.3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: kappa_map(np.array([1.0, np.nan]), np.array([0.1])),
+        lambda: kappa_map(np.array([]), np.array([0.1])),
+        lambda: kappa_map(GAP, np.array([0.0])),
+        lambda: anisotropy(GAP, -1.0),
+        lambda: anisotropy(np.array([np.inf]), 0.0),
+        lambda: noise_floor(GAP, "float16"),
+    ],
+)
+def test_what_is_no_spectrum_is_refused(call):
+    with pytest.raises(InputError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- the sampling floor
+
+
+def test_halves_are_two_parts_of_the_data_that_make_the_whole():
+    torch.manual_seed(0)
+    x, y = torch.randn(11, 3), torch.randint(0, 2, (11,))
+    for batches in ([(x, y)], [(x[:5], y[:5]), (x[5:], y[5:])]):
+        problem = Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), batches)
+        first, second = problem.halves()
+        sizes = [len(each.by_sample().losses) for each in (first, second)]
+        assert sum(sizes) == 11
+        assert abs(sizes[0] - sizes[1]) <= len(batches)
+        mean = (sizes[0] * first.loss() + sizes[1] * second.loss()) / 11
+        assert mean == pytest.approx(problem.loss(), rel=1e-6)
+        assert first.loss() != second.loss()
+    with pytest.raises(InputError, match="no two halves"):
+        Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), [(x[:1], y[:1])]).halves()
