@@ -37,7 +37,7 @@ class LossEstimate(Summarised):
         loss: sum w_i l_i / sum w_i over all terms, in the units of the loss.
         standard_error: of ``loss``, from the spread between samples; the terms of one sample (its tokens) count as one
             cluster. NaN for a single sample.
-        samples: number of samples.
+        samples: number of samples of nonzero weight.
         terms: number of terms (samples or tokens) of nonzero weight.
     """
 
@@ -96,7 +96,7 @@ class SampleSums:
 
     def estimate(self) -> LossEstimate:
         """The objective with its standard error by a ratio estimator's linearisation."""
-        n, mean = len(self.losses), self.mean
+        n, mean = int((self.weights != 0).sum()), self.mean
         deviations = self.losses - mean * self.weights
         spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
         return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, self.terms)
@@ -312,12 +312,16 @@ class Problem:
         Raises:
             InputError: no batch has two samples, or the samples of a batch aren't independent.
         """
-        whole = copy.copy(self)
-        whole._split(max(1, math.ceil(max(map(data.samples_in, self.batches)) / 2)))
-        pieces = whole.batches[::2], whole.batches[1::2]
-        if not pieces[1]:
+        self._refuse_dependent_samples(math.ceil(data.samples_in(max(self.batches, key=data.samples_in)) / 2))
+        halved = [data.split(batch, math.ceil(data.samples_in(batch) / 2)) for batch in self.batches]
+        # A batch of odd size has a larger half, which goes to either side in turn; one of a single sample likewise.
+        parts: tuple[list[Any], list[Any]] = ([], [])
+        for index, pieces in enumerate(halved):
+            for place, piece in enumerate(pieces):
+                parts[(index + place) % 2].append(piece)
+        if not (parts[0] and parts[1]):
             raise InputError("a single sample has no two halves")
-        return self._on(pieces[0]), self._on(pieces[1])
+        return self._on(parts[0]), self._on(parts[1])
 
     def _on(self, batches: list[Any]) -> Self:
         other = copy.copy(self)
@@ -385,7 +389,13 @@ class Problem:
         """
         if size is None:
             return
-        whole, pieces = self.batches[0], data.split(self.batches[0], size)
+        self._refuse_dependent_samples(size)
+        self.batches = [piece for batch in self.batches for piece in data.split(batch, size)]
+
+    def _refuse_dependent_samples(self, size: int) -> None:
+        """Refuse what `_split` does, by the largest batch: a small one might not be split at all."""
+        whole = max(self.batches, key=data.samples_in)
+        pieces = data.split(whole, size)
         try:
             with torch.no_grad(), self.evaluating():
                 together, _ = self.terms(self.vector, whole)
@@ -398,7 +408,6 @@ class Problem:
                 f"batches of {data.samples_in(whole)} samples can't be split into {size}: the losses change, since "
                 "samples are mixed (BatchNorm in training mode) or a tensor of the batch isn't by sample"
             )
-        self.batches = [piece for batch in self.batches for piece in data.split(batch, size)]
 
     def share(self, vector: Tensor, batch: Any) -> Tensor:
         """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph.

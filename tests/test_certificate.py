@@ -293,3 +293,22 @@ class TestStart:
     def test_vectors_of_another_shape_are_refused(self, shape):
         with pytest.raises(InputError, match=r"start must have the shape \(304, l\)"):
             top_eigenpairs(self.MATRIX, 3, start=torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_a_tie_with_a_value_further_in_is_counted_from_its_own_end(seed):
+    """Five zeros of which four are found: the fifth smallest is one of them, not the 3 that was."""
+    matrix = torch.diag(torch.tensor([3.0, 3.0, *[0.0] * 5], dtype=torch.float64))
+    for which, sign in (("SA", 1), ("LA", -1)):
+        check(top_eigenpairs(sign * matrix, 5, which, seed=seed, tol_value=1e-3), sign * matrix)
+    low, high = certified_intervals(np.array([1.0, 1, 1, 1000, 1000]), np.zeros((0, 5)), (np.inf, 1.0), 6, 4, "SA")[3]
+    assert (low, high) == (1, 1000)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_small_basis_has_room_for_what_a_search_meets(seed):
+    values = 1 - np.logspace(0, -6, 60)
+    values[-4:] = values[-1]
+    pairs = top_eigenpairs(torch.diag(torch.as_tensor(values)), 2, "LA", seed=seed, tol_value=1e-3, basis_size=24)
+    assert (pairs.intervals[:, 0] <= values[-1] + 1e-12).all()
+    assert (pairs.intervals[:, 1] >= values[-1] - 1e-12).all()

@@ -525,3 +525,22 @@ def test_a_loss_that_is_not_finite_is_refused_when_evaluated_but_not_by_sample()
     assert math.isinf(far.by_sample().mean)
     with pytest.raises(InputError, match="NaN or infinite for 3 of 3 terms of batch 0"):
         far.evaluate()
+
+
+def test_masked_samples_are_none():
+    x, y = torch.randn(40, 3), torch.randint(0, 2, (40,))
+    kept = y.clone()
+    kept[::2] = -100
+    masked = Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), [(x, kept)])
+    without = Problem(masked.model, nn.CrossEntropyLoss(), [(x[1::2], y[1::2])])
+    assert masked.evaluate().samples == 20
+    assert masked.evaluate().standard_error == pytest.approx(without.evaluate().standard_error, rel=1e-5)
+
+
+def test_samples_that_mix_are_found_in_the_batch_that_is_split():
+    fn = lambda model, batch: (model(batch) - model(batch).mean()).square()[:, 0]  # noqa: E731
+    x = torch.randn(11, 2)
+    problem = Problem.from_sample_losses(nn.Linear(2, 1), fn, [x[:3], x[3:]])
+    for made in (lambda: problem.to(micro_batch=4), problem.halves):
+        with pytest.raises(InputError, match="samples are mixed"):
+            made()

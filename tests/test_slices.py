@@ -296,3 +296,23 @@ def test_the_scale_of_a_loss():
     squares = Problem(nn.Linear(3, 2), nn.MSELoss(), [(x[:20], y[:20]), (x[20:], y[20:])])
     assert natural_scale(squares) == pytest.approx(float(y.double().var(0, correction=0).mean()), rel=1e-6)
     assert natural_scale(of(quadratic, THETA)) == pytest.approx(abs(float(quadratic(THETA))))
+    constant = Problem(nn.Linear(3, 2), nn.MSELoss(), [(x, torch.zeros(50, 2))])  # a residual, as equations have
+    assert natural_scale(constant) == pytest.approx(constant.loss())
+    uneven = [(torch.randn(8, 5, 1), torch.randn(8, 5, 1)), (torch.randn(4, 7, 1), torch.randn(4, 7, 1))]
+    ragged = Problem(nn.Linear(1, 1), nn.MSELoss(), uneven)
+    assert natural_scale(ragged) == pytest.approx(ragged.loss())
+
+
+def test_ends_that_there_cannot_be_are_refused():
+    problem = of(quadratic, THETA)
+    with pytest.raises(InputError, match="is no direction"):
+        find_extent(problem, Direction(torch.zeros(3, dtype=torch.float64), "nothing"))
+    with pytest.raises(InputError, match="rises by a positive number"):
+        find_extent(problem, AXIS, 0.0)
+    with pytest.raises(InputError, match="NaN or infinite"):
+        find_extent(of(lambda theta: theta[0].log(), [-1.0]), ONE)
+    tiny = Problem.from_sample_losses(
+        nn.Linear(1, 1), lambda model, batch: batch[:, 0] + 0 * model(batch)[:, 0], [torch.ones(4, 1)]
+    )
+    flat = find_extent(tiny, Direction(torch.full((2,), 1e-30), "tiny"))
+    assert math.isfinite(flat.high)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from landscape import InputError, Problem
+from landscape.measurements import History, Valley
 from landscape.valley import anisotropy, kappa_map, noise_floor, thresholds
 
 GAP = np.array([10.0, 9.0, 8.0, 0.1, 0.05, 0.0, -0.02, -0.5])
@@ -108,9 +109,43 @@ def test_halves_are_two_parts_of_the_data_that_make_the_whole():
         first, second = problem.halves()
         sizes = [len(each.by_sample().losses) for each in (first, second)]
         assert sum(sizes) == 11
-        assert abs(sizes[0] - sizes[1]) <= len(batches)
+        assert abs(sizes[0] - sizes[1]) <= 1
         mean = (sizes[0] * first.loss() + sizes[1] * second.loss()) / 11
         assert mean == pytest.approx(problem.loss(), rel=1e-6)
         assert first.loss() != second.loss()
+    several = [(x[:8], y[:8]), *((x[a : a + 1], y[a : a + 1]) for a in (8, 9, 10))]
+    first, second = Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), several).halves()
+    assert sorted(len(each.by_sample().losses) for each in (first, second)) == [5, 6]
     with pytest.raises(InputError, match="no two halves"):
         Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), [(x[:1], y[:1])]).halves()
+
+
+# ---------------------------------------------------------------------- as a measurement
+
+
+def measured(loss, samples, **settings):
+    problem = Problem.from_sample_losses(Quartic(), loss, [samples])
+    valley = Valley(k=1, **settings).settle(problem, 1)
+    return valley, valley.measure(problem, lambda *_: None, History()).dataset
+
+
+class Quartic(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+
+def test_where_sampling_explains_all_curvature_there_is_no_valley_to_be_cut_out():
+    """Walls of 3 in one half of the data and of -2.9 in the other."""
+    samples = torch.cat([torch.full((8,), 3.0), torch.full((8,), -2.9)]).double()
+    valley, row = measured(lambda model, batch: 1 + batch * model.w**2 / 2 + 0.01 * model.w**4, samples)
+    assert len(row.eps) == 0
+    assert any("no valley, as no eigenvalue lies above" in str(line) for line in valley.show(row))
+
+
+def test_a_valley_without_depth_or_samples_is_refused():
+    zero = lambda model, batch: 0 * batch * model.w**2  # noqa: E731
+    with pytest.raises(InputError, match="no depth"):
+        measured(zero, torch.ones(16).double())
+    with pytest.raises(InputError, match="at least 8 samples, here are 4"):
+        measured(zero, torch.ones(4).double())

@@ -34,6 +34,7 @@ from landscape.valley import (
     noise_floor,
     thresholds,
 )
+from landscape.valley.profile import FEWEST_SAMPLES
 from landscape.wording import counted
 
 HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
@@ -70,15 +71,23 @@ class Valley(Measurement):
         refuse_fractions(points=self.points)
         if self.points < 7:
             raise InputError(f"a profile needs at least 7 points, not {self.points}")
+        if (samples := problem.evaluate().samples) < FEWEST_SAMPLES:
+            raise InputError(f"a valley's shape is read from at least {FEWEST_SAMPLES} samples, here are {samples}")
         problem.halves()
         return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
-        """See `Measurement.measure`."""
+        """See `Measurement.measure`.
+
+        Raises:
+            InputError: the loss is zero and so is what it would be if nothing were learnt: there is no height.
+        """
         hessian = problem.hessian()
         pairs = top_eigenpairs(hessian, self.k, "LA", self.tol, self.seed, progress=part(bar, 0, 0.2))
         scale, loss = natural_scale(problem), problem.loss()
         depth = max(scale - loss, scale / 10)
+        if not depth > 0:
+            raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
         found: list[list[tuple[ProfileVerdict, float, float]]] = []
         for index in range(self.k):
             direction = unit(pairs.eigenvectors[:, index], f"eigenvector {index + 1}")
@@ -88,7 +97,7 @@ class Valley(Measurement):
         difference = first.hessian() - second.hessian()
         sampling = top_eigenpairs(difference, 1, "LM", 0.05, self.seed, progress=part(bar, 0.6, 0.7))
         floor_of_sampling = float(np.abs(sampling.eigenvalues[0])) / 2
-        variables = _geometry(pairs, found, depth, scale, len(problem.by_sample().losses))
+        variables = _geometry(pairs, found, depth, scale, problem.evaluate().samples)
         variables["sampling_floor"] = variable(
             (), floor_of_sampling, "half the norm of the difference of the Hessians of two halves", "loss / parameter^2"
         )
@@ -152,6 +161,8 @@ class Valley(Measurement):
 
 def _of_kappa(row: xr.Dataset) -> str:
     kappa, restates = row.kappa.values, row.restates.values
+    if not len(kappa):
+        return f"spectral (Definition 1): no valley, as no eigenvalue lies above the noise floor {float(row.floor):.2g}"
     return (
         f"spectral (Definition 1): kappa from {np.nanmax(kappa):.3g} to {np.nanmin(kappa):.3g} for eps from "
         f"{row.eps.values[0]:.2g} to {row.eps.values[-1]:.2g}; the median of kappa eps / lambda_max is "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.slices.directions import Direction
 from landscape.slices.line import sums_at
@@ -38,10 +39,11 @@ def natural_scale(problem: Problem) -> float:
     """What a loss of nothing learnt is: the unit in which a rise is large or small.
 
     For cross-entropy over K classes log K, the loss of a uniform guess; for the mean squared error the variance of the
-    targets, the loss of guessing their mean; for any other loss its value at the point, as far as that can tell.
+    targets, the loss of guessing their mean, if they vary and have one shape; for any other loss its value at the
+    point, as far as that can tell.
 
     Returns:
-        A positive number in the units of the loss; 0 where it can't be told.
+        A number in the units of the loss; 0 where it can't be told.
     """
     loss = problem.torch_loss
     if isinstance(loss, nn.CrossEntropyLoss):
@@ -49,8 +51,11 @@ def natural_scale(problem: Problem) -> float:
             output = problem.output(problem.vector, problem.batches[0])
         return math.log(output.shape[1])
     if isinstance(loss, nn.MSELoss):
-        targets = torch.cat([batch[1].reshape(len(batch[1]), -1) for batch in problem.batches]).to(torch.float64)
-        return float((targets - targets.mean(0)).square().mean())
+        targets = [batch[1].reshape(len(batch[1]), -1).to(torch.float64) for batch in problem.batches]
+        if len({each.shape[1] for each in targets}) == 1:
+            together = torch.cat(targets)
+            if variance := float((together - together.mean(0)).square().mean()):
+                return variance
     return abs(problem.by_sample().mean)
 
 
@@ -64,14 +69,23 @@ def find_extent(problem: Problem, direction: Direction, rise: float | None = Non
         problem: at the point theta.
         direction: whose positions are looked at.
         rise: above the loss at theta; default: max(|L|, a tenth of `natural_scale`).
+
+    Raises:
+        InputError: the direction is zero, the rise isn't positive, or the loss at theta isn't finite.
     """
-    base = problem.by_sample().mean
+    base = problem.loss()
+    if not 0 < direction.norm < math.inf:
+        raise InputError(f"{direction.name} has the length {direction.norm:g}: it is no direction")
+    if rise is not None and not rise > 0:
+        raise InputError(f"a loss rises by a positive number, not by {rise}")
     if rise is None:
         rise = max(abs(base), natural_scale(problem) / 10) or 1.0
     length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
 
     def above(position: float) -> bool:
         """Whether the loss has risen at a position; a loss that isn't finite has."""
+        if abs(position) > torch.finfo(problem.dtype).max:
+            return True
         value = sums_at(problem, problem.vector, (position, direction.vector)).mean
         return not value <= base + rise
 

@@ -44,9 +44,11 @@ def certified_intervals(
     above, below = edges
     upper = _upper_bounds(values, border, above, dim)
     lower = -_upper_bounds(-values, border, -below, dim)
-    descending = np.empty(len(values), dtype=int)
-    descending[np.argsort(-values, kind="stable")] = np.arange(len(values))
-    high, low = upper[descending][:k], lower[::-1][descending][:k]
+    # Places from above and from below; of equal values the wanted ones, which come first, are the further out.
+    places = np.empty((2, len(values)), dtype=int)
+    for place, outwards in zip(places, (-values, values), strict=True):
+        place[np.argsort(outwards, kind="stable")] = np.arange(len(values))
+    high, low = upper[places[0]][:k], lower[places[1]][:k]
     from_above = np.arange(k) < {"LA": k, "SA": 0, "BE": (k + 1) // 2, "LM": 0}[which]
     wanted = values[:k]
     if which == "LM":

@@ -213,7 +213,7 @@ class CertifiedSolve(Iteration):
 
     def take_up(self, vector: Tensor) -> bool:
         """Expand the basis by a vector, and by the pending ones, of which it may have a part; False if nothing can."""
-        self.make_room()
+        self.make_room(2)  # for the vector, and for what remains of its product
         pending = self.basis.size - self.basis.expanded
         added = self.basis.start(vector)
         if added is not None:

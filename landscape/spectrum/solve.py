@@ -153,9 +153,9 @@ class Iteration(ABC):
             return self.basis.expanded
         return self.basis.strongest(ritz.coordinates[:, ritz.residuals > self.allowed(ritz)])
 
-    def make_room(self) -> None:
-        """Restart from the Ritz vectors nearest to the wanted ones when the basis is full."""
-        if self.basis.full and self.basis.size < self.operator.dim:
+    def make_room(self, slots: int = 1) -> None:
+        """Restart from the Ritz vectors nearest to the wanted ones when the basis has fewer slots left."""
+        if self.basis.size + slots > self.basis.capacity < self.operator.dim:
             values, coordinates, _ = self.basis.ritz()
             keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - 3)
             kept = select(values, keep, self.goal.which)

@@ -24,6 +24,7 @@ Label = Literal["U", "V", "undecided", "no valley"]
 
 V_AT_MOST, U_AT_LEAST = 1.4, 1.6
 _LEVELS = (0.025, 0.975)
+FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
 _MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
 
@@ -155,17 +156,19 @@ def _checked(
     t, losses = np.asarray(t, dtype=np.float64), np.asarray(sample_losses, dtype=np.float64)
     if t.ndim != 1 or len(t) < 7 or not (np.diff(t) > 0).all() or not np.isfinite(t).all():
         raise InputError("a profile needs at least 7 finite positions that ascend")
-    if losses.ndim != 2 or losses.shape[1] != len(t) or len(losses) < 8:
+    if losses.ndim != 2 or losses.shape[1] != len(t) or len(losses) < FEWEST_SAMPLES:
         raise InputError(
-            f"a profile of {len(t)} positions needs losses of shape (samples, {len(t)}) of at least 8 samples, not "
-            f"{losses.shape}"
+            f"a profile of {len(t)} positions needs losses of shape (samples, {len(t)}) of at least {FEWEST_SAMPLES} "
+            f"samples, not {losses.shape}"
         )
     weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(losses),) or not (weights >= 0).all() or not weights.sum() > 0:
         raise InputError("weights are one number for each sample, none negative and not all zero")
     losses, weights = losses[weights > 0], weights[weights > 0]  # a masked sample has no loss
-    if len(losses) < 8 or not np.isfinite(losses).all():
-        raise InputError("a profile needs finite losses of at least 8 samples; narrow it to where the loss is finite")
+    if len(losses) < FEWEST_SAMPLES or not np.isfinite(losses).all():
+        raise InputError(
+            f"a profile needs finite losses of at least {FEWEST_SAMPLES} samples; narrow it to where the loss is finite"
+        )
     return t, losses, weights
 
 
