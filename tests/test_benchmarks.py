@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import slices
 from benchmarks.agreement import DTYPES, MARGIN, Measured, compare, distance, furthest_eigenvalue, measured
 from benchmarks.cases import pose
 from benchmarks.plan import QUICK, SMALL
@@ -17,6 +18,7 @@ from benchmarks.products import PlainModel, pyhessian_product
 from benchmarks.report import BEGIN, END, Report, insert, measure
 from benchmarks.solvers import TOL, Found, K, reference, start_vector, summarise
 from benchmarks.timing import Spread
+from landscape import load_problem
 from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.spectrum.krylov import KrylovBasis
@@ -212,3 +214,9 @@ class TestCommands:
         done = run("benchmarks.device_check", "--device", "cuda:99")
         assert done.returncode == 2
         assert done.stderr.startswith("error: device cuda:99 isn't available here")
+
+
+def test_a_plane_beside_bare_forward_passes():
+    made, bare = slices.cost(load_problem(ROOT / "data/single.pt"), 3, 1)
+    assert bare > 0
+    assert made > 0

@@ -18,7 +18,8 @@ def tridiagonal(found) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.floats(-100, 100), min_size=1, max_size=12),
+    # What is smaller is refused, as its squares underflow.
+    st.lists(st.floats(-100, 100).map(lambda x: x if abs(x) > 1e-100 else 0.0), min_size=1, max_size=12),
     st.integers(1, 15),
     st.sampled_from([torch.float32, torch.float64]),
     st.integers(0, 100),
