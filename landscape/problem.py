@@ -221,12 +221,8 @@ class Problem:
             )
         if not vector.isfinite().all():
             raise InputError("the parameter vector has entries that are NaN or infinite; the loss isn't defined there")
-        return self.unchecked_at(self._own(vector))
-
-    def unchecked_at(self, vector: Tensor) -> Self:
-        """The same as `at` for a vector that is the problem's from now on, of its device and type, finite or not."""
         other = copy.copy(self)
-        other.vector = vector
+        other.vector = self._own(vector)
         return other
 
     def to(
@@ -442,7 +438,11 @@ class Problem:
     def by_sample(self) -> SampleSums:
         """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN."""
         with torch.no_grad(), self.evaluating():
-            judged = [self._form.judged(self._state(self.vector), batch) for batch in self.batches]
+            return self.sums_at(self.vector)
+
+    def sums_at(self, vector: Tensor) -> SampleSums:
+        """The same at another flat vector, finite or not; call inside `evaluating`, entered once for many points."""
+        judged = (self._form.judged(self._state(vector), batch) for batch in self.batches)
         return SampleSums.of(judged, self.total_weight)
 
     def loss(self) -> float:

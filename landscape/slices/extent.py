@@ -12,7 +12,6 @@ from torch import nn
 from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.slices.directions import Direction
-from landscape.slices.line import sums_at
 
 _DOUBLINGS = 40
 _BISECTIONS = 4  # the end is then known to a tenth
@@ -86,11 +85,12 @@ def find_extent(problem: Problem, direction: Direction, rise: float | None = Non
         """Whether the loss has risen at a position; a loss that isn't finite has."""
         if abs(position) > torch.finfo(problem.dtype).max:
             return True
-        value = sums_at(problem, problem.vector, (position, direction.vector)).mean
+        value = problem.sums_at(torch.add(problem.vector, direction.vector, alpha=position)).mean
         return not value <= base + rise
 
     first = 1e-3 * length / direction.norm
-    ends = [_end(lambda step, sign=sign: above(sign * step), first) for sign in (-1.0, 1.0)]  # type: ignore[misc]
+    with torch.no_grad(), problem.evaluating():
+        ends = [_end(lambda step, sign=sign: above(sign * step), first) for sign in (-1.0, 1.0)]  # type: ignore[misc]
     (left, left_risen), (right, right_risen) = ends
     return Extent(-left, right, rise, (left_risen, right_risen))
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from landscape.operator import SymmetricOperator
-from landscape.problem import Problem, SampleSums
+from landscape.problem import Problem
 from landscape.slices.directions import Direction
 from landscape.spectrum.products import finite_products
 from landscape.spectrum.progress import Progress
@@ -80,10 +79,11 @@ def line(
         InputError: the Hessian's product with d isn't finite.
     """
     sums = []
-    for index, position in enumerate(positions):
-        sums.append(sums_at(problem, problem.vector, (float(position), direction.vector)))
-        if progress is not None:
-            progress(points_made(index + 1, len(positions)))
+    with torch.no_grad(), problem.evaluating():
+        for index, position in enumerate(positions):
+            sums.append(problem.sums_at(torch.add(problem.vector, direction.vector, alpha=float(position))))
+            if progress is not None:
+                progress(points_made(index + 1, len(positions)))
     weights = sums[0].weights.cpu().numpy()
     by_sample = torch.stack([each.losses for each in sums], dim=1).cpu().numpy()
     with np.errstate(invalid="ignore"):
@@ -101,14 +101,6 @@ def line(
         curvature=curvature,
         norm=direction.norm,
     )
-
-
-def sums_at(problem: Problem, centre: Tensor, *steps: tuple[float, Tensor]) -> SampleSums:
-    """The evaluation at a centre (n,) plus steps along vectors (n,); NaN where the point isn't finite."""
-    point = centre
-    for length, vector in steps:
-        point = torch.add(point, vector, alpha=length)
-    return problem.unchecked_at(point).by_sample()
 
 
 def points_made(points: int, total: int) -> Progress:

@@ -10,7 +10,7 @@ import torch
 
 from landscape.problem import Problem
 from landscape.slices.directions import Direction, cosine
-from landscape.slices.line import points_made, sums_at
+from landscape.slices.line import points_made
 from landscape.spectrum.progress import Progress
 
 
@@ -62,15 +62,16 @@ def plane(
     """
     shape = len(second_positions), len(first_positions)
     losses, errors, accuracies = np.empty(shape), np.empty(shape), np.empty(shape)
-    for row, b in enumerate(second_positions):
-        start = torch.add(problem.vector, second.vector, alpha=float(b))
-        for column, a in enumerate(first_positions):
-            sums = sums_at(problem, start, (float(a), first.vector))
-            estimate = sums.estimate()
-            losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
-            accuracies[row, column] = sums.accuracy
-            if progress is not None:
-                progress(points_made(row * shape[1] + column + 1, losses.size))
+    with torch.no_grad(), problem.evaluating():
+        for row, b in enumerate(second_positions):
+            start = torch.add(problem.vector, second.vector, alpha=float(b))
+            for column, a in enumerate(first_positions):
+                sums = problem.sums_at(torch.add(start, first.vector, alpha=float(a)))
+                estimate = sums.estimate()
+                losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
+                accuracies[row, column] = sums.accuracy
+                if progress is not None:
+                    progress(points_made(row * shape[1] + column + 1, losses.size))
     return Plane(
         first=np.asarray(first_positions, dtype=np.float64),
         second=np.asarray(second_positions, dtype=np.float64),
