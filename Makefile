@@ -38,6 +38,7 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.eigenpairs
+	$(BIN)/python -m benchmarks.slices
 
 # Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.
 bench-accuracy: $(INSTALLED)

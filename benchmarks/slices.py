@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
+from cyclopts import App
 
 from benchmarks.machine import this_machine
 from benchmarks.tables import Table
@@ -32,8 +31,17 @@ def cost(problem: Problem, points: int, rounds: int) -> tuple[float, float]:
     return min(each["plane"] for each in seconds), min(each["bare"] for each in seconds)
 
 
-def main(points: int = 51, rounds: int = 3) -> int:
-    """Print a table."""
+app = App(name="python -m benchmarks.slices", version_flags=[])
+
+
+@app.default
+def main(*, points: int = 51, rounds: int = 3) -> int:
+    """Print, as Markdown, what a plane costs: about eight minutes of processor time.
+
+    Args:
+        points: On each axis.
+        rounds: The least of so many counts.
+    """
     torch.set_num_threads(1)
     rows = []
     for path in CHECKPOINTS:
@@ -46,4 +54,4 @@ def main(points: int = 51, rounds: int = 3) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+from cyclopts import App
 from scipy.stats import beta
 
 from benchmarks.profiles import OPPOSITE, SAMPLES, SHAPES, T, independent, labels, smooth
 from benchmarks.tables import Table
-from landscape.errors import InputError
 from landscape.valley import classify_profile
 from landscape.valley.profile import Label
 
@@ -55,15 +54,19 @@ def scattered() -> str:
     return Table("The mean of |t - t_i|, with minima t_i that are normal about one centre", head, rows).markdown()
 
 
-def main(arguments: list[str]) -> int:
-    """Print the tables; the number of seeds may be given."""
-    try:
-        seeds = int(arguments[0]) if arguments else 100
-    except ValueError as error:
-        raise InputError(f"the number of seeds is a whole number, not {arguments[0]!r}") from error
+app = App(name="python -m benchmarks.valleys", version_flags=[])
+
+
+@app.default
+def main(*, seeds: int = 100) -> int:
+    """Print, as Markdown, how often the shape of a profile is told: half an hour of processor time.
+
+    Args:
+        seeds: Of the noise.
+    """
     print("\n".join([*told(seeds), scattered()]))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    app()

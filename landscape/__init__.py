@@ -31,19 +31,24 @@ if TYPE_CHECKING:
         Loss,
         Matrix,
         Measurement,
+        Slices1D,
+        Slices2D,
         Spectrum,
         TopEigenpairs,
         Trace,
+        Valley,
         density_of,
+        trace_of,
     )
     from landscape.operator import MatrixOperator, SymmetricOperator
-    from landscape.problem import LossEstimate, Problem
+    from landscape.problem import Problem
     from landscape.progress import ProgressBar
     from landscape.record import open_record
+    from landscape.samples import LossEstimate
     from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
     from landscape.spectrum.full import FullSpectrum, full_spectrum
-    from landscape.spectrum.functions import effective_dimension, log_det
+    from landscape.spectrum.functions import NotDefiniteError, effective_dimension, log_det
     from landscape.spectrum.lanczos import LanczosDecomposition, lanczos
     from landscape.spectrum.trace import TraceEstimate, estimate_trace
 
@@ -66,22 +71,28 @@ _HOMES = {
         "Loss",
         "Matrix",
         "Measurement",
+        "Slices1D",
+        "Slices2D",
         "Spectrum",
         "TopEigenpairs",
         "Trace",
+        "Valley",
         "density_of",
+        "trace_of",
     ],
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
-    "landscape.problem": ["LossEstimate", "Problem"],
+    "landscape.problem": ["Problem"],
     "landscape.progress": ["ProgressBar"],
     "landscape.record": ["open_record"],
+    "landscape.samples": ["LossEstimate"],
     "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
     "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],
-    "landscape.spectrum.functions": ["effective_dimension", "log_det"],
+    "landscape.spectrum.functions": ["NotDefiniteError", "effective_dimension", "log_det"],
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
     "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
+_PACKAGES = ["slices", "valley"]
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -107,9 +118,12 @@ __all__ = [
     "MatrixOperator",
     "Measurement",
     "MonteCarloFisher",
+    "NotDefiniteError",
     "Preconditioned",
     "Problem",
     "ProgressBar",
+    "Slices1D",
+    "Slices2D",
     "Source",
     "SpectralDensity",
     "Spectrum",
@@ -117,6 +131,7 @@ __all__ = [
     "TopEigenpairs",
     "Trace",
     "TraceEstimate",
+    "Valley",
     "adam_diagonal",
     "density_of",
     "effective_dimension",
@@ -130,13 +145,18 @@ __all__ = [
     "probe",
     "read_checkpoint",
     "save_checkpoint",
+    "slices",
     "spectral_density",
     "top_eigenpairs",
+    "trace_of",
     "untied",
+    "valley",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"landscape.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'landscape' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

@@ -205,7 +205,7 @@ def probe(
     if isinstance(checkpoints, str | Path):
         checkpoints = [checkpoints]
     if not checkpoints:
-        raise InputError("no checkpoint given; name at least one file before the options (see --help)")
+        raise InputError("no checkpoint given; name at least one file (see --help)")
     if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:
         raise InputError("a record has each measurement of a matrix once: give at least one, and none of them twice")
     first = source.read(checkpoints[0])
@@ -300,7 +300,7 @@ class _Run:
                     raise InputError(
                         f"{self.writer.path} has the {name.replace('_', ' ')} {before:.6g} of {checkpoint.path}, which "
                         f"is {now:.6g} now: the code of the model or of the loss has changed, or is random; name "
-                        "another file (-o), or pass --overwrite to measure anew"
+                        f"another file (-o), or remove {self.writer.path} and {self.writer.path}.parts"
                     )
             return
 

@@ -22,6 +22,7 @@ LAYERS = [
     ["spectrum", "curvature"],
     ["factories"],
     ["problem", "checkpoint"],
+    ["samples"],
     ["forms"],
     ["batches", "losses"],
     ["operator", "parameters", "importing", "display", "valley"],

@@ -353,6 +353,7 @@ def mine(checkpoint):
         assert "has the loss" in ran.err
         assert "the code of the model or of the loss has changed" in ran.err
     assert tiny.listing() == before
+    assert "remove a.landscape.h5 and a.landscape.h5.parts" in ran.err
     assert command("a.pt", *options, "--overwrite").status == 0
 
 

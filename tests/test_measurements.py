@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import h5py
@@ -11,7 +12,8 @@ import torch
 import xarray as xr
 
 import landscape
-from landscape.measurements import TopEigenpairs
+from landscape import InputError
+from landscape.measurements import Slices1D, TopEigenpairs, slices
 from landscape.record import open_record
 
 
@@ -265,6 +267,8 @@ REFUSALS = {
     ("--log-det", "nan"): "alpha",
     ("--slice", "1d", "--direction", "sideways"): "there is no direction 'sideways': it is filter, layer",
     ("--slice", "1d", "--points", "2"): "at least 3 points",
+    ("--slice", "1d", "--points", "0"): "at least 3 points",
+    ("--valley", "-k", "2", "--points", "0"): "at least 7 points",
     ("--slice", "1d", "--reach", "-1"): "reach of a slice must be a positive number",
     ("--slice", "2d", "--direction", "top"): "a plane has two directions, and 1 given",
     ("--slice", "1d", "--direction", "problem.py"): "problem.py",
@@ -343,6 +347,30 @@ def test_a_direction_is_known_by_the_content_of_its_file(command, tiny):
     ran = command(*arguments)
     assert ran.status == 2
     assert "directions is" in ran.err
+
+
+def test_a_direction_that_changes_before_it_is_used_is_refused(tiny):
+    problem = landscape.load_problem("a.pt")
+    for name, change in (
+        ("mine.npy", lambda: np.save("mine.npy", 2 * np.ones(13))),
+        ("d.pt", lambda: tiny.save("d.pt", 9)),
+    ):
+        np.save("mine.npy", np.ones(13))
+        tiny.save("d.pt", 8)
+        settled = Slices1D((name,), 3, 1.0).settle(problem, 1)
+        change()
+        with pytest.raises(InputError, match="changed while it was in use"):
+            settled.measure(problem, lambda *_: None, None)
+
+
+def test_an_eigenvector_that_does_not_converge_says_so(command, tiny, monkeypatch):
+    monkeypatch.setattr(
+        slices, "top_eigenpairs", functools.partial(landscape.top_eigenpairs, tol=1e-30, max_products=3)
+    )
+    ran = command("a.pt", "--slice", "1d", "--direction", "top", "--direction", "gradient", "--points", 3, "--reach", 1)
+    assert ran.status == 3
+    assert "NOT CONVERGED: the top eigenvector 1" in ran.out
+    assert list(group("a.landscape.h5", "slices_1d").converged.values) == [False, True]
 
 
 # ---------------------------------------------------------------------- the valley

@@ -1,6 +1,8 @@
 """Slices: exact on known functions, equal to plain evaluations, the model untouched; directions as they say."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -316,3 +318,9 @@ def test_ends_that_there_cannot_be_are_refused():
     )
     flat = find_extent(tiny, Direction(torch.full((2,), 1e-30), "tiny"))
     assert math.isfinite(flat.high)
+
+
+def test_the_packages_are_there_without_an_import_of_their_own():
+    code = "import landscape; print(landscape.slices.line.__name__, landscape.valley.classify_profile.__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["line", "classify_profile"]

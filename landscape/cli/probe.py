@@ -126,7 +126,7 @@ def probe(
         (loops, lambda: made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix)),
         ("1d" in (slices or ()), lambda: made.Slices1D(*slices_of)),
         ("2d" in (slices or ()), lambda: made.Slices2D(*slices_of)),
-        (valley, lambda: made.Valley(k, tol, points or made.Valley.points, seed)),
+        (valley, lambda: made.Valley(k, tol, made.Valley.points if points is None else points, seed)),
     ]
     measurements = [make() for wanted, make in asked if wanted]
     if crosscheck:

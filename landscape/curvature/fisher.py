@@ -21,7 +21,7 @@ from torch import Tensor
 
 from landscape.curvature.likelihood import Likelihood, likelihood_of
 from landscape.curvature.sandwich import Parts, Sandwich
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.problem import Problem
 
 Unit = Literal["term", "sequence"]
@@ -119,6 +119,7 @@ class MonteCarloFisher(Sandwich):
         Raises:
             InputError: the loss has no known likelihood, the outputs don't fit it, or a number is out of range.
         """
+        refuse_fractions(samples=samples, seed=seed)
         if samples < 1:
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {samples}")
         if not 0 <= seed < 2**63:

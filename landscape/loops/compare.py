@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.untied import Loop, untied
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.loops.blocks import FEWEST_PROBES, BlockEstimates, UseBlock, estimate_blocks, products_by_use
 from landscape.loops.share import UNDEFINED, Share
 from landscape.operator import SymmetricOperator
@@ -146,6 +146,7 @@ def loop_curvature(
 
 def check_arguments(k: int, tol: float, probes: int, error: float, seed: int) -> None:
     """Raise the InputError that `loop_curvature` would raise for these arguments, whatever the problem."""
+    refuse_fractions(k=k, probes=probes)
     if k < 1 or probes < FEWEST_PROBES or not error > 0:
         raise InputError(
             f"k must be at least 1, probes at least {FEWEST_PROBES} and error above 0, not {k}, {probes} and {error:g}"

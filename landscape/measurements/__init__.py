@@ -10,7 +10,7 @@ from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
 from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
-from landscape.measurements.trace import Trace
+from landscape.measurements.trace import Trace, trace_of
 from landscape.measurements.valley import Valley
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "Trace",
     "Valley",
     "density_of",
+    "trace_of",
 ]

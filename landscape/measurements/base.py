@@ -100,7 +100,7 @@ def estimated(name: str, estimate: Estimate, long_name: str, units: str = "1") -
     }
 
 
-def shown(row: xr.Dataset, name: str) -> str:
-    """A stored estimate as the screen shows it."""
+def estimate_in(row: xr.Dataset, name: str) -> Estimate:
+    """The estimate that `estimated` stored."""
     low, high = map(float, row[f"{name}_interval"].values)
-    return str(Estimate(float(row[name]), float(row[f"{name}_standard_error"]), low, high))
+    return Estimate(float(row[name]), float(row[f"{name}_standard_error"]), low, high)

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, estimated, shown, variable
+from landscape.measurements.base import History, Measured, estimate_in, estimated, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -67,7 +68,7 @@ class _SpectralSum(OfMatrix):
             )  # fmt: skip
             remarks = list(found.remarks)
         except NotDefiniteError as error:  # of this checkpoint, which says nothing of the run's others
-            found, remarks = SpectralSum.without_value(self.alpha, self.tol, operator.products), [str(error)]
+            found, remarks = self._without_value(operator.products), [str(error)]
         choices: dict[str, Any] = {"route": made.route.plain(), "remarks": remarks}
         return Measured(self._variables(found), choices)
 
@@ -80,16 +81,37 @@ class _SpectralSum(OfMatrix):
         """The number with its error, and how it was made."""
         if self._has_none(row):
             return [f"{self.matrix.title}: {self.symbol} has no value, {int(row.products)} products"]
-        how = f"exact, from {int(row.products)} products"
-        if str(row.method.values) == "probes":
-            how = (
-                f"{int(row.probes)} probes of up to {int(row.steps)} steps beside {int(row.deflated)} outliers done "
-                f"exactly, {int(row.products)} products; errors that the probes share: quadrature "
-                f"{float(row.quadrature_error):.1e}, outliers {float(row.deflation_error):.1e}, rounding "
-                f"{float(row.rounding):.1e}"
-            )
+        value, how = self._found_in(row).outcome
         notes = [f"note: {remark}" for remark in _remarks(row)] if row.converged else []
-        return [f"{self.matrix.title}: {self.symbol} = {shown(row, self.group)}", how, *notes]
+        return [f"{self.matrix.title}: {self.symbol} = {value}", how, *notes]
+
+    def _found_in(self, row: xr.Dataset) -> SpectralSum:
+        return SpectralSum(
+            **vars(estimate_in(row, self.group)),
+            alpha=self.alpha,
+            method="exact" if str(row.method.values) == "exact" else "probes",
+            tol=self.tol,
+            goal=None,
+            converged=bool(row.converged),
+            agree=bool(row.agree),
+            quadrature_error=float(row.quadrature_error),
+            deflation_error=float(row.deflation_error),
+            rounding=float(row.rounding),
+            deflated=int(row.deflated),
+            probes=int(row.probes),
+            steps=int(row.steps),
+            products=int(row.products),
+            samples=row.samples.values,
+        )
+
+    def _without_value(self, products: int) -> SpectralSum:
+        """What stands for a sum that isn't defined, or can't be told to be."""
+        nan = math.nan
+        return SpectralSum(
+            nan, nan, nan, nan, alpha=self.alpha, method="probes", tol=self.tol, goal=nan, converged=False, agree=False,
+            quadrature_error=nan, deflation_error=nan, rounding=nan, deflated=0, probes=0, steps=0, products=products,
+            samples=np.array([]),
+        )  # fmt: skip
 
     def _has_none(self, row: xr.Dataset) -> bool:
         return math.isnan(float(row[self.group]))

@@ -12,8 +12,9 @@ from rich.console import RenderableType
 
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.problem import LossEstimate, Problem
+from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.samples import LossEstimate
 from landscape.wording import counted
 
 

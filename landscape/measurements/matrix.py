@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -17,7 +16,7 @@ from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
-from landscape.measurements.vectors import read_bytes, read_vector
+from landscape.measurements.files import digest_of, read_vector
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.wording import listed
@@ -121,8 +120,7 @@ class Matrix:
             inverse_root(diagonal, problem.layout.dim, problem.dtype)
         except InputError as error:
             raise InputError(f"--precondition {self.precondition}: {error}") from error
-        digest = None if self.precondition == "adam" else hashlib.sha256(read_bytes(self.precondition)).hexdigest()
-        return replace(self, digest=digest)
+        return replace(self, digest=None if self.precondition == "adam" else digest_of(self.precondition))
 
     def _plain(self, problem: Problem, route: str | None) -> BatchedOperator:
         match self.kind:
@@ -146,10 +144,7 @@ class Matrix:
                     "a diagonal"
                 )
             return adam_diagonal(problem.optimizer, problem.model, problem.layout)
-        content = read_bytes(self.precondition)
-        if self.digest not in (None, hashlib.sha256(content).hexdigest()):
-            raise InputError(f"{self.precondition} changed while it was in use; run again")
-        return read_vector(self.precondition, content)
+        return read_vector(self.precondition, self.digest)
 
 
 class OfMatrix(Measurement):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from landscape.checkpoint import fit_state, read_checkpoint
 from landscape.display import to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.vectors import read_bytes, read_vector
+from landscape.measurements.files import digest_of, read_vector, refuse_changed
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.slices.directions import (
@@ -54,14 +53,14 @@ class _Slice(Measurement):
         points: on each axis; an even number is raised by one. Default: 51 on a line, 25 across a plane and up.
         reach: half the length of each axis, in steps along its direction; None finds the ends by the loss's rise.
         seed: of the random directions and of the eigenvectors' solves.
-        digests: of the files among the directions, once they are settled.
+        digests: sha256 of the files among the directions, in their order, once they are settled.
     """
 
     directions: tuple[str, ...] = ()
     points: int | None = None
     reach: float | None = None
     seed: int = 0
-    digests: tuple[str, ...] | None = None
+    digests: tuple[str, ...] = ()
 
     _directions_by_default: ClassVar[tuple[str, ...]]
     _points_by_default: ClassVar[int]
@@ -69,59 +68,67 @@ class _Slice(Measurement):
     @property
     def settings(self) -> dict[str, Any]:
         """See `Measurement.settings`: a file is known by its content."""
-        settings = super().settings
-        digests = iter(settings.pop("digests") or ())
-        settings["directions"] = [f"sha256 {next(digests, '')}" if _is_file(d) else d for d in self.directions]
+        known = self._digests
+        directions = [f"sha256 {known[name]}" if name in known else name for name in self.directions]
+        settings = super().settings | {"directions": directions}
+        del settings["digests"]
         return settings
+
+    @property
+    def _digests(self) -> dict[str, str]:
+        """Of each file, once it is settled."""
+        return dict(zip(filter(_is_file, self.directions), self.digests, strict=False))
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse directions that there are not, and numbers out of range."""
-        directions, points = self.directions or self._directions_by_default, self.points or self._points_by_default
+        directions = self.directions or self._directions_by_default
+        points = self._points_by_default if self.points is None else self.points
         refuse_fractions(points=points, seed=self.seed)
         if self.reach is not None and not 0 < self.reach < np.inf:
             raise InputError(f"the reach of a slice must be a positive number, not {self.reach}")
         positions(-1.0, 1.0, points)
-        files = list(filter(_is_file, directions))
-        for name in files:
-            _from_file(problem, name)
-        digests = tuple(hashlib.sha256(read_bytes(name)).hexdigest() for name in files)
-        if self.digests not in (None, digests):
-            raise InputError("a file among the slice's directions changed while it was in use; run again")
+        for name in filter(_is_file, directions):
+            _from_file(problem, name, self._digests.get(name))
+        digests = tuple(map(digest_of, filter(_is_file, directions)))
         return replace(self, directions=directions, points=points, digests=digests)
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
-        """Sides on which the loss doesn't rise, so that there is no end to be found."""
+        """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""
+        lines = [f"the {each} did not converge" for each in row.direction.values[~row.converged.values]]
         flat = [
             f"{direction} ({side})"
             for direction, sides in zip(row.direction.values, row.risen.values, strict=True)
             for side, risen in zip(("down", "up"), sides, strict=True)
             if not risen
         ]
-        return [f"the loss doesn't rise along {name}, as far as was looked: give --reach" for name in flat]
+        return lines + [f"the loss doesn't rise along {name}, as far as was looked: give --reach" for name in flat]
 
-    def _directions(self, problem: Problem, bar: ProgressBar) -> list[Direction]:
-        """In the order asked for, the eigenvectors from one solve for each end."""
+    def _directions(self, problem: Problem, bar: ProgressBar) -> tuple[list[Direction], list[bool]]:
+        """In the order asked for, and whether each is what it says; eigenvectors are from one solve for each end."""
         asked = Counter(self.directions)
         solved = {
             name: top_eigenpairs(problem.hessian(), asked[name], which, seed=self.seed, progress=part(bar, 0, 0.3))
             for name, which in ENDS.items()
             if name in asked
         }
-        found, used = [], Counter[str]()
+        found, sure, used = [], [], Counter[str]()
         for name in self.directions:
-            index = used[name]
+            index, known = used[name], True
             used[name] += 1
             if name in RANDOM:
-                found.append(gaussian(problem, self.seed, index, RANDOM[name]))
+                direction = gaussian(problem, self.seed, index, RANDOM[name])
             elif name in solved:
-                value = to_error(float(solved[name].eigenvalues[index]), float(solved[name].residuals[index]))
-                vector = solved[name].eigenvectors[:, index]
-                found.append(unit(vector, f"{name} eigenvector {index + 1}, eigenvalue {value}"))
+                pairs = solved[name]
+                known = bool(pairs.converged[index]) and pairs.complete
+                value = to_error(float(pairs.eigenvalues[index]), float(pairs.residuals[index]) + pairs.rounding)
+                direction = unit(pairs.eigenvectors[:, index], f"{name} eigenvector {index + 1}, eigenvalue {value}")
             elif name == "gradient":
-                found.append(gradient_direction(problem))
+                direction = gradient_direction(problem)
             else:
-                found.append(_from_file(problem, name))
-        return found
+                direction = _from_file(problem, name, self._digests.get(name))
+            found.append(direction)
+            sure.append(known)
+        return found, sure
 
     def _grid(self, extent: Extent) -> np.ndarray:
         assert self.points is not None, "settled"
@@ -144,24 +151,25 @@ class Slices1D(_Slice):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        directions, hessian = self._directions(problem, bar), problem.hessian()
+        (directions, sure), hessian = self._directions(problem, bar), problem.hessian()
         extents = [self._extent(problem, each) for each in directions]
         lines = []
         for index, (direction, extent) in enumerate(zip(directions, extents, strict=True)):
             tell = part(bar, 0.3 + 0.7 * index / len(directions), 0.3 + 0.7 * (index + 1) / len(directions))
             lines.append(line(problem, direction, self._grid(extent), operator=hessian, progress=tell))
-        return Measured(_common(directions, extents) | _line_variables(lines))
+        return Measured(_common(directions, sure, extents) | _line_variables(lines))
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each direction."""
         lines: list[RenderableType] = [f"loss along {row.sizes['direction']} line(s), {row.sizes['point']} points each"]
         for i in range(row.sizes["direction"]):
             each = row.isel(direction=i)
-            at, losses = each.position.values, each.loss.values
+            at, losses, errors = each.position.values, each.loss.values, each.standard_error.values
+            model, lowest = each.quadratic.values, np.nanargmin(losses)
+            low, high = (f"{losses[end]:.4g} ± {errors[end]:.1g} at {at[end]:.3g}" for end in (0, -1))
             lines.append(
-                f"{each.direction.values}: {losses[0]:.4g} at {at[0]:.3g}, {losses[at == 0][0]:.4g} at 0, "
-                f"{losses[-1]:.4g} at {at[-1]:.3g} (quadratic model {each.quadratic.values[0]:.4g} and "
-                f"{each.quadratic.values[-1]:.4g}); lowest {np.nanmin(losses):.4g} at {at[np.nanargmin(losses)]:.3g}; "
+                f"{each.direction.values}: {low}, {losses[at == 0][0]:.4g} at 0, {high} (quadratic model "
+                f"{model[0]:.4g} and {model[-1]:.4g}); lowest {losses[lowest]:.4g} at {at[lowest]:.3g}; "
                 f"step {float(each.norm):.3g}, slope {float(each.slope):.3g}, curvature {float(each.curvature):.4g}"
             )
         return lines
@@ -184,13 +192,13 @@ class Slices2D(_Slice):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        given = self._directions(problem, bar)
+        given, sure = self._directions(problem, bar)
         first, second = directions = orthogonalised(given)
         extents = [self._extent(problem, each) for each in directions]
         across, up = map(self._grid, extents)
         found = plane(problem, first, second, across, up, part(bar, 0.3, 1.0))
         angle = {"cosine_given": variable((), cosine(*given), "cosine of the directions as they were given")}
-        return Measured(_common(directions, extents) | angle | _plane_variables(found))
+        return Measured(_common(directions, sure, extents) | angle | _plane_variables(found))
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """What the plane is of, and where the loss is lowest."""
@@ -210,30 +218,36 @@ def _is_file(direction: str) -> bool:
     return direction not in (*RANDOM, *ENDS, "gradient")
 
 
-def _from_file(problem: Problem, path: str) -> Direction:
+def _from_file(problem: Problem, path: str, digest: str | None) -> Direction:
     """A vector of the user's, or the line to another checkpoint."""
+    name = Path(path).name
     if path.endswith(".npy"):
-        vector = read_vector(path, read_bytes(path))
+        vector = read_vector(path, digest)
         if vector.shape != (problem.layout.dim,) or vector.is_complex():
             raise InputError(f"{path} has shape {tuple(vector.shape)}, the parameters' vector ({problem.layout.dim},)")
         vector = vector.to(problem.device, problem.dtype)
         if not vector.isfinite().all() or not vector.any():
             raise InputError(f"{path} is no direction: it is zero, or has entries that are NaN or infinite")
-        return Direction(vector, Path(path).name)
+        return Direction(vector, name)
     if not Path(path).exists():
         raise InputError(
             f"there is no direction {path!r}: it is {', '.join([*RANDOM, *ENDS])}, gradient, a checkpoint's path or "
             "that of a .npy file"
         )
-    state, _ = fit_state(read_checkpoint(path).state, problem.model, path)
-    return towards(problem, problem.with_state(state).vector, f"line to {Path(path).name}")
+    checkpoint = read_checkpoint(path)
+    refuse_changed(path, digest, checkpoint.sha256)
+    state, _ = fit_state(checkpoint.state, problem.model, path)
+    return towards(problem, problem.with_state(state).vector, f"line to {name}")
 
 
-def _common(directions: Sequence[Direction], extents: Sequence[Extent]) -> dict[str, xr.Variable]:
+def _common(directions: Sequence[Direction], sure: Sequence[bool], extents: Sequence[Extent]) -> dict[str, xr.Variable]:
     """What is known of the directions, one orthogonal to the other or not."""
     cosines = [[cosine(one, other) for other in directions] for one in directions]
     return {
         "direction": variable("direction", [each.name for each in directions], "what a slice goes along", ""),
+        "converged": variable(
+            "direction", sure, "an eigenvector's solve reached its goal; true of any other direction"
+        ),
         "norm": variable("direction", [each.norm for each in directions], "length of a step of 1", "parameter"),
         "cosine": variable(("direction", "other_direction"), cosines, "cosine of the angle between two directions"),
         "risen": variable(("direction", "side"), [each.risen for each in extents], "the loss has risen at this end"),

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, estimated, shown, variable
+from landscape.measurements.base import History, Measured, estimate_in, estimated, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -57,18 +57,32 @@ class Trace(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Both numbers with their errors, and how they were made."""
-        title, products = self.matrix.title, int(row.products)
-        how = f"exact, from {products} products"
-        if str(row.method.values) == "probes":
-            how = f"{int(row.probes)} probes beside {int(row.deflation)} directions done exactly, {products} products"
-        lines: list[RenderableType] = [
-            f"{title}: trace {shown(row, 'trace')}",
-            f"{title}: Frobenius norm {shown(row, 'frobenius')}",
-            how,
-        ]
-        if row.agree:
-            lines.append("all probes agree up to rounding: the interval is that of rounding alone")
-        return lines
+        (trace, norm, how), title = trace_of(row, self.tol).outcome, self.matrix.title
+        agree = "all probes agree up to rounding: the interval is that of rounding alone"
+        return [f"{title}: {trace}", f"{title}: {norm}", how, *([agree] if row.agree else [])]
+
+
+def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
+    """The estimate that is stored in a row of a record.
+
+    Args:
+        row: of the group ``trace`` (or that of another matrix), one checkpoint.
+        tol: the goal that there was.
+    """
+    return TraceEstimate(
+        trace=estimate_in(row, "trace"),
+        frobenius=estimate_in(row, "frobenius"),
+        method="exact" if str(row.method.values) == "exact" else "probes",
+        tol=tol,
+        converged=bool(row.converged),
+        agree=bool(row.agree),
+        rounding=float(row.rounding),
+        deflation=int(row.deflation),
+        probes=int(row.probes),
+        products=int(row.products),
+        samples=row.samples.values,
+        squares=row.squares.values,
+    )
 
 
 def trace_variables(found: TraceEstimate, matrix: Matrix) -> dict[str, xr.Variable]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
+import torch
 import xarray as xr
 from rich.console import RenderableType
 from rich.table import Table
@@ -22,7 +23,7 @@ from landscape.slices.extent import find_extent, natural_scale
 from landscape.slices.grid import positions
 from landscape.slices.line import line
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.full import full_spectrum, is_possible
+from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
 from landscape.spectrum.progress import Progress, part
 from landscape.valley import (
     Anisotropy,
@@ -38,6 +39,7 @@ from landscape.valley.profile import FEWEST_SAMPLES
 from landscape.wording import counted
 
 HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
+_UNITS = "loss / parameter^2"
 DELTAS = np.geomspace(0.1, 1e4, 51)
 
 
@@ -84,8 +86,8 @@ class Valley(Measurement):
         """
         hessian = problem.hessian()
         pairs = top_eigenpairs(hessian, self.k, "LA", self.tol, self.seed, progress=part(bar, 0, 0.2))
-        scale, loss = natural_scale(problem), problem.loss()
-        depth = max(scale - loss, scale / 10)
+        scale, estimate = natural_scale(problem), problem.evaluate()
+        depth = max(scale - estimate.loss, scale / 10)
         if not depth > 0:
             raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
         found: list[list[tuple[ProfileVerdict, float, float]]] = []
@@ -94,27 +96,29 @@ class Valley(Measurement):
             found.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
             bar(Progress("reading profiles", index + 1, np.empty(0), 0.2 + 0.4 * (index + 1) / self.k, "directions"))
         first, second = problem.halves()
-        difference = first.hessian() - second.hessian()
-        sampling = top_eigenpairs(difference, 1, "LM", 0.05, self.seed, progress=part(bar, 0.6, 0.7))
-        floor_of_sampling = float(np.abs(sampling.eigenvalues[0])) / 2
-        variables = _geometry(pairs, found, depth, scale, problem.evaluate().samples)
-        variables["sampling_floor"] = variable(
-            (), floor_of_sampling, "half the norm of the difference of the Hessians of two halves", "loss / parameter^2"
+        halves = top_eigenpairs(
+            first.hessian() - second.hessian(), 1, "LM", 0.05, self.seed, progress=part(bar, 0.6, 0.7)
         )
-        if is_possible(hessian):
-            values = full_spectrum(hessian, progress=part(bar, 0.7, 1.0)).eigenvalues
-            floor = noise_floor(values, str(problem.dtype).removeprefix("torch."), floor_of_sampling)
-            variables |= _spectral(values, floor)
+        sampling, sampling_error = abs(float(halves.eigenvalues[0])) / 2, float(np.ptp(halves.intervals[0])) / 4
+        variables = _geometry(pairs, found, depth, scale, estimate.samples) | {
+            "sampling_floor": variable((), sampling, "half the norm of the difference of H on two halves", _UNITS),
+            "sampling_floor_error": variable((), sampling_error, "its error", _UNITS),
+            "sampling_floor_converged": variable((), halves.complete, "the solve reached its goal"),
+        }
+        if hessian.dim <= MAX_DIM:
+            spectrum = full_spectrum(hessian, progress=part(bar, 0.7, 1.0))
+            precision = str(problem.dtype).removeprefix("torch.")
+            variables |= _spectral(spectrum, noise_floor(spectrum.eigenvalues, precision, sampling))
         return Measured(variables)
 
     def _profile(self, problem: Problem, direction: Direction, rise: float) -> tuple[ProfileVerdict, float, float]:
-        """The verdict up to a rise, and the ends of the profile: of a side that doesn't rise ten times the other's."""
+        """The verdict up to a rise, and the ends of the profile: a side without a rise goes ten times further."""
         extent = find_extent(problem, direction, rise)
-        low, high = extent.low, extent.high
-        if not extent.risen[0]:
-            low = max(low, -10 * high)
-        if not extent.risen[1]:
-            high = min(high, -10 * low)
+        ends, risen = (-extent.low, extent.high), extent.risen
+        length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
+        far = 10 * (max((end for end, has in zip(ends, risen, strict=True) if has), default=length))
+        low, high = (end if has else min(end, far) for end, has in zip(ends, risen, strict=True))
+        low = -low
         found = line(problem, direction, positions(low, high, self.points), model=False)
         finite = np.isfinite(found.losses)
         verdict = classify_profile(
@@ -123,10 +127,13 @@ class Valley(Measurement):
         return verdict, low, high
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
-        """Directions that aren't known well enough."""
-        if row.converged.values.all():
-            return []
-        return [f"{int((~row.converged.values).sum())} of the valley's directions did not converge: raise --tol"]
+        """Directions, or a noise floor, that aren't known well enough."""
+        lines = []
+        if open_ones := int((~row.converged.values).sum()):
+            lines.append(f"{open_ones} of the valley's directions did not converge: raise --tol")
+        if not row.sampling_floor_converged:
+            lines.append("the noise floor by sampling did not converge: it may be higher")
+        return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The verdicts by geometry as a table, and a sentence for each test."""
@@ -146,7 +153,9 @@ class Valley(Measurement):
             table,
             self._sentence(row),
         ]
-        return lines + ([] if "eps" not in row else [_of_kappa(row), _of_anisotropy(row)])
+        if "eps" not in row:
+            return [*lines, f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"]
+        return [*lines, _of_kappa(row), _of_anisotropy(row)]
 
     def _sentence(self, row: xr.Dataset) -> str:
         """What geometry says, at which scale, how surely, on which samples."""
@@ -161,7 +170,7 @@ class Valley(Measurement):
 
 def _of_kappa(row: xr.Dataset) -> str:
     kappa, restates = row.kappa.values, row.restates.values
-    if not len(kappa):
+    if not np.isfinite(kappa).any():  # rows of other checkpoints may have some
         return f"spectral (Definition 1): no valley, as no eigenvalue lies above the noise floor {float(row.floor):.2g}"
     return (
         f"spectral (Definition 1): kappa from {np.nanmax(kappa):.3g} to {np.nanmin(kappa):.3g} for eps from "
@@ -192,10 +201,9 @@ def _geometry(
         return np.array([[getattr(verdict, field) for verdict, _, _ in each] for each in found])
 
     ends = [[(low, high) for _, low, high in each] for each in found]
-
     return {
-        "eigenvalue": variable("direction", pairs.eigenvalues, "of the valley direction", "loss / parameter^2"),
-        "eigenvalue_error": variable("direction", pairs.residuals + pairs.rounding, "its error", "loss / parameter^2"),
+        "eigenvalue": variable("direction", pairs.eigenvalues, "of the valley direction", _UNITS),
+        "eigenvalue_error": variable("direction", pairs.residuals + pairs.rounding, "its error", _UNITS),
         "converged": variable("direction", pairs.converged & pairs.complete, "the solve reached its goal"),
         "depth": variable((), depth, "natural scale less the loss, at least a tenth of the scale", unit_of_loss),
         "natural_scale": variable((), scale, "loss of nothing learnt", unit_of_loss),
@@ -214,8 +222,9 @@ def _geometry(
     }
 
 
-def _spectral(values: np.ndarray, floor: float) -> dict[str, xr.Variable]:
-    units = "loss / parameter^2"
+def _spectral(spectrum: FullSpectrum, floor: float) -> dict[str, xr.Variable]:
+    units, values = _UNITS, spectrum.eigenvalues
+    floor = max(floor, spectrum.rounding)  # what rounding leaves of an eigenvalue isn't told from zero either
     measured: Anisotropy = anisotropy(values, floor)
     cut: KappaMap | None = kappa_map(values, thresholds(values, floor)) if values.max() > floor else None
     empty = np.empty(0)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.spectrum.krylov import outside
 from landscape.spectrum.probes import probe
 
 Normalisation = Literal["filter", "layer", "none"]
@@ -125,23 +126,21 @@ def unit(vector: Tensor, name: str) -> Direction:
 
 
 def orthogonalised(directions: Sequence[Direction]) -> list[Direction]:
-    """Each direction without its part along those before it, at the length it had; the first is as it was.
+    """Each of one direction or more without its part along those before it, at the length it had.
 
     Raises:
         InputError: one of them lies within the span of those before it, up to rounding.
     """
-    rows: list[Tensor] = []
-    found = []
-    for each in directions:
-        rest = each.vector.to(torch.float64)
-        for row in rows + rows:  # twice, as one pass leaves rounding
-            rest = rest - (row @ rest) * row
+    first, *others = directions
+    found, rows = [first], (first.vector.to(torch.float64) / first.norm).unsqueeze(0)
+    for each in others:
+        rest = outside(each.vector.to(torch.float64), rows)
         length = float(torch.linalg.vector_norm(rest))
         if not length > math.sqrt(len(rest)) * torch.finfo(each.vector.dtype).eps * each.norm:
             raise InputError(f"{each.name} lies within the span of the directions before it, so they make no plane")
-        rows.append(rest / length)
+        rows = torch.cat([rows, (rest / length).unsqueeze(0)])
         found.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name))
-    return [directions[0], *found[1:]] if found else []
+    return found
 
 
 def cosine(first: Direction, second: Direction) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.products import refuse_underflow
+from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, refuse_underflow
 
 # Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
 _CHUNK = 1 << 16
@@ -126,9 +126,9 @@ class KrylovBasis:
             return None
         vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
         vector = vector.to(self.operator.device, self.operator.dtype)
-        outside = self._outside(vector / torch.linalg.vector_norm(vector))
-        assert outside is not None, "a random vector doesn't lie within fewer dimensions"
-        return self._append(outside)
+        rest = self._outside(vector / torch.linalg.vector_norm(vector))
+        assert rest is not None, "a random vector doesn't lie within fewer dimensions"
+        return self._append(rest)
 
     def hold(self, values: np.ndarray, vectors: Tensor) -> None:
         """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
@@ -165,8 +165,8 @@ class KrylovBasis:
         vector = (vector / length).to(self.operator.dtype)
         if orthogonalise(vector, self.rows)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
             return None
-        outside = self._outside(vector)
-        return None if outside is None else self._append(outside)
+        rest = self._outside(vector)
+        return None if rest is None else self._append(rest)
 
     def expand(self, pending: int, *, faint: bool = False) -> Expansion:
         """Multiply one pending vector and take the part of the product outside the basis as a new one.
@@ -183,13 +183,10 @@ class KrylovBasis:
         product = self.operator.matvec(self._rows[self.expanded])
         coefficients, rest, beta = orthogonalise(product, self.rows)
         if not np.isfinite(beta):
-            raise InputError(
-                "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable "
-                "here, or overflows"
-            )
+            raise InputError(NOT_FINITE)
         length = float(np.hypot(np.linalg.norm(coefficients), beta))
         self._largest_product = max(self._largest_product, length)
-        if self._largest_product < 1e-140:  # seldom, and then the norm may be lost already
+        if self._largest_product < LEAST_SQUARED:  # the norm is a root of squares
             refuse_underflow(float(product.abs().max()))
         self._projection[: self.size, self.expanded] = coefficients
         self._projection[self.expanded, : self.expanded] = coefficients[: self.expanded]

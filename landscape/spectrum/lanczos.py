@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
+from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.krylov import Expansion, KrylovBasis
 
@@ -43,6 +43,7 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
         InputError: ``steps`` isn't positive, or a product isn't finite.
     """
     operator = as_operator(operator)
+    refuse_fractions(steps=steps, seed=seed)
     if steps < 1:
         raise InputError(f"Lanczos needs at least one step, not {steps}")
     steps = min(steps, operator.dim)

@@ -15,7 +15,11 @@ from landscape.spectrum.probes import probe
 _COLUMNS = 64
 _BLOCK_BYTES = 1 << 26
 # Squares of what is smaller lose digits, or are zero.
-_LEAST = 1e-150
+LEAST_SQUARED = 1e-150
+NOT_FINITE = (
+    "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable here, or "
+    "overflows"
+)
 
 
 def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
@@ -25,7 +29,7 @@ def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
 
 def refuse_underflow(largest: float) -> None:
     """Raise InputError where the largest of some products, by a norm, isn't zero and yet its square is."""
-    if 0 < largest < _LEAST:
+    if 0 < largest < LEAST_SQUARED:
         raise InputError(
             f"the products of the operator are of size {largest:.1e}, and their squares are lost below the smallest "
             "number: scale the loss up"
@@ -40,10 +44,7 @@ def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
     """
     products = operator.matmat(vectors)
     if not products.isfinite().all():
-        raise InputError(
-            "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable here, "
-            "or overflows"
-        )
+        raise InputError(NOT_FINITE)
     return products
 
 

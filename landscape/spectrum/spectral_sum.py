@@ -109,24 +109,14 @@ class SpectralSum(Summarised, Estimate):
     products: int
     samples: np.ndarray
 
-    @classmethod
-    def without_value(cls, alpha: float, tol: float | None, products: int) -> SpectralSum:
-        """What stands for a sum that isn't defined, or can't be told to be."""
-        nan = math.nan
-        return cls(
-            value=nan, standard_error=nan, low=nan, high=nan, alpha=alpha, method="probes", tol=tol, goal=None,
-            converged=False, agree=False, quadrature_error=nan, deflation_error=nan, rounding=nan, deflated=0,
-            probes=0, steps=0, products=products, samples=np.array([]),
-        )  # fmt: skip
-
     @property
     def shared_error(self) -> float:
         """What more probes don't reduce."""
         return self.quadrature_error + self.deflation_error + self.rounding
 
     @property
-    def summary(self) -> list[str]:
-        """See `Summarised`."""
+    def outcome(self) -> list[str]:
+        """The number with its error, and how it was made."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = (
@@ -134,7 +124,12 @@ class SpectralSum(Summarised, Estimate):
                 f"{self.products} products; errors that the probes share: quadrature {self.quadrature_error:.1e}, "
                 f"outliers {self.deflation_error:.1e}, rounding {self.rounding:.1e}"
             )
-        return [Estimate.__str__(self), how, *self.remarks]
+        return [Estimate.__str__(self), how]
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        return [*self.outcome, *self.remarks]
 
     @property
     def remarks(self) -> tuple[str, ...]:

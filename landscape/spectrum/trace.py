@@ -112,12 +112,17 @@ class TraceEstimate(Summarised):
     squares: np.ndarray
 
     @property
-    def summary(self) -> list[str]:
-        """See `Summarised`."""
+    def outcome(self) -> list[str]:
+        """Both numbers with their errors, and how they were made."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
-        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *self.remarks]
+        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how]
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        return [*self.outcome, *self.remarks]
 
     @property
     def remarks(self) -> tuple[str, ...]:

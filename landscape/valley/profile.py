@@ -103,7 +103,7 @@ def classify_profile(
 
 def _noise(resampled: np.ndarray) -> float:
     """Root mean square of the resampled means (b, m) about their mean, but for a shift of a whole curve."""
-    return float((resampled - resampled.mean(axis=1, keepdims=True)).std(axis=0).mean())
+    return math.sqrt(float((resampled - resampled.mean(axis=1, keepdims=True)).var(axis=0).mean()))
 
 
 def _judge(best: Walls, spread: Walls, noise: float, middle: float, unit: float) -> ProfileVerdict:

@@ -13,8 +13,10 @@ from functools import lru_cache
 
 import numpy as np
 
-# Exponents at a ratio of 3 %, from cusps to all but rectangular floors; centres at the positions and between them.
+# Exponents at a ratio of 3 %, from cusps to all but rectangular floors; centres at the positions and between them, as
+# far as these are no more than so many, for the fits of all curves together take memory.
 EXPONENTS = np.geomspace(0.5, 10.0, 101)
+_MOST_CENTRES = 121
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,9 @@ class _Grid:
 def _grid(positions: bytes) -> _Grid:
     t = np.frombuffer(positions)
     between = (t[1:] + t[:-1]) / 2
-    centre, exponent = (each.ravel() for each in np.meshgrid(np.sort(np.append(t, between)), EXPONENTS))
+    places = np.sort(np.append(t, between))
+    places = places[np.linspace(0, len(places) - 1, min(len(places), _MOST_CENTRES)).round().astype(int)]
+    centre, exponent = (each.ravel() for each in np.meshgrid(places, EXPONENTS))
     offset = t - centre[:, None]
     left, right = (np.maximum(side, 0) ** exponent[:, None] for side in (-offset, offset))
     mean_left, mean_right = left.mean(axis=1), right.mean(axis=1)

@@ -1,0 +1,88 @@
+"""The objective by its samples: what each adds to it, and what their spread says of its error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from landscape.display import Summarised
+from landscape.forms import Judged
+from landscape.wording import counted
+
+
+@dataclass(frozen=True)
+class LossEstimate(Summarised):
+    """The objective over a data set, seen as a sample of the population it was drawn from.
+
+    Attributes:
+        loss: sum w_i l_i / sum w_i over all terms, in the units of the loss.
+        standard_error: of ``loss``, from the spread between samples; the terms of one sample (its tokens) count as one
+            cluster. NaN for a single sample.
+        samples: number of samples of nonzero weight.
+        terms: number of terms (samples or tokens) of nonzero weight.
+    """
+
+    loss: float
+    standard_error: float
+    samples: int
+    terms: int
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        error = f"± {self.standard_error:.2g} (standard error over {counted(self.samples, 'sample')})"
+        return [f"loss {self.loss:.5g} {'(one sample: no error known)' if self.samples == 1 else error}"]
+
+
+@dataclass(frozen=True)
+class SampleSums:
+    """What every sample adds to the objective: sums over its terms, in the order of the data.
+
+    Attributes:
+        losses: (n,) float64, sum w l.
+        weights: (n,) float64, sum w; 0 for a sample that is masked altogether.
+        correct: (n,) float64, sum w over the terms that are right; None where the loss has no classes.
+        terms: how many terms have a nonzero weight.
+        total_weight: W, the weight of the whole data.
+    """
+
+    losses: Tensor
+    weights: Tensor
+    correct: Tensor | None
+    terms: int
+    total_weight: float
+
+    @classmethod
+    def of(cls, judged: Iterable[Judged], total_weight: float) -> Self:
+        """Of losses, weights and what is right, for each batch the sample's dimension first."""
+        pieces, terms = [], 0
+        for losses, weights, correct in judged:
+            wide = weights.detach().to(torch.float64)
+            of_right = [] if correct is None else [wide * correct.detach()]
+            sums = [wide * losses.detach().to(torch.float64), wide, *of_right]
+            pieces.append([each.reshape(len(wide), -1).sum(1) for each in sums])
+            terms += int((wide != 0).sum())
+        numerators, denominators, *right = (torch.cat(each) for each in zip(*pieces, strict=True))
+        return cls(numerators, denominators, right[0] if right else None, terms, total_weight)
+
+    @property
+    def mean(self) -> float:
+        """The objective, sum w l / W."""
+        return float(self.losses.sum()) / self.total_weight
+
+    @property
+    def accuracy(self) -> float:
+        """The weighted share of terms that are right; NaN where the loss has no classes."""
+        return math.nan if self.correct is None else float(self.correct.sum()) / self.total_weight
+
+    def estimate(self) -> LossEstimate:
+        """The objective with its standard error by a ratio estimator's linearisation."""
+        n, mean = int((self.weights != 0).sum()), self.mean
+        deviations = self.losses - mean * self.weights
+        spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
+        return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, self.terms)
