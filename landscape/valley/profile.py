@@ -18,12 +18,13 @@ from typing import Literal
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.valley.wall import Walls, fit_walls
+from landscape.valley.wall import EXPONENTS, Walls, fit_walls
 
 Label = Literal["U", "V", "undecided", "no valley"]
 
 V_AT_MOST, U_AT_LEAST = 1.4, 1.6
 _LEVELS = (0.025, 0.975)
+_HALF_STEP = math.sqrt(float(EXPONENTS[1] / EXPONENTS[0]))
 FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
 _MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
@@ -34,10 +35,10 @@ class ProfileVerdict:
     """What shape a profile has, read at a height.
 
     Attributes:
-        label: ``V`` if the interval of the exponent lies at or below 1.4, ``U`` if at or above 1.6, ``no valley`` if a
-            side doesn't rise by a tenth of the other one, else ``undecided``.
-        exponent: p of the two walls c + a |t - t0|^p.
-        interval: 2.5 % and 97.5 % quantiles of p over bootstrapped samples.
+        label: ``V`` if the 97.5 % quantile of the exponent over bootstrapped samples is at most 1.4, ``U`` if the 2.5 %
+            quantile is at least 1.6, ``no valley`` if a side doesn't rise by a tenth of the other, else ``undecided``.
+        exponent: p of the two walls c + a |t - t0|^p, on the grid of `landscape.valley.wall.EXPONENTS`.
+        interval: these two quantiles of p, widened by half a step of that grid, 1.5 %.
         height: the rise above the floor at which it was read: that of the lower wall's end.
         centre: t0.
         left: the rise to the first position.
@@ -119,7 +120,7 @@ def _judge(best: Walls, spread: Walls, noise: float, middle: float, unit: float)
     return ProfileVerdict(
         label=label,
         exponent=float(best.exponent[0]),
-        interval=interval,
+        interval=(interval[0] / _HALF_STEP, interval[1] * _HALF_STEP),
         height=min(left, right),
         centre=middle + unit * float(best.centre[0]),
         left=left,
