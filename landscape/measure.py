@@ -9,7 +9,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,11 +25,11 @@ from torch import Tensor
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
-from landscape.measurements import History, Loss, Measurement
+from landscape.measurements import History, Loss, Measurement, Run
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record
-from landscape.wording import cause
+from landscape.wording import cause, counted, listed
 
 SUFFIX = ".landscape.h5"
 
@@ -138,12 +138,12 @@ def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """The measurements of one checkpoint, as they stand in the record.
+    """The measurements of one checkpoint, or of a whole run, as they stand in the record.
 
     Attributes:
-        path: of the checkpoint.
-        step: of training, or None.
-        sha256: of the checkpoint's file.
+        path: of the checkpoint; of a run, its first and its last.
+        step: of training, or None; of a run, its last.
+        sha256: of the checkpoint's file; of a run, of its checkpoints in their order.
         data: the variables of each measurement, by its name, without the checkpoint dimension.
         shortfalls: what did not converge or stayed undecided, a line each.
         notes: what was decided or changed on the user's behalf, a line each.
@@ -163,8 +163,8 @@ class Result:
 
     Attributes:
         path: of the record.
-        rows: one for each checkpoint.
-        measured: how many units this run measured; the others were in the record or its parts before.
+        rows: one for each checkpoint, and one for the run where something was asked of it.
+        measured: how many units were measured now; the others were in the record or its parts before.
     """
 
     path: Path
@@ -180,6 +180,7 @@ def probe(
     source: Source | None = None,
     overwrite: bool = False,
     append: bool = False,
+    at: Sequence[int] = (),
     command: str = "landscape.probe",
     bar: ProgressBar | None = None,
 ) -> Result:
@@ -195,6 +196,7 @@ def probe(
         source: how checkpoints become problems.
         overwrite: replace a record of another request.
         append: add to a record of another request.
+        at: the steps of the checkpoints at which slices and valleys are measured, -1 for the last; none for all.
         command: as it goes into the record.
         bar: where to show progress; default: a new one.
 
@@ -217,10 +219,11 @@ def probe(
         there = at_checkpoint(problem, checkpoint)
         measurements = [measurement.settle(there, len(checkpoints)) for measurement in measurements]
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
-    known = dict(sorted(known.items(), key=lambda item: _place_in_run(item[1])))
-    request = Request.every(
-        {measurement.name: measurement.settings for measurement in measurements},
-        known,
+    run = _Checkpoints(source, problem, sorted(known.values(), key=_place_in_run))
+    units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
+    request = Request(
+        {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
+        {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},
         {
             "problem": factory.label,
             "arguments": first.arguments,
@@ -232,52 +235,90 @@ def probe(
             "params": list(source.params),
         },
     )
-    path = _record(out, next(iter(known.values())).path)
+    path = _record(out, run.files[0].path)
+    asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
     with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
-        run = _Run(source, problem, request, writer, shown, command)
-        run.check_unchanged(known.values())
-        for checkpoint in known.values():
-            run.measure(checkpoint, measurements)
-    return Result(path, _rows(path, known.values(), measurements), run.measured)
+        probing = _Probing(run, request, writer, shown, command)
+        probing.check_unchanged()
+        for unit in (*run.files, run.whole):
+            probing.measure(unit, asked[unit.sha256])
+    return Result(path, _rows(path, run, asked), probing.measured)
 
 
-class _Run:
+class _Checkpoints:
+    """The checkpoints of a request in their order, each to be had as a problem.
+
+    Attributes:
+        files: the checkpoints, without their weights: together these may exceed memory.
+        whole: what stands for all of them together: the last one, under the digest of the run.
+    """
+
+    def __init__(self, source: Source, problem: Problem, files: Sequence[Checkpoint]) -> None:
+        self.source, self.problem, self.files = source, problem, files
+        digests = tuple(each.sha256 for each in files)
+        self.whole = replace(files[-1], sha256=Run((), digests).digest)
+
+    def seen_from(self, writer: RecordWriter) -> Run:
+        """What measurements see of the run."""
+        return Run(
+            tuple(each.step for each in self.files),
+            tuple(each.sha256 for each in self.files),
+            lambda position: self.load(self.files[position]),
+            lambda measurement, position: writer.stored(measurement, self.files[position].sha256),
+        )
+
+    def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:
+        """Of what a measurement is made: of each checkpoint, of some, or of the whole run."""
+        if measurement.over_run:
+            return (self.whole,)
+        if not (measurement.selective and at):
+            return tuple(self.files)
+        known = {each.step: each for each in self.files} | {-1: self.files[-1]}
+        if unknown := [step for step in at if step not in known]:
+            steps = listed(each.step for each in self.files if each.step is not None)
+            raise InputError(f"no checkpoint is of step {unknown[0]}; there are {steps or 'none with a step'}")
+        return tuple(each for each in self.files if each in [known[step] for step in at])
+
+    def load(self, checkpoint: Checkpoint) -> Problem:
+        """The problem at a checkpoint, its weights read anew.
+
+        Raises:
+            InputError: the file isn't what it was when it was first read.
+        """
+        read = self.source.read(checkpoint.path)
+        if read.sha256 != (self.files[-1] if checkpoint is self.whole else checkpoint).sha256:
+            raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")
+        return at_checkpoint(self.problem, read)
+
+
+class _Probing:
     """Measures what a record still lacks."""
 
     def __init__(
-        self,
-        source: Source,
-        problem: Problem,
-        request: Request,
-        writer: RecordWriter,
-        bar: ProgressBar,
-        command: str,
+        self, run: _Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
     ) -> None:
-        self.source, self.problem, self.request = source, problem, request
-        self.writer, self.bar, self.command = writer, bar, command
+        self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
+        self.seen = run.seen_from(writer)
         self.measured = 0
 
-    def measure(self, checkpoint: Checkpoint, measurements: Sequence[Measurement]) -> None:
-        missing = [m for m in measurements if not self.writer.done(m.name, checkpoint.sha256)]
+    def measure(self, unit: Checkpoint, measurements: Sequence[Measurement]) -> None:
+        missing = [m for m in measurements if not self.writer.done(m.name, unit.sha256)]
         if not missing:
             return
-        read = self.source.read(checkpoint.path)
-        if read.sha256 != checkpoint.sha256:
-            raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")
-        problem = at_checkpoint(self.problem, read)
+        problem = self.run.load(unit)
         for measurement in missing:
-            self.bar.label(f"{checkpoint.path.name} {measurement.name}")
+            self.bar.label(f"{unit.path.name} {measurement.name}")
             started = time.monotonic()
             try:
-                measured = measurement.measure(problem, self.bar, self.history(measurement.name, checkpoint.sha256))
+                measured = measurement.measure(problem, self.bar, self.history(measurement.name, unit.sha256))
             except InputError as error:
-                raise InputError(f"{checkpoint.path}: {error}") from error
-            told = self.provenance(problem, checkpoint, measurement) | measured.choices
+                raise InputError(f"{unit.path}: {error}") from error
+            told = self.provenance(problem, unit, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
             self.writer.add(measurement.name, measured.dataset, told)
             self.measured += 1
 
-    def check_unchanged(self, checkpoints: Iterable[Checkpoint]) -> None:
+    def check_unchanged(self) -> None:
         """Hold the loss at one checkpoint to what the record has of it, where it has something.
 
         The request knows data and settings, and the model and the loss as they print; an edit of their code shows in
@@ -287,11 +328,11 @@ class _Run:
             InputError: loss or gradient are other numbers now, by more than rounding on another machine explains.
         """
         loss = Loss()
-        for checkpoint in checkpoints:
+        for checkpoint in self.run.files:
             there = self.writer.stored(loss.name, checkpoint.sha256)
             if there is None:
                 continue
-            problem = at_checkpoint(self.problem, self.source.read(checkpoint.path))
+            problem = self.run.load(checkpoint)
             here = loss.measure(problem, self.bar, History()).dataset
             tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
             for name, allowed in (("loss", tolerance), ("gradient_norm", 100 * tolerance)):
@@ -306,7 +347,7 @@ class _Run:
 
     def history(self, measurement: str, sha256: str) -> History:
         """What the record has of this measurement before this checkpoint."""
-        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256))
+        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256), self.seen)
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
@@ -324,7 +365,8 @@ class _Run:
                 "sha256": checkpoint.sha256,
                 "step": checkpoint.step,
                 "format": checkpoint.format,
-            },
+            }
+            | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
         }
 
 
@@ -345,18 +387,22 @@ def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
         )
 
 
-def _rows(path: Path, checkpoints: Iterable[Checkpoint], measurements: Sequence[Measurement]) -> list[Row]:
-    """The rows of some checkpoints, read back from the record."""
+def _rows(path: Path, run: _Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
+    """The rows of the checkpoints and of the run, read back from the record."""
     with open_record(path) as record:
         rows = []
-        for checkpoint in checkpoints:
-            data = {m.name: _row(record[m.name].dataset, checkpoint.sha256) for m in measurements}
+        for unit in (*run.files, run.whole):
+            if not (measurements := asked[unit.sha256]):
+                continue
+            data = {m.name: _row(record[m.name].dataset, unit.sha256) for m in measurements}
             told = [json.loads(str(row.provenance.values)) for row in data.values()]
             rows.append(
                 Row(
-                    path=str(checkpoint.path),
-                    step=checkpoint.step,
-                    sha256=checkpoint.sha256,
+                    path=f"run of {counted(len(run.files), 'checkpoint')} up to {unit.path}"
+                    if unit is run.whole
+                    else str(unit.path),
+                    step=unit.step,
+                    sha256=unit.sha256,
                     data=data,
                     shortfalls=[line for m in measurements for line in m.shortfalls(data[m.name])],
                     notes=list(dict.fromkeys(note for each in told for note in each["notes"])),

@@ -134,7 +134,7 @@ def probe(
     result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
     peers: list[CrossCheck] = []
     try:
-        for row in result.rows if crosscheck else ():
+        for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
         (print_json if as_json else print_tables)(result, measurements, peers)

@@ -48,7 +48,7 @@ def print_tables(result: Result, measurements: Sequence[Measurement], peers: Seq
         screen.line_of(f"\n{row.path}{step}", "bold")
         for note in row.notes:
             screen.line_of(f"note: {note}", "dim")
-        for measurement in measurements:
+        for measurement in (m for m in measurements if m.name in row.data):
             for item in measurement.show(row.data[measurement.name]):
                 screen.print(item, soft_wrap=isinstance(item, str))
         if peer is not None:
@@ -69,7 +69,7 @@ def print_json(result: Result, measurements: Sequence[Measurement], peers: Seque
             "notes": row.notes,
             "shortfalls": row.shortfalls,
         }
-        | {m.name: _numbers(row.data[m.name]) for m in measurements}
+        | {name: _numbers(data) for name, data in row.data.items()}
         | ({} if peer is None else {"pyhessian": peer.plain()})
         for row, peer in zip_longest(result.rows, peers)
     ]

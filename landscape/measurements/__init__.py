@@ -1,6 +1,6 @@
 """The measurements: what can be asked of a checkpoint, one module each."""
 
-from landscape.measurements.base import History, Measurement
+from landscape.measurements.base import History, Measurement, Run
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.eigenpairs import TopEigenpairs
 from landscape.measurements.functions import EffectiveDimension, LogDet
@@ -23,6 +23,7 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "Run",
     "Slices1D",
     "Slices2D",
     "Spectrum",

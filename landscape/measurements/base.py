@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
@@ -21,7 +22,14 @@ class Measurement(ABC):
     """One kind of measurement with its settings; a frozen dataclass whose fields are these settings.
 
     Everything that is shown is made from the stored row, so that a finished record shows what the run showed.
+
+    Attributes:
+        over_run: one row for the whole run instead of one for each checkpoint; made last, from the others' rows.
+        selective: large enough that one may want it of some checkpoints alone; see ``at`` of `landscape.probe`.
     """
+
+    over_run: ClassVar[bool] = False
+    selective: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -32,6 +40,11 @@ class Measurement(ABC):
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, as stored in the record and compared on resuming."""
         return asdict(self)  # type: ignore[call-overload]
+
+    @property
+    def depends_on_run(self) -> bool:
+        """Whether the numbers of one checkpoint are others in another run; the run is part of the request then."""
+        return False
 
     @abstractmethod
     def settle(self, problem: Problem, checkpoints: int) -> Self:
@@ -50,9 +63,9 @@ class Measurement(ABC):
         """Measure one checkpoint.
 
         Args:
-            problem: at the checkpoint's weights.
+            problem: at the checkpoint's weights; at the run's last ones for a measurement of the whole run.
             bar: to show progress on.
-            history: what is there already of the same measurement.
+            history: what is there already of the same measurement, and the run.
         """
 
     @abstractmethod
@@ -64,17 +77,64 @@ class Measurement(ABC):
         """What the screen shows of a stored row."""
 
 
+def _empty(*_: Any) -> Any:
+    raise LookupError("a run without checkpoints")
+
+
+@dataclass(frozen=True)
+class Run:
+    """The checkpoints that are measured together, in the order of their steps.
+
+    Attributes:
+        steps: of training; None where a file doesn't say.
+        digests: the sha256 of each file.
+        load: the problem at the weights of the checkpoint at a position, read anew.
+        stored: the row of a measurement (by name) at a position; None where there is none.
+    """
+
+    steps: tuple[int | None, ...] = ()
+    digests: tuple[str, ...] = ()
+    load: Callable[[int], Problem] = field(default=_empty, repr=False)
+    stored: Callable[[str, int], xr.Dataset | None] = field(default=_empty, repr=False)
+
+    def __len__(self) -> int:
+        """How many checkpoints."""
+        return len(self.digests)
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of the checkpoints in their order, by which the run is known."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest()
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where each checkpoint is on an axis: its step, or where one isn't known the place of each in the order."""
+        known = None not in self.steps
+        return np.array(self.steps if known else range(len(self)), dtype=np.int64)
+
+    def problems(self) -> Iterator[Problem]:
+        """The problem at each checkpoint, one at a time."""
+        return map(self.load, range(len(self)))
+
+    def rows(self, measurement: str) -> list[xr.Dataset]:
+        """The rows of a measurement, in the order of the checkpoints; all are there where a request asks for it."""
+        found = (self.stored(measurement, position) for position in range(len(self)))
+        return [row for row in found if row is not None]
+
+
 @dataclass(frozen=True)
 class History:
-    """What the record has already of a measurement.
+    """What the record has already of a measurement, and the run it is of.
 
     Attributes:
         choices: the provenance of its first row, whose choices hold for all; None where there is no row.
         previous: the row of the checkpoint before, as it was measured; None for the first.
+        run: the checkpoints that are measured together.
     """
 
     choices: Mapping[str, Any] | None = None
     previous: xr.Dataset | None = None
+    run: Run = field(default_factory=Run)
 
 
 class Measured:
