@@ -88,6 +88,12 @@ def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
     return ("the loader shuffles: its batches were read once and kept",)
 
 
+def select(batch: Any, index: Tensor) -> Any:
+    """The samples of a batch at some places; tensors without the sample dimension are shared."""
+    samples = samples_in(batch)
+    return map_tensors(lambda t: t[index.to(t.device)] if t.ndim and len(t) == samples else t, batch)
+
+
 def split(batch: Any, size: int) -> list[Any]:
     """A batch as micro-batches of at most ``size`` samples; tensors without the sample dimension are shared.
 

@@ -347,7 +347,7 @@ class _Probing:
 
     def history(self, measurement: str, sha256: str) -> History:
         """What the record has of this measurement before this checkpoint."""
-        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256), self.seen)
+        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256), sha256, self.seen)
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import fnmatch
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,10 +20,10 @@ from torch.overrides import TorchFunctionMode
 
 from landscape import batches as data
 from landscape.errors import InputError
-from landscape.forms import OwnForm, PairForm, SampleLosses, slots
+from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.parameters import ParameterLayout
-from landscape.samples import LossEstimate, SampleSums
+from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.wording import listed
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Problem:
         batches: the data as it was read once, in micro-batches.
         device: where everything is computed.
         dtype: floating-point type of parameters, buffers and data.
+        about: what the data set says of its samples: arrays (samples,) of text or numbers, by name.
         notes: what was decided or changed on the user's behalf, a sentence each.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
@@ -58,6 +61,7 @@ class Problem:
         dtype: torch.dtype | None = None,
         micro_batch: int | None = None,
         training: bool = False,
+        about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     ) -> None:
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
@@ -69,12 +73,14 @@ class Problem:
             dtype: float32 or float64; default: that of the first trainable parameter, at least float32.
             micro_batch: split batches into at most this many samples, to save memory.
             training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
+            about: what is known of the samples, in the order of the batches: for each name one text (a type) or one
+                number (a difficulty) a sample, by which per-sample losses are grouped.
 
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
         point = _point(model, device, dtype)
-        self._pose(model, PairForm(model, loss, *point), batches, point, micro_batch, training)
+        self._pose(model, PairForm(model, loss, *point), batches, point, micro_batch, training, about)
 
     @classmethod
     def from_sample_losses(
@@ -87,6 +93,7 @@ class Problem:
         dtype: torch.dtype | None = None,
         micro_batch: int | None = None,
         training: bool = False,
+        about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
     ) -> Self:
         """Pose any other problem: ``fn(model, batch)`` returns the losses, or ``(losses, weights)``, of one batch.
 
@@ -99,7 +106,7 @@ class Problem:
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
         problem = cls.__new__(cls)
         point = _point(model, device, dtype)
-        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training)
+        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about)
         return problem
 
     def _pose(
@@ -110,6 +117,7 @@ class Problem:
         point: tuple[torch.device, torch.dtype],
         micro_batch: int | None,
         training: bool,
+        about: Mapping[str, Sequence[Any] | np.ndarray] | None,
     ) -> None:
         self.model = model
         self.layout = ParameterLayout.of(model)
@@ -121,7 +129,10 @@ class Problem:
         self.batches = data.freeze(batches, *point)
         self.data_sha256 = data.digest(self.batches)
         self.total_weight, notes = self._audit()
+        self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         self.notes = data.freezing_notes(batches) + notes
+        if self.about and data.freezing_notes(batches):
+            raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
         self._split(micro_batch)
 
     def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
@@ -245,9 +256,30 @@ class Problem:
             raise InputError("a single sample has no two halves")
         return self._on(parts[0]), self._on(parts[1])
 
+    def sampled(self, count: int, seed: int = 0) -> Self:
+        """The same problem on so many of its samples, drawn without replacement; all of them where there are no more.
+
+        Raises:
+            InputError: the count isn't positive, or the samples of a batch aren't independent.
+        """
+        sizes = [data.samples_in(batch) for batch in self.batches]
+        if count < 1:
+            raise InputError(f"a subset has at least 1 sample, not {count}")
+        if count >= sum(sizes):
+            return self
+        self._refuse_dependent_samples(max(1, max(sizes) - 1))
+        chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:count])
+        starts = np.cumsum([0, *sizes])
+        places = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(starts)]
+        kept = [(batch, place) for batch, place in zip(self.batches, places, strict=True) if len(place)]
+        other = self._on([data.select(batch, torch.as_tensor(place)) for batch, place in kept])
+        other.about = {name: values[chosen] for name, values in self.about.items()}
+        return other
+
     def _on(self, batches: list[Any]) -> Self:
+        """The same problem on other batches, of which nothing is known."""
         other = copy.copy(self)
-        other.batches = batches
+        other.batches, other.about = batches, {}
         other.total_weight, _ = other._audit()
         return other
 
@@ -357,9 +389,13 @@ class Problem:
 
     def sample_losses(self) -> list[Terms]:
         """Losses and weights of every term, a pair for each batch, the sample's dimension first."""
+        return [(losses, weights) for losses, weights, _ in self.judged()]
+
+    def judged(self) -> list[Judged]:
+        """The same, and which terms are right (1 or 0, or between for several outputs); None where nothing tells."""
         with torch.no_grad(), self.evaluating():
-            pairs = (self.terms(self.vector, batch) for batch in self.batches)
-            return [(losses.detach(), weights.detach()) for losses, weights in pairs]
+            found = (self._form.judged(self._state(self.vector), batch) for batch in self.batches)
+            return [(losses.detach(), weights.detach(), right) for losses, weights, right in found]
 
     def by_sample(self) -> SampleSums:
         """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.display import Summarised
+from landscape.errors import InputError
 from landscape.forms import Judged
-from landscape.wording import counted
+from landscape.wording import counted, one_line
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,30 @@ class SampleSums:
         deviations = self.losses - mean * self.weights
         spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
         return LossEstimate(mean, math.sqrt(spread) / self.total_weight, n, self.terms)
+
+
+def about_samples(about: Mapping[str, Sequence[Any] | np.ndarray] | None, samples: int) -> dict[str, np.ndarray]:
+    """What a data set says of its samples, checked: arrays (samples,) by name, of text or of float64.
+
+    Raises:
+        InputError: a name isn't one that a variable can have, or the values aren't one text or finite number a sample.
+    """
+    checked = {}
+    for name, values in (about or {}).items():
+        if not (isinstance(name, str) and name.isidentifier()):
+            raise InputError(f"about has the name {one_line(repr(name), 60)}; use letters, digits and _")
+        array = np.asarray(values)
+        if array.dtype.kind not in "UT":
+            try:
+                array = array.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"about[{name!r}] holds neither texts alone nor numbers alone") from error
+        if array.shape != (samples,):
+            raise InputError(
+                f"about[{name!r}] has the shape {array.shape}, and the data have {counted(samples, 'sample')}: one "
+                "value for each, in the order of the batches"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"about[{name!r}] has values that are NaN or infinite")
+        checked[name] = array
+    return checked

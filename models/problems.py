@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from data.markov import MarkovLanguage
@@ -27,5 +28,14 @@ def markov(
         InputError: If there is no such model or size, or ``samples`` is not positive.
     """
     language = MarkovLanguage()
-    batches = [inputs_and_targets(language.sample(samples, seed))]
-    return Problem(build_model(model, language.symbols, **sizes), nn.CrossEntropyLoss(), batches)
+    sequences = language.sample(samples, seed)
+    return Problem(
+        build_model(model, language.symbols, **sizes),
+        nn.CrossEntropyLoss(),
+        [inputs_and_targets(sequences)],
+        about={
+            "type": np.where(sequences.is_complex, "complex", "simple"),
+            "information_content": sequences.information_content,
+            "information_content_bayes": sequences.information_content_bayes,
+        },
+    )

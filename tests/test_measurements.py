@@ -13,7 +13,7 @@ import xarray as xr
 
 import landscape
 from landscape import InputError
-from landscape.measurements import Slices1D, TopEigenpairs, slices
+from landscape.measurements import History, Slices1D, TopEigenpairs, directions
 from landscape.record import open_record
 
 
@@ -360,12 +360,12 @@ def test_a_direction_that_changes_before_it_is_used_is_refused(tiny):
         settled = Slices1D((name,), 3, 1.0).settle(problem, 1)
         change()
         with pytest.raises(InputError, match="changed while it was in use"):
-            settled.measure(problem, lambda *_: None, None)
+            settled.measure(problem, lambda *_: None, History())
 
 
 def test_an_eigenvector_that_does_not_converge_says_so(command, tiny, monkeypatch):
     monkeypatch.setattr(
-        slices, "top_eigenpairs", functools.partial(landscape.top_eigenpairs, tol=1e-30, max_products=3)
+        directions, "top_eigenpairs", functools.partial(landscape.top_eigenpairs, tol=1e-30, max_products=3)
     )
     ran = command("a.pt", "--slice", "1d", "--direction", "top", "--direction", "gradient", "--points", 3, "--reach", 1)
     assert ran.status == 3

@@ -51,6 +51,7 @@ Slice = Annotated[
     Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines or over a plane.", negative=""),
 ]
 Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by three tests.")]
+Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; of a run, when it is learnt.")]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
 
 Kind = Annotated[
@@ -80,12 +81,19 @@ Direction = Annotated[
     Parameter(
         name="--direction",
         group=SETTINGS,
-        help="filter, layer, gaussian, top, bottom, gradient or a file; repeat.",
+        help="filter, layer, gaussian, top, bottom, gradient, pca or a file; repeat.",
         negative="",
     ),
 ]
 Points = Annotated[Whole | None, _of(SETTINGS, "Of a slice's axis or a profile.  [default: 51, 25 x 25, 41]")]
 Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis in steps.  [default: to where the loss has risen]")]
+Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
+At = Annotated[
+    list[Whole] | None,
+    Parameter(
+        name="--at", group=SETTINGS, help="Slices and valleys at this step alone, -1 the last; repeat.", negative=""
+    ),
+]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
 

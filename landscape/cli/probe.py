@@ -68,6 +68,7 @@ def probe(
     loops: options.Loops = False,
     slices: options.Slice = None,
     valley: options.Valley = False,
+    samples: options.Samples = False,
     crosscheck: options.CrossCheck = None,
     kind: options.Kind = "hessian",
     fisher_unit: options.FisherUnit = "term",
@@ -87,6 +88,8 @@ def probe(
     directions: options.Direction = None,
     points: options.Points = None,
     reach: options.Reach = None,
+    subset: options.Subset = None,
+    at: options.At = None,
     seed: options.Seed = 0,
     problem: options.ProblemName = None,
     project: options.Project = None,
@@ -110,9 +113,10 @@ def probe(
     source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution)
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix
-    slices_of = tuple(directions or ()), points, reach, seed
+    slices_of = tuple(directions or ()), points, reach, seed, subset
     asked: list[tuple[Any, Callable[[], Measurement]]] = [
         (True, made.Loss),
+        (samples, made.Samples),
         (
             eigenpairs or crosscheck,
             lambda: made.TopEigenpairs(k, which, tol, tol_value, seed, max_products, eigenvectors, matrix),
@@ -131,7 +135,16 @@ def probe(
     measurements = [make() for wanted, make in asked if wanted]
     if crosscheck:
         check_arguments(which, device, matrix.group("") or "hessian")
-    result = run(checkpoints, measurements, out, source=source, overwrite=overwrite, append=append, command=command)
+    result = run(
+        checkpoints,
+        measurements,
+        out,
+        source=source,
+        overwrite=overwrite,
+        append=append,
+        at=tuple(at or ()),
+        command=command,
+    )
     peers: list[CrossCheck] = []
     try:
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
@@ -195,6 +208,8 @@ _SETTINGS = {
     "directions": ["slices"],
     "points": ["slices", "valley"],
     "reach": ["slices"],
+    "subset": ["slices"],
+    "at": ["slices", "valley"],
     "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "crosscheck"],
 }
 _SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction"}

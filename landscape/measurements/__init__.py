@@ -8,6 +8,7 @@ from landscape.measurements.layers import Layers
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.samples import Samples
 from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.trace import Trace, trace_of
@@ -24,6 +25,7 @@ __all__ = [
     "Matrix",
     "Measurement",
     "Run",
+    "Samples",
     "Slices1D",
     "Slices2D",
     "Spectrum",

@@ -129,11 +129,13 @@ class History:
     Attributes:
         choices: the provenance of its first row, whose choices hold for all; None where there is no row.
         previous: the row of the checkpoint before, as it was measured; None for the first.
+        digest: the sha256 of the checkpoint that is measured now, or of the run.
         run: the checkpoints that are measured together.
     """
 
     choices: Mapping[str, Any] | None = None
     previous: xr.Dataset | None = None
+    digest: str = ""
     run: Run = field(default_factory=Run)
 
 

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.checkpoint import fit_state, read_checkpoint
-from landscape.display import to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, variable
-from landscape.measurements.files import digest_of, read_vector, refuse_changed
+from landscape.measurements.directions import (
+    PRINCIPAL,
+    Found,
+    digests_of,
+    find_directions,
+    refuse_unknown,
+)
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.slices.directions import (
-    Direction,
-    cosine,
-    gaussian,
-    gradient_direction,
-    orthogonalised,
-    towards,
-    unit,
-)
+from landscape.slices.directions import cosine, orthogonalised
 from landscape.slices.extent import Extent, find_extent
 from landscape.slices.grid import positions
 from landscape.slices.line import Line, line
+from landscape.slices.path import Path, project
 from landscape.slices.plane import Plane, plane
-from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.progress import part
+from landscape.wording import counted
 
-RANDOM: dict[str, Literal["filter", "layer", "none"]] = {"filter": "filter", "layer": "layer", "gaussian": "none"}
-ENDS: dict[str, Literal["LA", "SA"]] = {"top": "LA", "bottom": "SA"}
-
+_MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
 _SAMPLES_STORED = 1e8  # bytes; of more the losses of single samples aren't kept
 
 
@@ -47,20 +40,25 @@ class _Slice(Measurement):
 
     Attributes:
         directions: ``filter``, ``layer`` or ``gaussian`` (random, so normalised), ``top`` or ``bottom`` (Hessian
-            eigenvectors), ``gradient``, a checkpoint (the line to it) or a .npy file of a vector. One that is named
-            again is the next of its kind: the second draw, the second eigenvector. Default: random ones, filter by
-            filter.
+            eigenvectors), ``gradient``, ``pca`` (a principal component of the run's checkpoints), a checkpoint (the
+            line to it), a record (an eigenvector in it) or a .npy file of a vector. One that is named again is the next
+            of its kind: the second draw, the second eigenvector. Default: random ones, filter by filter.
         points: on each axis; an even number is raised by one. Default: 51 on a line, 25 across a plane and up.
-        reach: half the length of each axis, in steps along its direction; None finds the ends by the loss's rise.
-        seed: of the random directions and of the eigenvectors' solves.
-        digests: sha256 of the files among the directions, in their order, once they are settled.
+        reach: half the length of each axis, in steps along its direction; None finds the ends by the loss's rise, and
+            along a principal component by the run's checkpoints.
+        seed: of the random directions, of the eigenvectors' solves and of the subset.
+        subset: how many samples, the same at every point and checkpoint; None for all.
+        digests: the files among the directions with their sha256, once they are settled.
     """
 
     directions: tuple[str, ...] = ()
     points: int | None = None
     reach: float | None = None
     seed: int = 0
-    digests: tuple[str, ...] = ()
+    subset: int | None = None
+    digests: tuple[tuple[str, str], ...] = ()
+
+    selective: ClassVar[bool] = True
 
     _directions_by_default: ClassVar[tuple[str, ...]]
     _points_by_default: ClassVar[int]
@@ -68,16 +66,16 @@ class _Slice(Measurement):
     @property
     def settings(self) -> dict[str, Any]:
         """See `Measurement.settings`: a file is known by its content."""
-        known = self._digests
+        known = dict(self.digests)
         directions = [f"sha256 {known[name]}" if name in known else name for name in self.directions]
         settings = super().settings | {"directions": directions}
         del settings["digests"]
         return settings
 
     @property
-    def _digests(self) -> dict[str, str]:
-        """Of each file, once it is settled."""
-        return dict(zip(filter(_is_file, self.directions), self.digests, strict=False))
+    def depends_on_run(self) -> bool:
+        """See `Measurement.depends_on_run`: components are of its checkpoints."""
+        return PRINCIPAL in self.directions
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse directions that there are not, and numbers out of range."""
@@ -86,11 +84,12 @@ class _Slice(Measurement):
         refuse_fractions(points=points, seed=self.seed)
         if self.reach is not None and not 0 < self.reach < np.inf:
             raise InputError(f"the reach of a slice must be a positive number, not {self.reach}")
+        if self.subset is not None:
+            problem.sampled(self.subset, self.seed)
         positions(-1.0, 1.0, points)
-        for name in filter(_is_file, directions):
-            _from_file(problem, name, self._digests.get(name))
-        digests = tuple(map(digest_of, filter(_is_file, directions)))
-        return replace(self, directions=directions, points=points, digests=digests)
+        refuse_unknown(problem, directions, checkpoints)
+        digests = tuple(digests_of(directions).items())
+        return replace(self, directions=directions, points=points, digests=self.digests or digests)
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""
@@ -103,42 +102,27 @@ class _Slice(Measurement):
         ]
         return lines + [f"the loss doesn't rise along {name}, as far as was looked: give --reach" for name in flat]
 
-    def _directions(self, problem: Problem, bar: ProgressBar) -> tuple[list[Direction], list[bool]]:
-        """In the order asked for, and whether each is what it says; eigenvectors are from one solve for each end."""
-        asked = Counter(self.directions)
-        solved = {
-            name: top_eigenpairs(problem.hessian(), asked[name], which, seed=self.seed, progress=part(bar, 0, 0.3))
-            for name, which in ENDS.items()
-            if name in asked
-        }
-        found, sure, used = [], [], Counter[str]()
-        for name in self.directions:
-            index, known = used[name], True
-            used[name] += 1
-            if name in RANDOM:
-                direction = gaussian(problem, self.seed, index, RANDOM[name])
-            elif name in solved:
-                pairs = solved[name]
-                known = bool(pairs.converged[index]) and pairs.complete
-                value = to_error(float(pairs.eigenvalues[index]), float(pairs.residuals[index]) + pairs.rounding)
-                direction = unit(pairs.eigenvectors[:, index], f"{name} eigenvector {index + 1}, eigenvalue {value}")
-            elif name == "gradient":
-                direction = gradient_direction(problem)
-            else:
-                direction = _from_file(problem, name, self._digests.get(name))
-            found.append(direction)
-            sure.append(known)
-        return found, sure
+    def _on_subset(self, problem: Problem) -> Problem:
+        return problem if self.subset is None else problem.sampled(self.subset, self.seed)
+
+    def _find(self, problem: Problem, bar: ProgressBar, history: History) -> list[Found]:
+        tell = part(bar, 0, 0.3)
+        return find_directions(problem, self.directions, self.seed, dict(self.digests), history, tell)
 
     def _grid(self, extent: Extent) -> np.ndarray:
         assert self.points is not None, "settled"
         return positions(extent.low, extent.high, self.points)
 
-    def _extent(self, problem: Problem, direction: Direction) -> Extent:
-        """As asked for, or as the loss rises."""
+    def _extent(self, problem: Problem, found: Found, history: History) -> Extent:
+        """As asked for, or along a principal component to where the run has been, or as the loss rises."""
         if self.reach is not None:
             return Extent(-self.reach, self.reach, np.nan, (True, True))
-        return find_extent(problem, direction)
+        if np.isfinite(found.share):
+            along = _path(problem, history, [found]).coordinates[:, 0]
+            margin = _MARGIN * float(np.ptp(along))
+            low, high = min(float(along.min()), 0.0) - margin, max(float(along.max()), 0.0) + margin
+            return Extent(low, high, np.nan, (True, True))
+        return find_extent(problem, found.direction)
 
 
 @dataclass(frozen=True)
@@ -151,24 +135,29 @@ class Slices1D(_Slice):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        (directions, sure), hessian = self._directions(problem, bar), problem.hessian()
-        extents = [self._extent(problem, each) for each in directions]
+        problem = self._on_subset(problem)
+        found, hessian = self._find(problem, bar, history), problem.hessian()
+        extents = [self._extent(problem, each, history) for each in found]
         lines = []
-        for index, (direction, extent) in enumerate(zip(directions, extents, strict=True)):
-            tell = part(bar, 0.3 + 0.7 * index / len(directions), 0.3 + 0.7 * (index + 1) / len(directions))
-            lines.append(line(problem, direction, self._grid(extent), operator=hessian, progress=tell))
-        return Measured(_common(directions, sure, extents) | _line_variables(lines))
+        for index, (each, extent) in enumerate(zip(found, extents, strict=True)):
+            tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
+            lines.append(line(problem, each.direction, self._grid(extent), operator=hessian, progress=tell))
+        samples = problem.by_sample().estimate().samples
+        return Measured(_common(found, extents, samples) | _line_variables(lines))
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each direction."""
-        lines: list[RenderableType] = [f"loss along {row.sizes['direction']} line(s), {row.sizes['point']} points each"]
+        lines: list[RenderableType] = [
+            f"loss along {counted(row.sizes['direction'], 'line')}, {row.sizes['point']} points each, on "
+            f"{counted(int(row.samples), 'sample')}"
+        ]
         for i in range(row.sizes["direction"]):
             each = row.isel(direction=i)
             at, losses, errors = each.position.values, each.loss.values, each.standard_error.values
             model, lowest = each.quadratic.values, np.nanargmin(losses)
             low, high = (f"{losses[end]:.4g} ± {errors[end]:.1g} at {at[end]:.3g}" for end in (0, -1))
             lines.append(
-                f"{each.direction.values}: {low}, {losses[at == 0][0]:.4g} at 0, {high} (quadratic model "
+                f"{_titles(row)[i]}: {low}, {losses[at == 0][0]:.4g} at 0, {high} (quadratic model "
                 f"{model[0]:.4g} and {model[-1]:.4g}); lowest {losses[lowest]:.4g} at {at[lowest]:.3g}; "
                 f"step {float(each.norm):.3g}, slope {float(each.slope):.3g}, curvature {float(each.curvature):.4g}"
             )
@@ -192,66 +181,100 @@ class Slices2D(_Slice):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        given, sure = self._directions(problem, bar)
-        first, second = directions = orthogonalised(given)
-        extents = [self._extent(problem, each) for each in directions]
+        problem = self._on_subset(problem)
+        given = self._find(problem, bar, history)
+        first, second = straight = orthogonalised([each.direction for each in given])
+        found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
+        extents = [self._extent(problem, each, history) for each in found]
         across, up = map(self._grid, extents)
-        found = plane(problem, first, second, across, up, part(bar, 0.3, 1.0))
-        angle = {"cosine_given": variable((), cosine(*given), "cosine of the directions as they were given")}
-        return Measured(_common(directions, sure, extents) | angle | _plane_variables(found))
+        made = plane(problem, first, second, across, up, part(bar, 0.3, 1.0))
+        angle = cosine(*(each.direction for each in given))
+        samples = problem.by_sample().estimate().samples
+        return Measured(
+            _common(found, extents, samples)
+            | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
+            | _plane_variables(made)
+            | _path_variables(_path(problem, history, found), history)
+        )
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """What the plane is of, and where the loss is lowest."""
         losses = row.loss.values
         lowest = np.unravel_index(np.nanargmin(losses), losses.shape)
-        at, first, second = (row.first.values, row.second.values), row.direction.values[0], row.direction.values[1]
+        at, (first, second) = (row.first.values, row.second.values), _titles(row)
         centre = losses[np.flatnonzero(at[1] == 0)[0], np.flatnonzero(at[0] == 0)[0]]
         return [
             f"loss over the plane of {first} (across) and {second} (up): {losses.shape[1]} x {losses.shape[0]} points",
             f"{centre:.4g} at the checkpoint, lowest {losses[lowest]:.4g} at ({at[0][lowest[1]]:.3g}, "
             f"{at[1][lowest[0]]:.3g}), highest {np.nanmax(losses):.4g}; across {at[0][0]:.3g} to {at[0][-1]:.3g}, up "
-            f"{at[1][0]:.3g} to {at[1][-1]:.3g}, in steps of {row.norm.values[0]:.3g} and {row.norm.values[1]:.3g}",
+            f"{at[1][0]:.3g} to {at[1][-1]:.3g}, in steps of {row.norm.values[0]:.3g} and {row.norm.values[1]:.3g}, on "
+            f"{counted(int(row.samples), 'sample')}",
+            *_of_path(row),
         ]
 
 
-def _is_file(direction: str) -> bool:
-    return direction not in (*RANDOM, *ENDS, "gradient")
+def _path(problem: Problem, history: History, found: Sequence[Found]) -> Path:
+    """The run's checkpoints on the span of the directions; of none where there is one checkpoint alone."""
+    points = (each.vector for each in history.run.problems()) if len(history.run) > 1 else ()
+    return project(points, problem.vector, [each.direction for each in found])
 
 
-def _from_file(problem: Problem, path: str, digest: str | None) -> Direction:
-    """A vector of the user's, or the line to another checkpoint."""
-    name = Path(path).name
-    if path.endswith(".npy"):
-        vector = read_vector(path, digest)
-        if vector.shape != (problem.layout.dim,) or vector.is_complex():
-            raise InputError(f"{path} has shape {tuple(vector.shape)}, the parameters' vector ({problem.layout.dim},)")
-        vector = vector.to(problem.device, problem.dtype)
-        if not vector.isfinite().all() or not vector.any():
-            raise InputError(f"{path} is no direction: it is zero, or has entries that are NaN or infinite")
-        return Direction(vector, name)
-    if not Path(path).exists():
-        raise InputError(
-            f"there is no direction {path!r}: it is {', '.join([*RANDOM, *ENDS])}, gradient, a checkpoint's path or "
-            "that of a .npy file"
-        )
-    checkpoint = read_checkpoint(path)
-    refuse_changed(path, digest, checkpoint.sha256)
-    state, _ = fit_state(checkpoint.state, problem.model, path)
-    return towards(problem, problem.with_state(state).vector, f"line to {name}")
+def _titles(row: xr.Dataset) -> list[str]:
+    """Each direction with what is known of it."""
+    pairs = zip(row.direction.values, row.detail.values, strict=True)
+    return [f"{name}, {detail}" if detail else str(name) for name, detail in pairs]
 
 
-def _common(directions: Sequence[Direction], sure: Sequence[bool], extents: Sequence[Extent]) -> dict[str, xr.Variable]:
+def _of_path(row: xr.Dataset) -> list[str]:
+    """How much of the run the plane shows."""
+    lines = []
+    if row.sizes["run"]:
+        far = float(np.nanmax(row.path_distance.values))
+        lines.append(f"the run's {row.sizes['run']} checkpoints lie up to {far:.3g} off the plane")
+    for name, share, walk in zip(
+        row.direction.values, row.variance_share.values, row.variance_share_random_walk.values, strict=True
+    ):
+        if np.isfinite(share):
+            lines.append(f"{name}: {share:.1%} of the checkpoints' variance, {walk:.1%} of a random walk's")
+    return lines
+
+
+def _common(found: Sequence[Found], extents: Sequence[Extent], samples: int) -> dict[str, xr.Variable]:
     """What is known of the directions, one orthogonal to the other or not."""
+    directions = [each.direction for each in found]
     cosines = [[cosine(one, other) for other in directions] for one in directions]
     return {
         "direction": variable("direction", [each.name for each in directions], "what a slice goes along", ""),
+        "detail": variable("direction", [each.detail for each in found], "what is known of it at this checkpoint", ""),
         "converged": variable(
-            "direction", sure, "an eigenvector's solve reached its goal; true of any other direction"
+            "direction", [each.converged for each in found], "an eigenvector's solve reached its goal; else true"
         ),
         "norm": variable("direction", [each.norm for each in directions], "length of a step of 1", "parameter"),
         "cosine": variable(("direction", "other_direction"), cosines, "cosine of the angle between two directions"),
         "risen": variable(("direction", "side"), [each.risen for each in extents], "the loss has risen at this end"),
         "rise": variable("direction", [each.rise for each in extents], "by so much; NaN where ends were given", "loss"),
+        "variance_share": variable(
+            "direction", [each.share for each in found], "of the run's checkpoints, by a principal component; else NaN"
+        ),
+        "variance_share_random_walk": variable(
+            "direction", [each.random_walk for each in found], "the same for a random walk in many dimensions"
+        ),
+        "samples": variable((), samples, "number of samples at every point"),
+    }
+
+
+def _path_variables(path: Path, history: History) -> dict[str, xr.Variable]:
+    count = len(path.distances)
+    steps = [-1 if step is None else step for step in history.run.steps[:count]]
+    return {
+        "path_step": variable(
+            "run", np.array(steps, dtype=np.int64), "step of each of the run's checkpoints, -1 unknown"
+        ),
+        "path_first": variable(
+            "run", path.coordinates[:, 0], "its place on the plane, steps along the first direction"
+        ),
+        "path_second": variable("run", path.coordinates[:, 1], "the same along the second direction"),
+        "path_distance": variable("run", path.distances, "its distance from the plane", "parameter"),
     }
 
 

@@ -10,13 +10,16 @@ from landscape.slices.directions import (
 )
 from landscape.slices.extent import Extent, find_extent, natural_scale
 from landscape.slices.line import Line, line
+from landscape.slices.path import Path, Principal, principal_components, project, random_walk_shares
 from landscape.slices.plane import Plane, plane
 
 __all__ = [
     "Direction",
     "Extent",
     "Line",
+    "Path",
     "Plane",
+    "Principal",
     "find_extent",
     "gaussian",
     "gradient_direction",
@@ -24,6 +27,9 @@ __all__ = [
     "natural_scale",
     "orthogonalised",
     "plane",
+    "principal_components",
+    "project",
+    "random_walk_shares",
     "towards",
     "unit",
 ]

@@ -1,0 +1,99 @@
+"""The losses of single samples, and of their terms, at a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+import xarray as xr
+from rich.console import RenderableType
+from torch import Tensor
+
+from landscape.forms import Judged
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.samples import SampleSums
+from landscape.wording import counted
+
+ABOUT = "about_"
+
+_TERMS_STORED = 1e8  # bytes over a run; of more, the single terms' losses aren't kept
+_UNTOLD = -1
+
+
+@dataclass(frozen=True)
+class Samples(Measurement):
+    """Every sample's loss, which of its terms are right, and what the data set says of it.
+
+    Attributes:
+        terms: whether the losses of single terms (tokens) are stored too, where samples have several; None decides by
+            their size.
+    """
+
+    terms: bool | None = None
+
+    name: ClassVar[str] = "samples"
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Store the terms where samples have several and the run's fit into 100 MB."""
+        shapes = [losses.shape for losses, _ in problem.sample_losses()]
+        several = any(len(shape) > 1 for shape in shapes)
+        size = checkpoints * sum(shape.numel() for shape in shapes) * (problem.dtype.itemsize + 1)
+        return replace(self, terms=several and (size <= _TERMS_STORED if self.terms is None else self.terms))
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        judged = problem.judged()
+        sums = SampleSums.of(judged, problem.total_weight)
+        weights = sums.weights.cpu().numpy()
+        right = np.full(len(weights), np.nan) if sums.correct is None else sums.correct.cpu().numpy()
+        with np.errstate(invalid="ignore", divide="ignore"):
+            losses, accuracies = sums.losses.cpu().numpy() / weights, right / weights
+        variables = {
+            "loss": variable("sample", losses, "mean loss of a sample's terms; NaN where it is masked", "loss"),
+            "accuracy": variable("sample", accuracies, "share of a sample's terms that are right"),
+            "weight": variable("sample", weights, "weight of a sample's terms in the objective"),
+        }
+        for name, values in problem.about.items():
+            text = values.dtype.kind in "UT"
+            what = f"{name.replace('_', ' ')}, as the data set says"
+            variables[ABOUT + name] = variable("sample", values, what, "" if text else "1")
+        return Measured(variables | (_of_terms(judged) if self.terms else {}))
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Losses are what they are."""
+        return []
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """How the losses are spread."""
+        losses = row.loss.values[row.weight.values > 0]
+        low, median, high = np.quantile(losses, (0.1, 0.5, 0.9)) if len(losses) else [np.nan] * 3
+        told = [name.removeprefix(ABOUT).replace("_", " ") for name in map(str, row) if name.startswith(ABOUT)]
+        known = f"; the data set says of each its {' and '.join(told)}" if told else ""
+        return [
+            f"losses of {counted(len(losses), 'sample')}: 10 % below {low:.4g}, half below {median:.4g}, 90 % below "
+            f"{high:.4g}{known}"
+        ]
+
+
+def _of_terms(judged: list[Judged]) -> dict[str, xr.Variable]:
+    """The losses of terms (samples, terms) in the precision they have, and which are right; shorter rows are padded."""
+    width = max(losses[0].numel() for losses, _, _ in judged)
+
+    def joined(pieces: list[Tensor], padding: float) -> np.ndarray:
+        wide = [torch.nn.functional.pad(each, (0, width - each.shape[1]), value=padding) for each in pieces]
+        return torch.cat(wide).cpu().numpy()
+
+    losses = [torch.where(weights > 0, losses, torch.nan).reshape(len(losses), -1) for losses, weights, _ in judged]
+    right = [
+        torch.full_like(weights, _UNTOLD) if correct is None else torch.where(weights > 0, correct, _UNTOLD)
+        for _, weights, correct in judged
+    ]
+    told = joined([each.reshape(len(each), -1) for each in right], _UNTOLD).round().astype(np.int8)
+    return {
+        "term_loss": variable(("sample", "term"), joined(losses, torch.nan), "loss of a term; NaN if masked", "loss"),
+        "term_correct": variable(("sample", "term"), told, "1 right, 0 wrong, -1 masked or nothing tells"),
+    }
