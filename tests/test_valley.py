@@ -67,6 +67,19 @@ def test_a_valley_in_rotated_dimensions_is_read_along_its_direction(dim, name, p
     assert verdict.height == pytest.approx(1.0, rel=0.2)
 
 
+def test_the_fitted_walls_are_those_of_the_curve():
+    """Without noise the fit is the curve itself, for a centre and an exponent on the grid."""
+    power = float(EXPONENTS[41])
+    curve = 3 + np.where(T < 0, 2.0, 0.5) * np.abs(T) ** power
+    verdict = classify_profile(5 + 2 * T, np.tile(curve, (SAMPLES, 1)))
+    np.testing.assert_allclose(verdict.walls(5 + 2 * T), curve, atol=1e-10)
+    assert verdict.floor == pytest.approx(3, abs=1e-10)
+    assert verdict.ends == (5 + 2 * T[0], 5 + 2 * T[-1])
+    assert np.isnan(verdict.walls(np.array([2.9, 7.1]))).all()
+    one_sided = classify_profile(T, np.tile(3 + np.abs(T + 1) ** power, (SAMPLES, 1)))
+    np.testing.assert_allclose(one_sided.walls(T), 3 + np.abs(T + 1) ** power, atol=1e-10)
+
+
 def test_the_height_is_part_of_the_verdict():
     """A kink rounded at 0.3 is a V from afar and a U from near."""
     far, near = huber(0.3)(3 * T), huber(0.3)(0.25 * T)

@@ -138,6 +138,11 @@ class History:
     digest: str = ""
     run: Run = field(default_factory=Run)
 
+    def of_checkpoint(self, measurement: str) -> xr.Dataset | None:
+        """The row that the record has of another measurement at this checkpoint; None where there is none."""
+        places = [position for position, digest in enumerate(self.run.digests) if digest == self.digest]
+        return self.run.stored(measurement, places[0]) if places else None
+
 
 class Measured:
     """A row of the record in the making, and what was chosen on the way."""

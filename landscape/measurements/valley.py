@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -21,9 +21,9 @@ from landscape.progress import ProgressBar
 from landscape.slices.directions import Direction, unit
 from landscape.slices.extent import find_extent, natural_scale
 from landscape.slices.grid import positions
-from landscape.slices.line import line
+from landscape.slices.line import Line, line
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.full import MAX_DIM, FullSpectrum, full_spectrum
+from landscape.spectrum.full import MAX_DIM, full_spectrum
 from landscape.spectrum.progress import Progress, part
 from landscape.valley import (
     Anisotropy,
@@ -51,7 +51,7 @@ class Valley(Measurement):
     loss has risen by a share of the depth, on either side, once for each height: `landscape.valley.classify_profile`
     then reads the exponent of the two walls. The depth is how much was learnt, `natural_scale` less the loss, or a
     tenth of that scale where less was. Up to 10,000 parameters there is the full spectrum, for the paper's definition
-    and for anisotropy.
+    and for anisotropy: the record's own of this checkpoint, where it has one.
 
     Attributes:
         k: how many directions.
@@ -66,6 +66,7 @@ class Valley(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "valley"
+    selective: ClassVar[bool] = True
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the solve, the profiles or the two halves of the data would."""
@@ -90,7 +91,7 @@ class Valley(Measurement):
         depth = max(scale - estimate.loss, scale / 10)
         if not depth > 0:
             raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
-        found: list[list[tuple[ProfileVerdict, float, float]]] = []
+        found: list[list[_Profile]] = []
         for index in range(self.k):
             direction = unit(pairs.eigenvectors[:, index], f"eigenvector {index + 1}")
             found.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
@@ -106,25 +107,27 @@ class Valley(Measurement):
             "sampling_floor_converged": variable((), halves.complete, "the solve reached its goal"),
         }
         if hessian.dim <= MAX_DIM:
-            spectrum = full_spectrum(hessian, progress=part(bar, 0.7, 1.0))
+            values, rounding = _spectrum(problem, history, part(bar, 0.7, 1.0))
             precision = str(problem.dtype).removeprefix("torch.")
-            variables |= _spectral(spectrum, noise_floor(spectrum.eigenvalues, precision, sampling))
+            # What rounding leaves of an eigenvalue isn't told from zero either.
+            variables |= _spectral(values, max(rounding, noise_floor(values, precision, sampling)))
+        row = xr.Dataset(variables)
+        variables["sentence"] = variable((), " ".join(self._sentences(row)), "what was found, in words", "")
         return Measured(variables)
 
-    def _profile(self, problem: Problem, direction: Direction, rise: float) -> tuple[ProfileVerdict, float, float]:
-        """The verdict up to a rise, and the ends of the profile: a side without a rise goes ten times further."""
+    def _profile(self, problem: Problem, direction: Direction, rise: float) -> _Profile:
+        """The profile up to a rise; a side without one goes ten times further than the other."""
         extent = find_extent(problem, direction, rise)
         ends, risen = (-extent.low, extent.high), extent.risen
         length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
         far = 10 * (max((end for end, has in zip(ends, risen, strict=True) if has), default=length))
         low, high = (end if has else min(end, far) for end, has in zip(ends, risen, strict=True))
-        low = -low
-        found = line(problem, direction, positions(low, high, self.points), model=False)
+        found = line(problem, direction, positions(-low, high, self.points), model=False)
         finite = np.isfinite(found.losses)
         verdict = classify_profile(
             found.positions[finite], found.sample_losses[:, finite], found.sample_weights, seed=self.seed
         )
-        return verdict, low, high
+        return _Profile(found, verdict)
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Directions, or a noise floor, that aren't known well enough."""
@@ -147,17 +150,21 @@ class Valley(Measurement):
                 )
             ]
             table.add_row(str(i + 1), to_error(float(each.eigenvalue), float(each.eigenvalue_error)), *cells)
-        lines: list[RenderableType] = [
+        return [
             f"valley: depth {float(row.depth):.3g} (natural scale {float(row.natural_scale):.3g} less the loss), label "
             "and exponent of the two walls with its 95 % interval",
             table,
-            self._sentence(row),
+            *self._sentences(row),
         ]
-        if "eps" not in row:
-            return [*lines, f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"]
-        return [*lines, _of_kappa(row), _of_anisotropy(row)]
 
-    def _sentence(self, row: xr.Dataset) -> str:
+    def _sentences(self, row: xr.Dataset) -> list[str]:
+        """What each test says, one after the other."""
+        if "eps" not in row:
+            none = f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"
+            return [self._of_geometry(row), none]
+        return [self._of_geometry(row), _of_kappa(row), _of_anisotropy(row)]
+
+    def _of_geometry(self, row: xr.Dataset) -> str:
         """What geometry says, at which scale, how surely, on which samples."""
         labels, rise = Counter(str(label) for label in row.label.values[:, -1]), HEIGHTS[-1] * float(row.depth)
         shape = ", ".join(f"{label} along {number}" for label, number in labels.most_common())
@@ -166,6 +173,23 @@ class Valley(Measurement):
             f"geometry: at a rise of {rise:.2g} {shape} of {counted(self.k, 'top direction')}; "
             f"the exponents' intervals span {low:.2f} to {high:.2f}, on {counted(int(row.samples), 'sample')}"
         )
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """A profile and what was made of it."""
+
+    line: Line
+    verdict: ProfileVerdict
+
+
+def _spectrum(problem: Problem, history: History, tell: Callable[[Progress], None]) -> tuple[np.ndarray, float]:
+    """All eigenvalues, descending, and what rounding may have done to one."""
+    known = history.of_checkpoint("spectrum")
+    if known is not None:
+        return known.eigenvalues.values, float(known.rounding)
+    found = full_spectrum(problem.hessian(), progress=tell)
+    return found.eigenvalues, found.rounding
 
 
 def _of_kappa(row: xr.Dataset) -> str:
@@ -190,7 +214,7 @@ def _of_anisotropy(row: xr.Dataset) -> str:
 
 def _geometry(
     pairs: Eigenpairs,
-    found: Sequence[Sequence[tuple[ProfileVerdict, float, float]]],
+    found: Sequence[Sequence[_Profile]],
     depth: float,
     scale: float,
     samples: int,
@@ -198,9 +222,12 @@ def _geometry(
     at, unit_of_loss = ("direction", "height"), "loss"
 
     def of(field: str) -> np.ndarray:
-        return np.array([[getattr(verdict, field) for verdict, _, _ in each] for each in found])
+        return np.array([[getattr(profile.verdict, field) for profile in each] for each in found])
 
-    ends = [[(low, high) for _, low, high in each] for each in found]
+    def along(values: Callable[[_Profile], np.ndarray]) -> np.ndarray:
+        return np.array([[values(profile) for profile in each] for each in found])
+
+    ends = along(lambda profile: profile.line.positions[[0, -1]])
     return {
         "eigenvalue": variable("direction", pairs.eigenvalues, "of the valley direction", _UNITS),
         "eigenvalue_error": variable("direction", pairs.residuals + pairs.rounding, "its error", _UNITS),
@@ -219,12 +246,27 @@ def _geometry(
         "right": variable(at, of("right"), "rise to the right end", unit_of_loss),
         "misfit": variable(at, of("misfit"), "what the fit leaves beyond the noise, by the larger rise"),
         "end": variable((*at, "side"), ends, "ends of the profile", "parameter"),
+        "profile_position": variable(
+            (*at, "point"), along(lambda each: each.line.positions), "where the profile was taken", "parameter"
+        ),
+        "profile_loss": variable((*at, "point"), along(lambda each: each.line.losses), "loss there", unit_of_loss),
+        "profile_error": variable(
+            (*at, "point"),
+            along(lambda each: each.line.standard_errors),
+            "its standard error over samples",
+            unit_of_loss,
+        ),
+        "profile_fit": variable(
+            (*at, "point"),
+            along(lambda each: each.verdict.walls(each.line.positions)),
+            "the two walls c + a |t - t0|^p",
+            unit_of_loss,
+        ),
     }
 
 
-def _spectral(spectrum: FullSpectrum, floor: float) -> dict[str, xr.Variable]:
-    units, values = _UNITS, spectrum.eigenvalues
-    floor = max(floor, spectrum.rounding)  # what rounding leaves of an eigenvalue isn't told from zero either
+def _spectral(values: np.ndarray, floor: float) -> dict[str, xr.Variable]:
+    units = _UNITS
     measured: Anisotropy = anisotropy(values, floor)
     cut: KappaMap | None = kappa_map(values, thresholds(values, floor)) if values.max() > floor else None
     empty = np.empty(0)

@@ -45,6 +45,8 @@ class ProfileVerdict:
         right: the rise to the last position.
         left_interval: quantiles of ``left``.
         right_interval: quantiles of ``right``.
+        floor: c.
+        ends: the first and the last position that was fitted.
         misfit: root mean square of what the fit leaves, less that of the noise, relative to the larger rise.
         reason: why it is undecided or no valley; empty otherwise.
     """
@@ -58,8 +60,19 @@ class ProfileVerdict:
     right: float
     left_interval: tuple[float, float]
     right_interval: tuple[float, float]
+    floor: float
+    ends: tuple[float, float]
     misfit: float
     reason: str
+
+    def walls(self, t: np.ndarray) -> np.ndarray:
+        """The fitted losses c + a |t - t0|^p at positions (m,); NaN beyond the ends."""
+        (low, high), t = self.ends, np.asarray(t, dtype=np.float64)
+        down, up = (
+            rise * (np.maximum(sign * (t - self.centre), 0) / (abs(end - self.centre) or 1.0)) ** self.exponent
+            for sign, end, rise in ((-1, low, self.left), (1, high, self.right))
+        )
+        return np.where((t >= low) & (t <= high), self.floor + down + up, np.nan)
 
 
 def classify_profile(
@@ -99,7 +112,7 @@ def classify_profile(
     shares = np.random.default_rng(seed).multinomial(len(losses), np.full(len(losses), 1 / len(losses)), resamples)
     resampled = _means(losses, weights, shares)
     best = fit_walls(scaled, _means(losses, weights, np.ones((1, len(losses)))))
-    return _judge(best, fit_walls(scaled, resampled), _noise(resampled), middle, unit)
+    return _judge(best, fit_walls(scaled, resampled), _noise(resampled), middle, unit, (float(t[0]), float(t[-1])))
 
 
 def _noise(resampled: np.ndarray) -> float:
@@ -107,7 +120,9 @@ def _noise(resampled: np.ndarray) -> float:
     return math.sqrt(float((resampled - resampled.mean(axis=1, keepdims=True)).var(axis=0).mean()))
 
 
-def _judge(best: Walls, spread: Walls, noise: float, middle: float, unit: float) -> ProfileVerdict:
+def _judge(
+    best: Walls, spread: Walls, noise: float, middle: float, unit: float, ends: tuple[float, float]
+) -> ProfileVerdict:
     """The label, from the fit to the mean and the fits to resampled means."""
     left, right = float(best.left[0]), float(best.right[0])
     interval, left_interval, right_interval = (
@@ -127,6 +142,8 @@ def _judge(best: Walls, spread: Walls, noise: float, middle: float, unit: float)
         right=right,
         left_interval=left_interval,
         right_interval=right_interval,
+        floor=float(best.floor[0]),
+        ends=ends,
         misfit=misfit,
         reason=reason,
     )
