@@ -355,7 +355,7 @@ class Problem:
                 together, _ = self.terms(self.vector, whole)
                 apart = torch.cat([self.terms(self.vector, piece)[0] for piece in pieces])
             same = together.shape == apart.shape and equal_losses(together, apart)
-        except RuntimeError:  # shapes that no longer fit each other
+        except (RuntimeError, ValueError):  # shapes that no longer fit, or BatchNorm of a single sample
             same = False
         if not same:
             raise InputError(

@@ -70,6 +70,18 @@ def test_eigenvalues_are_those_of_numpy(name):
     assert found.frobenius == pytest.approx(float(matrix.norm()), abs=n * n * EPS * norm)
 
 
+@pytest.mark.parametrize("name", SPECTRA)
+def test_eigenvectors_are_orthonormal_and_belong_to_their_eigenvalues(name):
+    matrix = symmetric(SPECTRA[name])
+    found, plain = full_spectrum(matrix, eigenvectors=True), full_spectrum(matrix)
+    n, norm, vectors = len(matrix), float(np.abs(SPECTRA[name]).max()), found.eigenvectors
+    assert plain.eigenvectors is None
+    # LAPACK Users' Guide (1999), section 4.7: residuals of n eps ||A|| and orthogonality to n eps.
+    assert np.abs(vectors.T @ vectors - np.eye(n)).max() <= 4 * n * EPS
+    assert np.linalg.norm(matrix.numpy() @ vectors - vectors * found.eigenvalues, axis=0).max() <= 4 * n * EPS * norm
+    assert np.abs(found.eigenvalues - plain.eigenvalues).max() <= 2 * n * EPS * norm
+
+
 @pytest.mark.parametrize(("name", "null"), [("singular", 60), ("multiple", 0), ("zero", 7), ("one dimension", 0)])
 def test_signs_are_counted(name, null):
     values = np.array(SPECTRA[name])

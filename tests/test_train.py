@@ -20,6 +20,7 @@ from data.scores import Estimate
 from landscape.checkpoint import Checkpoint, read_checkpoint
 from landscape.errors import InputError
 from models import compare as compare_command
+from models import densely
 from models import train as train_command
 from models.comparison import FIGURES, Comparison, Interval, RunResult, compare
 from models.problems import markov
@@ -65,6 +66,25 @@ class TestSchedule:
         for step in (0, 20, 4000, 999_999, 1_000_000):
             checkpoint_path(tmp_path, step).touch()
             assert newest_checkpoint(tmp_path) == checkpoint_path(tmp_path, step)
+
+
+class TestDensely:
+    def test_repeats_the_run_bit_for_bit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run, dense = tmp_path / "run", tmp_path / "dense"
+        train(TINY, run)
+        assert densely.main(run / "step-000004.pt", steps=4, out=dense) == 0
+        assert capsys.readouterr().out.strip() == str(dense / "step-000008.pt")
+        assert [path.name for path in sorted(dense.glob("*.pt"))] == [f"step-{step:06}.pt" for step in range(4, 9)]
+        for step in (4, 8):
+            ours, theirs = (read_checkpoint(checkpoint_path(folder, step)) for folder in (run, dense))
+            assert all(torch.equal(a, b) for a, b in zip(contents(ours), contents(theirs), strict=True))
+
+    def test_refuses_what_belongs_to_no_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert densely.main(tmp_path / "a.pt", out=tmp_path / "dense") == 2
+        assert "name a checkpoint in its run's folder" in capsys.readouterr().err
+        train(TINY, tmp_path)
+        assert densely.main(tmp_path / "step-000004.pt", steps=0, out=tmp_path / "dense") == 2
+        assert not (tmp_path / "dense").exists()
 
 
 class TestRun:

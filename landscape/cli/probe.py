@@ -125,7 +125,7 @@ def probe(
         (trace, lambda: made.Trace(tol_trace, probes, seed, max_products, matrix)),
         (log_det is not None, lambda: made.LogDet(log_det or 0.0, *sums)),
         (effective_dimension is not None, lambda: made.EffectiveDimension(effective_dimension or 0.0, *sums)),
-        (spectrum, lambda: made.Spectrum(matrix)),
+        (spectrum, lambda: made.Spectrum(0, matrix)),
         (per_layer, lambda: made.Layers(tol, tol_trace, probes, seed, matrix)),
         (loops, lambda: made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix)),
         ("1d" in (slices or ()), lambda: made.Slices1D(*slices_of)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
+import numpy as np
+import torch
 import xarray as xr
 from rich.console import RenderableType
 
@@ -17,8 +19,14 @@ from landscape.spectrum.full import FullSpectrum, full_spectrum, refuse_large
 
 @dataclass(frozen=True)
 class Spectrum(OfMatrix):
-    """The exact spectrum; see `landscape.full_spectrum`."""
+    """The exact spectrum; see `landscape.full_spectrum`.
 
+    Attributes:
+        leading: how many eigenvectors of largest magnitude are stored, for what is told of the dynamics of a run.
+        matrix: whose spectrum.
+    """
+
+    leading: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "spectrum"
@@ -26,15 +34,16 @@ class Spectrum(OfMatrix):
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what is too large."""
         refuse_large(problem.layout.dim)
-        return self.with_matrix(problem)
+        return replace(self, leading=min(self.leading, problem.layout.dim)).with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
         operator, made = self.matrix.operator(problem, kept_route(history.choices))
-        found = full_spectrum(operator, progress=bar)
+        found = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
         units = self.matrix.units
         return Measured(
-            {
+            self._leading(found, problem, history)
+            | {
                 "eigenvalues": variable("index", found.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
                 "asymmetry": variable((), found.asymmetry, "||A - A^T||_F / 2 of the matrix as computed", units),
                 "rounding": variable((), found.rounding, "what rounding may have done to an eigenvalue", units),
@@ -49,6 +58,25 @@ class Spectrum(OfMatrix):
             },
             {"route": made.route.plain()},
         )
+
+    def _leading(self, found: FullSpectrum, problem: Problem, history: History) -> dict[str, xr.Variable]:
+        """The leading eigenvectors, and how much of this matrix lies along those of the checkpoint before."""
+        if found.eigenvectors is None:
+            return {}
+        magnitudes = np.abs(found.eigenvalues)
+        order = np.argsort(-magnitudes, kind="stable")[: self.leading]
+        mass = np.full(self.leading, np.nan)
+        if history.previous is not None:
+            before = history.previous.leading_vectors.values.astype(np.float64)
+            mass = (before @ found.eigenvectors) ** 2 @ magnitudes / magnitudes.sum()
+        vectors = torch.from_numpy(found.eigenvectors[:, order].T.copy()).to(problem.dtype).numpy()
+        return {
+            "leading_index": variable("leading", order, "position of the eigenvalues of largest magnitude"),
+            "leading_vectors": variable(("leading", "parameter"), vectors, "their unit eigenvectors, flat layout"),
+            "mass_on_previous": variable(
+                "leading", mass, "v^T |A| v / tr |A| with the leading eigenvectors v of the checkpoint before"
+            ),
+        }
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """An exact spectrum has none; a matrix that isn't symmetric was refused."""

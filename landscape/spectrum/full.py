@@ -6,7 +6,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +52,7 @@ class FullSpectrum(Summarised):
             taken; and n 2^-52 ||A|| for the dense solver (LAPACK Users' Guide, 1999, section 4.7).
         zero_columns: how many columns of A are exactly zero.
         products: made, n and one to measure their rounding.
+        eigenvectors: (n, n) float64, orthonormal columns in the order of the eigenvalues; None if not asked for.
     """
 
     eigenvalues: np.ndarray
@@ -59,6 +60,7 @@ class FullSpectrum(Summarised):
     rounding: float
     zero_columns: int
     products: int
+    eigenvectors: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def summary(self) -> list[str]:
@@ -106,6 +108,7 @@ class FullSpectrum(Summarised):
 def full_spectrum(
     operator: SymmetricOperator | torch.Tensor | np.ndarray,
     *,
+    eigenvectors: bool = False,
     scratch: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> FullSpectrum:
@@ -116,6 +119,7 @@ def full_spectrum(
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
+        eigenvectors: give them too, which takes three matrices of memory and several times the solver's time.
         scratch: the folder for the temporary file, of n^2 entries of the operator's type; default: the system's, which
             on some machines is kept in memory.
         progress: called after every block of products and before the dense solver.
@@ -138,10 +142,15 @@ def full_spectrum(
     _refuse_asymmetry(asymmetry, norm, error)
     tell(Progress("eigenvalues", products, np.array([]), 1.0))
     # All drivers reduce to tridiagonal form in place and take the same time; transposed, so that LAPACK copies nothing.
-    ascending = scipy.linalg.eigh(matrix.T, eigvals_only=True, overwrite_a=True, check_finite=False, driver="ev")
+    in_place = {"overwrite_a": True, "check_finite": False}
+    if eigenvectors:
+        ascending, vectors = scipy.linalg.eigh(matrix.T, driver="evd", **in_place)
+        vectors = vectors[:, ::-1]
+    else:
+        ascending, vectors = scipy.linalg.eigh(matrix.T, eigvals_only=True, driver="ev", **in_place), None
     solver_error = operator.dim * np.finfo(np.float64).eps * float(np.abs(ascending).max())
     rounding = max(asymmetry, error) + solver_error
-    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products)
+    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products, vectors)
 
 
 def refuse_large(dim: int) -> None:
