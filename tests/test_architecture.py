@@ -25,7 +25,7 @@ LAYERS = [
     ["samples"],
     ["forms"],
     ["batches", "losses"],
-    ["operator", "parameters", "importing", "display", "valley"],
+    ["operator", "parameters", "importing", "display", "dynamics", "valley"],
     ["wording"],
     ["errors"],
 ]

@@ -1,0 +1,92 @@
+"""How far a checkpoint is from the threshold at which its optimiser's steps become unstable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
+from landscape.display import to_error
+from landscape.dynamics import stability
+from landscape.errors import InputError
+from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.operator import SymmetricOperator
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.eigenpairs import top_eigenpairs
+
+
+@dataclass(frozen=True)
+class Stability(Measurement):
+    """The largest eigenvalue of the Hessian, as the optimiser preconditions it, beside the optimiser's threshold.
+
+    See `landscape.dynamics.stability`. Nothing is claimed of an optimiser that isn't known, or of a checkpoint without
+    its state; the eigenvalue is the Hessian's own then.
+
+    Attributes:
+        tol: relative residual of the eigenpair.
+        seed: of the solve.
+    """
+
+    tol: float = 1e-3
+    seed: int = 0
+
+    name: ClassVar[str] = "stability"
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Nothing is open."""
+        return self
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        known = stability(problem.optimizer)
+        operator, reason = _as_preconditioned(problem) if known.preconditioned else (problem.hessian(), known.reason)
+        pairs = top_eigenpairs(operator, 1, "LA", self.tol, self.seed, progress=bar)
+        value, error = float(pairs.eigenvalues[0]), float(pairs.residuals[0]) + pairs.rounding
+        ratio, ratio_error = np.nan, np.nan
+        if not reason:
+            ratio = known.ratio(value)
+            ratio_error = known.ratio(value + error) - ratio
+        return Measured(
+            {
+                "optimizer": variable((), known.name, "optimiser by its settings; empty where it isn't known", ""),
+                "reason": variable((), reason, "why nothing is claimed", ""),
+                "learning_rate": variable((), known.learning_rate, "learning rate"),
+                "momentum": variable((), known.momentum, "momentum, or Adam's first beta"),
+                "eigenvalue": variable((), value, "largest eigenvalue of what the steps see", "loss / parameter^2"),
+                "eigenvalue_error": variable((), error, "its error", "loss / parameter^2"),
+                "converged": variable((), bool(pairs.converged[0]) and pairs.complete, "the solve reached its goal"),
+                "threshold": variable((), np.nan if reason else known.threshold, "at which steps become unstable"),
+                "ratio": variable((), ratio, "how far to the threshold the eigenvalue is: 1 there, above it unstable"),
+                "ratio_error": variable((), ratio_error, "its error"),
+            }
+        )
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """An eigenvalue that isn't known."""
+        return [] if row.converged else ["the largest eigenvalue that the optimiser sees did not converge: raise --tol"]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """One line."""
+        value = to_error(float(row.eigenvalue), float(row.eigenvalue_error))
+        if row.reason:
+            return [f"stability: largest eigenvalue {value}; no threshold is claimed, as {row.reason.values}"]
+        ratio = to_error(float(row.ratio), float(row.ratio_error))
+        return [
+            f"stability: {row.optimizer.values} with learning rate {float(row.learning_rate):g} sees the largest "
+            f"eigenvalue {value}, {ratio} of its threshold {float(row.threshold):.4g}"
+        ]
+
+
+def _as_preconditioned(problem: Problem) -> tuple[SymmetricOperator, str]:
+    """The Hessian as Adam preconditions it; or the Hessian, and why it can't be told how."""
+    try:
+        assert problem.optimizer is not None, "an optimiser was recognised"
+        diagonal = adam_diagonal(problem.optimizer, problem.model, problem.layout)
+        return Preconditioned(problem.hessian(), diagonal), ""
+    except InputError as error:
+        return problem.hessian(), str(error)

@@ -1,0 +1,181 @@
+"""Hops and displacement: gradient descent on quadratics in closed form, exact nulls by brute force, false alarms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.stats import ortho_group
+
+from landscape import InputError
+from landscape.dynamics import displacement, fewest_updates, hops
+from landscape.dynamics.hops import _changes_of_shuffled
+
+EPS = np.finfo(float).eps
+
+
+def descent(values: np.ndarray, eta: float, steps: int, rotation: np.ndarray | None = None) -> np.ndarray:
+    """Updates (steps, n) of gradient descent on sum lambda x^2 / 2 from x = 1 along every eigenvector."""
+    at = (1 - eta * values) ** np.arange(steps + 1)[:, None]
+    updates = np.diff(at, axis=0)
+    return updates if rotation is None else updates @ rotation.T
+
+
+@pytest.mark.parametrize("dim", [2, 50])
+def test_descent_beyond_one_over_lambda_hops_along_the_top_eigenvector_alone(dim):
+    """1/l1 < eta < min(2/l1, 1/l2): a change of sign at every step along v1, none along the others."""
+    values = np.concatenate([[10.0], np.linspace(5, 1, dim - 1)])
+    rotation = ortho_group.rvs(dim, random_state=0)
+    eta = 0.15  # 1/10 < eta < min(2/10, 1/5)
+    steps = 1 + math.floor(math.log(1e3 * EPS) / math.log(abs(1 - eta * values).min()))
+    found = hops(descent(values, eta, steps, rotation), rotation[:, :10])
+    assert found.rates[0] == 1
+    assert not found.rates[1:].any()
+    assert found.usable[0] == steps, "its components shrink by half each step and are above 1e3 epsilons to the end"
+    if steps >= fewest_updates(len(found.rates)):
+        assert found.verdicts == ["hops"] + ["drifts"] * (len(found.rates) - 1)
+
+
+def test_two_directions_hop_where_both_are_beyond():
+    values = np.array([10.0, 9.0, 1.0])
+    found = hops(descent(values, 0.15, 20), np.eye(3))
+    assert list(found.rates) == [1, 1, 0]
+    assert found.verdicts == ["hops", "hops", "drifts"]
+
+
+def test_components_that_rounding_has_made_are_left_out():
+    """In float64, (1 - eta lambda)^t ends in rounding noise; its signs are no hops."""
+    rng = np.random.default_rng(0)
+    updates = descent(np.array([10.0, 1.0]), 0.12, 60)
+    updates[:, 0] = np.where(np.abs(updates[:, 0]) < 1e-14, 1e-17 * rng.standard_normal(60), updates[:, 0])
+    rotation = ortho_group.rvs(2, random_state=1)
+    found = hops(updates @ rotation.T, rotation)
+    assert found.rates[0] == 1
+    assert found.usable[0] < 30
+    single = hops((updates @ rotation.T).astype(np.float32), rotation)
+    assert single.usable[0] < found.usable[0], "float32 has fewer digits to see"
+    assert single.rates[0] == 1
+
+
+def test_noise_is_like_noise():
+    """One half on average; false alarms over all directions of 200 seeds no more than 5 %, by its binomial bound."""
+    rates, alarms = [], 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed).standard_normal((60, 20))
+        found = hops(noise, np.eye(20)[:, :10], seed=seed)
+        rates.append(found.rates)
+        alarms += any(verdict != "like noise" for verdict in found.verdicts)
+        if seed == 0:
+            assert found.random_interval[0] < 0.5 < found.random_interval[1]
+            assert found.random_rate == pytest.approx(0.5, abs=0.1)
+    # 200 x 10 sequences of 59 pairs; the changes of fair signs are independent.
+    assert np.mean(rates) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(200 * 10 * 59))
+    assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_a_hop_hidden_in_noise_is_found_and_a_biased_coin_is_no_hop():
+    rng = np.random.default_rng(3)
+    noise = rng.standard_normal((80, 3))
+    noise[:, 0] += 1.5 * (-1.0) ** np.arange(80)
+    noise[:, 1] += 1.5
+    found = hops(noise, np.eye(3))
+    assert found.verdicts == ["hops", "drifts", "like noise"]
+    assert found.rates[0] > found.rate_intervals[0, 0] > 0.5
+    assert found.shuffled_intervals[0, 1] < found.rates[0]
+    low, high = found.shuffled_intervals[1]
+    assert low <= found.rates[1] <= high, "a drift is in the signs, not in their order"
+
+
+@pytest.mark.parametrize(("positive", "negative"), [(3, 4), (1, 5), (4, 4), (2, 0), (1, 1)])
+def test_the_null_of_orders_is_that_of_all_orders(positive, negative):
+    signs = [1] * positive + [-1] * negative
+    counts = np.zeros(positive + negative)
+    for order in itertools.permutations(signs):
+        counts[sum(a != b for a, b in itertools.pairwise(order))] += 1
+    np.testing.assert_allclose(_changes_of_shuffled(positive, negative), counts / counts.sum(), rtol=1e-10, atol=1e-14)
+
+
+def test_too_few_steps_for_any_answer():
+    assert fewest_updates(1) == 9  # of 4 and 5 signs one order of 126 alternates
+    assert 2 * max(0.5**8, 1 / math.comb(9, 4)) <= 0.05 < 2 * max(0.5**7, 2 / math.comb(8, 4))
+    alternating = (-1.0) ** np.arange(20)[:, None] * np.ones((1, 1))
+    assert hops(alternating[:8], np.eye(1)).verdicts == ["undecided"]
+    assert hops(alternating[:9], np.eye(1)).verdicts == ["hops"]
+    still = np.zeros((12, 2))
+    still[:, 0] = 1
+    found = hops(still, np.eye(2))
+    assert found.verdicts == ["drifts", "undecided"]
+    assert (found.usable[1], np.isnan(found.rates[1])) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("updates", "basis", "line"),
+    [
+        (np.ones((1, 3)), np.eye(3), "at least two finite rows"),
+        (np.full((4, 3), np.nan), np.eye(3), "at least two finite rows"),
+        (np.ones((4, 3)), 2 * np.eye(3), "aren't orthonormal"),
+        (np.ones((4, 3)), np.eye(2), "no components in a basis of 2"),
+    ],
+)
+def test_refused(updates, basis, line):
+    with pytest.raises(InputError, match=line):
+        hops(updates, basis)
+
+
+# ---------------------------------------------------------------------- displacement
+
+
+def test_shares_and_straightness_by_hand():
+    values = np.array([5.0, 2.0, 0.1, -0.1, -3.0])
+    rotation = ortho_group.rvs(5, random_state=2)
+    updates = np.zeros((4, 5))
+    updates[:, 0] = [1, -1, 1, -1]  # hops across the valley
+    updates[:, 2] = 2  # goes down the river
+    updates[:, 4] = [0, 0, 0, 1]
+    found = displacement(updates @ rotation.T, rotation, values, [1.0, 0.0])
+    np.testing.assert_allclose(found.path_shares[0], np.array([4, 16, 1, 0]) / 21, atol=1e-14)
+    np.testing.assert_allclose(found.net_shares[0], np.array([0, 64, 1, 0]) / 65, atol=1e-14)
+    np.testing.assert_allclose(found.straightness[0], [0, 1, 1, np.nan], atol=1e-14)
+    np.testing.assert_allclose(found.random_shares[0], [0.4, 0.4, 0.2, 0])
+    np.testing.assert_allclose(found.random_shares[1], [0.6, 0, 0.4, 0], err_msg="no eigenvalue is exactly zero")
+    np.testing.assert_allclose(found.path_shares.sum(1), 1, rtol=1e-14)
+
+
+def test_what_lies_outside_the_eigenvectors_is_unresolved():
+    rng = np.random.default_rng(4)
+    updates, values = rng.standard_normal((30, 8)), np.linspace(3, -1, 8)
+    rotation = ortho_group.rvs(8, random_state=5)
+    whole = displacement(updates, rotation, values, 0.5)
+    some = displacement(updates, rotation[:, :3], values[:3], 0.5)
+    assert some.path_shares[0, 0] == pytest.approx(((updates @ rotation[:, :3]) ** 2).sum() / (updates**2).sum())
+    assert some.path_shares[0, 3] == pytest.approx(1 - some.path_shares[0, :3].sum())
+    assert some.random_shares[0, 3] == pytest.approx(5 / 8)
+    assert whole.path_shares[0, 3] == 0
+    net = updates.sum(0)
+    outside = net - rotation[:, :3] @ (rotation[:, :3].T @ net)
+    assert some.net_shares[0, 3] == pytest.approx((outside**2).sum() / (net**2).sum())
+
+
+def test_a_random_walk_has_the_shares_of_the_dimensions_and_is_not_straight():
+    rng = np.random.default_rng(6)
+    updates, values = rng.standard_normal((400, 40)), np.linspace(2, -1, 40)
+    found = displacement(updates, np.eye(40), values, 0.5)
+    np.testing.assert_allclose(found.path_shares, found.random_shares, atol=4 * math.sqrt(2 / 400 / 40))
+    # Of t independent steps the sum is as long as a step by the root of t, so its part of the lengths is 1 / root t.
+    np.testing.assert_allclose(found.straightness[0, :3], 1 / math.sqrt(400), rtol=0.6)
+
+
+@pytest.mark.parametrize(
+    ("updates", "values", "eps", "line"),
+    [
+        (np.zeros((3, 2)), [1.0, 2.0], 0.1, "nothing moves"),
+        (np.ones((3, 2)), [1.0], 0.1, "m finite eigenvalues"),
+        (np.ones((3, 2)), [1.0, 2.0], -0.1, "at least 0"),
+    ],
+)
+def test_displacement_refuses(updates, values, eps, line):
+    with pytest.raises(InputError, match=line):
+        displacement(updates, np.eye(2), np.array(values), eps)
