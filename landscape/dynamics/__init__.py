@@ -1,11 +1,12 @@
 """What a run of checkpoints says. Arrays in, numbers with their errors and nulls out; NumPy and SciPy alone.
 
-`spectra` sums one spectrum up, `stability` tells how far an optimiser's steps are from instability, `hops` and
-`displacement` where a run's steps go.
+`spectra` sums one spectrum up, `information` compares two, `stability` tells how far an optimiser's steps are from
+instability, `hops` and `displacement` where a run's steps go.
 """
 
 from landscape.dynamics.displacement import PARTS, Displacement, displacement
 from landscape.dynamics.hops import Hops, fewest_updates, hops
+from landscape.dynamics.information import Information, joint_information, rank_paired_information
 from landscape.dynamics.spectra import Overlap, SpectrumMeasures, overlap, spectrum_measures
 from landscape.dynamics.stability import Stability, stability
 
@@ -13,13 +14,16 @@ __all__ = [
     "PARTS",
     "Displacement",
     "Hops",
+    "Information",
     "Overlap",
     "SpectrumMeasures",
     "Stability",
     "displacement",
     "fewest_updates",
     "hops",
+    "joint_information",
     "overlap",
+    "rank_paired_information",
     "spectrum_measures",
     "stability",
 ]
