@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from landscape.measure import Source, load_problem, probe
     from landscape.measurements import (
         Density,
+        Dynamics,
         EffectiveDimension,
         Layers,
+        Learning,
         LogDet,
         Loops,
         Loss,
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
         Slices1D,
         Slices2D,
         Spectrum,
+        Stability,
         TopEigenpairs,
         Trace,
         Valley,
+        ValleyHops,
         density_of,
         trace_of,
     )
@@ -65,8 +69,10 @@ _HOMES = {
     "landscape.measure": ["Source", "load_problem", "probe"],
     "landscape.measurements": [
         "Density",
+        "Dynamics",
         "EffectiveDimension",
         "Layers",
+        "Learning",
         "LogDet",
         "Loops",
         "Loss",
@@ -76,9 +82,11 @@ _HOMES = {
         "Slices1D",
         "Slices2D",
         "Spectrum",
+        "Stability",
         "TopEigenpairs",
         "Trace",
         "Valley",
+        "ValleyHops",
         "density_of",
         "trace_of",
     ],
@@ -94,12 +102,13 @@ _HOMES = {
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
     "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
-_PACKAGES = ["slices", "valley"]
+_PACKAGES = ["dynamics", "slices", "valley"]
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Checkpoint",
     "Density",
+    "Dynamics",
     "EffectiveDimension",
     "Eigenpairs",
     "EmpiricalFisher",
@@ -110,6 +119,7 @@ __all__ = [
     "InputError",
     "LanczosDecomposition",
     "Layers",
+    "Learning",
     "LogDet",
     "Loop",
     "LoopCurvature",
@@ -130,13 +140,16 @@ __all__ = [
     "Source",
     "SpectralDensity",
     "Spectrum",
+    "Stability",
     "SymmetricOperator",
     "TopEigenpairs",
     "Trace",
     "TraceEstimate",
     "Valley",
+    "ValleyHops",
     "adam_diagonal",
     "density_of",
+    "dynamics",
     "effective_dimension",
     "estimate_trace",
     "full_spectrum",

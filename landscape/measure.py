@@ -220,6 +220,8 @@ def probe(
         measurements = [measurement.settle(there, len(checkpoints)) for measurement in measurements]
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=_place_in_run))
+    for measurement in measurements:
+        measurement.check_run(run.known())
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
     request = Request(
         {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
@@ -258,13 +260,17 @@ class _Checkpoints:
         digests = tuple(each.sha256 for each in files)
         self.whole = replace(files[-1], sha256=Run((), digests).digest)
 
-    def seen_from(self, writer: RecordWriter) -> Run:
-        """What measurements see of the run."""
+    def known(self, writer: RecordWriter | None = None) -> Run:
+        """What measurements see of the run, with the rows of a writer."""
+
+        def stored(measurement: str, position: int) -> xr.Dataset | None:
+            return None if writer is None else writer.stored(measurement, self.files[position].sha256)
+
         return Run(
             tuple(each.step for each in self.files),
             tuple(each.sha256 for each in self.files),
             lambda position: self.load(self.files[position]),
-            lambda measurement, position: writer.stored(measurement, self.files[position].sha256),
+            stored,
         )
 
     def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:
@@ -298,7 +304,7 @@ class _Probing:
         self, run: _Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
     ) -> None:
         self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
-        self.seen = run.seen_from(writer)
+        self.seen = run.known(writer)
         self.measured = 0
 
     def measure(self, unit: Checkpoint, measurements: Sequence[Measurement]) -> None:

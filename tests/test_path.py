@@ -131,8 +131,14 @@ def test_components_of_another_run_are_another_request(command, tiny):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["a.pt", "--slice", "1d", "--direction", "pca"], "principal components are of the checkpoints of a run"),
-        (["a.pt", "b.pt", "--slice", "2d", "--direction", "pca", "--direction", "pca"], "at most 1 principal"),
+        (
+            ["a.pt", "--slice", "1d", "--direction", "pca"],
+            "1 principal component of a run: name all of its checkpoints, at least 2",
+        ),
+        (
+            ["a.pt", "b.pt", "--slice", "2d", "--direction", "pca", "--direction", "pca"],
+            "2 principal components of a run: name all of its checkpoints, at least 3",
+        ),
         (["a.pt", "b.pt", "--slice", "1d", "--at", 7], "no checkpoint is of step 7; there are 0, 10"),
         (["a.pt", "--at", -1], "nothing is asked for that has --at: add --slice or --valley"),
         (["a.pt", "--slice", "1d", "--subset", 0], "a subset has at least 1 sample"),

@@ -52,6 +52,8 @@ Slice = Annotated[
 ]
 Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by three tests.")]
 Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; of a run, when it is learnt.")]
+Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, information, stability, phases.")]
+Hops = Annotated[bool, _flag(MEASUREMENTS, "Of a run with every step kept: valley hopping.")]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
 
 Kind = Annotated[
@@ -87,6 +89,7 @@ Direction = Annotated[
 ]
 Points = Annotated[Whole | None, _of(SETTINGS, "Of a slice's axis or a profile.  [default: 51, 25 x 25, 41]")]
 Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis in steps.  [default: to where the loss has risen]")]
+GroupBy = Annotated[str | None, _of(SETTINGS, "What the data say of samples.  [default: found by itself]")]
 Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
 At = Annotated[
     list[Whole] | None,

@@ -1,28 +1,50 @@
 """What a run of checkpoints says. Arrays in, numbers with their errors and nulls out; NumPy and SciPy alone.
 
 `spectra` sums one spectrum up, `information` compares two, `stability` tells how far an optimiser's steps are from
-instability, `hops` and `displacement` where a run's steps go.
+instability, `hops` and `displacement` where a run's steps go, `phases` what course a
+curve takes, and `learning` when samples are learnt.
 """
 
 from landscape.dynamics.displacement import PARTS, Displacement, displacement
 from landscape.dynamics.hops import Hops, fewest_updates, hops
 from landscape.dynamics.information import Information, joint_information, rank_paired_information
+from landscape.dynamics.learning import (
+    GroupCurves,
+    Grouping,
+    HalfSteps,
+    Milestones,
+    group_curves,
+    half_steps,
+    half_way,
+    milestones,
+)
+from landscape.dynamics.phases import Phases, phases
 from landscape.dynamics.spectra import Overlap, SpectrumMeasures, overlap, spectrum_measures
 from landscape.dynamics.stability import Stability, stability
 
 __all__ = [
     "PARTS",
     "Displacement",
+    "GroupCurves",
+    "Grouping",
+    "HalfSteps",
     "Hops",
     "Information",
+    "Milestones",
     "Overlap",
+    "Phases",
     "SpectrumMeasures",
     "Stability",
     "displacement",
     "fewest_updates",
+    "group_curves",
+    "half_steps",
+    "half_way",
     "hops",
     "joint_information",
+    "milestones",
     "overlap",
+    "phases",
     "rank_paired_information",
     "spectrum_measures",
     "stability",

@@ -2,23 +2,30 @@
 
 from landscape.measurements.base import History, Measurement, Run
 from landscape.measurements.density import Density, density_of
+from landscape.measurements.dynamics import LEADING, Dynamics
 from landscape.measurements.eigenpairs import TopEigenpairs
 from landscape.measurements.functions import EffectiveDimension, LogDet
+from landscape.measurements.hops import ValleyHops
 from landscape.measurements.layers import Layers
+from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
 from landscape.measurements.samples import Samples
 from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
+from landscape.measurements.stability import Stability
 from landscape.measurements.trace import Trace, trace_of
 from landscape.measurements.valley import Valley
 
 __all__ = [
+    "LEADING",
     "Density",
+    "Dynamics",
     "EffectiveDimension",
     "History",
     "Layers",
+    "Learning",
     "LogDet",
     "Loops",
     "Loss",
@@ -29,9 +36,11 @@ __all__ = [
     "Slices1D",
     "Slices2D",
     "Spectrum",
+    "Stability",
     "TopEigenpairs",
     "Trace",
     "Valley",
+    "ValleyHops",
     "density_of",
     "trace_of",
 ]

@@ -13,6 +13,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 from rich.console import RenderableType
 
+from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.trace import Estimate
@@ -56,6 +57,13 @@ class Measurement(ABC):
 
         Raises:
             InputError: one line that says which setting the problem can't have, and why.
+        """
+
+    def check_run(self, run: Run) -> None:  # noqa: B027
+        """Refuse a run that the measurement can't be made of; before anything is measured, and after `settle`.
+
+        Raises:
+            InputError: one line that says what is missing.
         """
 
     @abstractmethod
@@ -111,6 +119,20 @@ class Run:
         """Where each checkpoint is on an axis: its step, or where one isn't known the place of each in the order."""
         known = None not in self.steps
         return np.array(self.steps if known else range(len(self)), dtype=np.int64)
+
+    def refuse_disorder(self, least: int, what: str) -> None:
+        """Raise InputError where there are too few checkpoints, or two of them of one step.
+
+        Args:
+            least: how many there have to be.
+            what: "dynamics are", for the message.
+        """
+        if len(self) < least:
+            raise InputError(f"{what} of a run: name at least {least} of its checkpoints")
+        if not (np.diff(self.positions) > 0).all():
+            raise InputError(
+                f"{what} of one run, and two of these checkpoints are of the same step: name each step once"
+            )
 
     def problems(self) -> Iterator[Problem]:
         """The problem at each checkpoint, one at a time."""

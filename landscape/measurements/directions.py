@@ -53,10 +53,8 @@ def is_file(name: str) -> bool:
     return name not in NAMES
 
 
-def refuse_unknown(problem: Problem, names: Sequence[str], checkpoints: int) -> None:
+def refuse_unknown(problem: Problem, names: Sequence[str]) -> None:
     """Raise InputError where a direction can't be had."""
-    if PRINCIPAL in names and checkpoints < 2:
-        raise InputError("principal components are of the checkpoints of a run: name all of them, or at least two")
     for name in dict.fromkeys(filter(is_file, names)):
         _from_file(problem, name, None, History(), 0)
 

@@ -11,7 +11,7 @@ import xarray as xr
 from rich.console import RenderableType
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.base import History, Measured, Measurement, Run, variable
 from landscape.measurements.directions import (
     PRINCIPAL,
     Found,
@@ -87,9 +87,16 @@ class _Slice(Measurement):
         if self.subset is not None:
             problem.sampled(self.subset, self.seed)
         positions(-1.0, 1.0, points)
-        refuse_unknown(problem, directions, checkpoints)
+        refuse_unknown(problem, directions)
         digests = tuple(digests_of(directions).items())
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
+
+    def check_run(self, run: Run) -> None:
+        """Principal components take at least one checkpoint more than there are of them."""
+        if (asked := self.directions.count(PRINCIPAL)) and len(run) <= asked:
+            raise InputError(
+                f"{counted(asked, 'principal component')} of a run: name all of its checkpoints, at least {asked + 1}"
+            )
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""

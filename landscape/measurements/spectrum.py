@@ -65,8 +65,9 @@ class Spectrum(OfMatrix):
             return {}
         magnitudes = np.abs(found.eigenvalues)
         order = np.argsort(-magnitudes, kind="stable")[: self.leading]
-        mass = np.full(self.leading, np.nan)
+        mass, previous = np.full(self.leading, np.nan), ""
         if history.previous is not None:
+            previous = str(history.previous.sha256.values)
             before = history.previous.leading_vectors.values.astype(np.float64)
             mass = (before @ found.eigenvectors) ** 2 @ magnitudes / magnitudes.sum()
         vectors = torch.from_numpy(found.eigenvectors[:, order].T.copy()).to(problem.dtype).numpy()
@@ -76,6 +77,7 @@ class Spectrum(OfMatrix):
             "mass_on_previous": variable(
                 "leading", mass, "v^T |A| v / tr |A| with the leading eigenvectors v of the checkpoint before"
             ),
+            "previous": variable((), previous, "sha256 of that checkpoint; empty for the first", ""),
         }
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:

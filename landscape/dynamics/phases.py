@@ -1,0 +1,257 @@
+"""Does a curve over training pass through phases? Change points against candidates that have none.
+
+The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) reads *collapse, diversification, stabilisation* off a curve: it
+falls, rises, and stays. An eye finds that in much, so here it has to beat other accounts of the same points: a level, a
+monotone curve of any form, one turn, and any other course with two turns. And since that comparison is made on
+few points and by search, its false alarms are measured on each curve anew: on its points in shuffled orders, and on the
+monotone curve that is nearest to it, with the same noise. Noise is not the only thing that looks like phases: a curve
+that wanders does too, so the gain over the accounts without phases is also held to that of the same changes from point
+to point in a random order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import isotonic_regression
+
+from landscape.errors import InputError
+
+Label = Literal[
+    "level", "monotone", "fall, rise", "rise, fall", "collapse, diversification, stabilisation", "other", "undecided"
+]
+
+THREE_PHASES: Label = "collapse, diversification, stabilisation"
+FEWEST_POINTS = 8
+
+_WITHOUT: tuple[Label, ...] = ("level", "monotone")
+_SEGMENT = 3  # points between two change points at the least
+_ALARMS = 0.05
+# A change point costs as much as three parameters in the criterion, as it is searched for: its place and what the
+# search gains by chance (Hall, Osborn and Sakkas 2013, "Inference on structural breaks using information criteria").
+_CHANGE = 3
+_MOST_CHANGES = 2
+
+
+@dataclass(frozen=True)
+class Phases:
+    """What course a curve takes, and how often the procedure would say so of a curve without phases.
+
+    Attributes:
+        label: ``level`` or ``monotone`` (no phases); ``fall, rise`` or ``rise, fall``; ``collapse, diversification,
+            stabilisation``; ``other`` for another course with two turns; ``undecided`` where phases are found that
+            more than 5 % of curves without any have too, of any of the three kinds below.
+        found: the label by the criterion alone.
+        change_steps: (c,) steps of the change points of ``found``.
+        change_intervals: (c, 2) 95 % of these by resampled residuals.
+        criteria: by candidate, the Bayesian information criterion less that of the best.
+        false_alarms_shuffled: how often phases are found in shuffled orders of the same values.
+        false_alarms_shuffled_interval: its 95 % interval (Clopper and Pearson).
+        false_alarms_monotone: the same for monotone curves with the noise of this one.
+        false_alarms_monotone_interval: its interval.
+        chance_wandering: the chance of as large a gain in the criterion over the best account without phases, for a
+            curve that makes the changes of this one in a random order.
+    """
+
+    label: Label
+    found: Label
+    change_steps: np.ndarray
+    change_intervals: np.ndarray
+    criteria: dict[Label, float]
+    false_alarms_shuffled: float
+    false_alarms_shuffled_interval: tuple[float, float]
+    false_alarms_monotone: float
+    false_alarms_monotone_interval: tuple[float, float]
+    chance_wandering: float
+
+
+def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int = 0) -> Phases:
+    """Tell the course of a curve.
+
+    Change points lie on the points' own axis, their order, so that unevenly kept checkpoints count alike.
+
+    Args:
+        steps: (m,) ascending.
+        values: (m,) such as the matrix entropy at each.
+        draws: of each kind of curve without phases, and of resampled residuals.
+        seed: of these.
+
+    Raises:
+        InputError: there are fewer than 8 points, one isn't finite, or the steps don't ascend.
+    """
+    steps, values = (np.asarray(each, dtype=np.float64) for each in (steps, values))
+    if values.shape != steps.shape or values.ndim != 1 or len(values) < FEWEST_POINTS:
+        raise InputError(
+            f"phases are told from at least {FEWEST_POINTS} steps with a value each, not {steps.shape} and "
+            f"{values.shape}"
+        )
+    if not np.isfinite(values).all() or not (np.diff(steps) > 0).all():
+        raise InputError("phases are told from finite values at steps that ascend")
+    unit = (values - values.mean()) / (float(np.ptp(values)) or 1.0)
+    fits = _fit(unit[None])
+    found, gain = _best(fits)[0], float(_gains(fits)[0])
+    curve, changes = fits[found].curves[0], steps[fits[found].changes[0]]
+    generator = np.random.default_rng(seed)
+    noise = generator.choice(unit - curve, (2, draws, len(unit)))
+    shuffled = np.array([generator.permutation(unit) for _ in range(draws)])
+    wandering = np.array([np.append(0, generator.permutation(np.diff(unit))).cumsum() for _ in range(draws)])
+    alarms = [int((_gains(_fit(each)) > 0).sum()) for each in (shuffled, fits["monotone"].curves[0] + noise[0])]
+    chance = (1 + int((_gains(_fit(wandering)) >= gain).sum())) / (1 + draws)
+    refitted = steps[_fit(curve + noise[1])[found].changes]
+    intervals = [stats.binomtest(count, draws).proportion_ci(0.95, "exact") for count in alarms]
+    least = min(float(fit.criteria[0]) for fit in fits.values())
+    unsure = found not in _WITHOUT and max(*(count / draws for count in alarms), chance) > _ALARMS
+    return Phases(
+        label="undecided" if unsure else found,
+        found=found,
+        change_steps=changes,
+        change_intervals=np.quantile(refitted, (0.025, 0.975), axis=0).T if len(changes) else np.empty((0, 2)),
+        criteria={label: float(fit.criteria[0]) - least for label, fit in fits.items()},
+        false_alarms_shuffled=alarms[0] / draws,
+        false_alarms_shuffled_interval=(float(intervals[0].low), float(intervals[0].high)),
+        false_alarms_monotone=alarms[1] / draws,
+        false_alarms_monotone_interval=(float(intervals[1].low), float(intervals[1].high)),
+        chance_wandering=chance,
+    )
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One candidate's best fit to each of b curves: criterion (b,), curves (b, m), change points (b, c)."""
+
+    criteria: np.ndarray
+    curves: np.ndarray
+    changes: np.ndarray
+
+
+def _fit(curves: np.ndarray) -> dict[Label, _Fit]:
+    """The best fit of every label."""
+    free = [_Pieces.of(curves, changes, level_end=False) for changes in range(_MOST_CHANGES + 1)]
+    level_end = [_Pieces.of(curves, _MOST_CHANGES, level_end=True)]
+    return {
+        "level": _level(curves),
+        "monotone": _better([_isotonic(curves), *(each.best(signs) for each in free for signs in ((1,), (-1,)))]),
+        "fall, rise": _better([each.best((-1, 1)) for each in free[1:]]),
+        "rise, fall": _better([each.best((1, -1)) for each in free[1:]]),
+        THREE_PHASES: _better([each.best((-1, 1, 0)) for each in level_end]),
+        "other": _better([each.best(signs) for each in free[2:] for signs in ((1, -1, 1), (-1, 1, -1))]),
+    }
+
+
+def _best(fits: dict[Label, _Fit]) -> list[Label]:
+    """The label of the smallest criterion for each curve."""
+    labels = list(fits)
+    return [labels[index] for index in np.array([fit.criteria for fit in fits.values()]).argmin(axis=0)]
+
+
+def _gains(fits: dict[Label, _Fit]) -> np.ndarray:
+    """By how much the best account with phases is better than the best one without, for each curve."""
+    without, phased = (
+        np.min([fit.criteria for label, fit in fits.items() if (label in _WITHOUT) == wanted], axis=0)
+        for wanted in (True, False)
+    )
+    return np.asarray(without - phased)
+
+
+def _better(fits: list[_Fit]) -> _Fit:
+    """Curve by curve the fit of the smallest criterion."""
+    best, at = np.array([fit.criteria for fit in fits]).argmin(axis=0), np.arange(len(fits[0].criteria))
+    return _Fit(
+        *(np.array([getattr(fit, name) for fit in fits])[best, at] for name in ("criteria", "curves", "changes"))
+    )
+
+
+def _criterion(squares: np.ndarray, parameters: np.ndarray | int, points: int) -> np.ndarray:
+    """Schwarz's criterion of a normal model; squares within rounding of zero, in units of the range, are that much."""
+    return np.asarray(points * np.log(squares / points + 1e-24) + parameters * math.log(points))
+
+
+def _level(curves: np.ndarray) -> _Fit:
+    mean = curves.mean(axis=1, keepdims=True)
+    squares = ((curves - mean) ** 2).sum(axis=1)
+    return _Fit(_criterion(squares, 1, curves.shape[1]), np.broadcast_to(mean, curves.shape), _none(curves))
+
+
+def _isotonic(curves: np.ndarray) -> _Fit:
+    """Isotonic regression either way; its degrees of freedom are its levels (Meyer and Woodroofe 2000)."""
+    fits = []
+    for increasing in (True, False):
+        fit = np.array([isotonic_regression(curve, increasing=increasing).x for curve in curves])
+        levels = 1 + (np.abs(np.diff(fit, axis=1)) > 1e-12).sum(axis=1)
+        squares = ((curves - fit) ** 2).sum(axis=1)
+        fits.append(_Fit(_criterion(squares, levels, curves.shape[1]), fit, _none(curves)))
+    return _better(fits)
+
+
+def _none(curves: np.ndarray) -> np.ndarray:
+    return np.empty((len(curves), 0), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Continuous straight pieces, fitted to b curves for each of g places of their c change points.
+
+    Attributes:
+        squares: (b, g) what they leave.
+        signs: (b, g, c + 1) of the slopes of the pieces.
+        along: (b, g, p) the fit's coordinates in the basis of a place.
+        places: (g, c).
+        bases: (g, m, p), orthonormal.
+    """
+
+    squares: np.ndarray
+    signs: np.ndarray
+    along: np.ndarray
+    places: np.ndarray
+    bases: np.ndarray
+
+    @classmethod
+    def of(cls, curves: np.ndarray, changes: int, level_end: bool) -> _Pieces:
+        places, bases, solvers = _bases(curves.shape[1], changes, level_end)
+        along = np.einsum("bm,gmp->bgp", curves, bases)
+        squares = np.maximum((curves**2).sum(axis=1)[:, None] - (along**2).sum(axis=2), 0)
+        slopes = np.einsum("bgp,gqp->bgq", along, solvers)[:, :, 1:]
+        if level_end:
+            slopes = np.pad(slopes, ((0, 0), (0, 0), (0, 1)))
+        return cls(squares, np.sign(slopes), along, places, bases)
+
+    def best(self, pattern: tuple[int, ...]) -> _Fit:
+        """The best fit to each curve whose slopes have these signs, neighbours of equal sign being one."""
+        turns = self.signs[:, :, 1:] != self.signs[:, :, :-1]
+        stage = np.pad(np.cumsum(turns, axis=2), ((0, 0), (0, 0), (1, 0)))
+        expected = np.array([*pattern, *[9] * self.signs.shape[2]])[stage]
+        allowed = (self.signs == expected).all(axis=2) & (turns.sum(axis=2) == len(pattern) - 1)
+        squares = np.where(allowed, self.squares, np.inf)
+        best, at = squares.argmin(axis=1), np.arange(len(squares))
+        turning = np.argsort(~turns[at, best], axis=1, kind="stable")[:, : len(pattern) - 1]
+        parameters = self.bases.shape[2] + _CHANGE * self.places.shape[1]
+        return _Fit(
+            _criterion(squares[at, best], parameters, self.bases.shape[1]),
+            np.einsum("bp,bmp->bm", self.along[at, best], self.bases[best]),
+            np.take_along_axis(self.places[best], turning, axis=1),
+        )
+
+
+@lru_cache(maxsize=16)
+def _bases(points: int, changes: int, level_end: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For every place of the change points (g, c): orthonormal bases (g, m, p), and what gives the slopes (g, p, p)."""
+    inner = range(_SEGMENT - 1, points - _SEGMENT + 1)
+    places = [
+        each
+        for each in itertools.combinations(inner, changes)
+        if all(b - a >= _SEGMENT for a, b in itertools.pairwise(each))
+    ]
+    t = np.arange(points, dtype=np.float64)
+    designs = []
+    for each in places:
+        ends = (0.0, *each, points - 1.0)
+        pieces = [np.clip(t, a, b) - a for a, b in itertools.pairwise(ends)]
+        designs.append(np.stack([np.ones(points), *pieces[: len(pieces) - level_end]], axis=1))
+    q, r = np.linalg.qr(np.array(designs))
+    return np.array(places, dtype=np.int64).reshape(len(places), changes), q, np.linalg.inv(r)

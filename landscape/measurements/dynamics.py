@@ -1,0 +1,189 @@
+"""What the spectra of a run's checkpoints say together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.dynamics import (
+    Information,
+    joint_information,
+    overlap,
+    phases,
+    rank_paired_information,
+    spectrum_measures,
+)
+from landscape.dynamics.phases import FEWEST_POINTS, Phases
+from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.measurements.spectrum import Spectrum
+from landscape.measurements.stability import Stability
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.valley import noise_floor
+from landscape.wording import counted
+
+LEADING = 32  # eigenvectors of each spectrum, for overlaps and the joint law
+
+
+@dataclass(frozen=True)
+class Dynamics(Measurement):
+    """Entropy, effective rank and negative mass over a run, what successive spectra share, and its phases, if any.
+
+    Made from the rows of `Spectrum` (with leading eigenvectors) and of `Stability`; see `landscape.dynamics`.
+
+    Attributes:
+        seed: of the draws of every null.
+    """
+
+    seed: int = 0
+
+    name: ClassVar[str] = "dynamics"
+    over_run: ClassVar[bool] = True
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Nothing is open."""
+        return self
+
+    def check_run(self, run: Run) -> None:
+        """See `Run.refuse_disorder`."""
+        run.refuse_disorder(2, "dynamics are")
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        rows, steps = history.run.rows(Spectrum.group), history.run.positions
+        precision = str(problem.dtype).removeprefix("torch.")
+        told = [spectrum_measures(row.eigenvalues.values, float(row.rounding)) for row in rows]
+        values = {
+            "run_step": variable("run", steps, "step of each checkpoint; its place where steps aren't known"),
+        }
+        for name, title in (
+            ("entropy", "matrix entropy -sum p log p, p = |lambda| / sum |lambda|"),
+            ("effective_rank", "exp of the entropy"),
+            ("negative_mass", "magnitudes of the negative eigenvalues by those of all"),
+        ):
+            values[name] = variable("run", [getattr(each, name) for each in told], title)
+            intervals = [getattr(each, f"{name}_interval") for each in told]
+            values[f"{name}_interval"] = variable(("run", "bound"), intervals, "its range under rounding")
+        pairs = list(pairwise(rows))
+        values |= _informations("information", "rank-paired", [self._paired(*each, precision) for each in pairs])
+        values |= _informations("joint_information", "joint", [self._joint(*each) for each in pairs])
+        overlaps = [overlap(before.leading_vectors.values.T, after.leading_vectors.values.T) for before, after in pairs]
+        values["overlap"] = variable(
+            "run", [np.nan, *(each.value for each in overlaps)], "||V^T V'||_F^2 / k with the leading V' before"
+        )
+        values["overlap_null"] = variable(
+            "run", [np.nan, *(each.random for each in overlaps)], "of random subspaces, k/n"
+        )
+        ratios = [row.ratio for row in history.run.rows(Stability.name)]
+        values["stability_ratio"] = variable("run", ratios, "largest eigenvalue by the optimiser's threshold")
+        return Measured(values | self._phases(steps, values["entropy"].values))
+
+    def _paired(self, before: xr.Dataset, after: xr.Dataset, precision: str) -> Information:
+        floor = max(noise_floor(each.eigenvalues.values, precision, float(each.rounding)) for each in (before, after))
+        return rank_paired_information(before.eigenvalues.values, after.eigenvalues.values, floor, seed=self.seed)
+
+    def _joint(self, before: xr.Dataset, after: xr.Dataset) -> Information | None:
+        """The joint law; None where the row's masses are on another checkpoint's eigenvectors."""
+        if str(after.previous.values) != str(before.sha256.values):
+            return None
+        shares = np.sort(np.abs(after.eigenvalues.values))[::-1]
+        overlaps = (after.leading_vectors.values @ before.leading_vectors.values.T) ** 2
+        return joint_information(shares / shares.sum(), overlaps, after.mass_on_previous.values, seed=self.seed)
+
+    def _phases(self, steps: np.ndarray, entropy: np.ndarray) -> dict[str, xr.Variable]:
+        found: Phases | None = None
+        if len(steps) >= FEWEST_POINTS and np.isfinite(entropy).all():
+            found = phases(steps, entropy, seed=self.seed)
+        changes = np.empty(0) if found is None else found.change_steps
+        return {
+            "phases": variable(
+                (), "too few checkpoints" if found is None else found.label, "course of the entropy", ""
+            ),
+            "phases_found": variable(
+                (), "" if found is None else found.found, "that course by the criterion alone", ""
+            ),
+            "change_step": variable("change", changes, "step of a change point"),
+            "change_step_interval": variable(
+                ("change", "bound"), np.empty((0, 2)) if found is None else found.change_intervals, "95 %"
+            ),
+        } | {
+            name: variable((), np.nan if found is None else getattr(found, name), title)
+            for name, title in (
+                ("false_alarms_shuffled", "how often phases are found in shuffled orders"),
+                ("false_alarms_monotone", "how often in monotone curves of the same noise"),
+                ("chance_wandering", "chance of as large a gain by a curve with these changes in a random order"),
+            )
+        }
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Pairs of checkpoints without a joint law."""
+        missing = int(np.isnan(row.joint_information.values[1:]).sum())
+        if not missing:
+            return []
+        return [
+            f"{missing} joint laws are missing, as those spectra were measured after other checkpoints: measure the "
+            "run into a record of its own"
+        ]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """First and last values, and the course."""
+        entropy, rank, negative = row.entropy.values, row.effective_rank.values, row.negative_mass.values
+        lines: list[RenderableType] = [
+            f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: entropy {entropy[0]:.3f} to {entropy[-1]:.3f} "
+            f"(lowest {np.nanmin(entropy):.3f}), effective rank {rank[0]:.3g} to {rank[-1]:.3g}, negative mass "
+            f"{negative[0]:.2g} to {negative[-1]:.2g}",
+            _course(row),
+            _sharing("rank-paired information", row, "information"),
+            _sharing(f"joint information of {LEADING} leading eigenvectors", row, "joint_information"),
+            f"overlap of successive leading subspaces {np.nanmin(row.overlap.values):.3f} to "
+            f"{np.nanmax(row.overlap.values):.3f}, {float(row.overlap_null[-1]):.3f} at random",
+        ]
+        ratios = row.stability_ratio.values
+        if np.isfinite(ratios).any():
+            lines.append(f"stability threshold: {np.nanmin(ratios):.3g} to {np.nanmax(ratios):.3g} of it reached")
+        return lines
+
+
+def _course(row: xr.Dataset) -> str:
+    label, found = str(row.phases.values), str(row.phases_found.values)
+    if not found:
+        return f"phases of the entropy: none can be told from fewer than {FEWEST_POINTS} checkpoints"
+    steps = ", ".join(
+        f"{step:.0f} [{low:.0f}, {high:.0f}]"
+        for step, (low, high) in zip(row.change_step.values, row.change_step_interval.values, strict=True)
+    )
+    return (
+        f"course of the entropy: {label}{f' ({found} by the criterion alone)' if label != found else ''}"
+        f"{f', changing at {steps}' if steps else ''}; false alarms {float(row.false_alarms_shuffled):.1%} shuffled, "
+        f"{float(row.false_alarms_monotone):.1%} monotone, chance by wandering {float(row.chance_wandering):.1%}"
+    )
+
+
+def _sharing(title: str, row: xr.Dataset, name: str) -> str:
+    values, null = row[name].values, row[f"{name}_null"].values
+    high = row[f"{name}_null_interval"].values[:, 1]
+    above = int((values[1:] > high[1:]).sum())
+    return (
+        f"{title}: median {np.nanmedian(values):.3g} nats where no relation gives {np.nanmedian(null):.3g}; above that "
+        f"null in {above} of {counted(len(values) - 1, 'pair')}"
+    )
+
+
+def _informations(name: str, title: str, found: list[Information | None]) -> dict[str, xr.Variable]:
+    """Of every checkpoint with the one before; NaN for the first."""
+
+    def of(field: str) -> list[float]:
+        return [np.nan, *(np.nan if each is None else getattr(each, field) for each in found)]
+
+    intervals = [(np.nan, np.nan), *((np.nan, np.nan) if each is None else each.null_interval for each in found)]
+    return {
+        name: variable("run", of("value"), f"mutual information with the spectrum before, {title}", "nat"),
+        f"{name}_most": variable("run", of("most"), "what it can't exceed", "nat"),
+        f"{name}_null": variable("run", of("null"), "its mean where there is no relation", "nat"),
+        f"{name}_null_interval": variable(("run", "bound"), intervals, "95 % of that null", "nat"),
+    }

@@ -1,0 +1,212 @@
+"""Valley hopping and progress along the river, over windows of a run in which every step was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+from rich.table import Table
+
+from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_updates, hops
+from landscape.errors import InputError, refuse_fractions
+from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.spectrum.eigenpairs import check_arguments, top_eigenpairs
+from landscape.spectrum.full import MAX_DIM, full_spectrum
+from landscape.spectrum.progress import Progress, part
+from landscape.wording import counted
+
+THRESHOLDS = (1e-3, 1e-2, 0.1)  # eps by the largest eigenvalue
+_UNITS = "loss / parameter^2"
+
+
+@dataclass(frozen=True)
+class ValleyHops(Measurement):
+    """How often steps change sides along valley eigenvectors, and how they split into valley, river and the rest.
+
+    A window is a stretch of checkpoints one step apart. Its eigenvectors are those at its middle, all of them for up to
+    10,000 parameters; see `landscape.dynamics.hops` and `landscape.dynamics.displacement`.
+
+    Attributes:
+        k: how many eigenvectors of largest eigenvalue.
+        tol: their relative residual, where not all are computed.
+        seed: of the solve and of the random directions.
+    """
+
+    k: int = 10
+    tol: float = 1e-3
+    seed: int = 0
+
+    name: ClassVar[str] = "hops"
+    over_run: ClassVar[bool] = True
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what the solve would."""
+        refuse_fractions(k=self.k)
+        check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
+        return self
+
+    def check_run(self, run: Run) -> None:
+        """Refuse a run without a window long enough for any answer."""
+        needed = fewest_updates(self.k)
+        longest = max((stop - start for start, stop in _windows(run)), default=0)
+        if longest < needed:
+            raise InputError(
+                f"hops along {counted(self.k, 'direction')} are told from at least {needed} successive steps, each "
+                f"with its checkpoint; the longest stretch here has {longest} (fewer directions, -k, need fewer)"
+            )
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        windows = [each for each in _windows(history.run) if each[1] - each[0] >= fewest_updates(self.k)]
+        found = []
+        for index, (start, stop) in enumerate(windows):
+            tell = part(bar, index / len(windows), (index + 1) / len(windows))
+            found.append(self._window(history.run, start, stop, tell))
+        return Measured(_variables(found, history.run))
+
+    def _window(self, run: Run, start: int, stop: int, tell: Callable[[Progress], None]) -> _Window:
+        middle = (start + stop) // 2
+        points = np.array([run.load(place).vector.cpu().numpy() for place in range(start, stop + 1)])
+        values, vectors, error, converged = self._eigenpairs(run.load(middle), tell)
+        updates = np.diff(points, axis=0)
+        largest = float(values[0])
+        eps = np.array(THRESHOLDS) * max(largest, 0.0)
+        return _Window(
+            start,
+            middle,
+            stop,
+            values[: self.k],
+            error,
+            converged,
+            hops(updates, vectors[:, : self.k], seed=self.seed),
+            displacement(updates, vectors, values, eps),
+        )
+
+    def _eigenpairs(
+        self, problem: Problem, tell: Callable[[Progress], None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Eigenvalues, descending, eigenvectors, and of the first k the error and whether they converged."""
+        if problem.layout.dim <= MAX_DIM:
+            full = full_spectrum(problem.hessian(), eigenvectors=True, progress=tell)
+            assert full.eigenvectors is not None, "asked for"
+            return full.eigenvalues, full.eigenvectors, np.full(self.k, full.rounding), np.full(self.k, True)
+        pairs = top_eigenpairs(problem.hessian(), self.k, "LA", self.tol, self.seed, progress=tell)
+        vectors = np.linalg.qr(pairs.eigenvectors.cpu().numpy().astype(np.float64))[0]
+        return pairs.eigenvalues, vectors, pairs.residuals + pairs.rounding, pairs.converged & pairs.complete
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Eigenvectors that are not known."""
+        open_ones = int((~row.converged.values).sum())
+        return [f"{open_ones} of the directions did not converge: raise --tol"] if open_ones else []
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """The rates of every window, and the split of its steps."""
+        lines: list[RenderableType] = []
+        for i in range(row.sizes["window"]):
+            each = row.isel(window=i)
+            table = Table("direction", "eigenvalue", "sign changes", "95 %", "shuffled", "verdict")
+            for j in range(row.sizes["direction"]):
+                one = each.isel(direction=j)
+                (low, high), (least, most) = one.rate_interval.values, one.rate_shuffled_interval.values
+                table.add_row(
+                    str(j + 1), f"{float(one.eigenvalue):.4g}", f"{float(one.rate):.2f}", f"[{low:.2f}, {high:.2f}]",
+                    f"[{least:.2f}, {most:.2f}]", str(one.verdict.values),
+                )  # fmt: skip
+            low, high = each.rate_random_interval.values
+            lines += [
+                f"hops over steps {int(each.window_start)} to {int(each.window_end)}, eigenvectors at "
+                f"{int(each.window_middle)}: how often successive steps change sign; 0.5 is noise, random directions "
+                f"have {float(each.rate_random):.2f} [{low:.2f}, {high:.2f}]",
+                table,
+                *(_split(each.isel(threshold=j)) for j in range(row.sizes["threshold"])),
+            ]
+        return lines
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What was found in one window: places in the run, eigenvalues (k,) with errors, hops and displacement."""
+
+    start: int
+    middle: int
+    stop: int
+    eigenvalues: np.ndarray
+    errors: np.ndarray
+    converged: np.ndarray
+    hops: Hops
+    displacement: Displacement
+
+
+def _windows(run: Run) -> list[tuple[int, int]]:
+    """The first and last place of every stretch of checkpoints one step apart."""
+    found: list[tuple[int, int]] = []
+    for place in range(1, len(run)):
+        before, here = run.steps[place - 1], run.steps[place]
+        if before is None or here is None or here != before + 1:
+            continue
+        if found and found[-1][1] == place - 1:
+            found[-1] = (found[-1][0], place)
+        else:
+            found.append((place - 1, place))
+    return found
+
+
+def _split(row: xr.Dataset) -> str:
+    """Where the steps of a window go, at one threshold."""
+    parts = ", ".join(
+        f"{part} {path:.1%} of the path (at random {random:.1%}), {net:.1%} of the way, straightness {straight:.2f}"
+        for part, path, random, net, straight in zip(
+            PARTS, row.path_share.values, row.random_share.values, row.net_share.values, row.straightness.values,
+            strict=True,
+        )
+        if path > 0
+    )  # fmt: skip
+    return f"eps {float(row.eps):.2g}: {parts}"
+
+
+def _variables(found: list[_Window], run: Run) -> dict[str, xr.Variable]:
+    steps, at, split = run.positions, ("window", "direction"), ("window", "threshold", "part")
+    longest = max(len(each.hops.components) for each in found)
+    components = np.full((len(found), longest, len(found[0].eigenvalues)), np.nan)
+    for row, each in zip(components, found, strict=True):
+        row[: len(each.hops.components)] = each.hops.components
+
+    def of(name: str) -> np.ndarray:
+        return np.array([getattr(each.hops, name) for each in found])
+
+    def shares(name: str) -> np.ndarray:
+        return np.array([getattr(each.displacement, name) for each in found])
+
+    return {
+        "window_start": variable("window", [steps[each.start] for each in found], "first step of a window"),
+        "window_middle": variable("window", [steps[each.middle] for each in found], "step of the eigenvectors"),
+        "window_end": variable("window", [steps[each.stop] for each in found], "last step of a window"),
+        "eigenvalue": variable(at, [each.eigenvalues for each in found], "of a valley direction", _UNITS),
+        "eigenvalue_error": variable(at, [each.errors for each in found], "its error", _UNITS),
+        "converged": variable(at, [each.converged for each in found], "the solve reached its goal"),
+        "component": variable(
+            ("window", "update", "direction"), components, "of each update along a direction; NaN beyond", "parameter"
+        ),
+        "usable": variable(at, of("usable"), "components that aren't rounding"),
+        "rate": variable(at, of("rates"), "changes of sign by pairs of successive updates"),
+        "rate_interval": variable((*at, "bound"), of("rate_intervals"), "95 %, as of independent changes"),
+        "rate_shuffled_interval": variable(
+            (*at, "bound"), of("shuffled_intervals"), "95 % of the orders of the same components"
+        ),
+        "rate_random": variable("window", of("random_rate"), "mean rate along random directions"),
+        "rate_random_interval": variable(("window", "bound"), of("random_interval"), "95 % of their rates"),
+        "p_value": variable(at, of("p_values"), "of noise, two-sided, each direction by itself"),
+        "verdict": variable(at, of("verdicts"), "hops, drifts, like noise or undecided, at 5 % for all together", ""),
+        "eps": variable(("window", "threshold"), shares("eps"), "threshold of valley and river", _UNITS),
+        "part": variable("part", list(PARTS), "part of parameter space", ""),
+        "path_share": variable(split, shares("path_shares"), "of the summed squared lengths of the updates"),
+        "net_share": variable(split, shares("net_shares"), "of the squared length of their sum"),
+        "random_share": variable(split, shares("random_shares"), "of a random direction"),
+        "straightness": variable(split, shares("straightness"), "length of the sum by the sum of the lengths"),
+    }

@@ -1,0 +1,150 @@
+"""How the samples of a data set are learnt over a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.dynamics import Grouping, Milestones, group_curves, half_steps, half_way, milestones
+from landscape.errors import InputError
+from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.measurements.samples import ABOUT, Samples
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+from landscape.slices.extent import natural_scale
+from landscape.wording import counted, listed
+
+LEAST = 0.05  # of the natural scale: a sample that gains less isn't learnt
+_LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Learning(Measurement):
+    """Learning curves of groups of samples, and the step at which each sample is learnt and forgotten.
+
+    Made from the rows of `Samples`; see `landscape.dynamics.learning`. A sample of a single term with classes counts as
+    known where it is right, any other where its loss is half way down.
+
+    Attributes:
+        group_by: a name of what the data set says of its samples, or ``loss``, which takes thirds by the loss at the
+            last checkpoint; None takes the first name of texts, else the first of numbers, else ``loss``.
+        seed: of the resamples.
+    """
+
+    group_by: str | None = None
+    seed: int = 0
+
+    name: ClassVar[str] = "learning"
+    over_run: ClassVar[bool] = True
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse a name that the data set doesn't have."""
+        if self.group_by not in (None, _LOSS, *problem.about):
+            raise InputError(
+                f"samples can't be grouped by {self.group_by!r}; there are {listed([*problem.about, _LOSS], 8)}"
+            )
+        return self
+
+    def check_run(self, run: Run) -> None:
+        """See `Run.refuse_disorder`."""
+        run.refuse_disorder(2, "learning is")
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        rows, steps = history.run.rows(Samples.name), history.run.positions
+        losses, accuracies = (np.array([row[each].values for row in rows]) for each in ("loss", "accuracy"))
+        weights = rows[0].weight.values
+        groups, grouped_by = self._grouping(rows)
+        scale = natural_scale(problem)
+        single = bool(np.isin(accuracies[:, weights > 0], (0, 1)).all())
+        known = accuracies == 1 if single else half_way(losses, LEAST * scale)
+        criterion = "right" if single else f"half of its gain, of at least {LEAST * scale:.2g}"
+        found = milestones(steps, known)
+        of_losses, of_accuracies, halves = (
+            group_curves(losses, groups, weights),
+            group_curves(accuracies, groups, weights),
+            half_steps(steps, losses, groups, weights, seed=self.seed),
+        )
+        at, shares = (
+            ("run", "group"),
+            [known[:, (groups.of == i) & (weights > 0)].mean(1) for i in range(len(groups.names))],
+        )
+        return Measured(
+            {
+                "run_step": variable("run", steps, "step of each checkpoint; its place where steps aren't known"),
+                "grouped_by": variable((), grouped_by, "what the groups are by", ""),
+                "criterion": variable((), criterion, "when a sample counts as known", ""),
+                "group_name": variable("group", groups.names, "group of samples", ""),
+                "group_size": variable("group", of_losses.sizes, "samples in it"),
+                "group_loss": variable(at, of_losses.means, "mean loss of a group", "loss"),
+                "group_loss_interval": variable((*at, "bound"), of_losses.intervals, "95 %, over samples", "loss"),
+                "group_accuracy": variable(at, of_accuracies.means, "accuracy of a group"),
+                "group_accuracy_interval": variable((*at, "bound"), of_accuracies.intervals, "95 %, over samples"),
+                "group_known": variable(at, np.stack(shares, axis=1), "share of a group's samples that are known"),
+                "group_half_step": variable("group", halves.steps, "step of half of a group's progress"),
+                "group_half_step_interval": variable(("group", "bound"), halves.intervals, "95 %, samples resampled"),
+                "group_delay": variable("group", halves.delays, "steps of this after the first group's"),
+                "group_delay_interval": variable(("group", "bound"), halves.delay_intervals, "95 %"),
+                "group_of": variable("sample", groups.of, "index of a sample's group"),
+            }
+            | _milestones(found)
+        )
+
+    def _grouping(self, rows: list[xr.Dataset]) -> tuple[Grouping, str]:
+        """The groups, and what they are by."""
+        about = {str(name).removeprefix(ABOUT): rows[0][name].values for name in rows[0] if str(name).startswith(ABOUT)}
+        texts = [name for name, values in about.items() if values.dtype.kind not in "fi"]
+        name = self.group_by or next(iter([*texts, *about]), _LOSS)
+        title = name.replace("_", " ")
+        if name in texts:
+            return Grouping.by_label(about[name]), title
+        values = about[name] if name in about else np.nan_to_num(rows[-1].loss.values)
+        if name == _LOSS:
+            title = "loss at the last checkpoint, which is the outcome itself"
+        try:
+            return Grouping.by_quantile(values, name.replace("_", " ")), title
+        except InputError:
+            return Grouping.by_label(["all"] * len(values)), f"nothing: {title} hardly differs"
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """What isn't learnt is a result."""
+        return []
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """A line for each group."""
+        lines: list[RenderableType] = [
+            f"learning over {counted(row.sizes['run'], 'checkpoint')}, groups by {row.grouped_by.values}; a sample is "
+            f"known by: {row.criterion.values}"
+        ]
+        for i in range(row.sizes["group"]):
+            each = row.isel(group=i)
+            first, last = each.group_loss.values[[0, -1]]
+            low, high = each.group_loss_interval.values[-1]
+            lines.append(
+                f"{each.group_name.values} ({counted(int(each.group_size), 'sample')}): loss {first:.3g} to {last:.3g} "
+                f"[{low:.3g}, {high:.3g}], half of it by step {_stepped(each, 'group_half_step')}"
+                + (f", {_stepped(each, 'group_delay')} steps after {row.group_name.values[0]}" if i else "")
+                + f"; {float(each.group_known[-1]):.0%} known at the end"
+            )
+        forgotten = int((row.times_forgotten.values > 0).sum())
+        lines.append(f"{forgotten} of {counted(row.sizes['sample'], 'sample')} forgotten at least once")
+        return lines
+
+
+def _stepped(group: xr.Dataset, name: str) -> str:
+    low, high = group[f"{name}_interval"].values
+    return f"{float(group[name]):.0f} [{low:.0f}, {high:.0f}]"
+
+
+def _milestones(found: Milestones) -> dict[str, xr.Variable]:
+    return {
+        "known": variable(("run", "sample"), found.known, "whether a sample is known"),
+        "learnt": variable("sample", found.learnt, "step at which a sample is first known; NaN if never"),
+        "learnt_after": variable("sample", found.learnt_after, "step of the checkpoint before; NaN if there is none"),
+        "forgotten": variable("sample", found.forgotten, "step at which it is last known no more; NaN if never"),
+        "times_forgotten": variable("sample", found.times_forgotten, "how often that happened"),
+    }

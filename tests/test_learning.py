@@ -1,0 +1,124 @@
+"""When samples are learnt: by hand, and bands and intervals that hold as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from landscape import InputError
+from landscape.dynamics import Grouping, group_curves, half_steps, half_way, milestones
+
+STEPS = np.array([0, 10, 20, 40, 80])
+
+
+def test_milestones_by_hand():
+    known = np.array(
+        [
+            [0, 0, 1, 0, 1],
+            [0, 1, 1, 1, 0],
+            [0, 1, 1, 0, 1],
+            [0, 1, 1, 1, 0],
+            [0, 1, 1, 0, 0],
+        ]
+    )
+    found = milestones(STEPS, known)
+    np.testing.assert_array_equal(found.learnt, [np.nan, 10, 0, 10, 0])
+    np.testing.assert_array_equal(found.learnt_after, [np.nan, 0, np.nan, 0, np.nan])
+    np.testing.assert_array_equal(found.forgotten, [np.nan, np.nan, np.nan, 80, 40])
+    np.testing.assert_array_equal(found.times_forgotten, [0, 0, 0, 2, 2])
+    assert (found.known == known).all()
+    one = milestones([5], [[True, False]])
+    np.testing.assert_array_equal(one.learnt, [5, np.nan])
+    np.testing.assert_array_equal(one.forgotten, [np.nan, np.nan])
+
+
+def test_half_way_is_of_what_a_sample_gains_and_noise_is_no_gain():
+    losses = np.array(
+        [[2.0, 1.0, 1.0, np.nan], [1.2, 0.99, 1.2, np.nan], [0.9, 0.98, 0.5, np.nan], [0.0, 0.98, 0.8, 1]]
+    )
+    known = half_way(losses, 0.1)
+    np.testing.assert_array_equal(known[:, 0], [False, False, True, True])
+    assert not known[:, 1].any(), "a gain of 0.02"
+    np.testing.assert_array_equal(known[:, 2], [False, False, True, False])
+    assert not known[:, 3].any(), "a masked sample has no loss"
+
+
+def test_groups_by_label_and_by_quantile():
+    grouping = Grouping.by_label(["simple", "complex", "simple"])
+    assert (grouping.names, grouping.of.tolist()) == (["simple", "complex"], [0, 1, 0])
+    values = np.array([5.0, 1.0, 3.0, 2.0, 4.0, 6.0])
+    thirds = Grouping.by_quantile(values, "bits", 3)
+    assert thirds.of.tolist() == [2, 0, 1, 0, 1, 2]
+    assert thirds.names[0].startswith("bits 1 to ")
+    assert thirds.names[2].endswith(" to 6")
+    with pytest.raises(InputError, match="too few different values"):
+        Grouping.by_quantile(np.array([1.0, 1.0, 1.0, 2.0]), "bits")
+
+
+def test_curves_are_weighted_means_and_masked_samples_count_nowhere():
+    rng = np.random.default_rng(0)
+    losses, weights = rng.random((5, 6)), np.array([1.0, 2.0, 0.0, 3.0, 1.0, 1.0])
+    losses[:, 2] = np.nan
+    grouping = Grouping.by_label(list("abbbac"))
+    found = group_curves(losses, grouping, weights)
+    assert found.sizes.tolist() == [2, 2, 1]
+    np.testing.assert_allclose(found.means[:, 0], losses[:, [0, 4]].mean(1))
+    np.testing.assert_allclose(found.means[:, 1], (2 * losses[:, 1] + 3 * losses[:, 3]) / 5)
+    assert np.isnan(found.intervals[:, 2]).all(), "a group of one has no band"
+    a, b = losses[:, [0, 4]].T
+    np.testing.assert_allclose(np.ptp(found.intervals[:, 0], axis=1), 2 * stats.t.ppf(0.975, 1) * np.abs(a - b) / 2)
+
+
+def test_bands_hold_as_often_as_they_say():
+    hits = total = 0
+    for seed in range(300):
+        values = np.random.default_rng(seed).normal(3, 1, (1, 40))
+        found = group_curves(values, Grouping.by_label(["a"] * 15 + ["b"] * 25))
+        hits += int(((found.intervals[0, :, 0] <= 3) & (found.intervals[0, :, 1] >= 3)).sum())
+        total += 2
+    low, high = stats.binom.ppf((0.001, 0.999), total, 0.95)
+    assert low <= hits <= high
+
+
+def test_half_steps_are_interpolated_and_a_group_without_progress_has_none():
+    losses = np.array([[4.0, 2.0, 1.0], [3.0, 2.0, 1.1], [1.0, 1.0, 1.2], [0.0, 0.0, 1.3], [0.5, 0.0, 1.4]])
+    found = half_steps(STEPS, losses, Grouping.by_label(list("abc")))
+    # a: half of 4 at 2, between 3 at step 10 and 1 at step 20; b: half of 2 at 1, at step 20 itself.
+    np.testing.assert_allclose(found.steps, [15, 20, np.nan])
+    np.testing.assert_allclose(found.delays, [0, 5, np.nan])
+    assert np.isnan(found.intervals).all(), "of one sample nothing is known"
+
+
+def test_intervals_of_half_steps_hold():
+    """Losses 1 - t/100 + noise of each sample's own level and slope: the mean is half way down at t = 50."""
+    steps, hits, apart = np.linspace(0, 100, 21), 0, 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        slopes = 1 + 0.5 * rng.standard_normal(80)
+        bend = rng.normal(0, 0.3, 80)
+        progress = steps[:, None] / 100
+        losses = 1 - slopes * progress + bend * np.sin(np.pi * progress)
+        late = 1 - slopes * np.maximum(progress - 0.5, 0)
+        found = half_steps(steps, np.hstack([losses, late]), Grouping.by_label(["a"] * 80 + ["b"] * 80), seed=seed,
+                           resamples=300)  # fmt: skip
+        hits += found.intervals[0, 0] <= 50 <= found.intervals[0, 1]
+        apart += found.delay_intervals[1, 0] > 0
+    low, _ = stats.binom.ppf((0.001, 0.999), 200, 0.93)  # a percentile bootstrap of 80 samples falls short by 1 or 2 %
+    assert hits >= low
+    assert apart == 200, "75 is after 50"
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: milestones([0, 0], np.ones((2, 3))), "ascend"),
+        (lambda: milestones([0, 1], np.ones((3, 3))), "samples are known or not at 2 steps"),
+        (lambda: half_steps([0, 1], np.ones((3, 2)), Grouping.by_label("ab")), "2 steps and losses at 3"),
+        (lambda: group_curves(np.ones((3, 2)), Grouping.by_label("abc")), "a group and a weight for each sample"),
+        (lambda: group_curves(np.ones((3, 2)), Grouping.by_label("ab"), np.zeros(2)), "no sample has a weight"),
+    ],
+)
+def test_refused(call, line):
+    with pytest.raises(InputError, match=line):
+        call()
