@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 # don't know each other.
 LAYERS = [
     ["cli"],
-    ["measure"],
+    ["figures", "measure"],
     ["measurements", "crosscheck"],
     ["loops", "slices"],
     ["record", "progress"],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import Group, Parameter
+
+from landscape.cli.running import Whole
 
 MEASUREMENTS = Group("Measurements", sort_key=1)
 MATRIX = Group("Which matrix they are of", sort_key=2)
@@ -24,17 +25,6 @@ def _of(group: Group, text: str, *names: str) -> Parameter:
     """An option with a value."""
     return Parameter(name=names or None, group=group, help=text)
 
-
-def _whole(_: type, tokens: Sequence[Token]) -> int:
-    """An integer and nothing else: 2.5 eigenpairs are not 2."""
-    text = tokens[0].value
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is not a whole number") from error
-
-
-Whole = Annotated[int, Parameter(converter=_whole)]
 
 Checkpoints = Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")]
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import shlex
-import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
+from cyclopts import App, Parameter
 
 from landscape.cli import options
+from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, run_command, version_of_package
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
     from landscape.crosscheck import CrossCheck
     from landscape.measure import Row, Source
     from landscape.measurements import Measurement
-
-EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 
 HELP = "Measure the loss landscape around checkpoints: results on the screen and in one HDF5 record."
 
@@ -42,17 +37,9 @@ app = App(
     help_format="plaintext",
     help_epilogue=EPILOGUE,
     version_flags=["--version"],
+    version=version_of_package,
     help_on_error=False,
 )
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("landscape-probe")
-
-
-app.version = _version
 
 
 @app.default
@@ -169,30 +156,14 @@ def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; nothing but an internal error shows a traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold what the terminal has no letter for
-    before = signal.signal(signal.SIGTERM, _terminate)
-    try:
-        return _run(arguments)
-    except (InputError, CycloptsError) as error:
-        if "--debug" in arguments:
-            Console(stderr=True).print_exception()
-        return _say(" ".join(str(error).split()), EXIT_INPUT)
-    except KeyboardInterrupt:
-        return _say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)
-    except _Terminated:
-        return _say("terminated; what was finished is kept, the same command goes on from there", EXIT_TERMINATED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    """Run the command and return its exit status."""
+    return run_command(app, "landscape-probe", arguments, _prepare)
 
 
-def _run(arguments: Sequence[str]) -> int:
-    function, bound, unparsed = app.parse_args(arguments, exit_on_error=False, print_error=False)
-    _refuse_idle(bound.arguments)
-    more = {"command": shlex.join(["landscape-probe", *arguments])} if "command" in unparsed else {}
-    return int(function(*bound.args, **bound.kwargs, **more) or EXIT_DONE)  # --help and --version return nothing
+def _prepare(given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """The command line, for the record, once nothing in it is idle."""
+    _refuse_idle(given)
+    return {"command": shlex.join(["landscape-probe", *arguments])}
 
 
 # Which measurements a setting is of, by their parameters above.
@@ -243,16 +214,3 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         raise InputError("--fisher-unit is of the Fisher matrices: add --matrix fisher, fisher-mc or fisher-empirical")
     if "fisher_samples" in given and given.get("kind") != "fisher-mc":
         raise InputError("--fisher-samples is of the Monte-Carlo Fisher: add --matrix fisher-mc")
-
-
-class _Terminated(BaseException):
-    """SIGTERM, as an exception that no handler of ordinary errors catches."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
-
-
-def _say(line: str, status: int) -> int:
-    print(f"landscape-probe: {line}", file=sys.stderr)
-    return status

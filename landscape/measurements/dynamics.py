@@ -166,6 +166,8 @@ def _course(row: xr.Dataset) -> str:
 
 def _sharing(title: str, row: xr.Dataset, name: str) -> str:
     values, null = row[name].values, row[f"{name}_null"].values
+    if not np.isfinite(values).any():
+        return f"{title}: of no pair of checkpoints"
     high = row[f"{name}_null_interval"].values[:, 1]
     above = int((values[1:] > high[1:]).sum())
     return (

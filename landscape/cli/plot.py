@@ -1,0 +1,89 @@
+"""``landscape-plot``: from records to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from landscape.cli.running import EXIT_DONE, Whole, run_command, version_of_package
+from landscape.errors import InputError
+
+HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
+
+EPILOGUE = """Examples:
+  landscape-plot looped.landscape.h5                       # all that it has
+  landscape-plot looped.landscape.h5 --figure summary      # one page
+  landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
+"""
+
+app = App(
+    name="landscape-plot",
+    help=HELP,
+    usage="Usage: landscape-plot RECORD... [OPTIONS]",
+    help_format="plaintext",
+    help_epilogue=EPILOGUE,
+    version_flags=["--version"],
+    version=version_of_package,
+    help_on_error=False,
+)
+
+
+@app.default
+def plot(
+    *records: Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")],
+    figures: Annotated[
+        list[str] | None,
+        Parameter(name="--figure", help="Which; repeat for more.  [default: all that the records have]", negative=""),
+    ] = None,
+    out: Annotated[Path, Parameter(name=["-o", "--out"], help="Folder of the files.")] = Path(),
+    form: Annotated[Literal["pdf", "svg", "png"], Parameter(name="--format", help="Kind of file.")] = "pdf",
+    style: Annotated[Literal["paper", "talk", "notebook"], Parameter(help="Size of the letters.")] = "paper",
+    width: Annotated[str | None, Parameter(help="column, text, or inches.  [default: by the figure]")] = None,
+    kind: Annotated[Literal["contour", "filled", "surface"], Parameter(help="Of a plane.")] = "filled",
+    scale: Annotated[Literal["linear", "log"], Parameter(help="Of a plane's loss.")] = "log",
+    step: Annotated[Whole | None, Parameter(help="Of the checkpoint that is drawn.  [default: the last]")] = None,
+    label: Annotated[
+        list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each.", negative="")
+    ] = None,
+    debug: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)] = False,
+) -> int:
+    """Draw; see HELP."""
+    from landscape.figures import Look, Shown, available, draw, save, styled
+
+    if not records:
+        raise InputError("no record given; name at least one file (see --help)")
+    if label and len(label) != len(records):
+        raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
+    shown = [Shown.read(path, label[place] if label else None) for place, path in enumerate(records)]
+    look = Look(style, _inches(width), kind, scale, step)
+    names = figures or available(shown)
+    with styled(style):
+        drawn = {name: draw(name, shown, look) for name in dict.fromkeys(names)}  # all, before the first is written
+        for name, figure in drawn.items():
+            path = out / f"{'-vs-'.join(record.label for record in shown)}-{name}.{form}"
+            save(figure, path, shown)
+            print(path)
+    return EXIT_DONE
+
+
+def _inches(width: str | None) -> float | None:
+    """A width in inches, by its name or as a number."""
+    from landscape.figures import WIDTHS
+
+    if width is None or width in WIDTHS:
+        return None if width is None else WIDTHS[width]
+    try:
+        inches = float(width)
+    except ValueError:
+        inches = 0.0
+    if not 1 <= inches <= 40:
+        raise InputError(f"a width is {', '.join(WIDTHS)} or 1 to 40 inches, not {width}")
+    return inches
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    return run_command(app, "landscape-plot", arguments)

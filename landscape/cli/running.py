@@ -1,0 +1,82 @@
+"""What both commands do around their work: exit statuses, one line for an error, signals."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter, Token
+from rich.console import Console
+
+from landscape.errors import InputError
+
+EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
+
+
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """An integer and nothing else: 2.5 eigenpairs are not 2."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a whole number") from error
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+
+
+def version_of_package() -> str:
+    """The version, looked up when it is asked for."""
+    return version("landscape-probe")
+
+
+def run_command(
+    app: App,
+    name: str,
+    arguments: Sequence[str] | None,
+    prepare: Callable[[dict[str, Any], list[str]], dict[str, Any]] = lambda given, parsed: {},
+) -> int:
+    """Run a command and return its exit status; nothing but an internal error shows a traceback.
+
+    Args:
+        app: the command.
+        name: of it, in front of messages.
+        arguments: of the command line; None takes those of the process.
+        prepare: refuses arguments that don't go together, and gives those that are not the user's own; called with what
+            was given by name, and the arguments as they stand.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold what the terminal has no letter for
+    before = signal.signal(signal.SIGTERM, _terminate)
+
+    def say(line: str, status: int) -> int:
+        print(f"{name}: {line}", file=sys.stderr)
+        return status
+
+    try:
+        function, bound, unparsed = app.parse_args(arguments, exit_on_error=False, print_error=False)
+        more = {key: value for key, value in prepare(bound.arguments, arguments).items() if key in unparsed}
+        return int(function(*bound.args, **bound.kwargs, **more) or EXIT_DONE)  # --help and --version return nothing
+    except (InputError, CycloptsError) as error:
+        if "--debug" in arguments:
+            Console(stderr=True).print_exception()
+        return say(" ".join(str(error).split()), EXIT_INPUT)
+    except KeyboardInterrupt:
+        return say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)
+    except _Terminated:
+        return say("terminated; what was finished is kept, the same command goes on from there", EXIT_TERMINATED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception that no handler of ordinary errors catches."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated

@@ -1,0 +1,85 @@
+"""Figures from records: nothing is measured here, and everything drawn is in the record.
+
+    with landscape.figures.styled("paper"):
+        figure = landscape.figures.draw("slices-2d", ["single.h5", "looped.h5"])
+        figure.savefig("planes.pdf")
+
+The functions ``draw_...`` of the modules take a matplotlib Axes and return it, for figures of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from landscape.errors import InputError
+from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.pages import PAGES
+from landscape.figures.samples import draw_learning, draw_samples
+from landscape.figures.saving import save
+from landscape.figures.shown import Shown
+from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
+from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
+from landscape.figures.style import FONT_SIZES, WIDTHS, Look, styled
+from landscape.figures.valley import draw_map, draw_profile, draw_restates
+from landscape.wording import listed
+
+__all__ = [
+    "FONT_SIZES",
+    "PAGES",
+    "WIDTHS",
+    "Look",
+    "Shown",
+    "available",
+    "draw",
+    "draw_accuracy",
+    "draw_density",
+    "draw_eigenvalues",
+    "draw_hops",
+    "draw_learning",
+    "draw_line",
+    "draw_map",
+    "draw_plane",
+    "draw_profile",
+    "draw_quantity",
+    "draw_restates",
+    "draw_samples",
+    "draw_shares",
+    "draw_spectrum",
+    "levels_of",
+    "save",
+    "styled",
+]
+
+
+def available(shown: Sequence[Shown]) -> list[str]:
+    """The figures for which all of these records have the measurements."""
+    return [name for name, page in PAGES.items() if all(record.has(page.groups) for record in shown)]
+
+
+def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, look: Look | None = None) -> Figure:
+    """Draw a figure of one record or several.
+
+    Args:
+        name: a key of `PAGES`.
+        records: paths, or records that were read.
+        look: how; default: as for a paper.
+
+    Raises:
+        InputError: one line that says what isn't there, and how to measure it.
+    """
+    if isinstance(records, str | Path | Shown):
+        records = [records]
+    shown = [each if isinstance(each, Shown) else Shown.read(each) for each in records]
+    if name not in PAGES:
+        raise InputError(f"there is no figure {name!r}; there are {listed(PAGES, 20)}")
+    page = PAGES[name]
+    for record in shown:
+        if missing := [group for group in page.groups if group not in record.groups]:
+            raise InputError(
+                f"{record.identity['record']} has no /{missing[0]}, which {name} is drawn from: measure it with "
+                f"landscape-probe ... {page.option}"
+            )
+    return page.figure(shown, look or Look())

@@ -1,0 +1,113 @@
+"""A run as a whole: entropy, information, stability and phases; hops and where the steps go."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from landscape.figures.shown import units
+from landscape.figures.spectra import step_axis
+from landscape.figures.style import COLOURS
+
+# What is drawn of each quantity: the label of its axis, what its error is, and what its null is.
+QUANTITIES = {
+    "entropy": "matrix entropy $E(H)$ [nats]",
+    "negative_mass": "negative mass",
+    "information": "rank-paired inform. [nats]",
+    "joint_information": "joint information [nats]",
+    "overlap": "overlap with step before",
+    "stability_ratio": "stability ratio",
+}
+
+
+def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = None, colour: str = "C0") -> Axes:
+    """One quantity of a run over its steps, with its range under rounding or the null of no relation.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``dynamics``, one run.
+        name: one of `QUANTITIES`.
+        label: in the legend.
+        colour: of the lines.
+    """
+    steps, values = row.run_step.values, row[name].values
+    axes.plot(steps, values, "o-", color=colour, label=label)
+    if f"{name}_interval" in row:
+        axes.fill_between(steps, *row[f"{name}_interval"].values.T, color=colour, alpha=0.25, linewidth=0)
+    if f"{name}_null_interval" in row:
+        axes.fill_between(steps, *row[f"{name}_null_interval"].values.T, color=colour, alpha=0.15, linewidth=0)
+    if f"{name}_null" in row:
+        axes.plot(steps, row[f"{name}_null"].values, "--", color=colour, linewidth=0.7)
+    if name == "stability_ratio":
+        axes.axhline(1, color="black", linewidth=0.5)
+    if name == "entropy":
+        _phases(axes, row, colour)
+    step_axis(axes, steps)
+    axes.set_ylabel(QUANTITIES[name])
+    return axes
+
+
+def _phases(axes: Axes, row: xr.Dataset, colour: str) -> None:
+    """Change points with their intervals, where there are phases, and the label in any case."""
+    label = str(row.phases.values)
+    if label not in ("level", "monotone", "undecided", "too few checkpoints"):
+        for step, (low, high) in zip(row.change_step.values, row.change_step_interval.values, strict=True):
+            axes.axvline(step, color=colour, linestyle=":", linewidth=0.7)
+            axes.axvspan(low, high, color=colour, alpha=0.1, linewidth=0)
+    told = axes.get_title(loc="left")
+    axes.set_title(f"{told}\n{label}" if told else label, loc="left", fontsize="x-small")
+
+
+def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
+    """How often steps change sign along each valley direction, beside shuffled orders and random directions.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``hops``, one run and one window.
+        colour: of the points.
+    """
+    rates, index = row.rate.values, np.arange(row.sizes["direction"]) + 1
+    low, high = row.rate_interval.values.T
+    least, most = row.rate_shuffled_interval.values.T
+    axes.bar(index, most - least, bottom=least, width=0.7, color="#DDDDDD", label="shuffled order, 95 %")
+    between = row.rate_random_interval.values
+    axes.axhspan(*between, color=COLOURS[2], alpha=0.15, linewidth=0, label="random directions, 95 %")
+    axes.axhline(0.5, color="black", linewidth=0.5)
+    converged = row.converged.values.astype(bool)
+    for these, fill in ((converged, "full"), (~converged, "none")):
+        axes.errorbar(
+            index[these], rates[these], yerr=np.stack([rates - low, high - rates])[:, these], fmt="o", color=colour,
+            fillstyle=fill, label="valley eigenvectors" if fill == "full" else None,
+        )  # fmt: skip
+    for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
+        axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize="xx-small")
+    axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate of sign changes", ylim=(-0.03, 1.03))
+    axes.set_xticks(index)
+    return axes
+
+
+def draw_shares(axes: Axes, row: xr.Dataset) -> Axes:
+    """Where the steps of a window go at each threshold: shares of the path and of the way, beside a random direction's.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``hops``, one run and one window.
+    """
+    parts, names = [str(part) for part in row.part.values], ("path", "way", "random")
+    shares = [row[f"{name}_share"].values for name in ("path", "net", "random")]
+    labels, place = [], 0.0
+    for threshold in range(row.sizes["threshold"]):
+        for name, share in zip(names, shares, strict=True):
+            bottom = 0.0
+            for part, value in enumerate(share[threshold]):
+                title = parts[part] if place == 0 and any(each[:, part].any() for each in shares) else None
+                axes.barh(place, value, left=bottom, color=COLOURS[part], height=0.8, label=title)
+                bottom += float(value)
+            labels.append((place, rf"{name}, $\epsilon$ = {float(row.eps[threshold]):.2g}" if name == "path" else name))
+            place += 1
+        place += 0.5
+    axes.set_yticks([each for each, _ in labels], [text for _, text in labels])
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel=f"share of squared length ($\\epsilon$ in{units(row.eps)})")
+    return axes

@@ -1,0 +1,91 @@
+"""Single samples over training: a heat map of their losses, and how groups of them learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from landscape.figures.spectra import step_axis
+from landscape.figures.style import COLOURS
+
+_ABOUT = "about_"
+
+
+def order_of(rows: xr.Dataset) -> tuple[np.ndarray, str, list[tuple[str, int]]]:
+    """Samples sorted by what the data set says of them: by a text first, then by a number, else by their last loss.
+
+    Args:
+        rows: of the group ``samples``.
+
+    Returns:
+        the order (n,), what it is by, and the groups of the text with the places where they begin.
+    """
+    about = {str(name): rows[name].values[-1] for name in rows if str(name).startswith(_ABOUT)}
+    numbers = [name for name, values in about.items() if values.dtype.kind == "f"]
+    texts = [name for name, values in about.items() if values.dtype.kind != "f"]
+    number = about[numbers[0]] if numbers else rows.loss.values[-1]
+    title = _plain(numbers[0]) if numbers else "loss at the last checkpoint"
+    text = about[texts[0]].astype(str) if texts else np.full(len(number), "")
+    means = {name: np.nanmean(number[text == name]) for name in np.unique(text)}
+    order = np.lexsort([number, [means[name] for name in text]])
+    sorted_text = text[order].tolist()
+    starts = [(name, sorted_text.index(name)) for name in dict.fromkeys(sorted_text)]
+    return order, title + (f" within {_plain(texts[0])}" if texts else ""), starts if texts else []
+
+
+def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesImage:
+    """Every sample's loss at every checkpoint, as a heat map; one column a checkpoint, easy samples at the bottom.
+
+    Args:
+        axes: to draw on.
+        rows: of the group ``samples``, all checkpoints.
+        norm: of the colours.
+    """
+    order, title, starts = order_of(rows)
+    losses = rows.loss.values[:, order].T
+    image = axes.imshow(losses, aspect="auto", origin="lower", norm=norm, interpolation="nearest")
+    steps = rows.step.values
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
+    axes.set_xticks(shown, [str(steps[place]) if steps[place] >= 0 else str(place) for place in shown], rotation=45)
+    axes.set(xlabel="checkpoint at training step", ylabel=f"sample, by {title}")
+    for name, place in starts:
+        if place:
+            axes.axhline(place - 0.5, color="white", linewidth=0.8)
+        axes.text(0.02, place + 2, name, color="white", fontsize="small", va="bottom",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+    return image
+
+
+def draw_learning(
+    axes: Axes, row: xr.Dataset, label: str | None = None, quantity: str = "loss", dashes: str = "-"
+) -> Axes:
+    """Learning curves of groups of samples with their 95 % bands, and the step of half of each group's progress.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``learning``, one run.
+        label: put before the groups' names in the legend.
+        quantity: ``loss`` or ``accuracy``.
+        dashes: style of the lines, to tell runs apart.
+    """
+    steps = row.run_step.values
+    for index, name in enumerate(row.group_name.values):
+        colour, means = COLOURS[index % len(COLOURS)], row[f"group_{quantity}"].values[:, index]
+        low, high = row[f"group_{quantity}_interval"].values[:, index].T
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(steps, means, dashes, color=colour, label=f"{label}: {name}" if label else str(name))
+        half, (first, last) = float(row.group_half_step[index]), row.group_half_step_interval.values[index]
+        if quantity == "loss" and np.isfinite(half):
+            height = float(np.interp(half, steps, means))
+            spread = [[half - first], [last - half]] if np.isfinite([first, last]).all() else None
+            axes.errorbar([half], [height], xerr=spread, fmt="d", color=colour, markeredgecolor="black", capsize=2)
+    step_axis(axes, steps)
+    axes.set_ylabel("loss" if quantity == "loss" else "accuracy")
+    return axes
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix(_ABOUT).replace("_", " ")

@@ -1,0 +1,138 @@
+"""Slices of the loss: lines with their samples and quadratic models, and planes with the run's path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+
+from landscape.errors import InputError
+from landscape.figures.shown import units
+from landscape.figures.style import SEQUENTIAL, Kind, Scale
+
+
+def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
+    """The loss along a line with its standard error, the quadratic model dashed, and how single samples are spread.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``slices_1d``, one checkpoint and one direction.
+        label: in the legend.
+        colour: of the lines.
+        samples: shade where half and 80 % of the single samples' losses lie, where they are stored.
+    """
+    at, loss, error = row.position.values, row.loss.values, row.standard_error.values
+    top = float(np.nanmax(loss))
+    if samples and "sample_loss" in row:
+        each = row.sample_loss.values
+        for low, high in ((0.1, 0.9), (0.25, 0.75)):
+            axes.fill_between(
+                at, *np.nanquantile(each[row.sample_weight.values > 0], (low, high), axis=0),
+                color=colour, alpha=0.1, linewidth=0,
+            )  # fmt: skip
+            top = max(top, float(np.nanmax(np.nanquantile(each, high, axis=0))))
+    axes.fill_between(at, loss - error, loss + error, color=colour, alpha=0.3, linewidth=0)
+    axes.plot(at, loss, color=colour, label=label)
+    axes.plot(at, row.quadratic.values, color=colour, linestyle=":", label="quadratic model" if label is None else None)
+    axes.plot([0], loss[at == 0], "o", color=colour)
+    bottom = float(np.nanmin(loss)) - 0.05 * (top - float(np.nanmin(loss)))
+    axes.set_ylim(min(bottom, axes.get_ylim()[0] if label else bottom), top * 1.02)  # the model may leave the picture
+    axes.set_xlabel(f"steps along {row.direction.values}\n(a step: {float(row.norm):.3g} in parameters)")
+    axes.set_ylabel(f"loss $L${'' if units(row.loss) == ' [loss]' else units(row.loss)}")
+    return axes
+
+
+def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
+    """The accuracy along a line.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``slices_1d``, one checkpoint and one direction.
+        label: in the legend.
+        colour: of the line.
+    """
+    axes.plot(row.position.values, row.accuracy.values, color=colour, label=label)
+    axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
+    return axes
+
+
+def levels_of(rows: Sequence[xr.Dataset], scale: Scale) -> colors.Normalize:
+    """One scale of colours for the losses of several planes; linear where a loss isn't positive.
+
+    Raises:
+        InputError: no loss is finite.
+    """
+    values = np.concatenate([row.loss.values[np.isfinite(row.loss.values)] for row in rows])
+    if not len(values):
+        raise InputError("no point of the plane has a finite loss: there is nothing to draw")
+    low, high = float(values.min()), float(values.max())
+    high = high if high > low else low + (abs(low) or 1.0)
+    return colors.LogNorm(low, high) if scale == "log" and low > 0 else colors.Normalize(low, high)
+
+
+def draw_plane(
+    axes: Axes, row: xr.Dataset, norm: colors.Normalize, kind: Kind = "filled", levels: int = 16, path: bool = True
+) -> ScalarMappable:
+    """The loss over a plane, and the way of the run on it; what isn't finite is left white.
+
+    The checkpoints are marked with what is off the plane: the fainter the further, by the largest such distance.
+
+    Args:
+        axes: to draw on; of a surface, with the projection ``3d``.
+        row: of the group ``slices_2d``, one checkpoint.
+        norm: of the colours; see `levels_of`.
+        kind: contour lines, filled contours or a surface.
+        levels: how many contours.
+        path: draw the run's checkpoints, where there are any.
+
+    Returns:
+        what a colour bar is made of.
+    """
+    first, second = row.first.values, row.second.values
+    loss = np.ma.masked_invalid(row.loss.values)
+    logarithmic = isinstance(norm, colors.LogNorm)
+    low, high = float(norm.vmin or 0), float(norm.vmax or 1)
+    edges = np.geomspace(low, high, levels) if logarithmic else np.linspace(low, high, levels)
+    mappable = ScalarMappable(norm, mpl.colormaps[SEQUENTIAL])
+    names = [f"{name}\n(a step: {float(norm_):.3g} in parameters)" for name, norm_ in
+             zip(row.direction.values, row.norm.values, strict=True)]  # fmt: skip
+    if kind == "surface":
+        x, y = np.meshgrid(first, second)
+        shown = np.log10(loss) if logarithmic else loss
+        axes.plot_surface(  # type: ignore[attr-defined]
+            x, y, shown, facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False, rstride=1, cstride=1,
+        )  # fmt: skip
+        axes.set_zlabel("$\\log_{10} L$" if logarithmic else "loss $L$")  # type: ignore[attr-defined]
+    elif kind == "filled":
+        axes.contourf(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL, extend="both")
+    else:
+        lines = axes.contour(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL)
+        axes.clabel(lines, edges[1::3].tolist(), fmt="%.3g", fontsize="x-small")
+    axes.set(xlabel=names[0], ylabel=names[1])
+    if kind != "surface":
+        axes.plot([0], [0], "*", color="white", markeredgecolor="black", markersize=7, zorder=5)
+        if path and row.sizes.get("run", 0):
+            _draw_path(axes, row)
+    return mappable
+
+
+def _draw_path(axes: Axes, row: xr.Dataset) -> None:
+    x, y, off = row.path_first.values, row.path_second.values, row.path_distance.values
+    farthest = float(off.max())
+    near = 1 - 0.75 * off / farthest if farthest > 0 else np.ones(len(off))
+    axes.plot(x, y, color="black", linewidth=0.6, zorder=3)
+    axes.scatter(x, y, s=8, c=[(1.0, 1.0, 1.0, alpha) for alpha in near], edgecolors="black", linewidths=0.5, zorder=4)
+    axes.set_xlim(row.first.values[[0, -1]])
+    axes.set_ylim(row.second.values[[0, -1]])
+    beyond = int(((x < row.first.values[0]) | (x > row.first.values[-1]) | (y < row.second.values[0])
+                  | (y > row.second.values[-1])).sum())  # fmt: skip
+    told = f"path: up to {farthest:.2g} off the plane (faint)"
+    if beyond:
+        told += f", {beyond} of {len(x)} outside"
+    axes.text(0.02, 0.98, told, transform=axes.transAxes, va="top", fontsize="xx-small",
+              bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1})  # fmt: skip

@@ -1,0 +1,71 @@
+"""Valleys: the map of the paper's definition, and profiles with their fitted walls."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+from matplotlib import colors
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from landscape.figures.shown import units
+from landscape.figures.style import COLOURS
+
+_LABELS = {"U": COLOURS[0], "V": COLOURS[1], "no valley": "#BBBBBB"}
+
+
+def draw_map(axes: Axes, row: xr.Dataset) -> Axes:
+    """The verdict of Definition 1 over the thresholds eps and delta, with the noise floor.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``valley``, one checkpoint, with its spectral part.
+    """
+    labels, eps, delta = row.kappa_label.values, row.eps.values, row.delta.values
+    names = list(_LABELS)
+    codes = np.array([[names.index(str(each)) for each in line] for line in labels]).T
+    axes.pcolormesh(
+        eps, delta, codes, cmap=colors.ListedColormap(list(_LABELS.values())), vmin=-0.5, vmax=len(names) - 0.5,
+        shading="nearest", rasterized=True,
+    )  # fmt: skip
+    axes.axvline(float(row.floor), color="white", linestyle="--")
+    present = [name for index, name in enumerate(names) if (codes == index).any()]
+    handles = [Patch(color=_LABELS[name], label=name) for name in present]
+    axes.legend(handles=handles, loc="upper right", frameon=True)
+    axes.set(xscale="log", yscale="log", xlabel=rf"threshold $\epsilon${units(row.eps)}", ylabel=r"tolerance $\delta$")
+    return axes
+
+
+def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
+    r"""Kappa eps / lambda_max over eps: near 1 the verdict restates the threshold.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``valley``, one checkpoint, with its spectral part.
+        label: in the legend.
+        colour: of the line.
+    """
+    axes.plot(row.eps.values, row.restates.values, color=colour, label=label)
+    axes.axhline(1, color="black", linewidth=0.5)
+    axes.axvline(float(row.floor), color=colour, linestyle="--", linewidth=0.6)
+    axes.set(xscale="log", ylim=(0, 1.1), xlabel=rf"threshold $\epsilon${units(row.eps)}")
+    axes.set_ylabel(r"$\kappa\,\epsilon\,/\,\lambda_{\max}$")
+    return axes
+
+
+def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
+    """A profile of the loss along a valley direction with its standard error, the fitted walls and the verdict.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``valley``, one checkpoint, one direction and one height.
+        colour: of the points.
+    """
+    at, loss = row.profile_position.values, row.profile_loss.values
+    axes.errorbar(at, loss, yerr=row.profile_error.values, fmt=".", color=colour, markersize=2, elinewidth=0.4)
+    axes.plot(at, row.profile_fit.values, color="black", linewidth=0.8)
+    low, high = row.exponent_interval.values
+    told = f"{row.label.values}\n$p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
+    axes.text(0.5, 0.97, told, transform=axes.transAxes, ha="center", va="top", fontsize="small")
+    axes.set_title(rf"$\lambda$ = {float(row.eigenvalue):.3g}{'' if bool(row.converged) else ' (not converged)'}")
+    return axes

@@ -1,0 +1,210 @@
+"""What is measured of a run as a whole: dynamics, hops, learning; in the record, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import nn
+from torch.nn import functional
+
+from landscape.checkpoint import read_checkpoint, save_checkpoint
+from landscape.record import open_record
+
+CLASSES = """
+import torch
+from torch import nn
+from landscape.problem import Problem
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 2, generator=generator)
+    return x, (x[:, 0] + 0.3 * torch.randn(40, generator=generator) > 0).long()
+
+def classes(checkpoint, about=True):
+    x, y = data()
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    told = {"hard": ["yes" if abs(value) < 0.5 else "no" for value in x[:, 0]], "margin": x[:, 0].abs().numpy()}
+    return Problem(model, nn.CrossEntropyLoss(), [(x, y)], about=told if about else None)
+"""
+
+
+def group(path: str, name: str) -> xr.Dataset:
+    with open_record(path) as record:
+        return record[name].dataset.load()
+
+
+@pytest.fixture
+def descent(tiny):
+    """A run of gradient descent on the classes: every step kept from 0 to 14, then 20 and 40."""
+    (tiny.folder / "problem.py").write_text(CLASSES)
+    (tiny.folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
+    namespace: dict = {}
+    exec(CLASSES, namespace)
+    x, y = namespace["data"]()
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for step in range(41):
+        if step <= 14 or step % 20 == 0:
+            save_checkpoint(tiny.folder / f"step-{step:02}.pt", model.state_dict(), step=step,
+                            optimizer=optimizer.state_dict())  # fmt: skip
+        optimizer.zero_grad()
+        functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return tiny
+
+
+def flat(path: str) -> np.ndarray:
+    return torch.cat([value.flatten() for value in read_checkpoint(path).state.values()]).numpy()
+
+
+def test_dynamics_of_a_run(command, descent):
+    files = ["step-00.pt", "step-14.pt", "step-20.pt", "step-40.pt"]
+    ran = command(*files[::-1], "--dynamics", "--dtype", "float64")
+    assert (ran.status, ran.err) == (0, "")
+    assert "run of 4 checkpoints up to step-40.pt, step 40" in ran.out
+    assert "none can be told from fewer than 8 checkpoints" in ran.out
+    spectra, stability = group("step-00.landscape.h5", "spectrum"), group("step-00.landscape.h5", "stability")
+    row = group("step-00.landscape.h5", "dynamics").isel(checkpoint=0)
+    assert list(row.run_step.values) == [0, 14, 20, 40]
+    values = np.abs(spectra.eigenvalues.values)
+    shares = values / values.sum(1, keepdims=True)
+    entropy = -np.where(shares > 0, shares * np.log(np.where(shares > 0, shares, 1)), 0).sum(1)
+    np.testing.assert_allclose(row.entropy.values, entropy, rtol=1e-10)
+    np.testing.assert_allclose(row.effective_rank.values, np.exp(entropy), rtol=1e-10)
+    assert (row.entropy_interval.values[:, 0] <= entropy).all()
+    assert (row.entropy_interval.values[:, 1] >= entropy).all()
+    # Gradient descent: the largest eigenvalue times the learning rate by two, at each checkpoint.
+    np.testing.assert_allclose(stability.ratio.values, spectra.eigenvalues.values[:, 0] * 0.5 / 2, rtol=1e-5)
+    assert list(stability.optimizer.values) == ["gradient descent"] * 4
+    np.testing.assert_allclose(row.stability_ratio.values, stability.ratio.values)
+    assert np.isnan(row.joint_information.values[0])
+    n = spectra.sizes["eigenvalues"] if "eigenvalues" in spectra.sizes else spectra.sizes["index"]
+    vectors = spectra.leading_vectors.values
+    assert vectors.shape == (4, n, n), "all of them, where there are fewer than are asked for"
+    joint = shares[1][spectra.leading_index.values[1]][:, None] * (vectors[1] @ vectors[0].T) ** 2
+    marginal = np.outer(joint.sum(1), joint.sum(0))
+    expected = (joint[joint > 1e-300] * np.log(joint[joint > 1e-300] / marginal[joint > 1e-300])).sum()
+    assert row.joint_information.values[1] == pytest.approx(expected, rel=1e-6)
+    assert row.overlap.values[1:] == pytest.approx(1, rel=1e-9), "the whole space is the whole space"
+
+
+def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monkeypatch):
+    files = ["step-00.pt", "step-14.pt", "step-20.pt"]
+    assert command(*files, "--dynamics", "-o", "run.h5").status == 0
+    assert "nothing measured" in command(*files, "--dynamics", "-o", "run.h5").out
+    ran = command(*files, "step-40.pt", "--dynamics", "-o", "run.h5", "--append")
+    assert ran.status == 0
+    rows = group("run.h5", "dynamics")
+    assert rows.sizes["checkpoint"] == 2
+    assert list(rows.step.values) == [20, 40]
+    assert len(set(rows.sha256.values)) == 2
+    told = json.loads(str(rows.provenance.values[1]))
+    assert told["checkpoint"]["run"] == list(group("run.h5", "spectrum").sha256.values)
+    fresh = command(*files, "step-40.pt", "--dynamics", "-o", "fresh.h5")
+    assert fresh.status == 0
+    whole = group("fresh.h5", "dynamics")
+    for name in ("entropy", "joint_information", "information_null", "overlap", "stability_ratio"):
+        np.testing.assert_array_equal(rows[name].values[1], whole[name].values[0])
+
+
+def test_a_joint_law_of_other_neighbours_is_missing_and_said_so(command, descent):
+    assert command("step-00.pt", "step-20.pt", "--dynamics", "-o", "run.h5").status == 0
+    ran = command("step-00.pt", "step-14.pt", "step-20.pt", "--dynamics", "-o", "run.h5", "--append")
+    assert ran.status == 3
+    assert "joint laws are missing" in ran.out
+
+
+def test_stability_claims_nothing_of_what_it_does_not_know(command, descent):
+    state = read_checkpoint("step-14.pt").state
+    save_checkpoint("none.pt", state, step=1)
+    fresh = torch.optim.Adam([nn.Parameter(value.clone()) for value in state.values()])
+    save_checkpoint("adam.pt", state, step=2, optimizer=fresh.state_dict())
+    for parameter in fresh.param_groups[0]["params"]:
+        parameter.grad = torch.full_like(parameter, 0.1)
+    fresh.step()
+    save_checkpoint("adam-1.pt", state, step=3, optimizer=fresh.state_dict())
+    ran = command("none.pt", "adam.pt", "adam-1.pt", "--dynamics")
+    assert ran.status == 0
+    rows = group("none.landscape.h5", "stability")
+    assert list(rows.optimizer.values) == ["", "Adam", "Adam"]
+    assert "no state of an optimiser" in str(rows.reason.values[0])
+    assert "before its first step" in str(rows.reason.values[1])
+    assert list(np.isnan(rows.ratio.values)) == [True, True, False]
+    # Adam divides by |g| = 0.1 everywhere after one step: its eigenvalue is the Hessian's by that.
+    plain, preconditioned = rows.eigenvalue.values[1:]
+    assert preconditioned == pytest.approx(plain / 0.1, rel=1e-3)
+    assert rows.ratio.values[2] == pytest.approx(preconditioned * 1e-3 * 0.1 / (1.9 * 2), rel=1e-6)
+
+
+def test_hops_of_the_steps_that_were_kept(command, descent):
+    files = sorted(path.name for path in descent.folder.glob("step-*.pt"))
+    ran = command(*files, "--hops", "-k", 2, "--dtype", "float64", "-o", "hops.h5")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("hops.h5", "hops").isel(checkpoint=0, window=0)
+    assert (int(row.window_start), int(row.window_middle), int(row.window_end)) == (0, 7, 14)
+    updates = np.diff([flat(f"step-{step:02}.pt").astype(np.float64) for step in range(15)], axis=0)
+    assert row.component.shape == (14, 2)
+    np.testing.assert_allclose((row.component.values**2).sum(), row.path_share.values[0, 0] * (updates**2).sum() * 1.0,
+                               rtol=1.0)  # fmt: skip
+    changes = (np.sign(row.component.values[1:]) != np.sign(row.component.values[:-1])).mean(0)
+    np.testing.assert_allclose(row.rate.values, changes)
+    np.testing.assert_allclose(row.path_share.values.sum(1), 1, rtol=1e-12)
+    assert not row.path_share.values[:, 3].any(), "all eigenvectors are known"
+    net = updates.sum(0)
+    assert row.net_share.values.sum(1) == pytest.approx(1)
+    lengths = np.linalg.norm(updates, axis=1).sum()
+    assert 0 < np.linalg.norm(net) / lengths <= 1
+    assert "hops over steps 0 to 14" in ran.out
+
+
+def test_learning_of_classes(command, descent):
+    files = ["step-00.pt", "step-04.pt", "step-14.pt", "step-40.pt"]
+    ran = command(*files, "--samples", "-o", "learning.h5")
+    assert (ran.status, ran.err) == (0, "")
+    samples, row = group("learning.h5", "samples"), group("learning.h5", "learning").isel(checkpoint=0)
+    assert str(row.grouped_by.values) == "hard"
+    assert str(row.criterion.values) == "right", "one term a sample, with classes"
+    np.testing.assert_array_equal(row.known.values, samples.accuracy.values == 1)
+    for index, name in enumerate(row.group_name.values):
+        chosen = samples.about_hard.values[0] == name
+        np.testing.assert_allclose(row.group_loss.values[:, index], samples.loss.values[:, chosen].mean(1))
+        np.testing.assert_allclose(row.group_accuracy.values[:, index], samples.accuracy.values[:, chosen].mean(1))
+        np.testing.assert_allclose(row.group_known.values[:, index], row.known.values[:, chosen].mean(1))
+    by_margin = command(*files, "--samples", "--group-by", "margin", "-o", "margin.h5")
+    assert by_margin.status == 0
+    assert group("margin.h5", "learning").sizes["group"] == 3
+    by_loss = command(*files, "--samples", "--group-by", "loss", "-o", "loss.h5")
+    assert "which is the outcome itself" in by_loss.out
+
+
+def test_learning_without_anything_told(command, tiny):
+    ran = command("a.pt", "b.pt", "c.pt", "--samples")
+    assert (ran.status, ran.err) == (0, "")
+    row = group("a.landscape.h5", "learning").isel(checkpoint=0)
+    assert row.sizes["group"] == 3
+    assert "half of its gain" in str(row.criterion.values)
+    assert "groups by loss at the last checkpoint" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["a.pt", "--dynamics"], "dynamics are of a run: name at least 2 of its checkpoints"),
+        (["a.pt", "b.pt", "--hops"], "told from at least"),
+        (["a.pt", "b.pt", "--samples", "--group-by", "colour"], "can't be grouped by 'colour'; there are loss"),
+        (["a.pt", "b.pt", "--group-by", "loss"], "add --samples"),
+        (["a.pt", "same.pt", "--dynamics"], "two of these checkpoints are of the same step"),
+    ],
+)
+def test_refused_in_one_line_with_nothing_written(command, tiny, arguments, line):
+    tiny.save("same.pt", 7, step=0)
+    before = tiny.listing()
+    ran = command(*arguments)
+    assert (ran.status, ran.err.count("\n")) == (2, 1)
+    assert line in ran.err
+    assert tiny.listing() == before
