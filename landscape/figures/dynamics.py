@@ -10,14 +10,14 @@ from landscape.figures.shown import units
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS
 
-# What is drawn of each quantity: the label of its axis, what its error is, and what its null is.
+# The labels of their axes; MI is the mutual information with the spectrum of the checkpoint before.
 QUANTITIES = {
-    "entropy": "matrix entropy $E(H)$ [nats]",
+    "entropy": "entropy $E(H)$ [nats]",
     "negative_mass": "negative mass",
-    "information": "rank-paired inform. [nats]",
-    "joint_information": "joint information [nats]",
-    "overlap": "overlap with step before",
     "stability_ratio": "stability ratio",
+    "information": "rank-paired MI [nats]",
+    "joint_information": "joint MI [nats]",
+    "overlap": "subspace overlap",
 }
 
 

@@ -134,7 +134,10 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         mappable = slices.draw_plane(axes, row, norm, look.kind)
         axes.set_title(record.label)
     if look.kind != "surface":
-        panel.colorbar(mappable, ax=every, label="loss $L$", shrink=0.9)
+        bar = panel.colorbar(
+            mappable, ax=every, label="loss $L$", shrink=0.9, ticks=slices.ticks_of(norm), format="%.3g"
+        )
+        bar.ax.minorticks_off()
     told = [
         f"{record.label}: {at_step(row)}, {int(row.samples)} samples" for record, row in zip(shown, rows, strict=True)
     ]
@@ -216,7 +219,8 @@ def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             dynamics.draw_quantity(axes, record.row("dynamics"), name, record.label, colour)
     for axes in grid[0]:
         axes.set_xlabel("")
-    _legend(grid[0, 1], shown)
+    if len(shown) > 1:
+        grid[0, 1].legend()
     _note(panel, ["bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation"])
 
 
@@ -235,12 +239,17 @@ def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
 
 def summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """One page: what the record is, and every panel that it has the measurements for."""
-    names = [name for name in _ON_A_PAGE if all(record.has(PAGES[name].groups) for record in shown)]
-    heights = [0.16 * len(shown) + 0.08, *(_ON_A_PAGE[name] for name in names)]
-    parts = panel.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _head(parts[0], shown)
-    for part, name in zip(parts[1:], names, strict=True):
-        PAGES[name].draw(part, shown, look)
+    rows = [
+        (height, [name for name in names if all(record.has(PAGES[name].groups) for record in shown)])
+        for height, names in _ON_A_PAGE
+    ]
+    rows = [(height, names) for height, names in rows if names]
+    head = 0.18 + 0.16 * len(shown)
+    parts = panel.subfigures(1 + len(rows), 1, height_ratios=[head, *(height for height, _ in rows)], squeeze=False)
+    _head(parts[0, 0], shown)
+    for part, (_, names) in zip(parts[1:, 0], rows, strict=True):
+        for place, name in zip(part.subfigures(1, len(names), squeeze=False)[0], names, strict=True):
+            PAGES[name].draw(place, shown, look)
 
 
 def _head(panel: Panel, shown: Sequence[Shown]) -> None:
@@ -274,7 +283,7 @@ PAGES: dict[str, Page] = {
     "eigenvalues": Page(("hessian",), "--hessian", "column", (0.72, 0.0), eigenvalues),
     "density": Page(("density",), "--density", "column", (0.72, 0.0), density),
     "spectrum": Page(("spectrum",), "--spectrum", "column", (0.72, 0.0), spectrum),
-    "slices-1d": Page(("slices_1d",), "--slice 1d", "column", (1.1, 0.0), lines),
+    "slices-1d": Page(("slices_1d",), "--slice 1d", "text", (0.62, 0.0), lines),
     "slices-2d": Page(("slices_2d",), "--slice 2d", "text", (0.62, -0.2), planes),
     "samples": Page(("samples",), "--samples", "text", (0.5, 0.0), heat),
     "learning": Page(("learning",), "--samples, of a run", "text", (0.62, 0.0), learning),
@@ -285,5 +294,10 @@ PAGES: dict[str, Page] = {
     "summary": Page((), "", "text", (1.42, 0.0), summary),
 }
 
-# What a summary has, and how high each of it is.
-_ON_A_PAGE = {"slices-2d": 1.0, "learning": 1.0, "profiles": 0.6, "dynamics": 1.0, "spectrum": 0.7}
+# What a summary has, line by line with the height of each.
+_ON_A_PAGE = (
+    (1.15, ("slices-2d",)),
+    (1.1, ("learning", "spectrum")),
+    (0.85, ("profiles",)),
+    (1.4, ("dynamics",)),
+)

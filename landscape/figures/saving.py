@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +40,8 @@ def save(figure: Figure, path: Path, shown: Sequence[Shown]) -> None:
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); name another folder with -o") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it was renamed, or never made
+            temporary.unlink()
 
 
 def metadata(form: str, shown: Sequence[Shown]) -> dict[str, str | None]:

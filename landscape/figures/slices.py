@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from landscape.errors import InputError
-from landscape.figures.shown import units
 from landscape.figures.style import SEQUENTIAL, Kind, Scale
 
 
@@ -27,23 +26,25 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
         samples: shade where half and 80 % of the single samples' losses lie, where they are stored.
     """
     at, loss, error = row.position.values, row.loss.values, row.standard_error.values
-    top = float(np.nanmax(loss))
+    seen = [loss]
     if samples and "sample_loss" in row:
-        each = row.sample_loss.values
+        each = row.sample_loss.values[row.sample_weight.values > 0]
         for low, high in ((0.1, 0.9), (0.25, 0.75)):
-            axes.fill_between(
-                at, *np.nanquantile(each[row.sample_weight.values > 0], (low, high), axis=0),
-                color=colour, alpha=0.1, linewidth=0,
-            )  # fmt: skip
-            top = max(top, float(np.nanmax(np.nanquantile(each, high, axis=0))))
+            seen += [*np.nanquantile(each, (low, high), axis=0)]
+            axes.fill_between(at, *seen[-2:], color=colour, alpha=0.1, linewidth=0)
     axes.fill_between(at, loss - error, loss + error, color=colour, alpha=0.3, linewidth=0)
     axes.plot(at, loss, color=colour, label=label)
     axes.plot(at, row.quadratic.values, color=colour, linestyle=":", label="quadratic model" if label is None else None)
     axes.plot([0], loss[at == 0], "o", color=colour)
-    bottom = float(np.nanmin(loss)) - 0.05 * (top - float(np.nanmin(loss)))
-    axes.set_ylim(min(bottom, axes.get_ylim()[0] if label else bottom), top * 1.02)  # the model may leave the picture
-    axes.set_xlabel(f"steps along {row.direction.values}\n(a step: {float(row.norm):.3g} in parameters)")
-    axes.set_ylabel(f"loss $L${'' if units(row.loss) == ' [loss]' else units(row.loss)}")
+    finite = np.concatenate([each[np.isfinite(each)] for each in seen])
+    low, high = float(finite.min()), float(finite.max())
+    margin = 0.05 * (high - low)
+    ends = (low - margin, high + margin)  # the quadratic model may leave the picture
+    if len(axes.lines) > 3:
+        ends = (min(ends[0], axes.get_ylim()[0]), max(ends[1], axes.get_ylim()[1]))
+    axes.set_ylim(ends)
+    axes.set_xlabel(f"{row.direction.values}\n(steps of {float(row.norm):.3g} in parameters)")
+    axes.set_ylabel("loss $L$")
     return axes
 
 
@@ -99,8 +100,10 @@ def draw_plane(
     low, high = float(norm.vmin or 0), float(norm.vmax or 1)
     edges = np.geomspace(low, high, levels) if logarithmic else np.linspace(low, high, levels)
     mappable = ScalarMappable(norm, mpl.colormaps[SEQUENTIAL])
-    names = [f"{name}\n(a step: {float(norm_):.3g} in parameters)" for name, norm_ in
-             zip(row.direction.values, row.norm.values, strict=True)]  # fmt: skip
+    names = [
+        f"{name}\n(steps of {float(length):.3g} in parameters)"
+        for name, length in zip(row.direction.values, row.norm.values, strict=True)
+    ]
     if kind == "surface":
         x, y = np.meshgrid(first, second)
         shown = np.log10(loss) if logarithmic else loss
@@ -119,6 +122,12 @@ def draw_plane(
         if path and row.sizes.get("run", 0):
             _draw_path(axes, row)
     return mappable
+
+
+def ticks_of(norm: colors.Normalize, count: int = 6) -> list[float]:
+    """Where a colour bar is labelled: evenly on its own scale."""
+    low, high = float(norm.vmin or 0), float(norm.vmax or 1)
+    return list((np.geomspace if isinstance(norm, colors.LogNorm) else np.linspace)(low, high, count))
 
 
 def _draw_path(axes: Axes, row: xr.Dataset) -> None:

@@ -110,6 +110,9 @@ def step_axis(axes: Axes, steps: np.ndarray) -> None:
     """An axis of training steps: logarithmic beyond the first ones, where checkpoints are kept that way."""
     positive = steps[steps > 0]
     if len(positive) > 3 and positive.max() > 30 * positive.min():
-        axes.set_xscale("symlog", linthresh=float(max(positive.min(), 1)), linscale=0.4)
+        least = float(max(positive.min(), 1))
+        axes.set_xscale("symlog", linthresh=least, linscale=0.4)
         axes.set_xlim(left=min(0.0, float(steps.min())))
+        powers = np.arange(np.ceil(np.log10(2 * least)), np.floor(np.log10(positive.max())) + 1)
+        axes.set_xticks([0.0, *10.0**powers])
     axes.set_xlabel("training step")

@@ -65,7 +65,7 @@ def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
     axes.errorbar(at, loss, yerr=row.profile_error.values, fmt=".", color=colour, markersize=2, elinewidth=0.4)
     axes.plot(at, row.profile_fit.values, color="black", linewidth=0.8)
     low, high = row.exponent_interval.values
-    told = f"{row.label.values}\n$p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
-    axes.text(0.5, 0.97, told, transform=axes.transAxes, ha="center", va="top", fontsize="small")
-    axes.set_title(rf"$\lambda$ = {float(row.eigenvalue):.3g}{'' if bool(row.converged) else ' (not converged)'}")
+    known = "" if bool(row.converged) else " (not converged)"
+    told = rf"{row.label.values}: $p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
+    axes.set_title(rf"$\lambda$ = {float(row.eigenvalue):.3g}{known}" + f"\n{told}", fontsize="small")
     return axes

@@ -1,0 +1,301 @@
+"""Figures: what is drawn is what is stored, what did not converge is hollow, and a file knows its source."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from landscape import InputError
+from landscape.checkpoint import save_checkpoint
+from landscape.cli.plot import main
+from landscape.cli.probe import main as probe
+from landscape.figures import (
+    PAGES,
+    Look,
+    Shown,
+    available,
+    draw,
+    draw_density,
+    draw_eigenvalues,
+    draw_hops,
+    draw_learning,
+    draw_line,
+    draw_plane,
+    draw_profile,
+    draw_quantity,
+    draw_spectrum,
+    levels_of,
+    styled,
+)
+from landscape.measurements.density import density_of
+from tests.conftest import ROOT, Ran
+from tests.test_run import CLASSES
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    """Two small runs with everything measured: what all figures are drawn from."""
+    folder = tmp_path_factory.mktemp("records")
+    (folder / "problem.py").write_text(CLASSES)
+    (folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
+    namespace: dict = {}
+    exec(CLASSES, namespace)
+    x, y = namespace["data"]()
+    made = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        for seed, name in ((3, "first"), (4, "second")):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+            files = []
+            for step in range(11):
+                files.append(f"{name}-{step:02}.pt")
+                save_checkpoint(files[-1], model.state_dict(), step=step, optimizer=optimizer.state_dict())
+                optimizer.zero_grad()
+                functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            asked = ["--hessian", "-k", 1, "--density", "--dynamics", "--hops", "--samples", "--slice", "1d",
+                     "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley", "--at", -1, "--at", 5,
+                     "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
+            status = probe([str(each) for each in [*files, *asked, "-o", f"{name}.landscape.h5"]])
+            assert status in (0, 3)
+            made.append(folder / f"{name}.landscape.h5")
+    return made
+
+
+@pytest.fixture(scope="module")
+def shown(records):
+    return [Shown.read(path) for path in records]
+
+
+@pytest.fixture
+def plot(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Ran(status, captured.out, captured.err)
+
+    return run
+
+
+def axes_of(figure: Figure | None = None, **more: object):
+    return (figure or Figure()).subplots(**more)
+
+
+@pytest.mark.parametrize(
+    ("name", "style", "count"),
+    [*((name, "paper", 2) for name in PAGES), ("summary", "talk", 1), ("eigenvalues", "notebook", 1)],
+)
+def test_every_figure_is_drawn(shown, name, style, count):
+    with styled(style):
+        figure = draw(name, shown[:count], Look(style))
+        figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    assert all(axes.get_xlabel() or axes.get_shared_x_axes() for axes in panels)
+    assert figure.get_figwidth() in (3.35, 6.9)
+
+
+@pytest.mark.parametrize("kind", ["contour", "filled", "surface"])
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_planes_of_every_kind(shown, kind, scale):
+    with styled("paper"):
+        figure = draw("slices-2d", shown, Look(kind=kind, scale=scale, width=5.0))
+        figure.canvas.draw()
+    assert figure.get_figwidth() == 5
+
+
+def test_all_figures_are_available(shown):
+    assert available(shown) == list(PAGES)
+
+
+def test_eigenvalues_are_those_of_the_record_and_hollow_where_not_converged(shown):
+    rows = shown[0].series("hessian")
+    axes = draw_eigenvalues(axes_of(), rows, "run")
+    drawn = np.concatenate([each[0].get_ydata() for each in axes.containers])
+    np.testing.assert_array_equal(np.sort(drawn), np.sort(rows.eigenvalues.values[:, 0]))
+    single = rows.isel(checkpoint=[0]).copy(deep=True)
+    single["converged"] = ~single.converged
+    axes = draw_eigenvalues(axes_of(), single, "run")
+    (container,) = axes.containers
+    assert container[0].get_fillstyle() == "none"
+    assert "not converged" in axes.get_legend_handles_labels()[1][0]
+    assert axes.get_ylabel().endswith("[loss / parameter$^2$]")
+
+
+def test_a_spectrum_and_a_density_are_those_of_the_record(shown):
+    record = shown[0]
+    row = record.row("spectrum")
+    axes = draw_spectrum(axes_of(), row, "run")
+    values = row.eigenvalues.values
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), values[values > 0])
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), -values[values < 0][::-1])
+    row = record.row("density")
+    axes = draw_density(axes_of(), row)
+    grid, drawn = axes.lines[0].get_data()
+    expected, _ = density_of(row).smoothed(np.asarray(grid))
+    np.testing.assert_allclose(drawn[drawn > drawn.min()], expected[drawn > drawn.min()])
+
+
+def test_lines_planes_and_profiles_are_those_of_the_record(shown):
+    record = shown[0]
+    row = record.row("slices_1d").isel(direction=0)
+    axes = draw_line(axes_of(), row)
+    np.testing.assert_array_equal(axes.lines[0].get_data(), [row.position.values, row.loss.values])
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), row.quadratic.values)
+    assert "principal component 1" in axes.get_xlabel()
+    plane = record.row("slices_2d")
+    axes = axes_of()
+    draw_plane(axes, plane, levels_of([plane], "log"))
+    path = np.stack([plane.path_first.values, plane.path_second.values], axis=1)
+    assert path.shape == (11, 2)
+    assert any(np.array_equal(line.get_xydata(), path) for line in axes.lines)
+    profile = record.row("valley").isel(direction=0, height=-1)
+    axes = draw_profile(axes_of(), profile)
+    np.testing.assert_array_equal(axes.lines[-1].get_ydata(), profile.profile_fit.values)
+    assert str(profile.label.values) in axes.get_title()
+
+
+def test_a_step_is_picked_and_one_that_is_not_there_is_refused(shown):
+    record = shown[0]
+    assert int(record.row("slices_2d", 5).step) == 5
+    assert int(record.row("slices_2d").step) == 10
+    with pytest.raises(InputError, match="no slices_2d of step 7; there are 5, 10"):
+        draw("slices-2d", shown[:1], Look(step=7))
+
+
+def test_what_is_not_finite_is_a_gap(shown):
+    plane = shown[0].row("slices_2d").copy(deep=True)
+    plane.loss.values[0, 0] = np.nan
+    plane.loss.values[1, 1] = np.inf
+    draw_plane(axes_of(), plane, levels_of([plane], "log"))
+    plane.loss.values[:] = np.nan
+    with pytest.raises(InputError, match="nothing to draw"):
+        levels_of([plane], "log")
+
+
+def test_runs_hops_and_learning_are_those_of_the_record(shown):
+    record = shown[0]
+    row = record.row("dynamics")
+    axes = draw_quantity(axes_of(), row, "entropy")
+    np.testing.assert_array_equal(axes.lines[0].get_data(), [row.run_step.values, row.entropy.values])
+    axes = draw_quantity(axes_of(), row, "joint_information")
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), row.joint_information_null.values)
+    hops = record.row("hops").isel(window=0)
+    axes = draw_hops(axes_of(), hops)
+    np.testing.assert_array_equal(axes.containers[1][0].get_ydata(), hops.rate.values)
+    learning = record.row("learning")
+    axes = draw_learning(axes_of(), learning, quantity="accuracy")
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), learning.group_accuracy.values[:, 0])
+
+
+def test_records_side_by_side_share_their_scales(shown):
+    with styled("paper"):
+        figure = draw("slices-2d", shown)
+        heat = draw("samples", shown)
+        curves = draw("learning", shown)
+    first, second = figure.axes[:2]
+    assert first.collections[0].norm.vmax == second.collections[0].norm.vmax
+    assert heat.axes[0].images[0].norm is heat.axes[1].images[0].norm
+    assert curves.axes[0].get_ylim() == curves.axes[1].get_ylim()
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_every_figure_of_a_record_becomes_a_file(plot, records):
+    ran = plot(records[0])
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.split() == [f"first-{name}.pdf" for name in PAGES]
+
+
+@pytest.mark.parametrize("form", ["pdf", "svg", "png"])
+def test_a_file_knows_its_source_and_is_the_same_twice(plot, records, tmp_path, form):
+    fingerprint = Shown.read(records[0]).identity["fingerprint"]
+    assert len(fingerprint) == 64
+    contents = []
+    for folder in ("a", "b"):
+        ran = plot(*records, "--figure", "eigenvalues", "--format", form, "-o", folder)
+        assert (ran.status, ran.err) == (0, "")
+        contents.append((tmp_path / folder / f"first-vs-second-eigenvalues.{form}").read_bytes())
+    assert contents[0] == contents[1]
+    if form == "png":
+        told = Image.open(tmp_path / "a" / "first-vs-second-eigenvalues.png").text["Description"]
+        assert json.loads(told)[0]["fingerprint"] == fingerprint
+        assert "landscape-probe" in json.loads(told)[0]["commands"][0]
+    else:
+        assert fingerprint.encode() in contents[0]
+
+
+def test_fonts_are_embedded_as_fonts(plot, records, tmp_path):
+    assert plot(records[0], "--figure", "dynamics").status == 0
+    content = (tmp_path / "first-dynamics.pdf").read_bytes()
+    streams = [
+        zlib.decompress(each) for each in re.findall(rb"stream\n(.*?)\nendstream", content, re.S) if each[:1] == b"x"
+    ]
+    everything = content + b"".join(streams)
+    assert b"/FontFile2" in everything
+    assert b"/Type3" not in everything
+    assert plot(records[0], "--figure", "dynamics", "--format", "svg").status == 0
+    assert "<text" not in (tmp_path / "first-dynamics.svg").read_text(), "letters are outlines, and need no font"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "no record given"),
+        (["missing.h5"], "there is no record here"),
+        (["{0}", "--figure", "histogram"], "there is no figure 'histogram'; there are eigenvalues"),
+        (["{0}", "--width", "wide"], "a width is column, text or 1 to 40 inches, not wide"),
+        (["{0}", "--width", "nan"], "a width is column, text or 1 to 40 inches"),
+        (["{0}", "--label", "a", "--label", "b"], "1 records have 1 labels, and 2 are given"),
+        (["{0}", "--figure", "slices-2d", "--step", "3"], "no slices_2d of step 3"),
+        (["{0}", "--figure", "slices-2d", "--step", "2.5"], "not a whole number"),
+        (["small.h5", "--figure", "density"], "has no /density, which density is drawn from"),
+        (["{0}", "small.h5", "--figure", "eigenvalues", "--figure", "hops"], "landscape-probe ... --hops"),
+        (["{0}", "--figure", "eigenvalues", "-o", "small.h5"], "can't be written"),
+        (["text.txt"], "text.txt"),
+    ],
+)
+def test_refused_in_one_line_with_nothing_written(plot, records, tmp_path, arguments, line):
+    (tmp_path / "small.h5").write_bytes((records[0].parent / "small.h5").read_bytes())
+    (tmp_path / "text.txt").write_text("no record")
+    before = sorted(tmp_path.rglob("*"))
+    ran = plot(*(str(each).format(*records) for each in arguments))
+    assert (ran.status, ran.err.count("\n"), ran.out) == (2, 1, "")
+    assert line in ran.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small(records):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(records[0].parent)
+        patch.setattr(sys, "path", list(sys.path))
+        assert probe(["first-00.pt", "--hessian", "-k", "1", "-o", "small.h5"]) == 0
+
+
+def test_help_is_short_and_needs_neither_torch_nor_matplotlib():
+    code = (
+        "import sys; from landscape.cli.plot import main; status = main(['--help']); "
+        "sys.exit(status or any(name in sys.modules for name in ('torch', 'matplotlib', 'xarray')))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert len(ran.stdout.splitlines()) <= 50
+    assert max(map(len, ran.stdout.splitlines())) <= 100
