@@ -2,73 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import isotonic_regression
 
+from benchmarks.phases import WITH, WITHOUT, alarms
 from landscape import InputError
 from landscape.dynamics import phases
 from landscape.dynamics.phases import THREE_PHASES
 
-NO_PHASES = {"level", "monotone"}
-
-
-def wandering(rng: np.random.Generator, m: int) -> np.ndarray:
-    return rng.standard_normal(m).cumsum()
-
-
-def autoregressive(rng: np.random.Generator, m: int) -> np.ndarray:
-    values = rng.standard_normal(m)
-    for i in range(1, m):
-        values[i] += 0.8 * values[i - 1]
-    return values
-
-
-def three_phases(rng: np.random.Generator, m: int) -> np.ndarray:
-    at = np.arange(m)
-    return np.interp(at, [0, m // 4, 3 * m // 5, m], [1, 0, 0.7, 0.7]) + 0.03 * rng.standard_normal(m)
-
-
-WITHOUT = {
-    "noise": lambda rng, m: rng.standard_normal(m),
-    "line": lambda rng, m: np.arange(m) / m + 0.1 * rng.standard_normal(m),
-    "decay": lambda rng, m: np.exp(-5 * np.arange(m) / m) + 0.03 * rng.standard_normal(m),
-    "logistic": lambda rng, m: 1 / (1 + np.exp((m / 2 - np.arange(m)) / (m / 12))) + 0.03 * rng.standard_normal(m),
-    "smooth": lambda rng, m: np.exp(-rng.uniform(1, 8) * np.arange(m) / m),
-    "constant": lambda rng, m: np.full(m, 3.0),
-    "wandering": wandering,
-    "autoregressive": autoregressive,
-}
-
-
-def labels(make, m: int, seeds: int) -> Counter[str]:
-    return Counter(phases(np.arange(m), make(np.random.default_rng(seed), m), seed=seed).label for seed in range(seeds))
-
-
-def false_alarms(name: str, m: int, seeds: int) -> int:
-    return sum(
-        count for label, count in labels(WITHOUT[name], m, seeds).items() if label not in {*NO_PHASES, "undecided"}
-    )
+three, _ = WITH["fall, rise, level"]
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_curves_without_phases_have_none(name):
-    assert false_alarms(name, 14, 20) <= stats.binom.ppf(0.999, 20, 0.05)
+    assert alarms(name, 14, 20) <= stats.binom.ppf(0.999, 20, 0.05)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("m", [10, 20, 35, 60])
 @pytest.mark.parametrize("name", WITHOUT)
 def test_curves_without_phases_have_none_over_100_seeds(name, m):
-    assert false_alarms(name, m, 100) <= stats.binom.ppf(0.999, 100, 0.05)
+    assert alarms(name, m, 100) <= stats.binom.ppf(0.999, 100, 0.05)
 
 
 @pytest.mark.parametrize("m", [20, 35])
 def test_three_phases_are_found_with_their_changes(m):
-    found = [phases(10 * np.arange(m), three_phases(np.random.default_rng(seed), m), seed=seed) for seed in range(10)]
+    found = [phases(10 * np.arange(m), three(np.random.default_rng(seed), m), seed=seed) for seed in range(10)]
     # That the last piece has a slope after all costs log m in the criterion, which chi^2_1 exceeds in some 10 % of
     # curves at m = 20; 15 % with the noise estimated from few points.
     assert sum(each.label == THREE_PHASES for each in found) >= stats.binom.ppf(0.001, 10, 0.85)
@@ -102,7 +63,7 @@ def test_a_level_and_an_exact_monotone_curve():
 
 
 def test_a_shift_a_scale_and_another_unit_of_steps_change_nothing():
-    curve = three_phases(np.random.default_rng(1), 20)
+    curve = three(np.random.default_rng(1), 20)
     ours, theirs = phases(np.arange(20), curve), phases(7.0 * np.arange(20), 1e6 + 1e3 * curve)
     assert ours.label == theirs.label
     np.testing.assert_allclose(theirs.change_steps, 7 * ours.change_steps)

@@ -42,21 +42,22 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
     if name == "stability_ratio":
         axes.axhline(1, color="black", linewidth=0.5)
     if name == "entropy":
-        _phases(axes, row, colour)
+        _phases(axes, row, label, colour)
     step_axis(axes, steps)
     axes.set_ylabel(QUANTITIES[name])
     return axes
 
 
-def _phases(axes: Axes, row: xr.Dataset, colour: str) -> None:
+def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
     """Change points with their intervals, where there are phases, and the label in any case."""
     label = str(row.phases.values)
     if label not in ("level", "monotone", "undecided", "too few checkpoints"):
         for step, (low, high) in zip(row.change_step.values, row.change_step_interval.values, strict=True):
             axes.axvline(step, color=colour, linestyle=":", linewidth=0.7)
             axes.axvspan(low, high, color=colour, alpha=0.1, linewidth=0)
-    told = axes.get_title(loc="left")
-    axes.set_title(f"{told}\n{label}" if told else label, loc="left", fontsize="x-small")
+    before = axes.get_title(loc="left")
+    told = f"{name}: {label}" if name else label
+    axes.set_title(f"{before}\n{told}".strip(), loc="left", fontsize="x-small")
 
 
 def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:

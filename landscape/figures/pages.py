@@ -118,10 +118,10 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     _legend(grid[0, 0], shown)
-    told = [
-        f"{record.label}: {at_step(row)}, {int(row.samples)} samples" for record, row in zip(shown, rows, strict=True)
-    ]
-    _note(panel, [*told, "dotted: quadratic model", *(["shaded: half and 80 % of samples"] * (len(shown) == 1))])
+    _note(
+        panel,
+        [*_told(shown, rows), "dotted: quadratic model", *(["shaded: half and 80 % of samples"] * (len(shown) == 1))],
+    )
 
 
 def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -138,14 +138,18 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             mappable, ax=every, label="loss $L$", shrink=0.9, ticks=slices.ticks_of(norm), format="%.3g"
         )
         bar.ax.minorticks_off()
-    told = [
-        f"{record.label}: {at_step(row)}, {int(row.samples)} samples" for record, row in zip(shown, rows, strict=True)
-    ]
-    if np.isfinite(rows[0].variance_share.values).all():
-        shares = " and ".join(f"{share:.0%}" for share in rows[0].variance_share.values)
-        walk = " and ".join(f"{share:.0%}" for share in rows[0].variance_share_random_walk.values)
-        told.append(f"components of {shares} of the variance, of a random walk {walk}")
-    _note(panel, told)
+    _note(panel, [text + _components(row) for text, row in zip(_told(shown, rows), rows, strict=True)])
+
+
+def _components(row: xr.Dataset) -> str:
+    """How much of the run a plane of principal components shows."""
+    if not np.isfinite(row.variance_share.values).all():
+        return ""
+    shares, walk = (
+        " + ".join(f"{share:.0%}" for share in row[name].values)
+        for name in ("variance_share", "variance_share_random_walk")
+    )
+    return f", {shares} of the variance (random walk: {walk})"
 
 
 def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -240,8 +244,8 @@ def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
 def summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """One page: what the record is, and every panel that it has the measurements for."""
     rows = [
-        (height, [name for name in names if all(record.has(PAGES[name].groups) for record in shown)])
-        for height, names in _ON_A_PAGE
+        (height + more * len(shown), [name for name in names if all(each.has(PAGES[name].groups) for each in shown)])
+        for (height, more), names in _ON_A_PAGE
     ]
     rows = [(height, names) for height, names in rows if names]
     head = 0.18 + 0.16 * len(shown)
@@ -291,13 +295,13 @@ PAGES: dict[str, Page] = {
     "profiles": Page(("valley",), "--valley", "text", (0.34, 0.24), profiles),
     "dynamics": Page(("dynamics",), "--dynamics", "text", (0.6, 0.0), whole_run),
     "hops": Page(("hops",), "--hops", "text", (0.5, 0.4), hopping),
-    "summary": Page((), "", "text", (1.42, 0.0), summary),
+    "summary": Page((), "", "text", (1.42, 0.16), summary),
 }
 
-# What a summary has, line by line with the height of each.
-_ON_A_PAGE = (
-    (1.15, ("slices-2d",)),
-    (1.1, ("learning", "spectrum")),
-    (0.85, ("profiles",)),
-    (1.4, ("dynamics",)),
+# What a summary has, line by line, with the height of each and how much every record adds.
+_ON_A_PAGE: tuple[tuple[tuple[float, float], tuple[str, ...]], ...] = (
+    ((1.15, 0.0), ("slices-2d",)),
+    ((1.1, 0.0), ("learning", "spectrum")),
+    ((0.3, 0.55), ("profiles",)),
+    ((1.4, 0.0), ("dynamics",)),
 )

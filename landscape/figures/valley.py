@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from landscape.figures.shown import units
 from landscape.figures.style import COLOURS
@@ -32,7 +33,8 @@ def draw_map(axes: Axes, row: xr.Dataset) -> Axes:
     present = [name for index, name in enumerate(names) if (codes == index).any()]
     handles = [Patch(color=_LABELS[name], label=name) for name in present]
     axes.legend(handles=handles, loc="upper right", frameon=True)
-    axes.set(xscale="log", yscale="log", xlabel=rf"threshold $\epsilon${units(row.eps)}", ylabel=r"tolerance $\delta$")
+    _threshold_axis(axes, row)
+    axes.set(yscale="log", ylabel=r"tolerance $\delta$")
     return axes
 
 
@@ -48,9 +50,17 @@ def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
     axes.plot(row.eps.values, row.restates.values, color=colour, label=label)
     axes.axhline(1, color="black", linewidth=0.5)
     axes.axvline(float(row.floor), color=colour, linestyle="--", linewidth=0.6)
-    axes.set(xscale="log", ylim=(0, 1.1), xlabel=rf"threshold $\epsilon${units(row.eps)}")
-    axes.set_ylabel(r"$\kappa\,\epsilon\,/\,\lambda_{\max}$")
+    _threshold_axis(axes, row)
+    axes.set(ylim=(0, 1.1), ylabel=r"$\kappa\,\epsilon\,/\,\lambda_{\max}$")
     return axes
+
+
+def _threshold_axis(axes: Axes, row: xr.Dataset) -> None:
+    """A logarithmic axis of eps, which may span less than a decade."""
+    axes.set(xscale="log", xlabel=rf"threshold $\epsilon${units(row.eps)}")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
