@@ -38,11 +38,11 @@ PerLayer = Annotated[bool, _flag(MEASUREMENTS, "Top eigenvalue and trace of ever
 Loops = Annotated[bool, _flag(MEASUREMENTS, "A looped module: tied against untied weights.")]
 Slice = Annotated[
     list[Literal["1d", "2d"]] | None,
-    Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines or over a plane.", negative=""),
+    Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines, over a plane.", negative=""),
 ]
 Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by three tests.")]
-Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; of a run, when it is learnt.")]
-Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, information, stability, phases.")]
+Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; when it is learnt.")]
+Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, stability, phases.")]
 Hops = Annotated[bool, _flag(MEASUREMENTS, "Of a run with every step kept: valley hopping.")]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
 
@@ -62,7 +62,7 @@ Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnit
 Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
 TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
 TolTrace = Annotated[
-    float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).  [default: by the measurement]")
+    float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).")
 ]
 Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
@@ -77,14 +77,14 @@ Direction = Annotated[
         negative="",
     ),
 ]
-Points = Annotated[Whole | None, _of(SETTINGS, "Of a slice's axis or a profile.  [default: 51, 25 x 25, 41]")]
-Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis in steps.  [default: to where the loss has risen]")]
-GroupBy = Annotated[str | None, _of(SETTINGS, "What the data say of samples.  [default: found by itself]")]
+Points = Annotated[Whole | None, _of(SETTINGS, "Of an axis.  [default: 51, 25 x 25, 41]")]
+Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis.  [default: as the loss rises]")]
+GroupBy = Annotated[str | None, _of(SETTINGS, "Groups of samples.  [default: by itself]")]
 Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
 At = Annotated[
     list[Whole] | None,
     Parameter(
-        name="--at", group=SETTINGS, help="Slices and valleys at this step alone, -1 the last; repeat.", negative=""
+        name="--at", group=SETTINGS, help="Slices, valleys at this step alone (-1: last).", negative=""
     ),
 ]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
