@@ -61,9 +61,7 @@ K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
 Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnitude, largest, smallest, both ends.")]
 Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
 TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
-TolTrace = Annotated[
-    float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).")
-]
+TolTrace = Annotated[float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).")]
 Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
 Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
 MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after about so many products.")]
@@ -83,9 +81,7 @@ GroupBy = Annotated[str | None, _of(SETTINGS, "Groups of samples.  [default: by 
 Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
 At = Annotated[
     list[Whole] | None,
-    Parameter(
-        name="--at", group=SETTINGS, help="Slices, valleys at this step alone (-1: last).", negative=""
-    ),
+    Parameter(name="--at", group=SETTINGS, help="Slices, valleys at this step alone (-1: last).", negative=""),
 ]
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]

@@ -12,20 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 
 from landscape.errors import InputError
-from landscape.figures.style import SEQUENTIAL, Kind, Scale
+from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
 
 
 def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
-    """The loss along a line with its standard error, the quadratic model dashed, and how single samples are spread.
+    """The loss along a line with its standard error, the quadratic model dotted, and whose losses it is made of.
 
     Args:
         axes: to draw on.
         row: of the group ``slices_1d``, one checkpoint and one direction.
         label: in the legend.
         colour: of the lines.
-        samples: shade where half and 80 % of the single samples' losses lie, where they are stored.
+        samples: shade where half and 80 % of the single samples' losses lie, where they are stored, and draw the means
+            of the groups that the data set tells apart.
     """
     at, loss, error = row.position.values, row.loss.values, row.standard_error.values
+    before = axes.get_ylim() if axes.lines else None
     seen = [loss]
     if samples and "sample_loss" in row:
         each = row.sample_loss.values[row.sample_weight.values > 0]
@@ -36,16 +38,32 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
     axes.plot(at, loss, color=colour, label=label)
     axes.plot(at, row.quadratic.values, color=colour, linestyle=":", label="quadratic model" if label is None else None)
     axes.plot([0], loss[at == 0], "o", color=colour)
+    if samples and "sample_loss" in row:
+        _draw_groups(axes, row)
     finite = np.concatenate([each[np.isfinite(each)] for each in seen])
     low, high = float(finite.min()), float(finite.max())
     margin = 0.05 * (high - low)
     ends = (low - margin, high + margin)  # the quadratic model may leave the picture
-    if len(axes.lines) > 3:
-        ends = (min(ends[0], axes.get_ylim()[0]), max(ends[1], axes.get_ylim()[1]))
+    if before is not None:
+        ends = (min(ends[0], before[0]), max(ends[1], before[1]))
     axes.set_ylim(ends)
     axes.set_xlabel(f"{row.direction.values}\n(steps of {float(row.norm):.3g} in parameters)")
     axes.set_ylabel("loss $L$")
     return axes
+
+
+def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
+    """The mean loss of each group by the first text that is known of the samples."""
+    told = next(
+        (row[name].values for name in row if str(name).startswith("about_") and row[name].dtype.kind != "f"), None
+    )
+    if told is None:
+        return
+    weights, losses = row.sample_weight.values, row.sample_loss.values
+    for index, name in enumerate(dict.fromkeys(map(str, told))):
+        chosen = (told == name) & (weights > 0)
+        mean = weights[chosen] @ losses[chosen] / weights[chosen].sum()
+        axes.plot(row.position.values, mean, color=COLOURS[index + 1], linewidth=0.7, label=name)
 
 
 def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:

@@ -57,11 +57,7 @@ class Samples(Measurement):
             "accuracy": variable("sample", accuracies, "share of a sample's terms that are right"),
             "weight": variable("sample", weights, "weight of a sample's terms in the objective"),
         }
-        for name, values in problem.about.items():
-            text = values.dtype.kind in "UT"
-            what = f"{name.replace('_', ' ')}, as the data set says"
-            variables[ABOUT + name] = variable("sample", values, what, "" if text else "1")
-        return Measured(variables | (_of_terms(judged) if self.terms else {}))
+        return Measured(variables | told_about(problem) | (_of_terms(judged) if self.terms else {}))
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Losses are what they are."""
@@ -77,6 +73,19 @@ class Samples(Measurement):
             f"losses of {counted(len(losses), 'sample')}: 10 % below {low:.4g}, half below {median:.4g}, 90 % below "
             f"{high:.4g}{known}"
         ]
+
+
+def told_about(problem: Problem) -> dict[str, xr.Variable]:
+    """What the data set says of each sample."""
+    return {
+        ABOUT + name: variable(
+            "sample",
+            values,
+            f"{name.replace('_', ' ')}, as the data set says",
+            "" if values.dtype.kind in "UT" else "1",
+        )
+        for name, values in problem.about.items()
+    }
 
 
 def _of_terms(judged: list[Judged]) -> dict[str, xr.Variable]:

@@ -19,6 +19,7 @@ from landscape.measurements.directions import (
     find_directions,
     refuse_unknown,
 )
+from landscape.measurements.samples import told_about
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.slices.directions import cosine, orthogonalised
@@ -150,7 +151,7 @@ class Slices1D(_Slice):
             tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
             lines.append(line(problem, each.direction, self._grid(extent), operator=hessian, progress=tell))
         samples = problem.by_sample().estimate().samples
-        return Measured(_common(found, extents, samples) | _line_variables(lines))
+        return Measured(_common(found, extents, samples) | _line_variables(lines, told_about(problem)))
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each direction."""
@@ -285,7 +286,7 @@ def _path_variables(path: Path, history: History) -> dict[str, xr.Variable]:
     }
 
 
-def _line_variables(lines: Sequence[Line]) -> dict[str, xr.Variable]:
+def _line_variables(lines: Sequence[Line], about: dict[str, xr.Variable]) -> dict[str, xr.Variable]:
     at, samples = ("direction", "point"), np.array([each.sample_losses for each in lines])
     variables = {
         "position": variable(at, [each.positions for each in lines], "steps along the direction"),
@@ -300,6 +301,7 @@ def _line_variables(lines: Sequence[Line]) -> dict[str, xr.Variable]:
         variables |= {
             "sample_loss": variable(("direction", "sample", "point"), samples, "mean loss of a sample's terms", "loss"),
             "sample_weight": variable("sample", lines[0].sample_weights, "weight of a sample's terms in the objective"),
+            **about,
         }
     return variables
 
