@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from landscape.curvature.preconditioned import Preconditioned
 from landscape.curvature.untied import untied
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+from landscape.slices import gaussian, orthogonalised, plane
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 
 MARGIN = 10
@@ -55,7 +57,8 @@ class Measured:
     """What one device in one precision makes of a problem.
 
     Attributes:
-        vectors: per-term losses, gradient and one product of each kind of curvature, on the CPU in float64.
+        vectors: per-term losses, gradient, losses over a plane, and one product of each kind of curvature, on the CPU
+            in float64.
         pairs: the top 10 of the Hessian.
     """
 
@@ -82,6 +85,7 @@ def measured(problem: Problem) -> Measured:
     vectors = {
         "losses": torch.cat([losses.flatten() for losses, _ in problem.sample_losses()]),
         "gradient": problem.gradient(),
+        "plane of losses": _plane(problem),
         **{f"{name} product": operator.matvec(_direction(operator)) for name, operator in _operators(problem).items()},
     }
     vectors = {quantity: value.to("cpu", torch.float64) for quantity, value in vectors.items()}
@@ -100,6 +104,12 @@ def _operators(problem: Problem) -> dict[str, SymmetricOperator]:
         "preconditioned": Preconditioned(hessian, 1 + _direction(hessian).square()),
         "untied": untied(problem)[0].hessian(),
     }
+
+
+def _plane(problem: Problem) -> Tensor:
+    """Losses over a plane of filter-normalised directions, whose draws are made on the CPU."""
+    first, second = orthogonalised([gaussian(problem, 0, index) for index in range(2)])
+    return torch.as_tensor(plane(problem, first, second, np.linspace(-0.2, 0.2, 3), np.linspace(-0.2, 0.2, 3)).losses)
 
 
 def _direction(operator: SymmetricOperator) -> Tensor:
