@@ -88,6 +88,10 @@ def test_half_steps_are_interpolated_and_a_group_without_progress_has_none():
     np.testing.assert_allclose(found.steps, [15, 20, np.nan])
     np.testing.assert_allclose(found.delays, [0, 5, np.nan])
     assert np.isnan(found.intervals).all(), "of one sample nothing is known"
+    alike = half_steps(STEPS, np.repeat(losses, 3, axis=1), Grouping.by_label(list("aaabbbccc")))
+    np.testing.assert_allclose(alike.intervals[:2], [[10, 20], [10, 20]], err_msg="between checkpoints nobody looked")
+    np.testing.assert_allclose(alike.delay_intervals[1], [-10, 10])
+    assert np.isnan(alike.intervals[2]).all()
 
 
 def test_intervals_of_half_steps_hold():

@@ -173,9 +173,11 @@ class HalfSteps:
     Attributes:
         steps: (g,) at which a group's mean first crosses the mean of its first and its lowest value, interpolated
             between checkpoints; NaN where a group makes no progress.
-        intervals: (g, 2) 95 % by resampling the samples of each group; NaN where 1 in 40 resamples makes no progress.
+        intervals: (g, 2) from the 2.5 % quantile of the checkpoint before to the 97.5 % quantile of the one after, by
+            resampling the samples of each group: what happens between two checkpoints isn't known. NaN where more than
+            1 in 40 resamples makes no progress.
         delays: (g,) steps after the first group's.
-        delay_intervals: (g, 2) likewise.
+        delay_intervals: (g, 2) likewise, at the least and at the most.
     """
 
     steps: np.ndarray
@@ -216,19 +218,28 @@ def half_steps(
         own, own_weights = losses[:, of == index], weights[of == index]
         n = own.shape[1]
         if n == 0:
-            rows.append(np.full(resamples + 1, np.nan))
+            rows.append(np.full((3, resamples + 1), np.nan))
             continue
         counts = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), resamples)]) * own_weights
         rows.append(_crossings(steps, counts @ own.T / counts.sum(axis=1, keepdims=True)))
         if n == 1:
-            rows[-1][1:] = np.nan
-    crossed = np.array(rows)  # (g, 1 + resamples)
-    delays = crossed - crossed[0]
-    return HalfSteps(crossed[:, 0], _quantiles(crossed[:, 1:]), delays[:, 0], _quantiles(delays[:, 1:]))
+            rows[-1][:, 1:] = np.nan
+    at, before, after = np.swapaxes(np.array(rows), 0, 1)  # (g, 1 + resamples) each
+    least, most = before - after[0], after - before[0]
+    least[0], most[0] = at[0] - at[0], at[0] - at[0]  # the first group isn't later than itself
+    return HalfSteps(
+        steps=at[:, 0],
+        intervals=_interval(before[:, 1:], after[:, 1:]),
+        delays=at[:, 0] - at[0, 0],
+        delay_intervals=_interval(least[:, 1:], most[:, 1:]),
+    )
 
 
 def _crossings(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """Where each of b curves (b, c) falls to the mean of its first and its lowest value; NaN if it never falls."""
+    """Where each of b curves (b, c) falls to the mean of its first and its lowest value, and the steps about it (3, b).
+
+    NaN if it never falls.
+    """
     half = (curves[:, 0] + curves.min(axis=1)) / 2
     below = curves <= half[:, None]
     place, at = below.argmax(axis=1), np.arange(len(curves))
@@ -236,14 +247,18 @@ def _crossings(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
     high, low = curves[at, before], curves[at, place]
     with np.errstate(invalid="ignore", divide="ignore"):
         part = (high - half) / (high - low)
-    return np.where(place > 0, steps[before] + part * (steps[place] - steps[before]), np.nan)
+    found = np.stack([steps[before] + part * (steps[place] - steps[before]), steps[before], steps[place]])
+    return np.where(place > 0, found, np.nan)
 
 
-def _quantiles(values: np.ndarray) -> np.ndarray:
-    """(g, 2) of (g, b); NaN where more than 1 in 40 are: the interval would have no end."""
-    few = np.isnan(values).mean(axis=1) <= _LEVELS[0]
-    filled = np.where(few[:, None], values, 0.0)
-    return np.where(few[:, None], np.nanquantile(filled, _LEVELS, axis=1).T, np.nan)
+def _interval(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """(g, 2): the lower quantile of one (g, b) and the upper of the other; NaN where it would have no end."""
+    known = np.isnan(low).mean(axis=1) <= _LEVELS[0]
+    ends = [
+        np.nanquantile(np.where(known[:, None], each, 0.0), level, axis=1)
+        for each, level in zip((low, high), _LEVELS, strict=True)
+    ]
+    return np.where(known[:, None], np.stack(ends, axis=1), np.nan)
 
 
 def _checked_steps(steps: np.ndarray) -> np.ndarray:

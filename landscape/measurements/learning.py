@@ -86,7 +86,9 @@ class Learning(Measurement):
                 "group_accuracy_interval": variable((*at, "bound"), of_accuracies.intervals, "95 %, over samples"),
                 "group_known": variable(at, np.stack(shares, axis=1), "share of a group's samples that are known"),
                 "group_half_step": variable("group", halves.steps, "step of half of a group's progress"),
-                "group_half_step_interval": variable(("group", "bound"), halves.intervals, "95 %, samples resampled"),
+                "group_half_step_interval": variable(
+                    ("group", "bound"), halves.intervals, "95 %, samples resampled, to the checkpoints about it"
+                ),
                 "group_delay": variable("group", halves.delays, "steps of this after the first group's"),
                 "group_delay_interval": variable(("group", "bound"), halves.delay_intervals, "95 %"),
                 "group_of": variable("sample", groups.of, "index of a sample's group"),
