@@ -242,6 +242,12 @@ def test_a_file_knows_its_source_and_is_the_same_twice(plot, records, tmp_path, 
         assert fingerprint.encode() in contents[0]
 
 
+def test_a_label_makes_no_folder(plot, records, tmp_path):
+    ran = plot(records[0], "--figure", "eigenvalues", "--label", "../a b/ö: $x")
+    assert (ran.status, ran.out) == (0, "..-a-b-ö-x-eigenvalues.pdf\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["..-a-b-ö-x-eigenvalues.pdf"]
+
+
 def test_fonts_are_embedded_as_fonts(plot, records, tmp_path):
     assert plot(records[0], "--figure", "dynamics").status == 0
     content = (tmp_path / "first-dynamics.pdf").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -62,8 +63,9 @@ def plot(
     names = figures or available(shown)
     with styled(style):
         drawn = {name: draw(name, shown, look) for name in dict.fromkeys(names)}  # all, before the first is written
+        stem = re.sub(r"[^\w.-]+", "-", "-vs-".join(record.label for record in shown))
         for name, figure in drawn.items():
-            path = out / f"{'-vs-'.join(record.label for record in shown)}-{name}.{form}"
+            path = out / f"{stem}-{name}.{form}"
             save(figure, path, shown)
             print(path)
     return EXIT_DONE
