@@ -266,6 +266,7 @@ def test_fonts_are_embedded_as_fonts(plot, records, tmp_path):
     [
         ([], "no record given"),
         (["missing.h5"], "there is no record here"),
+        (["small.h5"] * 8, "a figure is of 1 to 7 records"),
         (["{0}", "--figure", "histogram"], "there is no figure 'histogram'; there are eigenvalues"),
         (["{0}", "--width", "wide"], "a width is column, text or 1 to 40 inches, not wide"),
         (["{0}", "--width", "nan"], "a width is column, text or 1 to 40 inches"),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from landscape.cli.running import EXIT_DONE, Whole, run_command, version_of_package
+from landscape.cli.running import EXIT_DONE, Whole, command_app, run_command
 from landscape.errors import InputError
 
 HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
@@ -20,16 +20,7 @@ EPILOGUE = """Examples:
   landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
 """
 
-app = App(
-    name="landscape-plot",
-    help=HELP,
-    usage="Usage: landscape-plot RECORD... [OPTIONS]",
-    help_format="plaintext",
-    help_epilogue=EPILOGUE,
-    version_flags=["--version"],
-    version=version_of_package,
-    help_on_error=False,
-)
+app = command_app("landscape-plot", "RECORD... [OPTIONS]", HELP, EPILOGUE)
 
 
 @app.default

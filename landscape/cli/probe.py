@@ -6,10 +6,10 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from landscape.cli import options
-from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, run_command, version_of_package
+from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, run_command
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 
@@ -30,16 +30,7 @@ Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
 130 interrupted, 143 terminated.
 """
 
-app = App(
-    name="landscape-probe",
-    help=HELP,
-    usage="Usage: landscape-probe CHECKPOINT... [--hessian] [OPTIONS]",
-    help_format="plaintext",
-    help_epilogue=EPILOGUE,
-    version_flags=["--version"],
-    version=version_of_package,
-    help_on_error=False,
-)
+app = command_app("landscape-probe", "CHECKPOINT... [--hessian] [OPTIONS]", HELP, EPILOGUE)
 
 
 @app.default

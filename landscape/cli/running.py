@@ -29,9 +29,25 @@ def whole(_: type, tokens: Sequence[Token]) -> int:
 Whole = Annotated[int, Parameter(converter=whole)]
 
 
-def version_of_package() -> str:
-    """The version, looked up when it is asked for."""
-    return version("landscape-probe")
+def command_app(name: str, usage: str, text: str, epilogue: str) -> App:
+    """A command with one default function, its help in plain text.
+
+    Args:
+        name: of the command.
+        usage: its arguments.
+        text: what it is for.
+        epilogue: what comes below the options.
+    """
+    return App(
+        name=name,
+        help=text,
+        usage=f"Usage: {name} {usage}",
+        help_format="plaintext",
+        help_epilogue=epilogue,
+        version_flags=["--version"],
+        version=lambda: version("landscape-probe"),
+        help_on_error=False,
+    )
 
 
 def run_command(

@@ -22,7 +22,7 @@ from landscape.figures.saving import save
 from landscape.figures.shown import Shown
 from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
 from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
-from landscape.figures.style import FONT_SIZES, WIDTHS, Look, styled
+from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
 from landscape.figures.valley import draw_map, draw_profile, draw_restates
 from landscape.wording import listed
 
@@ -73,6 +73,8 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
     if isinstance(records, str | Path | Shown):
         records = [records]
     shown = [each if isinstance(each, Shown) else Shown.read(each) for each in records]
+    if not 0 < len(shown) <= len(COLOURS):
+        raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(shown)}")
     if name not in PAGES:
         raise InputError(f"there is no figure {name!r}; there are {listed(PAGES, 20)}")
     page = PAGES[name]

@@ -72,20 +72,26 @@ def _legend(axes: Axes, shown: Sequence[Shown]) -> None:
         axes.legend()
 
 
+def _overlay(
+    axes: Axes, shown: Sequence[Shown], rows: Sequence[xr.Dataset], draw: Callable[[Axes, xr.Dataset, str, str], object]
+) -> None:
+    """Every record's row on one Axes, each in its colour."""
+    for record, row, colour in zip(shown, rows, COLOURS, strict=False):
+        draw(axes, row, record.label, colour)
+
+
 def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Top eigenvalues, records overlaid."""
     (axes,) = _row(panel, 1)
-    for record, colour in zip(shown, COLOURS, strict=False):
-        spectra.draw_eigenvalues(axes, record.series("hessian"), record.label, colour)
-    _legend(axes, shown)
+    _overlay(axes, shown, [record.series("hessian") for record in shown], spectra.draw_eigenvalues)
+    axes.legend()
 
 
 def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Whole spectra, records overlaid."""
     (axes,) = _row(panel, 1)
     rows = [record.row("spectrum", look.step) for record in shown]
-    for record, row, colour in zip(shown, rows, COLOURS, strict=False):
-        spectra.draw_spectrum(axes, row, record.label, colour)
+    _overlay(axes, shown, rows, spectra.draw_spectrum)
     axes.legend()
     _note(panel, [*_told(shown, rows), "rounding shaded"])
 
@@ -94,12 +100,9 @@ def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Densities, records overlaid."""
     (axes,) = _row(panel, 1)
     rows = [record.row("density", look.step) for record in shown]
-    for record, row, colour in zip(shown, rows, COLOURS, strict=False):
-        spectra.draw_density(axes, row, record.label, colour)
-    _legend(axes, shown)
-    _note(
-        panel, [f"{record.label}: {at_step(row)}, ticks are outliers" for record, row in zip(shown, rows, strict=True)]
-    )
+    _overlay(axes, shown, rows, spectra.draw_density)
+    axes.legend()
+    _note(panel, [*_told(shown, rows), "ticks are outliers, of mass 1/n each"])
 
 
 def lines(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
