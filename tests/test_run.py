@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from landscape.checkpoint import read_checkpoint, save_checkpoint
+from landscape.cli.plot import main as plot
 from landscape.record import open_record
 
 CLASSES = """
@@ -182,6 +183,25 @@ def test_learning_of_classes(command, descent):
     assert "which is the outcome itself" in by_loss.out
 
 
+def test_a_group_that_is_masked_altogether_has_no_curve(command, descent):
+    """Nothing is known of it, and nothing is said: no number, no warning (an error in these tests), no crash."""
+    told = 'about={"hard": ["masked"] + ["seen"] * 39}'
+    masked = CLASSES.replace("about=told if about else None", told).replace(
+        "x, y = data()", "x, y = data(); y[0] = -100"
+    )
+    (descent.folder / "masked.py").write_text(masked)
+    files = ["step-00.pt", "step-04.pt", "step-40.pt"]
+    asked = ["--samples", "--slice", "1d", "--points", 5, "--reach", 1, "--problem", "masked.py:classes"]
+    assert command(*files, *asked, "-o", "masked.h5").status == 0
+    row = group("masked.h5", "learning").isel(checkpoint=0)
+    assert list(row.group_name.values) == ["masked", "seen"]
+    assert np.isnan(row.group_loss.values[:, 0]).all()
+    assert np.isnan(row.group_known.values[:, 0]).all()
+    assert np.isfinite(row.group_loss.values[:, 1]).all()
+    assert list(row.group_size.values) == [0, 39]
+    assert plot(["masked.h5", "-o", "figures"]) == 0
+
+
 def test_learning_without_anything_told(command, tiny):
     ran = command("a.pt", "b.pt", "c.pt", "--samples")
     assert (ran.status, ran.err) == (0, "")
@@ -196,6 +216,7 @@ def test_learning_without_anything_told(command, tiny):
     [
         (["a.pt", "--dynamics"], "dynamics are of a run: name at least 2 of its checkpoints"),
         (["a.pt", "b.pt", "--hops"], "told from at least"),
+        (["bare.pt", "b.pt", "--hops"], "don't say their step"),
         (["a.pt", "b.pt", "--samples", "--group-by", "colour"], "can't be grouped by 'colour'; there are loss"),
         (["a.pt", "b.pt", "--group-by", "loss"], "add --samples"),
         (["a.pt", "same.pt", "--dynamics"], "two of these checkpoints are of the same step"),
@@ -203,6 +224,7 @@ def test_learning_without_anything_told(command, tiny):
 )
 def test_refused_in_one_line_with_nothing_written(command, tiny, arguments, line):
     tiny.save("same.pt", 7, step=0)
+    tiny.save("bare.pt", 8)
     before = tiny.listing()
     ran = command(*arguments)
     assert (ran.status, ran.err.count("\n")) == (2, 1)

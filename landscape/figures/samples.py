@@ -29,7 +29,9 @@ def order_of(rows: xr.Dataset) -> tuple[np.ndarray, str, list[tuple[str, int]]]:
     number = about[numbers[0]] if numbers else rows.loss.values[-1]
     title = _plain(numbers[0]) if numbers else "loss at the last checkpoint"
     text = about[texts[0]].astype(str) if texts else np.full(len(number), "")
-    means = {name: np.nanmean(number[text == name]) for name in np.unique(text)}
+    finite = np.isfinite(number)
+    means = {name: number[finite & (text == name)].mean() if (finite & (text == name)).any() else np.inf
+             for name in np.unique(text)}  # fmt: skip
     order = np.lexsort([number, [means[name] for name in text]])
     sorted_text = text[order].tolist()
     starts = [(name, sorted_text.index(name)) for name in dict.fromkeys(sorted_text)]

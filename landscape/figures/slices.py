@@ -62,6 +62,8 @@ def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
     weights, losses = row.sample_weight.values, row.sample_loss.values
     for index, name in enumerate(dict.fromkeys(map(str, told))):
         chosen = (told == name) & (weights > 0)
+        if not chosen.any():
+            continue
         mean = weights[chosen] @ losses[chosen] / weights[chosen].sum()
         axes.plot(row.position.values, mean, color=COLOURS[index + 1], linewidth=0.7, label=name)
 

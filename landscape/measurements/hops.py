@@ -54,6 +54,8 @@ class ValleyHops(Measurement):
     def check_run(self, run: Run) -> None:
         """Refuse a run without a window long enough for any answer."""
         needed = fewest_updates(self.k)
+        if None in run.steps:
+            raise InputError("hops are of successive steps, and some of these checkpoints don't say their step")
         longest = max((stop - start for start, stop in _windows(run)), default=0)
         if longest < needed:
             raise InputError(

@@ -69,10 +69,7 @@ class Learning(Measurement):
             group_curves(accuracies, groups, weights),
             half_steps(steps, losses, groups, weights, seed=self.seed),
         )
-        at, shares = (
-            ("run", "group"),
-            [known[:, (groups.of == i) & (weights > 0)].mean(1) for i in range(len(groups.names))],
-        )
+        at, shares = ("run", "group"), group_curves(known, groups, weights > 0).means
         return Measured(
             {
                 "run_step": variable("run", steps, "step of each checkpoint; its place where steps aren't known"),
@@ -84,7 +81,7 @@ class Learning(Measurement):
                 "group_loss_interval": variable((*at, "bound"), of_losses.intervals, "95 %, over samples", "loss"),
                 "group_accuracy": variable(at, of_accuracies.means, "accuracy of a group"),
                 "group_accuracy_interval": variable((*at, "bound"), of_accuracies.intervals, "95 %, over samples"),
-                "group_known": variable(at, np.stack(shares, axis=1), "share of a group's samples that are known"),
+                "group_known": variable(at, shares, "share of a group's samples that are known"),
                 "group_half_step": variable("group", halves.steps, "step of half of a group's progress"),
                 "group_half_step_interval": variable(
                     ("group", "bound"), halves.intervals, "95 %, samples resampled, to the checkpoints about it"
