@@ -48,6 +48,7 @@ def test_one_turn_is_one_turn(sign, label):
     found = phases(np.arange(25), sign * (np.abs(np.arange(25) - 10) + 0.05 * rng.standard_normal(25)))
     assert found.label == label
     assert list(found.change_steps) == [10]
+    assert found.change_intervals[0, 0] <= 9 < 11 <= found.change_intervals[0, 1], "as the points leave it"
 
 
 def test_two_turns_that_end_in_no_level_are_another_course():

@@ -49,7 +49,8 @@ class Phases:
             more than 5 % of curves without any have too, of any of the three kinds below.
         found: the label by the criterion alone.
         change_steps: (c,) steps of the change points of ``found``.
-        change_intervals: (c, 2) 95 % of these by resampled residuals.
+        change_intervals: (c, 2) 95 % of these by resampled residuals, from the point before to the point after: where
+            between two points a curve changes isn't known.
         criteria: by candidate, the Bayesian information criterion less that of the best.
         false_alarms_shuffled: how often phases are found in shuffled orders of the same values.
         false_alarms_shuffled_interval: its 95 % interval (Clopper and Pearson).
@@ -103,7 +104,7 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
     wandering = np.array([np.append(0, generator.permutation(np.diff(unit))).cumsum() for _ in range(draws)])
     alarms = [int((_gains(_fit(each)) > 0).sum()) for each in (shuffled, fits["monotone"].curves[0] + noise[0])]
     chance = (1 + int((_gains(_fit(wandering)) >= gain).sum())) / (1 + draws)
-    refitted = steps[_fit(curve + noise[1])[found].changes]
+    refitted = _fit(curve + noise[1])[found].changes
     intervals = [stats.binomtest(count, draws).proportion_ci(0.95, "exact") for count in alarms]
     least = min(float(fit.criteria[0]) for fit in fits.values())
     unsure = found not in _WITHOUT and max(*(count / draws for count in alarms), chance) > _ALARMS
@@ -111,7 +112,7 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
         label="undecided" if unsure else found,
         found=found,
         change_steps=changes,
-        change_intervals=np.quantile(refitted, (0.025, 0.975), axis=0).T if len(changes) else np.empty((0, 2)),
+        change_intervals=_beside(steps, refitted),
         criteria={label: float(fit.criteria[0]) - least for label, fit in fits.items()},
         false_alarms_shuffled=alarms[0] / draws,
         false_alarms_shuffled_interval=(float(intervals[0].low), float(intervals[0].high)),
@@ -119,6 +120,15 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
         false_alarms_monotone_interval=(float(intervals[1].low), float(intervals[1].high)),
         chance_wandering=chance,
     )
+
+
+def _beside(steps: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(c, 2): the steps beside 95 % of places (b, c)."""
+    if not places.shape[1]:
+        return np.empty((0, 2))
+    low = np.quantile(places, 0.025, axis=0, method="lower") - 1
+    high = np.quantile(places, 0.975, axis=0, method="higher") + 1
+    return np.stack([steps[low], steps[high]], axis=1)  # no change point is at an end
 
 
 @dataclass(frozen=True)
