@@ -46,6 +46,7 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.valleys
+	$(BIN)/python -m benchmarks.phases
 
 # Does another device give the CPU's numbers? Exit status 1 says no.
 DEVICE ?= cuda
