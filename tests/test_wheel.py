@@ -25,4 +25,7 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "landscape").rglob("*.py")}
     assert {name for name in names if name.startswith("landscape/")} == sources | {"landscape/py.typed"}
     assert f"{info}/licenses/LICENSE" in names
-    assert dict(points["console_scripts"]) == {"landscape-probe": "landscape.cli.probe:main"}
+    assert dict(points["console_scripts"]) == {
+        "landscape-probe": "landscape.cli.probe:main",
+        "landscape-plot": "landscape.cli.plot:main",
+    }
