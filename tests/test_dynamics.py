@@ -178,7 +178,7 @@ def test_sgd_converges_just_below_the_threshold_and_diverges_just_above(name, mo
 @pytest.mark.parametrize("b", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("name", "decay"), [("Adam", 0.0), ("AdamW", 0.0), ("AdamW", 0.1)])
 def test_adam_with_its_preconditioner_held_fixed(name, b, decay):
-    """With m' = b m + (1 - b) lambda x, x' = (1 - eta w) x - eta m' the largest root is in, on or outside the circle."""
+    """By m' = b m + (1 - b) lambda x, x' = (1 - eta w) x - eta m' the largest root is in, on or out of the circle."""
     eta = 0.01
     found = stability(state_of(lambda p: getattr(torch.optim, name)(p, lr=eta, betas=(b, 0.99), weight_decay=decay)))
     assert (found.name, found.preconditioned, found.momentum) == (name, True, b)
