@@ -15,7 +15,7 @@ from landscape.dynamics import phases
 from landscape.dynamics.phases import THREE_PHASES, Label
 
 Curve = Callable[[Generator, int], np.ndarray]
-POINTS = (10, 14, 20, 35, 60)
+POINTS = (10, 14, 20, 35)
 NO_PHASES: tuple[Label, ...] = ("level", "monotone", "undecided")
 
 
@@ -73,7 +73,7 @@ app = App(name="python -m benchmarks.phases", version_flags=[])
 
 @app.default
 def main(*, seeds: int = 100) -> int:
-    """Print, as Markdown, how often phases are found: some ten minutes.
+    """Print, as Markdown, how often phases are found: some eight minutes.
 
     Args:
         seeds: Of the noise.
