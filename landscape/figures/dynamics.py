@@ -43,6 +43,9 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
         axes.axhline(1, color="black", linewidth=0.5)
     if name == "entropy":
         _phases(axes, row, label, colour)
+        if not axes.child_axes:
+            ranks = axes.secondary_yaxis("right", functions=(np.exp, lambda rank: np.log(np.maximum(rank, 1e-300))))
+            ranks.set_ylabel("effective rank")
     step_axis(axes, steps)
     axes.set_ylabel(QUANTITIES[name])
     return axes

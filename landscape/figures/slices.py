@@ -131,6 +131,9 @@ def draw_plane(
             x, y, shown, facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False, rstride=1, cstride=1,
         )  # fmt: skip
         axes.set_zlabel("$\\log_{10} L$" if logarithmic else "loss $L$")  # type: ignore[attr-defined]
+        axes.set_zlim(*(np.log10([low, high]) if logarithmic else (low, high)))  # type: ignore[attr-defined]
+        axes.set_box_aspect(None, zoom=0.85)  # type: ignore[call-arg]
+        names = [str(name) for name in row.direction.values]  # there is no room for more
     elif kind == "filled":
         axes.contourf(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL, extend="both")
     else:
