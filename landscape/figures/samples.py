@@ -81,7 +81,7 @@ def draw_learning(
         axes.plot(steps, means, dashes, color=colour, label=f"{label}: {name}" if label else str(name))
         half, (first, last) = float(row.group_half_step[index]), row.group_half_step_interval.values[index]
         if quantity == "loss" and np.isfinite(half):
-            spread = [[half - first], [last - half]] if np.isfinite([first, last]).all() else None
+            spread = np.maximum([[half - first], [last - half]], 0) if np.isfinite([first, last]).all() else None
             axes.errorbar(
                 [half], [0.03 + 0.05 * index], xerr=spread, fmt="d", color=colour, markeredgecolor="black", capsize=2,
                 transform=axes.get_xaxis_transform(),
