@@ -362,7 +362,8 @@ def part(shown, tmp_path):
             for group, names in left_out.items():
                 row = shown[0].row(group)
                 own = [each for each in ("checkpoint", "step", "path", "sha256", "provenance") if each in row]
-                unit = row.drop_vars([*own, *(each for each in row.variables if str(each).endswith("_length")), *names]).drop_attrs(deep=False)
+                lengths = [each for each in row.variables if str(each).endswith("_length")]
+                unit = row.drop_vars([*own, *lengths, *names]).drop_attrs(deep=False)
                 told = {"command": "landscape-probe", "versions": {}}
                 checkpoint = {"path": "a.pt", "sha256": "5" * 64, "step": 3}
                 writer.add(group, unit, told | {"checkpoint": checkpoint})
