@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import colors
 from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from landscape.errors import InputError
 from landscape.figures import dynamics, samples, slices, spectra, valley
@@ -129,9 +130,11 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         mappable = slices.draw_plane(axes, row, norm, look.kind)
         axes.set_title(record.label)
     to_scale, covered = slices.share_extent(every, rows)
+    if isinstance(panel, Figure) and to_scale and not surface:
+        panel.set_layout_engine("compressed")  # the colour bar is as high as planes of a fixed shape then
     if not surface:  # its height says the same
         ticks = slices.ticks_of(norm)
-        bar = panel.colorbar(mappable, ax=every, label="loss $L$", shrink=0.85, ticks=ticks, format="%.3g")
+        bar = panel.colorbar(mappable, ax=every, label="loss $L$", ticks=ticks, format="%.3g")
         bar.ax.minorticks_off()
     parts = zip(told(shown, rows), rows, strict=True)
     texts = [", ".join(filter(None, [text, _components(row), slices.path_told(row) * (not surface)]))
@@ -163,6 +166,8 @@ def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     for axes in grid[1:]:
         axes.set_ylabel("")
     panel.colorbar(image, ax=grid, label="loss of a sample (above 99.5 %: as that)", extend="max")
+    note(panel, [f"{record.label}: {row.sizes['sample']} samples, {row.sizes['checkpoint']} checkpoints"
+                 for record, row in zip(shown, rows, strict=True)])  # fmt: skip
 
 
 def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -249,7 +254,7 @@ def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         dynamics.draw_shares(right, row)
         left.set_title(f"{record.label}: steps {int(row.window_start)} to {int(row.window_end)}")
     handles, labels = _handles(grid)
-    named = dict(zip(labels[::-1], handles[::-1], strict=True))
+    named = {label: handles[labels.index(label)] for label in dict.fromkeys(labels)}
     panel.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
     texts = [f"{record.label}: {len(_windows(row))} of {row.sizes['window']} windows" for record in shown
              for row in (record.row("hops"),) if len(_windows(row)) < row.sizes["window"]]  # fmt: skip

@@ -121,8 +121,8 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
         axes.fill_between(grid, low, high, where=shown, color=colour, alpha=0.25, linewidth=0)
     elif len(nodes):
         place = float(np.median(nodes))
-        axes.vlines(place, lowest, found.dim * found.bulk_mass, color=colour, linestyle="--", label=label or "")
-    axes.vlines(found.outliers, lowest, single, color=colour, linewidth=0.8)
+        axes.vlines(place, 1e-9 * lowest, found.dim * found.bulk_mass, color=colour, linestyle="--", label=label or "")
+    axes.vlines(found.outliers, 1e-9 * lowest, single, color=colour, linewidth=0.8)
     axes.plot(found.outliers, np.full(len(found.outliers), single), "o", color=colour, markersize=2)
     axes.set(yscale="log", xlabel=rf"eigenvalue $\lambda${units(row.outliers)}")
     axes.set_ylim(bottom=lowest)
@@ -155,8 +155,11 @@ def step_axis(axes: Axes, steps: np.ndarray) -> None:
     positive = steps[steps > 0]
     if len(positive) > 3 and positive.max() > 30 * positive.min():
         least = float(max(positive.min(), 1))
+        left, right = (-0.2 * least if steps.min() == 0 else float(steps.min()) / 1.2), 1.2 * float(positive.max())
+        if axes.get_xscale() == "symlog":  # another record is there
+            left, right = min(left, axes.get_xlim()[0]), max(right, axes.get_xlim()[1])
         axes.set_xscale("symlog", linthresh=least, linscale=0.4)
-        axes.set_xlim(left=-0.2 * least if steps.min() == 0 else float(steps.min()))
+        axes.set_xlim(left, right)
         powers = np.arange(np.ceil(np.log10(2 * least)), np.floor(np.log10(positive.max())) + 1)
         axes.set_xticks([0.0, *10.0**powers])
         axes.xaxis.set_minor_locator(NullLocator())
