@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
@@ -21,6 +24,7 @@ from landscape.checkpoint import save_checkpoint
 from landscape.cli.plot import main
 from landscape.cli.probe import main as probe
 from landscape.figures import (
+    FONT_SIZES,
     PAGES,
     Look,
     Shown,
@@ -38,7 +42,13 @@ from landscape.figures import (
     levels_of,
     styled,
 )
+from landscape.figures.slices import direction_label, leaves
+from landscape.figures.spectra import LOWEST
+from landscape.measurements import Matrix
+from landscape.measurements.density import _variables as density_variables
 from landscape.measurements.density import density_of
+from landscape.record import RecordWriter, Request
+from landscape.spectrum.density import spectral_density
 from tests.conftest import ROOT, Ran
 from tests.test_run import CLASSES
 
@@ -108,7 +118,8 @@ def test_every_figure_is_drawn(shown, name, style, count):
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert all(axes.get_xlabel() or axes.get_shared_x_axes() for axes in panels)
-    assert figure.get_figwidth() in (3.35, 6.9)
+    scale = FONT_SIZES[style] / FONT_SIZES["paper"]
+    assert min(abs(figure.get_figwidth() - scale * width) for width in (3.35, 6.9)) < 1e-9
 
 
 @pytest.mark.parametrize("kind", ["contour", "filled", "surface"])
@@ -147,9 +158,51 @@ def test_a_spectrum_and_a_density_are_those_of_the_record(shown):
     np.testing.assert_array_equal(axes.lines[1].get_ydata(), -values[values < 0][::-1])
     row = record.row("density")
     axes = draw_density(axes_of(), row)
-    grid, drawn = axes.lines[0].get_data()
-    expected, _ = density_of(row).smoothed(np.asarray(grid))
-    np.testing.assert_allclose(drawn[drawn > drawn.min()], expected[drawn > drawn.min()])
+    found = density_of(row)
+    grid, drawn = map(np.asarray, axes.lines[0].get_data())
+    expected = found.bulk_mass * found.bulk.smoothed(grid)[0]
+    single = 1 / (found.dim * found.width * np.sqrt(2 * np.pi))
+    np.testing.assert_array_equal(np.isnan(drawn), expected < LOWEST * single)
+    np.testing.assert_allclose(drawn[np.isfinite(drawn)], expected[expected >= LOWEST * single])
+    np.testing.assert_array_equal(axes.lines[1].get_data(), [found.outliers, [single] * len(found.outliers)])
+    assert axes.get_ylabel().endswith("[parameter$^2$ / loss]")
+
+
+def density_row(matrix, **more):
+    found = spectral_density(matrix, **more)
+    return found, xr.Dataset(density_variables(found, Matrix()))
+
+
+def test_a_bulk_that_is_narrow_beside_its_outliers_is_drawn_with_all_its_mass():
+    bulk = np.linspace(0, 1e-3, 200)
+    found, row = density_row(np.diag(np.append(bulk, [300.0, 1000.0])), probes=8, k=2)
+    grid, drawn = map(np.asarray, draw_density(axes_of(), row).lines[0].get_data())
+    # What is cut is below a tenth of one eigenvalue's height: over some 4 widths at each end less than 0.4 / n of mass.
+    assert abs(np.trapezoid(np.nan_to_num(drawn), grid) - found.bulk_mass) < 0.4 / found.dim + 1e-3
+
+
+def test_a_bulk_that_is_a_point_is_a_stem():
+    found, row = density_row(np.diag([1.0] * 20 + [5.0]), probes=3, k=1)
+    assert found.width == 0
+    axes = draw_density(axes_of(), row, "run")
+    (stem,) = axes.collections[0].get_segments()
+    np.testing.assert_allclose(stem[:, 0], 1.0)
+    assert stem[:, 1].max() == pytest.approx(20)
+    assert axes.get_ylabel() == "eigenvalues"
+    axes.figure.canvas.draw()
+
+
+def test_the_spectra_of_a_run_are_those_of_some_checkpoints_by_sign(shown):
+    with styled("paper"):
+        figure = draw("spectrum", shown[0])
+    series = shown[0].series("spectrum")
+    positive, negative = figure.axes
+    assert len(positive.lines) == len(negative.lines) == 5
+    for axes, sign in ((positive, 1), (negative, -1)):
+        values = sign * series.eigenvalues.values[-1]
+        np.testing.assert_array_equal(np.sort(axes.lines[-1].get_ydata()), np.sort(values[values > 0]))
+    assert positive.get_ylim() == negative.get_ylim()
+    assert "5 of 11 checkpoints" in figure.get_supxlabel()
 
 
 def test_lines_planes_and_profiles_are_those_of_the_record(shown):
@@ -169,6 +222,40 @@ def test_lines_planes_and_profiles_are_those_of_the_record(shown):
     axes = draw_profile(axes_of(), profile)
     np.testing.assert_array_equal(axes.lines[-1].get_ydata(), profile.profile_fit.values)
     assert str(profile.label.values) in axes.get_title()
+
+
+def test_along_a_line_infinity_is_a_gap_and_a_model_that_leaves_is_told(shown):
+    row = shown[0].row("slices_1d").isel(direction=0).copy(deep=True)
+    axes = draw_line(axes_of(), row)
+    assert not leaves(axes, row)
+    row.loss.values[0] = row.sample_loss.values[0, 0] = np.inf
+    row.quadratic.values[-1] = 1e6
+    axes = draw_line(axes_of(), row)
+    axes.figure.canvas.draw()
+    assert np.isnan(axes.lines[0].get_ydata()[0])
+    assert axes.get_ylim()[1] < 1e3
+    assert leaves(axes, row)
+    row.loss.values[:] = np.nan
+    with pytest.raises(InputError, match="nothing to draw"):
+        draw_line(axes_of(), row, samples=False)
+
+
+def test_the_steps_of_every_record_are_told_on_one_axis(shown):
+    first, second = (record.row("slices_1d").isel(direction=0) for record in shown)
+    second = second.copy(deep=True)
+    second["norm"] = second.norm * 3
+    assert direction_label([first, second]).endswith("(steps of 1, 3 in parameters)")
+    assert direction_label([first, first]).endswith("(steps of 1 in parameters)")
+
+
+def test_every_window_of_hops_has_its_line(shown):
+    hops = shown[0].groups["hops"]
+    twice = xr.concat([hops, hops.assign(rate=hops.rate + 0.25)], "window", data_vars="minimal")
+    with styled("paper"):
+        figure = draw("hops", replace(shown[0], groups={"hops": twice}))
+    assert len(figure.axes) == 4
+    drawn = [axes.containers[1][0].get_ydata() for axes in figure.axes[::2]]
+    np.testing.assert_array_equal(drawn, twice.rate.values[0])
 
 
 def test_a_step_is_picked_and_one_that_is_not_there_is_refused(shown):
@@ -213,6 +300,13 @@ def test_records_side_by_side_share_their_scales(shown):
     assert first.collections[0].norm.vmax == second.collections[0].norm.vmax
     assert heat.axes[0].images[0].norm is heat.axes[1].images[0].norm
     assert curves.axes[0].get_ylim() == curves.axes[1].get_ylim()
+    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
+    ends = [record.row("slices_2d")[name].values for record in shown for name in ("first", "second")]
+    assert first.get_xlim() == (min(ends[0][0], ends[2][0]), max(ends[0][-1], ends[2][-1]))
+    assert "white: not measured" in figure.get_supxlabel()
+    with styled("paper"):
+        walls = draw("profiles", shown)
+    assert len({axes.get_ylim() for axes in walls.axes}) == 1
 
 
 # ---------------------------------------------------------------------- the command
@@ -240,6 +334,79 @@ def test_a_file_knows_its_source_and_is_the_same_twice(plot, records, tmp_path, 
         assert "landscape-probe" in json.loads(told)[0]["commands"][0]
     else:
         assert fingerprint.encode() in contents[0]
+
+
+def test_checkpoints_are_known_by_their_steps(shown):
+    told = shown[0].identity["checkpoints"]
+    assert sorted(each["step"] for each in told) == list(range(11))
+    assert {len(each["sha256"]) for each in told} == {64}
+
+
+def test_records_of_one_name_are_told_apart(plot, records, tmp_path):
+    for name in ("a/run.seed1.h5", "b/run.seed1.h5", "run.seed2.h5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(records[0].read_bytes())
+    ran = plot("a/run.seed1.h5", "b/run.seed1.h5", "run.seed2.h5", "--figure", "eigenvalues")
+    assert ran.out == "a-run.seed1-vs-b-run.seed1-vs-run.seed2-eigenvalues.pdf\n"
+    ran = plot("run.seed2.h5", "run.seed2.h5", "--figure", "eigenvalues")
+    assert "run.seed2-1-vs-" in ran.out
+
+
+@pytest.fixture
+def part(shown, tmp_path):
+    """Writes a record of some variables of the first one's last checkpoint."""
+
+    def write(name: str, **left_out: tuple[str, ...]) -> None:
+        request = Request.every({group: {} for group in left_out}, ["5" * 64], {})
+        with RecordWriter(tmp_path / name, request) as writer:
+            for group, names in left_out.items():
+                row = shown[0].row(group)
+                own = [each for each in ("checkpoint", "step", "path", "sha256", "provenance") if each in row]
+                lengths = [each for each in row.variables if str(each).endswith("_length")]
+                unit = row.drop_vars([*own, *lengths, *names]).drop_attrs(deep=False)
+                told = {"command": "landscape-probe", "versions": {}}
+                checkpoint = {"path": "a.pt", "sha256": "5" * 64, "step": 3}
+                writer.add(group, unit, told | {"checkpoint": checkpoint})
+
+    return write
+
+
+def test_a_record_without_some_variables_has_the_figures_that_need_none_of_them(plot, part):
+    part("old.h5", loss=(), valley=("profile_position", "sentence"), slices_2d=("variance_share",))
+    ran = plot("old.h5")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.split() == [f"old-{name}.pdf" for name in ("slices-2d", "valley", "summary")]
+    ran = plot("old.h5", "--figure", "profiles")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == (
+        "landscape-plot: old.h5 has no profile_position in its /valley, which profiles is drawn from: measure it with "
+        "landscape-probe ... --valley\n"
+    )
+
+
+def test_what_the_numbers_do_not_allow_is_left_out_with_a_line(plot, shown, part, tmp_path):
+    part("flat.h5", loss=(), slices_1d=(), slices_2d=())
+    with h5py.File(tmp_path / "flat.h5", "a") as file:
+        file["slices_2d/loss"][:] = np.nan
+    ran = plot("flat.h5")
+    assert ran.status == 0
+    assert ran.out == "flat-slices-1d.pdf\n"
+    assert ran.err.splitlines() == [
+        f"landscape-plot: without {name}: no point of the plane has a finite loss: there is nothing to draw"
+        for name in ("slices-2d", "summary")
+    ]
+
+
+def test_of_a_record_with_little_the_page_is_low_and_of_one_with_nothing_there_is_none(plot, shown, part):
+    part("loss.h5", loss=())
+    ran = plot("loss.h5")
+    assert (ran.status, ran.out) == (2, "")
+    assert "no figure can be drawn of what is there" in ran.err
+    assert "nothing in common" in plot("loss.h5", "--figure", "summary").err
+    little = replace(shown[0], groups={name: shown[0].groups[name] for name in ("loss", "hessian")})
+    with styled("paper"):
+        assert draw("summary", little).get_figheight() < 4
+        assert draw("summary", shown).get_figheight() <= 10.4
 
 
 def test_a_label_makes_no_folder(plot, records, tmp_path):

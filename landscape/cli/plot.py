@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from landscape.cli.running import EXIT_DONE, Whole, command_app, run_command
 from landscape.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from landscape.figures import Look, Shown
 
 HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
 
@@ -43,23 +49,41 @@ def plot(
     debug: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)] = False,
 ) -> int:
     """Draw; see HELP."""
-    from landscape.figures import Look, Shown, available, draw, save, styled
+    from landscape.figures import Look, Shown, rendered, styled, told_apart, write
 
     if not records:
         raise InputError("no record given; name at least one file (see --help)")
     if label and len(label) != len(records):
         raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
-    shown = [Shown.read(path, label[place] if label else None) for place, path in enumerate(records)]
+    shown = told_apart([Shown.read(path, label[place] if label else None) for place, path in enumerate(records)])
     look = Look(style, _inches(width), kind, scale, step)
-    names = figures or available(shown)
+    stem = re.sub(r"[^\w.-]+", "-", "-vs-".join(record.label for record in shown))
     with styled(style):
-        drawn = {name: draw(name, shown, look) for name in dict.fromkeys(names)}  # all, before the first is written
-        stem = re.sub(r"[^\w.-]+", "-", "-vs-".join(record.label for record in shown))
-        for name, figure in drawn.items():
-            path = out / f"{stem}-{name}.{form}"
-            save(figure, path, shown)
-            print(path)
+        drawn = _drawn(figures, shown, look)
+        contents = {f"{stem}-{name}.{form}": rendered(figure, form, shown) for name, figure in drawn.items()}
+    for name, content in contents.items():  # all are drawn before the first is written
+        write(content, out / name)
+        print(out / name)
     return EXIT_DONE
+
+
+def _drawn(asked: Sequence[str] | None, shown: Sequence[Shown], look: Look) -> dict[str, Figure]:
+    """The figures asked for; else all that can be drawn, with a line for one that the numbers don't allow."""
+    from landscape.figures import available, draw
+
+    if asked:
+        return {name: draw(name, shown, look) for name in dict.fromkeys(asked)}
+    found, reasons = {}, {}
+    for name in available(shown):
+        try:
+            found[name] = draw(name, shown, look)
+        except InputError as error:
+            reasons[name] = error
+    if not found:
+        raise next(iter(reasons.values()))
+    for name, reason in reasons.items():
+        print(f"landscape-plot: without {name}: {reason}", file=sys.stderr)
+    return found
 
 
 def _inches(width: str | None) -> float | None:

@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
-from landscape.figures.pages import PAGES
 from landscape.figures.samples import draw_learning, draw_samples
-from landscape.figures.saving import save
-from landscape.figures.shown import Shown
+from landscape.figures.saving import rendered, save, write
+from landscape.figures.shown import Shown, told_apart
 from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
 from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
 from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
+from landscape.figures.summary import SUMMARY
+from landscape.figures.table import PAGES as SINGLE
 from landscape.figures.valley import draw_map, draw_profile, draw_restates
 from landscape.wording import listed
 
@@ -49,14 +50,28 @@ __all__ = [
     "draw_shares",
     "draw_spectrum",
     "levels_of",
+    "rendered",
     "save",
     "styled",
+    "told_apart",
+    "write",
 ]
 
 
+PAGES = {**SINGLE, "summary": SUMMARY}
+
+
 def available(shown: Sequence[Shown]) -> list[str]:
-    """The figures for which all of these records have the measurements."""
-    return [name for name, page in PAGES.items() if all(record.has(page.groups) for record in shown)]
+    """The figures for which all of these records have the measurements.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [name for name, page in PAGES.items() if all(page.lacking(record) is None for record in shown)]
+    if found == ["summary"]:
+        names = " and ".join(record.identity["record"] for record in shown)
+        raise InputError(f"{names}: no figure can be drawn of what is there; measure more, landscape-probe --help")
+    return found
 
 
 def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, look: Look | None = None) -> Figure:
@@ -79,9 +94,9 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
         raise InputError(f"there is no figure {name!r}; there are {listed(PAGES, 20)}")
     page = PAGES[name]
     for record in shown:
-        if missing := [group for group in page.groups if group not in record.groups]:
+        if missing := page.lacking(record):
             raise InputError(
-                f"{record.identity['record']} has no /{missing[0]}, which {name} is drawn from: measure it with "
+                f"{record.identity['record']} has {missing}, which {name} is drawn from: measure it with "
                 f"landscape-probe ... {page.option}"
             )
-    return page.figure(shown, look or Look())
+    return page.figure(told_apart(shown), look or Look())

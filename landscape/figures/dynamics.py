@@ -14,7 +14,7 @@ from landscape.figures.style import COLOURS
 QUANTITIES = {
     "entropy": "entropy $E(H)$ [nats]",
     "negative_mass": "negative mass",
-    "stability_ratio": "stability ratio",
+    "stability_ratio": r"$\lambda_1$ / threshold",
     "information": "rank-paired MI [nats]",
     "joint_information": "joint MI [nats]",
     "overlap": "subspace overlap",
@@ -41,6 +41,8 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
         axes.plot(steps, row[f"{name}_null"].values, "--", color=colour, linewidth=0.7)
     if name == "stability_ratio":
         axes.axhline(1, color="black", linewidth=0.5)
+    if name == "overlap":
+        axes.set_ylim(-0.06, 1.06)
     if name == "entropy":
         _phases(axes, row, label, colour)
         if not axes.child_axes:
@@ -54,12 +56,14 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
 def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
     """Change points with their intervals, where there are phases, and the label in any case."""
     label = str(row.phases.values)
+    alarms = [float(row[name]) for name in ("false_alarms_shuffled", "false_alarms_monotone") if name in row]
+    chances = ", ".join(f"{each:.1%}" for each in alarms if np.isfinite(each))
     if label not in ("level", "monotone", "undecided", "too few checkpoints"):
         for step, (low, high) in zip(row.change_step.values, row.change_step_interval.values, strict=True):
             axes.axvline(step, color=colour, linestyle=":", linewidth=0.7)
             axes.axvspan(low, high, color=colour, alpha=0.1, linewidth=0)
     before = axes.get_title(loc="left")
-    told = f"{name}: {label}" if name else label
+    told = (f"{name}: {label}" if name else label) + (f" (false alarms {chances})" if chances else "")
     axes.set_title(f"{before}\n{told}".strip(), loc="left", fontsize="x-small")
 
 
@@ -80,9 +84,11 @@ def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
     axes.axhline(0.5, color="black", linewidth=0.5)
     converged = row.converged.values.astype(bool)
     for these, fill in ((converged, "full"), (~converged, "none")):
+        if not these.any():
+            continue
         axes.errorbar(
-            index[these], rates[these], yerr=np.stack([rates - low, high - rates])[:, these], fmt="o", color=colour,
-            fillstyle=fill, label="valley eigenvectors" if fill == "full" else None,
+            index[these], rates[these], yerr=np.abs([rates - low, high - rates])[:, these], fmt="o", color=colour,
+            fillstyle=fill, label="valley eigenvectors" if fill == "full" else "not converged",
         )  # fmt: skip
     for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
         axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize="xx-small")
@@ -113,5 +119,5 @@ def draw_shares(axes: Axes, row: xr.Dataset) -> Axes:
         place += 0.5
     axes.set_yticks([each for each, _ in labels], [text for _, text in labels])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel=f"share of squared length ($\\epsilon$ in{units(row.eps)})")
+    axes.set(xlim=(0, 1), xlabel=f"share of squared length ($\\epsilon${units(row.eps)})")
     return axes

@@ -1,158 +1,157 @@
-"""The figures by name: what each needs of a record, and how it is laid out for one record or several side by side."""
+"""How each figure is laid out, for one record or for several side by side or overlaid."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib import colors
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
 
 from landscape.errors import InputError
 from landscape.figures import dynamics, samples, slices, spectra, valley
+from landscape.figures.page import Panel, legend, note, overlay, row_of, told
 from landscape.figures.shown import Shown, at_step
-from landscape.figures.style import COLOURS, WIDTHS, Look
+from landscape.figures.style import COLOURS, SEQUENTIAL, Look
 
-Panel = Figure | SubFigure
-
-
-@dataclass(frozen=True)
-class Page:
-    """A figure that can be asked for.
-
-    Attributes:
-        groups: of the record that it needs.
-        option: of ``landscape-probe`` that measures them.
-        width: for which it is made, a key of `landscape.figures.style.WIDTHS`.
-        aspect: height by width, for one record and for each further one.
-        draw: on a figure.
-    """
-
-    groups: tuple[str, ...]
-    option: str
-    width: str
-    aspect: tuple[float, float]
-    draw: Callable[[Panel, Sequence[Shown], Look], None]
-
-    def figure(self, shown: Sequence[Shown], look: Look) -> Figure:
-        """Draw it, within `landscape.figures.style.styled`.
-
-        Raises:
-            InputError: a record has no checkpoint of the step that is asked for, or nothing to be drawn.
-        """
-        width = look.width or WIDTHS[self.width]
-        height = width * (self.aspect[0] + self.aspect[1] * (len(shown) - 1))
-        figure = Figure(figsize=(width, height), layout="constrained")
-        self.draw(figure, shown, look)
-        return figure
-
-
-def _row(figure: Panel, count: int, **more: object) -> list[Axes]:
-    return list(figure.subplots(1, count, squeeze=False, **more)[0])  # type: ignore[call-overload]
-
-
-def _note(panel: Panel, texts: Sequence[str]) -> None:
-    """What was drawn, in small letters below."""
-    panel.supxlabel("; ".join(dict.fromkeys(texts)), fontsize="x-small", color="0.35")
-
-
-def _told(shown: Sequence[Shown], rows: Sequence[xr.Dataset]) -> list[str]:
-    """Which checkpoint of each record is drawn, and on how many samples it was measured."""
-    return [
-        f"{record.label}: {at_step(row)}" + (f", {int(row.samples):,} samples" if "samples" in row else "")
-        for record, row in zip(shown, rows, strict=True)
-    ]
-
-
-def _legend(axes: Axes, shown: Sequence[Shown]) -> None:
-    if len(shown) > 1 or axes.get_legend_handles_labels()[1]:
-        axes.legend()
-
-
-def _overlay(
-    axes: Axes, shown: Sequence[Shown], rows: Sequence[xr.Dataset], draw: Callable[[Axes, xr.Dataset, str, str], object]
-) -> None:
-    """Every record's row on one Axes, each in its colour."""
-    for record, row, colour in zip(shown, rows, COLOURS, strict=False):
-        draw(axes, row, record.label, colour)
+MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
 
 
 def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Top eigenvalues, records overlaid."""
-    (axes,) = _row(panel, 1)
-    _overlay(axes, shown, [record.series("hessian") for record in shown], spectra.draw_eigenvalues)
-    axes.legend()
+    (axes,) = row_of(panel, 1)
+    rows = [record.series("hessian") for record in shown]
+    overlay(axes, shown, rows, spectra.draw_eigenvalues)
+    legend(axes, shown)
+    note(panel, [_checkpoints(record, row) for record, row in zip(shown, rows, strict=True)])
+
+
+def _checkpoints(record: Shown, rows: xr.Dataset) -> str:
+    """Of how many checkpoints a series is, or of which one."""
+    count = rows.sizes["checkpoint"]
+    return f"{record.label}: {at_step(rows.isel(checkpoint=0)) if count == 1 else f'{count} checkpoints'}"
 
 
 def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """Whole spectra, records overlaid."""
-    (axes,) = _row(panel, 1)
+    """Whole spectra, records overlaid; of one record those of its checkpoints, positive beside negative."""
+    series = shown[0].series("spectrum")
+    if len(shown) == 1 and look.step is None and series.sizes["checkpoint"] > 1:
+        _spectra_of_run(panel, shown[0], series)
+        return
+    (axes,) = row_of(panel, 1)
     rows = [record.row("spectrum", look.step) for record in shown]
-    _overlay(axes, shown, rows, spectra.draw_spectrum)
-    axes.legend()
-    _note(panel, [*_told(shown, rows), "rounding shaded"])
+    overlay(axes, shown, rows, spectra.draw_spectrum)
+    legend(axes, shown)
+    counts = [spectra.within_rounding(row) for row in rows]
+    note(panel, [f"{text}, {count} (shaded)" for text, count in zip(told(shown, rows), counts, strict=True)])
+
+
+def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
+    count = series.sizes["checkpoint"]
+    places = np.unique(np.linspace(0, count - 1, min(count, MOST)).round().astype(int)).tolist()
+    sides = row_of(panel, 2, sharey=True)
+    for place, shade in zip(places, np.linspace(0, 0.9, len(places)), strict=True):
+        row, colour = series.isel(checkpoint=place), colors.to_hex(mpl.colormaps[SEQUENTIAL](shade))
+        for axes, sign in zip(sides, (1, -1), strict=True):
+            spectra.draw_spectrum(axes, row, at_step(row), colour, sign)
+    for axes, title in zip(sides, ("positive", "negative"), strict=True):
+        axes.set_title(f"{title} eigenvalues")
+    sides[1].set_ylabel("")
+    sides[0].legend()
+    last = series.isel(checkpoint=-1)
+    note(panel, [f"{record.label}: {len(places)} of {count} checkpoints; rounding shaded",
+                 f"{at_step(last)}: {spectra.within_rounding(last)}"])  # fmt: skip
 
 
 def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Densities, records overlaid."""
-    (axes,) = _row(panel, 1)
+    (axes,) = row_of(panel, 1)
     rows = [record.row("density", look.step) for record in shown]
-    _overlay(axes, shown, rows, spectra.draw_density)
+    overlay(axes, shown, rows, spectra.draw_density)
     axes.legend()
-    _note(panel, [*_told(shown, rows), "ticks are outliers, of mass 1/n each"])
+    undeflated = [f"{int(row.undeflated)} outliers did not converge and are in the bulk" * bool(row.undeflated)
+                  for row in rows]  # fmt: skip
+    parts = [
+        f"{text}, {row.sizes['probe']} probes" + (f", {more}" if more else "")
+        for text, row, more in zip(told(shown, rows), rows, undeflated, strict=True)
+    ]
+    note(panel, [*parts, "stems: outliers, of mass 1/n each", "not drawn: below a tenth of one eigenvalue's height"])
 
 
-def lines(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """The loss along each direction above the accuracy there, records overlaid."""
+def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = None) -> None:
+    """The loss along each direction above the accuracy there, records overlaid.
+
+    Args:
+        panel: to draw on.
+        shown: the records.
+        look: how.
+        most: draw no more directions than these.
+    """
     rows = [record.row("slices_1d", look.step) for record in shown]
-    count = max(row.sizes["direction"] for row in rows)
-    grid = panel.subplots(2, count, squeeze=False, sharex="col", height_ratios=(2.2, 1))
-    for record, row, colour in zip(shown, rows, COLOURS, strict=False):
-        for index in range(row.sizes["direction"]):
-            each = row.isel(direction=index)
+    every = max(row.sizes["direction"] for row in rows)
+    count = every if most is None else min(every, most)
+    classes = any(row.accuracy.notnull().any() for row in rows)
+    heights = (2.2, 1) if classes else (1,)
+    grid = panel.subplots(1 + classes, count, squeeze=False, sharex="col", height_ratios=heights)
+    texts = told(shown, rows)
+    for index, column in enumerate(grid.T):
+        parts = []
+        for record, row, colour in zip(shown, rows, COLOURS, strict=False):
+            if index >= row.sizes["direction"]:
+                continue
+            parts.append(row.isel(direction=index))
             label = record.label if len(shown) > 1 else None
-            slices.draw_line(grid[0, index], each, label, colour, samples=len(shown) == 1)
-            slices.draw_accuracy(grid[1, index], each, label, colour)
-            grid[1, index].set_xlabel(grid[0, index].get_xlabel())
-            grid[0, index].set_xlabel("")
+            slices.draw_line(column[0], parts[-1], label, colour, samples=len(shown) == 1)
+            if classes:
+                slices.draw_accuracy(column[1], parts[-1], label, colour)
+        column[0].set_xlabel("")
+        column[-1].set_xlabel(slices.direction_label(parts))
+        if any(slices.leaves(column[0], part) for part in parts):
+            texts.append("the quadratic model leaves the picture")
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
-    _legend(grid[0, 0], shown)
-    _note(
-        panel,
-        [*_told(shown, rows), "dotted: quadratic model", *(["shaded: half and 80 % of samples"] * (len(shown) == 1))],
-    )
+    legend(grid[0, 0], shown)
+    texts += ["band: standard error", "dotted: quadratic model"]
+    texts += ["shaded: half and 80 % of samples"] * (len(shown) == 1)
+    texts += [f"{count} of {every} directions"] * (count < every)
+    note(panel, texts)
 
 
 def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """The loss over planes side by side, with one scale of colours."""
+    """The loss over planes side by side, with one scale of colours and the same stretch of every axis."""
     rows = [record.row("slices_2d", look.step) for record in shown]
     norm = slices.levels_of(rows, look.scale)
-    more = {"subplot_kw": {"projection": "3d"}} if look.kind == "surface" else {}
-    every = _row(panel, len(rows), **more)
+    surface = look.kind == "surface"
+    every = row_of(panel, len(rows), **({"subplot_kw": {"projection": "3d"}} if surface else {}))
     for axes, record, row in zip(every, shown, rows, strict=True):
         mappable = slices.draw_plane(axes, row, norm, look.kind)
         axes.set_title(record.label)
-    if look.kind != "surface":
-        bar = panel.colorbar(
-            mappable, ax=every, label="loss $L$", shrink=0.9, ticks=slices.ticks_of(norm), format="%.3g"
-        )
+    to_scale, covered = slices.share_extent(every, rows)
+    if isinstance(panel, Figure) and to_scale and not surface:
+        panel.set_layout_engine("compressed")  # the colour bar is as high as planes of a fixed shape then
+    if not surface:  # its height says the same
+        ticks = slices.ticks_of(norm)
+        bar = panel.colorbar(mappable, ax=every, label="loss $L$", ticks=ticks, format="%.3g")
         bar.ax.minorticks_off()
-    _note(panel, [text + _components(row) for text, row in zip(_told(shown, rows), rows, strict=True)])
+    parts = zip(told(shown, rows), rows, strict=True)
+    texts = [", ".join(filter(None, [text, _components(row), slices.path_told(row) * (not surface)]))
+             for text, row in parts]  # fmt: skip
+    note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),
+                 "white: not measured" * (not covered and not surface)])  # fmt: skip
 
 
 def _components(row: xr.Dataset) -> str:
     """How much of the run a plane of principal components shows."""
-    if not np.isfinite(row.variance_share.values).all():
+    if not {"variance_share", "variance_share_random_walk"} <= set(row) or not row.variance_share.notnull().all():
         return ""
     shares, walk = (
         " + ".join(f"{share:.0%}" for share in row[name].values)
         for name in ("variance_share", "variance_share_random_walk")
     )
-    return f", {shares} of the variance (random walk: {walk})"
+    return f"{shares} of the variance (random walk: {walk})"
 
 
 def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -160,13 +159,15 @@ def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     rows = [record.series("samples") for record in shown]
     every = [row.loss.values for row in rows]
     norm = colors.Normalize(min(map(np.nanmin, every)), max(np.nanquantile(each, 0.995) for each in every))
-    grid = _row(panel, len(rows), sharey=True)
+    grid = row_of(panel, len(rows), sharey=True)
     for axes, record, row in zip(grid, shown, rows, strict=True):
         image = samples.draw_samples(axes, row, norm)
         axes.set_title(record.label)
     for axes in grid[1:]:
         axes.set_ylabel("")
     panel.colorbar(image, ax=grid, label="loss of a sample (above 99.5 %: as that)", extend="max")
+    note(panel, [f"{record.label}: {row.sizes['sample']} samples, {row.sizes['checkpoint']} checkpoints"
+                 for record, row in zip(shown, rows, strict=True)])  # fmt: skip
 
 
 def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -183,7 +184,7 @@ def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     grid[0, 0].legend()
-    _note(panel, [f"groups by {rows[0].grouped_by.values}; bands: 95 %; diamonds: half of a group's progress"])
+    note(panel, [f"groups by {rows[0].grouped_by.values}; bands: 95 %; diamonds: half of a group's progress"])
 
 
 def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -191,31 +192,41 @@ def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     rows = [record.row("valley", look.step) for record in shown]
     if any("eps" not in row or not row.sizes["threshold"] for row in rows):
         raise InputError("the map of a valley needs all eigenvalues, and some above the noise: it isn't in this record")
-    grid = _row(panel, len(rows) + 1)
+    grid = row_of(panel, len(rows) + 1)
     for axes, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
         valley.draw_map(axes, row)
         axes.set_title(record.label)
         valley.draw_restates(grid[-1], row, record.label, colour)
-    _legend(grid[-1], shown)
-    told = [f"{record.label}: {at_step(row)}, noise floor {float(row.floor):.2g} (dashed), participation ratio "
-            f"{float(row.participation):.3g}" for record, row in zip(shown, rows, strict=True)]  # fmt: skip
-    _note(panel, told)
+    legend(grid[-1], shown)
+    ends = [row.eps.values[[0, -1]] for row in rows]
+    for axes in grid:
+        axes.set_xlim(min(low for low, _ in ends) / 1.05, max(high for _, high in ends) * 1.05)
+    for axes in grid[1:-1]:
+        axes.set_ylabel("")
+    note(panel, [
+        f"{text}, noise floor {float(row.floor):.2g} (dashed), above it participation ratio "
+        f"{float(row.participation):.3g} and 90 % by 10 % quantile {float(row.quantile_ratio):.3g}, negative "
+        f"{float(row.negative_mass):.1%} of the mass"
+        for text, row in zip(told(shown, rows), rows, strict=True)
+    ])  # fmt: skip
 
 
 def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """The profiles up to the largest height along the first directions, a line for each record."""
+    """The profiles up to the largest height along the first directions, a line for each record, with one scale."""
     rows = [record.row("valley", look.step) for record in shown]
-    count = min(5, *(row.sizes["direction"] for row in rows))
-    grid = panel.subplots(len(rows), count, squeeze=False, sharey="row")
+    every = min(row.sizes["direction"] for row in rows)
+    count = min(MOST, every)
+    grid = panel.subplots(len(rows), count, squeeze=False, sharey=True, sharex="col")
     for axes_of_row, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
         for index, axes in enumerate(axes_of_row):
             valley.draw_profile(axes, row.isel(direction=index, height=-1), colour)
-        axes_of_row[0].set_ylabel(f"{record.label}\nloss" if len(rows) > 1 else "loss")
+        axes_of_row[0].set_ylabel(f"{record.label}\nloss $L$" if len(rows) > 1 else "loss $L$")
     for axes in grid[-1]:
         axes.set_xlabel("position [parameter]")
-    told = [f"{record.label}: {at_step(row)}, up to a rise of {float(row.height_share[-1] * row.depth):.2g}, "
-            f"{int(row.samples)} samples" for record, row in zip(shown, rows, strict=True)]  # fmt: skip
-    _note(panel, told)
+    texts = [f"{text}, up to a rise of {float(row.height_share[-1] * row.depth):.2g}"
+             for text, row in zip(told(shown, rows), rows, strict=True)]  # fmt: skip
+    note(panel, [*texts, f"the first {count} of {every} directions" * (count < every), "bars: standard error",
+                 "black: fitted walls"])  # fmt: skip
 
 
 def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -228,83 +239,40 @@ def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         axes.set_xlabel("")
     if len(shown) > 1:
         grid[0, 1].legend()
-    _note(panel, ["bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation"])
+    note(panel, ["bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation",
+                 "false alarms of phases: in shuffled orders, in monotone curves",
+                 "threshold: the optimiser's stability threshold"])  # fmt: skip
 
 
 def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """Hop rates and the split of the steps of the first window, a line for each record."""
-    grid = panel.subplots(len(shown), 2, squeeze=False)
-    for (left, right), record, colour in zip(grid, shown, COLOURS, strict=False):
-        row = record.row("hops").isel(window=0)
-        dynamics.draw_hops(left, row, colour)
+    """Hop rates and the split of the steps, a line for each window of each record."""
+    windows = [(record, row.isel(window=place)) for record in shown for row in (record.row("hops"),)
+               for place in _windows(row)]  # fmt: skip
+    grid = panel.subplots(len(windows), 2, squeeze=False)
+    for (left, right), (record, row) in zip(grid, windows, strict=True):
+        dynamics.draw_hops(left, row, "black")
         dynamics.draw_shares(right, row)
         left.set_title(f"{record.label}: steps {int(row.window_start)} to {int(row.window_end)}")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    more_handles, more_labels = grid[0, 1].get_legend_handles_labels()
-    panel.legend(handles + more_handles, labels + more_labels, loc="outside lower center", ncols=4)
+    handles, labels = _handles(grid)
+    named = {label: handles[labels.index(label)] for label in dict.fromkeys(labels)}
+    panel.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
+    texts = [f"{record.label}: {len(_windows(row))} of {row.sizes['window']} windows" for record in shown
+             for row in (record.row("hops"),) if len(_windows(row)) < row.sizes["window"]]  # fmt: skip
+    note(panel, [*texts, "bars of rates: 95 %"])
 
 
-def summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
-    """One page: what the record is, and every panel that it has the measurements for."""
-    rows = [
-        (height + more * len(shown), [name for name in names if all(each.has(PAGES[name].groups) for each in shown)])
-        for (height, more), names in _ON_A_PAGE
-    ]
-    rows = [(height, names) for height, names in rows if names]
-    head = 0.18 + 0.16 * len(shown)
-    parts = panel.subfigures(1 + len(rows), 1, height_ratios=[head, *(height for height, _ in rows)], squeeze=False)
-    _head(parts[0, 0], shown)
-    for part, (_, names) in zip(parts[1:, 0], rows, strict=True):
-        for place, name in zip(part.subfigures(1, len(names), squeeze=False)[0], names, strict=True):
-            PAGES[name].draw(place, shown, look)
+def _windows(row: xr.Dataset) -> list[int]:
+    """The windows that are drawn: all, or some over the whole run."""
+    count = row.sizes["window"]
+    return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, MOST)).round())]
 
 
-def _head(panel: Panel, shown: Sequence[Shown]) -> None:
-    texts = []
-    for record in shown:
-        loss = record.row("loss") if record.has(("loss",)) else None
-        line = f"{record.label}: {record.identity['record']}, {record.identity['fingerprint'][:12]}"
-        if loss is not None:
-            line += (
-                f"; {at_step(loss)}, {int(loss.parameters):,} parameters, loss {float(loss.loss):.4g} ± "
-                f"{float(loss.standard_error):.1g} on {int(loss.samples):,} samples, gradient norm "
-                f"{float(loss.gradient_norm):.3g}"
-            )
-        texts.append(line)
-        texts += [f"    {each}" for each in _verdicts(record)]
-    panel.text(0.01, 0.5, "\n".join(texts), va="center", fontsize="small", wrap=True)
+def _handles(grid: np.ndarray) -> tuple[list[Artist], list[str]]:
+    """Handles and labels of every Axes."""
+    pairs = [each.get_legend_handles_labels() for each in grid.flat]
+    return [handle for handles, _ in pairs for handle in handles], [label for _, labels in pairs for label in labels]
 
 
-def _verdicts(record: Shown) -> list[str]:
-    """The sentence of the valley, and the course of the entropy."""
-    found = []
-    if record.has(("valley",)):
-        found.append(str(record.row("valley").sentence.values).split(" spectral")[0])
-    if record.has(("dynamics",)):
-        row: xr.Dataset = record.row("dynamics")
-        found.append(f"entropy over the run: {row.phases.values}")
-    return found
-
-
-PAGES: dict[str, Page] = {
-    "eigenvalues": Page(("hessian",), "--hessian", "column", (0.72, 0.0), eigenvalues),
-    "density": Page(("density",), "--density", "column", (0.72, 0.0), density),
-    "spectrum": Page(("spectrum",), "--spectrum", "column", (0.72, 0.0), spectrum),
-    "slices-1d": Page(("slices_1d",), "--slice 1d", "text", (0.62, 0.0), lines),
-    "slices-2d": Page(("slices_2d",), "--slice 2d", "text", (0.62, -0.2), planes),
-    "samples": Page(("samples",), "--samples", "text", (0.5, 0.0), heat),
-    "learning": Page(("learning",), "--samples, of a run", "text", (0.62, 0.0), learning),
-    "valley": Page(("valley",), "--valley", "text", (0.42, -0.06), valley_map),
-    "profiles": Page(("valley",), "--valley", "text", (0.34, 0.24), profiles),
-    "dynamics": Page(("dynamics",), "--dynamics", "text", (0.6, 0.0), whole_run),
-    "hops": Page(("hops",), "--hops", "text", (0.5, 0.4), hopping),
-    "summary": Page((), "", "text", (1.42, 0.16), summary),
-}
-
-# What a summary has, line by line, with the height of each and how much every record adds.
-_ON_A_PAGE: tuple[tuple[tuple[float, float], tuple[str, ...]], ...] = (
-    ((1.15, 0.0), ("slices-2d",)),
-    ((1.1, 0.0), ("learning", "spectrum")),
-    ((0.3, 0.55), ("profiles",)),
-    ((1.4, 0.0), ("dynamics",)),
-)
+def hop_rows(shown: Sequence[Shown]) -> int:
+    """How many lines `hopping` draws."""
+    return sum(len(_windows(record.row("hops"))) for record in shown)

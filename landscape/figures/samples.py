@@ -56,8 +56,10 @@ def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesIm
     for name, place in starts:
         if place:
             axes.axhline(place - 0.5, color="white", linewidth=0.8)
-        axes.text(0.02, place + 2, name, color="white", fontsize="small", va="bottom",
-                  transform=axes.get_yaxis_transform())  # fmt: skip
+        axes.annotate(
+            name, (0, place - 0.5), (2, 2), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+            fontsize="small", va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+        )  # fmt: skip
     return image
 
 

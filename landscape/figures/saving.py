@@ -29,13 +29,26 @@ def save(figure: Figure, path: Path, shown: Sequence[Shown]) -> None:
     Raises:
         InputError: the file can't be written; whatever was there before is there still.
     """
+    write(rendered(figure, path.suffix.removeprefix("."), shown), path)
+
+
+def rendered(figure: Figure, form: str, shown: Sequence[Shown]) -> bytes:
+    """The content of a figure's file; see `save`."""
     content = io.BytesIO()
-    form = path.suffix.removeprefix(".")
     figure.savefig(content, format=form, metadata=metadata(form, shown))
+    return content.getvalue()
+
+
+def write(content: bytes, path: Path) -> None:
+    """Make a file whole or not at all.
+
+    Raises:
+        InputError: it can't be written; whatever was there before is there still.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.getvalue())
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); name another folder with -o") from error

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from landscape.record.schema import length_of
 from landscape.wording import listed
 
 LARGE = ("parameter",)
+_ENDINGS = re.compile(r"(\.landscape)?(\.(h5|hdf5|nc))?(\.parts)?$")
 
 
 @dataclass(frozen=True)
@@ -25,12 +29,14 @@ class Shown:
     Attributes:
         label: its name in a legend.
         groups: the measurements in it, eigenvectors left out.
-        identity: what says which record it is: file, fingerprint, checkpoints, versions, command.
+        identity: what says which record it is: file, fingerprint, checkpoints with their steps, versions, command.
+        folder: where the record is, which tells records of one name apart.
     """
 
     label: str
     groups: dict[str, xr.Dataset]
     identity: dict[str, Any]
+    folder: str = ""
 
     @classmethod
     def read(cls, path: str | Path, label: str | None = None) -> Shown:
@@ -50,12 +56,20 @@ class Shown:
         told = [json.loads(str(text)) for group in groups.values() for text in group.provenance.values[-1:]]
         identity["commands"] = sorted({each["command"] for each in told})
         identity["versions"] = told[-1]["versions"] if told else {}
-        identity["checkpoints"] = sorted({str(sha) for group in groups.values() for sha in group.sha256.values})
-        return cls(label or path.name.split(".")[0], groups, identity)
+        identity["checkpoints"] = [
+            {"sha256": sha, "step": None if step < 0 else step} for sha, step in sorted(_checkpoints(groups).items())
+        ]
+        return cls(label or _ENDINGS.sub("", path.name) or path.name, groups, identity, path.resolve().parent.name)
 
-    def has(self, names: tuple[str, ...]) -> bool:
-        """Whether all of these groups are there."""
-        return set(names) <= self.groups.keys()
+    def lacks(self, needs: Mapping[str, Sequence[str]]) -> str | None:
+        """The first of these groups, or of their variables, that isn't there; None where all are."""
+        for group, variables in needs.items():
+            if group not in self.groups:
+                return f"no /{group}"
+            for name in variables:
+                if name not in self.groups[group]:
+                    return f"no {name} in its /{group}"
+        return None
 
     def row(self, group: str, step: int | None = None) -> xr.Dataset:
         """One checkpoint's row of a group, without its padding: that of a step, or the last.
@@ -80,6 +94,31 @@ class Shown:
         """All rows of a group in the order of their steps; where steps aren't known, as they stand."""
         rows = self.groups[group]
         return rows.isel(checkpoint=np.argsort(rows.step.values, kind="stable"))
+
+
+def told_apart(shown: Sequence[Shown]) -> list[Shown]:
+    """The records with labels that differ: equal ones get their folder in front, and a number if that is equal too."""
+    shown = _renamed(shown, [f"{record.folder}/{record.label}" for record in shown])
+    return _renamed(shown, [f"{record.label} {place}" for place, record in enumerate(shown, 1)])
+
+
+def _renamed(shown: Sequence[Shown], names: Sequence[str]) -> list[Shown]:
+    """The records, with these names where two have one label."""
+    often = Counter(record.label for record in shown)
+    return [
+        replace(record, label=name) if often[record.label] > 1 else record
+        for record, name in zip(shown, names, strict=True)
+    ]
+
+
+def _checkpoints(groups: Mapping[str, xr.Dataset]) -> dict[str, int]:
+    """The step of every checkpoint by its sha256; the row of a whole run has a digest of many, and is of none."""
+    return {
+        str(sha): int(step)
+        for group in groups.values()
+        for sha, step, told in zip(group.sha256.values, group.step.values, group.provenance.values, strict=True)
+        if "run" not in json.loads(str(told)).get("checkpoint", {})
+    }
 
 
 def _without_large(group: xr.Dataset) -> xr.Dataset:

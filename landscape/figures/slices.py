@@ -10,6 +10,7 @@ import xarray as xr
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
@@ -17,6 +18,9 @@ from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
 
 def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
     """The loss along a line with its standard error, the quadratic model dotted, and whose losses it is made of.
+
+    The axis is that of the loss and its shades, which the quadratic model may leave: see `leaves`. Where a loss isn't
+    finite there is a gap.
 
     Args:
         axes: to draw on.
@@ -26,30 +30,55 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
         samples: shade where half and 80 % of the single samples' losses lie, where they are stored, and draw the means
             of the groups that the data set tells apart.
     """
-    at, loss, error = row.position.values, row.loss.values, row.standard_error.values
+    at, loss, error = row.position.values, _finite(row.loss), _finite(row.standard_error)
     before = axes.get_ylim() if axes.lines else None
-    seen = [loss]
+    seen = [loss, loss - error, loss + error]
     if samples and "sample_loss" in row:
-        each = row.sample_loss.values[row.sample_weight.values > 0]
+        each = _finite(row.sample_loss)[row.sample_weight.values > 0]
         for low, high in ((0.1, 0.9), (0.25, 0.75)):
-            seen += [*np.nanquantile(each, (low, high), axis=0)]
+            seen += [*np.quantile(each, (low, high), axis=0)]  # NaN where a sample's is
             axes.fill_between(at, *seen[-2:], color=colour, alpha=0.1, linewidth=0)
     axes.fill_between(at, loss - error, loss + error, color=colour, alpha=0.3, linewidth=0)
     axes.plot(at, loss, color=colour, label=label)
     axes.plot(at, row.quadratic.values, color=colour, linestyle=":", label="quadratic model" if label is None else None)
     axes.plot([0], loss[at == 0], "o", color=colour)
     if samples and "sample_loss" in row:
+        groups_from = len(axes.lines)
         _draw_groups(axes, row)
+        seen += [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines[groups_from:]]
     finite = np.concatenate([each[np.isfinite(each)] for each in seen])
+    if not len(finite):
+        raise InputError(f"no point along {row.direction.values} has a finite loss: there is nothing to draw")
     low, high = float(finite.min()), float(finite.max())
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
     ends = (low - margin, high + margin)  # the quadratic model may leave the picture
     if before is not None:
         ends = (min(ends[0], before[0]), max(ends[1], before[1]))
     axes.set_ylim(ends)
-    axes.set_xlabel(f"{row.direction.values}\n(steps of {float(row.norm):.3g} in parameters)")
+    axes.set_xlabel(direction_label([row]))
     axes.set_ylabel("loss $L$")
     return axes
+
+
+def direction_label(rows: Sequence[xr.Dataset]) -> str:
+    """What an axis goes along, and how long its steps are, for one direction of each record; what differs is listed."""
+    names = dict.fromkeys(
+        str(row.direction.values) + ("" if bool(row.converged) else " (not converged)") for row in rows
+    )
+    lengths = dict.fromkeys(f"{float(row.norm):.3g}" for row in rows)
+    return f"{', '.join(names)}\n(steps of {', '.join(lengths)} in parameters)"
+
+
+def leaves(axes: Axes, row: xr.Dataset) -> bool:
+    """Whether the quadratic model along a line leaves the picture."""
+    low, high = axes.get_ylim()
+    model = _finite(row.quadratic)
+    return bool(((model < low) | (model > high)).any())
+
+
+def _finite(values: xr.DataArray) -> np.ndarray:
+    """With NaN in place of infinity, which can't be drawn either."""
+    return np.where(np.isfinite(values.values), values.values, np.nan)
 
 
 def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
@@ -120,26 +149,29 @@ def draw_plane(
     low, high = float(norm.vmin or 0), float(norm.vmax or 1)
     edges = np.geomspace(low, high, levels) if logarithmic else np.linspace(low, high, levels)
     mappable = ScalarMappable(norm, mpl.colormaps[SEQUENTIAL])
-    names = [
-        f"{name}\n(steps of {float(length):.3g} in parameters)"
-        for name, length in zip(row.direction.values, row.norm.values, strict=True)
-    ]
+    names = [direction_label([row.isel(direction=place)]) for place in range(2)]
     if kind == "surface":
         x, y = np.meshgrid(first, second)
         shown = np.log10(loss) if logarithmic else loss
         axes.plot_surface(  # type: ignore[attr-defined]
-            x, y, shown, facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False, rstride=1, cstride=1,
+            x, y, np.ma.filled(shown, np.nan), facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False,
+            rstride=1, cstride=1, rasterized=True,
         )  # fmt: skip
-        axes.set_zlabel("$\\log_{10} L$" if logarithmic else "loss $L$")  # type: ignore[attr-defined]
         axes.set_zlim(*(np.log10([low, high]) if logarithmic else (low, high)))  # type: ignore[attr-defined]
-        axes.set_box_aspect(None, zoom=0.85)  # type: ignore[call-arg]
-        names = [str(name) for name in row.direction.values]  # there is no room for more
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):  # type: ignore[attr-defined]
+            axis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(pad=-2)
+        axes.set_zlabel("$\\log_{10} L$" if logarithmic else "loss $L$")  # type: ignore[attr-defined]
     elif kind == "filled":
         axes.contourf(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL, extend="both")
     else:
         lines = axes.contour(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL)
         axes.clabel(lines, edges[1::3].tolist(), fmt="%.3g", fontsize="x-small")
     axes.set(xlabel=names[0], ylabel=names[1])
+    if kind == "surface":  # the labels of the third axis have no place of their own
+        axes.set_box_aspect(None, zoom=0.78)  # type: ignore[call-arg]
+        axes.xaxis.label.set_fontsize("x-small")
+        axes.yaxis.label.set_fontsize("x-small")
     if kind != "surface":
         axes.plot([0], [0], "*", color="white", markeredgecolor="black", markersize=7, zorder=5)
         if path and row.sizes.get("run", 0):
@@ -161,10 +193,36 @@ def _draw_path(axes: Axes, row: xr.Dataset) -> None:
     axes.scatter(x, y, s=8, c=[(1.0, 1.0, 1.0, alpha) for alpha in near], edgecolors="black", linewidths=0.5, zorder=4)
     axes.set_xlim(row.first.values[[0, -1]])
     axes.set_ylim(row.second.values[[0, -1]])
-    beyond = int(((x < row.first.values[0]) | (x > row.first.values[-1]) | (y < row.second.values[0])
-                  | (y > row.second.values[-1])).sum())  # fmt: skip
-    told = f"path: up to {farthest:.2g} off the plane (faint)"
-    if beyond:
-        told += f", {beyond} of {len(x)} outside"
-    axes.text(0.02, 0.98, told, transform=axes.transAxes, va="top", fontsize="xx-small",
-              bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1})  # fmt: skip
+
+
+def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[bool, bool]:
+    """Give planes side by side the same stretch of every axis, in steps.
+
+    Args:
+        every: an Axes for each plane.
+        rows: of the group ``slices_2d``, one for each.
+
+    Returns:
+        whether a length in parameters is the same across and up, which it is unless one side were over three times
+        the other; and whether every plane covers the whole stretch.
+    """
+    ends = np.array([[row[name].values[[0, -1]] for name in ("first", "second")] for row in rows])
+    low, high = ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)
+    sides = (high - low) * np.array([row.norm.values for row in rows])
+    to_scale = bool((sides.max(axis=1) <= 3 * sides.min(axis=1)).all())
+    for axes, row in zip(every, rows, strict=True):
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        if to_scale and axes.name != "3d":
+            axes.set_aspect(float(row.norm[1] / row.norm[0]))
+    return to_scale or any(axes.name == "3d" for axes in every), bool(np.ptp(ends, axis=0).max() == 0)
+
+
+def path_told(row: xr.Dataset) -> str:
+    """How far the run is off the plane, and how much of it is beyond the ends; nothing where there is no run."""
+    if not row.sizes.get("run", 0):
+        return ""
+    x, y = row.path_first.values, row.path_second.values
+    told = f"the run's checkpoints are up to {float(row.path_distance.max()):.2g} [parameter] off the plane, faint"
+    (left, right), (low, high) = row.first.values[[0, -1]], row.second.values[[0, -1]]
+    beyond = int(((x < left) | (x > right) | (y < low) | (y > high)).sum())
+    return told + (f", and {beyond} of {len(x)} beyond its ends" if beyond else "")
