@@ -28,8 +28,7 @@ from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.measurements import History, Loss, Measurement, Run
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.record import RecordWriter, Request, open_record
-from landscape.record.schema import length_of
+from landscape.record import RecordWriter, Request, open_record, row_at
 from landscape.wording import cause, counted, listed
 
 SUFFIX = ".landscape.h5"
@@ -421,9 +420,7 @@ def _rows(path: Path, run: _Checkpoints, asked: Mapping[str, Sequence[Measuremen
 def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
     position = int(np.flatnonzero(group.sha256.values == sha256)[0])
     large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
-    row = group.isel(checkpoint=position).drop_vars(large)
-    lengths = {dim: int(row[length_of(str(dim))]) for dim in row.sizes if length_of(str(dim)) in row}
-    return row.isel({dim: slice(length) for dim, length in lengths.items()}).load()  # what follows is padding
+    return row_at(group.drop_vars(large), position).load()
 
 
 def _record(out: str | Path | None, checkpoint: Path) -> Path:

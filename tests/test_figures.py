@@ -415,6 +415,36 @@ def test_a_label_makes_no_folder(plot, records, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["..-a-b-ö-x-eigenvalues.pdf"]
 
 
+@pytest.mark.parametrize("label", ["$\\frac$", "a $ b", "x\udcff"])
+def test_a_label_is_letters_alone(plot, records, label):
+    ran = plot(records[0], "--figure", "spectrum", "--label", label)
+    assert (ran.status, ran.err) == (0, "")
+
+
+def test_what_matplotlib_remarks_is_a_line(plot, records):
+    ran = plot(records[0], "--figure", "spectrum", "--label", "\u65e5\u672c", "--width", 1)
+    assert ran.status == 0
+    lines = ran.err.splitlines()
+    assert lines
+    assert all(line.startswith("landscape-plot: note: ") for line in lines)
+
+
+def test_the_last_row_is_that_of_the_last_step(records, tmp_path, monkeypatch):
+    monkeypatch.chdir(records[0].parent)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    out = str(tmp_path / "order.h5")
+    assert probe(["first-05.pt", "-o", out]) == 0
+    assert probe(["first-01.pt", "-o", out, "--append"]) == 0
+    record = Shown.read(out)
+    assert [int(record.row("loss").step), int(record.row("loss", 1).step)] == [5, 1]
+
+
+def test_a_page_of_a_step_is_headed_by_that_step(shown):
+    with styled("paper"):
+        figure = draw("summary", shown[:1], Look(step=5))
+    assert "step 5," in figure.subfigs[0].texts[0].get_text()
+
+
 def test_fonts_are_embedded_as_fonts(plot, records, tmp_path):
     assert plot(records[0], "--figure", "dynamics").status == 0
     content = (tmp_path / "first-dynamics.pdf").read_bytes()

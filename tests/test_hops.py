@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.stats import ortho_group
 
 from landscape import InputError
-from landscape.dynamics import displacement, fewest_updates, hops
+from landscape.dynamics import displacement, fewest_updates, hops, verdicts
 from landscape.dynamics.hops import _changes_of_shuffled
 
 EPS = np.finfo(float).eps
@@ -73,6 +73,17 @@ def test_noise_is_like_noise():
             assert found.random_rate == pytest.approx(0.5, abs=0.1)
     # 200 x 10 sequences of 59 pairs; the changes of fair signs are independent.
     assert np.mean(rates) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(200 * 10 * 59))
+    assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_many_windows_are_judged_together():
+    """Eight windows of noise: any verdict in no more than 5 %, where each window by itself would give 25 %."""
+    alarms = 0
+    for seed in range(200):
+        noise = np.random.default_rng(seed).standard_normal((8, 60, 3))
+        told = verdicts([hops(window, np.eye(3)[:, :1], seed=seed) for window in noise])
+        assert [len(each) for each in told] == [1] * 8
+        alarms += any(verdict != "like noise" for each in told for verdict in each)
     assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
 
 

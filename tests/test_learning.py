@@ -42,6 +42,8 @@ def test_half_way_is_of_what_a_sample_gains_and_noise_is_no_gain():
     assert not known[:, 1].any(), "a gain of 0.02"
     np.testing.assert_array_equal(known[:, 2], [False, False, True, False])
     assert not known[:, 3].any(), "a masked sample has no loss"
+    infinite = half_way(np.array([[np.inf], [0.4], [0.2]]), 0.1)
+    assert list(infinite[:, 0]) == [False, True, True]
 
 
 def test_groups_by_label_and_by_quantile():
@@ -92,6 +94,23 @@ def test_half_steps_are_interpolated_and_a_group_without_progress_has_none():
     np.testing.assert_allclose(alike.intervals[:2], [[10, 20], [10, 20]], err_msg="between checkpoints nobody looked")
     np.testing.assert_allclose(alike.delay_intervals[1], [-10, 10])
     assert np.isnan(alike.intervals[2]).all()
+
+
+def test_a_group_that_learns_nothing_has_no_half_step():
+    still = 0.7 - 1e-9 * np.arange(6)[:, None] * np.ones(20)
+    found = half_steps(100 * np.arange(6), still, Grouping.by_label(["a"] * 20), least=1e-3)
+    assert np.isnan([*found.steps, *found.intervals.flat, *found.delays]).all()
+    assert np.isfinite(half_steps(100 * np.arange(6), still, Grouping.by_label(["a"] * 20)).steps).all()
+
+
+def test_what_is_right_or_wrong_has_bands_by_wilson():
+    """The textbook's interval, within 0 and 1, and of no zero width where all are right."""
+    right = np.array([[1.0] * 8 + [0.0] * 4, [1.0] * 7 + [0.0] + [1.0] * 4])
+    found = group_curves(right, Grouping.by_label(["a"] * 8 + ["b"] * 4))
+    for row, counts in enumerate(((8, 0), (7, 4))):
+        for column, (count, size) in enumerate(zip(counts, (8, 4), strict=True)):
+            expected = stats.binomtest(count, size).proportion_ci(0.95, "wilson")
+            np.testing.assert_allclose(found.intervals[row, column], expected, rtol=1e-12)
 
 
 def test_intervals_of_half_steps_hold():

@@ -119,6 +119,20 @@ def test_a_plane_of_other_directions_has_the_path_too(command, tiny):
     assert np.isnan(row.variance_share.values).all()
 
 
+def test_what_is_known_of_a_component_goes_when_it_is_turned(command, tiny):
+    """Made orthogonal to the gradient it is no principal component any more; orthogonal from the start it is."""
+    asked = ["--slice", "2d", "--points", 3, "--at", -1]
+    turned = command("a.pt", "b.pt", "c.pt", *asked, "--direction", "gradient", "--direction", "pca", "-o", "t.h5")
+    kept = command("a.pt", "b.pt", "c.pt", *asked, "--direction", "pca", "--direction", "pca", "-o", "k.h5")
+    assert (turned.status, kept.status) == (0, 0)
+    for name, known in (("t.h5", False), ("k.h5", True)):
+        with open_record(name) as record:
+            row = record["slices_2d"].dataset.isel(checkpoint=0).load()
+        assert np.isfinite(row.variance_share.values[1]) == known
+        assert ("turned" in str(row.detail.values[1])) != known
+    assert "of the checkpoints' variance" not in turned.out
+
+
 def test_components_of_another_run_are_another_request(command, tiny):
     asked = ["--slice", "1d", "--direction", "pca", "--points", 3, "-o", "run.h5"]
     assert command("a.pt", "b.pt", *asked).status == 0
@@ -133,12 +147,13 @@ def test_components_of_another_run_are_another_request(command, tiny):
     [
         (
             ["a.pt", "--slice", "1d", "--direction", "pca"],
-            "1 principal component of a run: name all of its checkpoints, at least 2",
+            "1 principal component of a run: name at least 2 of its checkpoints",
         ),
         (
             ["a.pt", "b.pt", "--slice", "2d", "--direction", "pca", "--direction", "pca"],
-            "2 principal components of a run: name all of its checkpoints, at least 3",
+            "2 principal components of a run: name at least 3 of its checkpoints",
         ),
+        (["a.pt", "same.pt", "--slice", "1d", "--direction", "pca"], "are of the same step"),
         (["a.pt", "b.pt", "--slice", "1d", "--at", 7], "no checkpoint is of step 7; there are 0, 10"),
         (["a.pt", "--at", -1], "nothing is asked for that has --at: add --slice or --valley"),
         (["a.pt", "--slice", "1d", "--subset", 0], "a subset has at least 1 sample"),
@@ -148,6 +163,7 @@ def test_components_of_another_run_are_another_request(command, tiny):
     ],
 )
 def test_refused_in_one_line(command, tiny, arguments, line):
+    tiny.save("same.pt", 7, step=0)
     assert command("a.pt", "-o", "loss.h5").status == 0
     assert command("a.pt", "--hessian", "-k", 2, "-o", "pairs.h5").status == 0
     before = tiny.listing()

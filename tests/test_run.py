@@ -11,8 +11,10 @@ import xarray as xr
 from torch import nn
 from torch.nn import functional
 
+from landscape import InputError, Problem, probe
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.plot import main as plot
+from landscape.measurements import Dynamics, History, Learning, Run, Spectrum, Stability
 from landscape.record import open_record
 
 CLASSES = """
@@ -113,6 +115,55 @@ def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monke
         np.testing.assert_array_equal(rows[name].values[1], whole[name].values[0])
 
 
+def test_what_is_shown_has_no_padding_of_longer_rows(command, descent):
+    """A run of three checkpoints beside one of four shows what it shows in a record of its own."""
+    files, asked = ["step-00.pt", "step-04.pt", "step-14.pt"], ["--dynamics", "--samples"]
+    assert command(*files, "step-40.pt", *asked, "-o", "both.h5").status == 0
+    beside, alone = command(*files, *asked, "-o", "both.h5", "--append"), command(*files, *asked, "-o", "alone.h5")
+    assert (beside.status, alone.status) == (0, 0)
+    assert "nan" not in beside.out
+    about_run = [out[out.index("run of 3 checkpoints") : out.index("Record:")] for out in (beside.out, alone.out)]
+    assert about_run[0] == about_run[1]
+
+
+def test_eigenvectors_that_are_rounding_are_no_subspace():
+    """A linear regression on 5 samples in 21 dimensions: its Hessian has rank 5, and is the same everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(5, 20, generator=generator), torch.randn(5, 1, generator=generator)
+    problem = Problem(nn.Linear(20, 1), nn.MSELoss(), [(x, y)])
+    problems = [problem.at(problem.vector + shift) for shift in (0.0, 0.1)]
+    rows: list[xr.Dataset] = []
+    for place, each in enumerate(problems):
+        history = History(previous=rows[-1] if rows else None)
+        row = Spectrum(21).measure(each, lambda *_: None, history).dataset
+        rows.append(row.assign(sha256=str(place)))
+    empty = xr.Dataset({"ratio": ((), np.nan)})
+    run = Run((0, 1), ("a", "b"), problems.__getitem__, lambda name, i: rows[i] if name == "spectrum" else empty)
+    found = Dynamics().measure(problems[-1], lambda *_: None, History(run=run)).dataset
+    assert list(found.leading_count.values) == [5, 5]
+    assert found.overlap.values[1] == pytest.approx(1, abs=1e-5)
+    assert found.overlap_null.values[1] == pytest.approx(5 / 21)
+    assert found.joint_information.values[1] == pytest.approx(found.entropy.values[1], rel=1e-3)
+
+
+def test_measurements_of_a_run_say_what_they_are_made_of(descent):
+    files = ["step-00.pt", "step-14.pt"]
+    for measurements, line in (
+        ([Dynamics()], "made of the rows of spectrum"),
+        ([Spectrum(0), Stability(), Dynamics()], "need leading eigenvectors"),
+        ([Learning()], "made of the rows of samples"),
+    ):
+        with pytest.raises(InputError, match=line):
+            probe(files, measurements, f"{len(measurements)}-{measurements[-1].name}.h5")
+
+
+def test_no_threshold_is_claimed_where_some_parameters_are_fixed(command, descent):
+    ran = command("step-00.pt", "step-14.pt", "--dynamics", "--params", "0.*")
+    assert ran.status == 0
+    assert "no threshold is claimed, as only some of the parameters vary here" in ran.out
+    assert np.isnan(group("step-00.landscape.h5", "stability").ratio.values).all()
+
+
 def test_a_joint_law_of_other_neighbours_is_missing_and_said_so(command, descent):
     assert command("step-00.pt", "step-20.pt", "--dynamics", "-o", "run.h5").status == 0
     ran = command("step-00.pt", "step-14.pt", "step-20.pt", "--dynamics", "-o", "run.h5", "--append")
@@ -183,8 +234,8 @@ def test_learning_of_classes(command, descent):
     assert "which is the outcome itself" in by_loss.out
 
 
-def test_a_group_that_is_masked_altogether_has_no_curve(command, descent):
-    """Nothing is known of it, and nothing is said: no number, no warning (an error in these tests), no crash."""
+def test_masked_samples_are_in_no_group(command, descent):
+    """Nothing is known of them, and nothing is said: no number, no warning (an error in these tests), no crash."""
     told = 'about={"hard": ["masked"] + ["seen"] * 39}'
     masked = CLASSES.replace("about=told if about else None", told).replace(
         "x, y = data()", "x, y = data(); y[0] = -100"
@@ -194,11 +245,10 @@ def test_a_group_that_is_masked_altogether_has_no_curve(command, descent):
     asked = ["--samples", "--slice", "1d", "--points", 5, "--reach", 1, "--problem", "masked.py:classes"]
     assert command(*files, *asked, "-o", "masked.h5").status == 0
     row = group("masked.h5", "learning").isel(checkpoint=0)
-    assert list(row.group_name.values) == ["masked", "seen"]
-    assert np.isnan(row.group_loss.values[:, 0]).all()
-    assert np.isnan(row.group_known.values[:, 0]).all()
-    assert np.isfinite(row.group_loss.values[:, 1]).all()
-    assert list(row.group_size.values) == [0, 39]
+    assert list(row.group_name.values) == ["seen"]
+    assert np.isfinite(row.group_loss.values).all()
+    assert list(row.group_size.values) == [39]
+    assert list(row.group_of.values) == [-1] + [0] * 39
     assert plot(["masked.h5", "-o", "figures"]) == 0
 
 
@@ -219,6 +269,7 @@ def test_learning_without_anything_told(command, tiny):
         (["bare.pt", "b.pt", "--hops"], "don't say their step"),
         (["a.pt", "b.pt", "--samples", "--group-by", "colour"], "can't be grouped by 'colour'; there are loss"),
         (["a.pt", "b.pt", "--group-by", "loss"], "add --samples"),
+        (["a.pt", "--samples", "--group-by", "loss"], "--group-by is of how a run learns"),
         (["a.pt", "same.pt", "--dynamics"], "two of these checkpoints are of the same step"),
     ],
 )

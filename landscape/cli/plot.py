@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -58,9 +59,12 @@ def plot(
     shown = told_apart([Shown.read(path, label[place] if label else None) for place, path in enumerate(records)])
     look = Look(style, _inches(width), kind, scale, step)
     stem = re.sub(r"[^\w.-]+", "-", "-vs-".join(record.label for record in shown))
-    with styled(style):
+    with styled(style), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         drawn = _drawn(figures, shown, look)
         contents = {f"{stem}-{name}.{form}": rendered(figure, form, shown) for name, figure in drawn.items()}
+    for line in dict.fromkeys(str(each.message) for each in told):
+        print(f"landscape-plot: note: {' '.join(line.split())}", file=sys.stderr)
     for name, content in contents.items():  # all are drawn before the first is written
         write(content, out / name)
         print(out / name)

@@ -91,6 +91,8 @@ def probe(
     from landscape.measure import Source
     from landscape.measure import probe as run
 
+    if group_by is not None and len(checkpoints) == 1:
+        raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
     source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution)
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix

@@ -6,7 +6,7 @@ curve takes, and `learning` when samples are learnt.
 """
 
 from landscape.dynamics.displacement import PARTS, Displacement, displacement
-from landscape.dynamics.hops import Hops, fewest_updates, hops
+from landscape.dynamics.hops import Hops, fewest_updates, hops, verdicts
 from landscape.dynamics.information import Information, joint_information, rank_paired_information
 from landscape.dynamics.learning import (
     GroupCurves,
@@ -48,4 +48,5 @@ __all__ = [
     "rank_paired_information",
     "spectrum_measures",
     "stability",
+    "verdicts",
 ]

@@ -10,13 +10,14 @@ are not, so that both are tested, exactly:
   (1940, "On a test whether two samples are from the same population").
 
 A direction *hops* where there are more changes than either explains, *drifts* where there are fewer than noise has, and
-is *like noise* where it can't be told from it, at 5 % for all directions together (Holm 1979).
+is *like noise* where it can't be told from it, at 5 % for all directions of all windows together (Holm 1979).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,9 +48,7 @@ class Hops:
         shuffled_intervals: (k, 2) what 95 % of the orders of the same components give.
         random_rate: the mean of the rates along random directions of the whole space.
         random_interval: 95 % of their rates.
-        p_values: (k,) of noise, two-sided, each by itself.
-        verdicts: (k,) ``hops``, ``drifts``, ``like noise``, or ``undecided`` where there are too few components for any
-            answer.
+        p_values: (k,) of noise, two-sided, each by itself; `verdicts` judges them together.
     """
 
     components: np.ndarray
@@ -60,7 +59,11 @@ class Hops:
     random_rate: float
     random_interval: tuple[float, float]
     p_values: np.ndarray
-    verdicts: list[Verdict]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """(k,) of this window alone; see `landscape.dynamics.verdicts`."""
+        return verdicts([self])[0]
 
 
 def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
@@ -84,7 +87,6 @@ def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
     directions = np.random.default_rng(seed).standard_normal((updates.shape[1], _RANDOM_DIRECTIONS))
     random = [_Signs.of(column, _SEEN * epsilon).rate for column in (updates @ directions).T]
     low, high = np.quantile(random, (0.025, 0.975))
-    p_values = np.array([each.p_value for each in counts])
     return Hops(
         components=components,
         usable=np.array([each.count for each in counts]),
@@ -93,9 +95,22 @@ def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
         shuffled_intervals=np.array([each.shuffled_interval for each in counts]),
         random_rate=float(np.mean(random)),
         random_interval=(float(low), float(high)),
-        p_values=p_values,
-        verdicts=_verdicts(counts, p_values),
+        p_values=np.array([each.p_value for each in counts]),
     )
+
+
+def verdicts(windows: Sequence[Hops]) -> list[list[Verdict]]:
+    """What each direction does in each window, at 5 % for all directions of all windows together.
+
+    Returns:
+        for each window k verdicts: ``hops``, ``drifts``, ``like noise``, or ``undecided`` where there are too few
+        components for any answer.
+    """
+    p_values, usable, rates = (
+        np.concatenate([getattr(each, name) for each in windows]) for name in ("p_values", "usable", "rates")
+    )
+    told = iter(_holm(p_values, usable, rates))
+    return [[next(told) for _ in each.rates] for each in windows]
 
 
 def fewest_updates(directions: int) -> int:
@@ -187,12 +202,13 @@ def _log_choose(n: int, k: np.ndarray) -> np.ndarray:
     return np.where(possible, gammaln(n + 1) - gammaln(inside + 1) - gammaln(n - inside + 1), -np.inf)
 
 
-def _verdicts(counts: list[_Signs], p_values: np.ndarray) -> list[Verdict]:
-    """Holm's procedure: the smallest p-value at 5 % by k, the next by k - 1, and so on until one isn't small enough."""
-    told: list[Verdict] = ["undecided" if each.count < fewest_updates(len(counts)) else "like noise" for each in counts]
+def _holm(p_values: np.ndarray, usable: np.ndarray, rates: np.ndarray) -> list[Verdict]:
+    """Holm's procedure: the smallest p-value at 5 % by their number, the next by one less, until one isn't enough."""
+    needed = fewest_updates(len(p_values))
+    told: list[Verdict] = ["undecided" if count < needed else "like noise" for count in usable]
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[index] > _LEVEL / (len(counts) - rank):
+        if p_values[index] > _LEVEL / (len(p_values) - rank):
             break
         if told[index] != "undecided":
-            told[index] = "hops" if counts[index].rate > 0.5 else "drifts"
+            told[index] = "hops" if rates[index] > 0.5 else "drifts"
     return told

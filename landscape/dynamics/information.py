@@ -4,8 +4,9 @@ The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) follows it over training; 
 readings suggest themselves:
 
 - *rank-paired*: the i-th eigenvalue before and the i-th one after are taken for n draws of a pair. As both are sorted,
-  the pairs lie on a monotone curve whatever the spectra have to do with each other, so most of the value is there for
-  any two spectra: the null, of independent draws from each spectrum, says how much.
+  the pairs lie on a monotone curve whatever the spectra have to do with each other: two unrelated matrices with these
+  spectra have exactly this value. The null, of two independent spectra of one shape (the eigenvalues of both, dealt at
+  random to either), says what is there without any relation; beyond it two spectra are more alike than that.
 - *joint law*: p_i <v_i, v'_j>^2 with p_i = |lambda_i| / sum_j |lambda_j| is a law of pairs of eigenvectors, the squared
   amplitudes of one basis in the other. It is large where eigenvectors stay what they are and small where they mix; its
   null are bases turned at random.
@@ -60,7 +61,7 @@ def rank_paired_information(
         after: (n,) eigenvalues.
         floor: positive, what an eigenvalue must exceed to be told from zero, in their units.
         bins: how many.
-        draws: of the null: each spectrum resampled by itself, sorted and paired.
+        draws: of the null: all eigenvalues dealt at random to two spectra, which is exact for spectra of one shape.
         seed: of the draws.
 
     Raises:
@@ -83,8 +84,10 @@ def rank_paired_information(
         np.add.at(table, (np.sort(first), np.sort(second)), 1 / len(first))
         return table
 
+    together = np.concatenate(places)
+
     def drawn(generator: Generator) -> np.ndarray:
-        return paired(*(generator.choice(each, len(each)) for each in places))
+        return paired(*np.split(generator.permutation(together), 2))
 
     return _information(paired(*places), drawn, draws, seed, floor * np.sinh(edges))
 

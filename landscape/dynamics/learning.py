@@ -78,7 +78,7 @@ def half_way(losses: np.ndarray, least: float) -> np.ndarray:
     """
     losses = np.asarray(losses, dtype=np.float64)
     first, lowest = losses[0], losses.min(axis=0)
-    return (losses <= (first + lowest) / 2) & (first - lowest > least)
+    return np.isfinite(losses) & (losses <= (first + lowest) / 2) & (first - lowest > least)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Grouping:
 
     Attributes:
         names: of the g groups.
-        of: (n,) the index of each sample's group.
+        of: (n,) the index of each sample's group; -1 for one that is in none.
     """
 
     names: list[str]
@@ -123,7 +123,8 @@ class GroupCurves:
     Attributes:
         sizes: (g,) samples in each.
         means: (c, g) weighted means.
-        intervals: (c, g, 2) 95 % by Student's t over samples; NaN for a group of one.
+        intervals: (c, g, 2) 95 % by Student's t over samples, which covers less where few samples are skewed; of values
+            that are 0 or 1 by Wilson's score. NaN for a group of one.
     """
 
     sizes: np.ndarray
@@ -160,10 +161,20 @@ def _band(values: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndar
     n = len(weights)
     if n < 2:
         return np.full((len(means), 2), np.nan)
+    if np.isin(values, (0, 1)).all():
+        return _wilson(means, float(weights.sum() ** 2 / (weights**2).sum()))
     deviations = (values - means[:, None]) * weights / weights.sum()
     error = np.sqrt((deviations**2).sum(axis=1) * n / (n - 1))
     half = stats.t.ppf(_LEVELS[1], n - 1) * error
     return np.stack([means - half, means + half], axis=1)
+
+
+def _wilson(shares: np.ndarray, n: float) -> np.ndarray:
+    """(c, 2) of shares of about n samples (Wilson 1927), within 0 and 1 and of no zero width."""
+    z = stats.norm.ppf(_LEVELS[1])
+    middle = (shares + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(shares * (1 - shares) / n + z**2 / (4 * n**2))
+    return np.stack([middle - half, middle + half], axis=1)
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,7 @@ def half_steps(
     groups: Grouping,
     weights: np.ndarray | None = None,
     *,
+    least: float = 0.0,
     resamples: int = 1000,
     seed: int = 0,
 ) -> HalfSteps:
@@ -202,6 +214,7 @@ def half_steps(
         losses: (c, n).
         groups: of the n samples.
         weights: (n,) of the samples; default: equal.
+        least: a group whose mean falls by no more than this, in the units of the loss, makes no progress.
         resamples: of the bootstrap over samples, within groups.
         seed: of it.
 
@@ -221,25 +234,26 @@ def half_steps(
             rows.append(np.full((3, resamples + 1), np.nan))
             continue
         counts = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), resamples)]) * own_weights
-        rows.append(_crossings(steps, counts @ own.T / counts.sum(axis=1, keepdims=True)))
+        rows.append(_crossings(steps, counts @ own.T / counts.sum(axis=1, keepdims=True), least))
         if n == 1:
             rows[-1][:, 1:] = np.nan
     at, before, after = np.swapaxes(np.array(rows), 0, 1)  # (g, 1 + resamples) each
-    least, most = before - after[0], after - before[0]
-    least[0], most[0] = at[0] - at[0], at[0] - at[0]  # the first group isn't later than itself
+    earliest, latest = before - after[0], after - before[0]
+    earliest[0], latest[0] = at[0] - at[0], at[0] - at[0]  # the first group isn't later than itself
     return HalfSteps(
         steps=at[:, 0],
         intervals=_interval(before[:, 1:], after[:, 1:]),
         delays=at[:, 0] - at[0, 0],
-        delay_intervals=_interval(least[:, 1:], most[:, 1:]),
+        delay_intervals=_interval(earliest[:, 1:], latest[:, 1:]),
     )
 
 
-def _crossings(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
+def _crossings(steps: np.ndarray, curves: np.ndarray, least: float) -> np.ndarray:
     """Where each of b curves (b, c) falls to the mean of its first and its lowest value, and the steps about it (3, b).
 
-    NaN if it never falls.
+    NaN if it falls by no more than ``least``.
     """
+    fallen = curves[:, 0] - curves.min(axis=1) > least
     half = (curves[:, 0] + curves.min(axis=1)) / 2
     below = curves <= half[:, None]
     place, at = below.argmax(axis=1), np.arange(len(curves))
@@ -248,7 +262,7 @@ def _crossings(steps: np.ndarray, curves: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         part = (high - half) / (high - low)
     found = np.stack([steps[before] + part * (steps[place] - steps[before]), steps[before], steps[place]])
-    return np.where(place > 0, found, np.nan)
+    return np.where(fallen, found, np.nan)
 
 
 def _interval(low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ def _a_log_a(values: np.ndarray) -> np.ndarray:
 
 def _negative_mass(values: np.ndarray) -> float:
     total = float(np.abs(values).sum())
-    return float(-values[values < 0].sum()) / total if total else math.nan
+    return abs(float(values[values < 0].sum())) / total if total else math.nan
 
 
 def _negative_mass_range(values: np.ndarray, floor: float) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from landscape.figures.shown import plain
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS
 
@@ -80,7 +81,7 @@ def draw_learning(
         colour, means = COLOURS[index % len(COLOURS)], row[f"group_{quantity}"].values[:, index]
         low, high = row[f"group_{quantity}_interval"].values[:, index].T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(steps, means, dashes, color=colour, label=f"{label}: {name}" if label else str(name))
+        axes.plot(steps, means, dashes, color=colour, label=f"{label}: {plain(name)}" if label else plain(name))
         half, (first, last) = float(row.group_half_step[index]), row.group_half_step_interval.values[index]
         if quantity == "loss" and np.isfinite(half):
             spread = np.maximum([[half - first], [last - half]], 0) if np.isfinite([first, last]).all() else None

@@ -14,8 +14,8 @@ import numpy as np
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record import open_record
-from landscape.record.schema import length_of
+from landscape.record import open_record, row_at
+from landscape.record.schema import utf8
 from landscape.wording import listed
 
 LARGE = ("parameter",)
@@ -49,7 +49,7 @@ class Shown:
         with open_record(path) as tree:
             groups = {str(name): _without_large(node.to_dataset()).load() for name, node in tree.children.items()}
             identity: dict[str, Any] = {
-                "record": path.name,
+                "record": utf8(path.name),
                 "fingerprint": str(tree.attrs.get("fingerprint", "")),
                 "created": str(tree.attrs.get("created", "")),
             }
@@ -59,7 +59,8 @@ class Shown:
         identity["checkpoints"] = [
             {"sha256": sha, "step": None if step < 0 else step} for sha, step in sorted(_checkpoints(groups).items())
         ]
-        return cls(label or _ENDINGS.sub("", path.name) or path.name, groups, identity, path.resolve().parent.name)
+        name = label or _ENDINGS.sub("", path.name) or path.name
+        return cls(plain(name), groups, identity, plain(path.resolve().parent.name))
 
     def lacks(self, needs: Mapping[str, Sequence[str]]) -> str | None:
         """The first of these groups, or of their variables, that isn't there; None where all are."""
@@ -72,23 +73,18 @@ class Shown:
         return None
 
     def row(self, group: str, step: int | None = None) -> xr.Dataset:
-        """One checkpoint's row of a group, without its padding: that of a step, or the last.
+        """One checkpoint's row of a group, without its padding: that of a step, or of the last step.
 
         Raises:
             InputError: no checkpoint is of that step.
         """
         rows = self.groups[group]
-        place = rows.sizes["checkpoint"] - 1
-        if step is not None:
-            found = np.flatnonzero(rows.step.values == step)
-            if not len(found):
-                raise InputError(
-                    f"{self.label} has no {group} of step {step}; there are {listed(rows.step.values.tolist(), 8)}"
-                )
-            place = int(found[-1])
-        row = rows.isel(checkpoint=place)
-        lengths = {dim: int(row[length_of(str(dim))]) for dim in row.sizes if length_of(str(dim)) in row}
-        return row.isel({dim: slice(length) for dim, length in lengths.items()})
+        found = np.flatnonzero(rows.step.values == (rows.step.values.max() if step is None else step))
+        if not len(found):
+            raise InputError(
+                f"{self.label} has no {group} of step {step}; there are {listed(rows.step.values.tolist(), 8)}"
+            )
+        return row_at(rows, int(found[-1]))
 
     def series(self, group: str) -> xr.Dataset:
         """All rows of a group in the order of their steps; where steps aren't known, as they stand."""
@@ -125,10 +121,15 @@ def _without_large(group: xr.Dataset) -> xr.Dataset:
     return group.drop_vars([name for name, each in group.variables.items() if set(LARGE) & set(each.dims)])
 
 
+def plain(text: object) -> str:
+    """Text of a user's, such as the name of a file, as letters alone: no mathematics, no bytes that aren't text."""
+    return utf8(str(text)).replace("$", r"\$")
+
+
 def at_step(row: xr.Dataset) -> str:
     """``step 4000`` of a row; its file's name where the step isn't known."""
     step = int(row.step)
-    return f"step {step}" if step >= 0 else Path(str(row.path.values)).name
+    return f"step {step}" if step >= 0 else plain(Path(str(row.path.values)).name)
 
 
 def units(variable: xr.DataArray) -> str:

@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
+from landscape.figures.shown import plain
 from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
 
 
@@ -63,7 +64,7 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
 def direction_label(rows: Sequence[xr.Dataset]) -> str:
     """What an axis goes along, and how long its steps are, for one direction of each record; what differs is listed."""
     names = dict.fromkeys(
-        str(row.direction.values) + ("" if bool(row.converged) else " (not converged)") for row in rows
+        plain(row.direction.values) + ("" if bool(row.converged) else " (not converged)") for row in rows
     )
     lengths = dict.fromkeys(f"{float(row.norm):.3g}" for row in rows)
     return f"{', '.join(names)}\n(steps of {', '.join(lengths)} in parameters)"
@@ -94,7 +95,7 @@ def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
         if not chosen.any():
             continue
         mean = weights[chosen] @ losses[chosen] / weights[chosen].sum()
-        axes.plot(row.position.values, mean, color=COLOURS[index + 1], linewidth=0.7, label=name)
+        axes.plot(row.position.values, mean, color=COLOURS[index + 1], linewidth=0.7, label=plain(name))
 
 
 def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:

@@ -13,7 +13,7 @@ from matplotlib import rcParams
 from landscape.errors import InputError
 from landscape.figures import pages
 from landscape.figures.page import Page, Panel
-from landscape.figures.shown import Shown, at_step
+from landscape.figures.shown import Shown, at_step, plain
 from landscape.figures.style import Look
 from landscape.figures.table import PAGES
 
@@ -62,7 +62,7 @@ def draw_summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         )
     heights = [_head_height(shown), *(_height(line, shown) for line in lines)]
     head, *parts = panel.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    text = "\n".join(_head(shown))
+    text = "\n".join(_head(shown, look.step))
     head.text(0.01, 0.95, text, va="top", fontsize=0.75 * rcParams["font.size"], linespacing=1.3)
     for part, line in zip(parts, lines, strict=True):
         for place, each in zip(part.subfigures(1, len(line), squeeze=False)[0], line, strict=True):
@@ -122,29 +122,31 @@ def _head_height(shown: Sequence[Shown]) -> float:
     return 0.15 + 0.11 * len(_head(shown))
 
 
-def _head(shown: Sequence[Shown]) -> list[str]:
+def _head(shown: Sequence[Shown], step: int | None = None) -> list[str]:
     """What the records are, and what they say in words."""
     lines = []
     for record in shown:
-        text = f"{record.label}: {record.identity['record']}, {record.identity['fingerprint'][:12]}"
+        text = f"{record.label}: {plain(record.identity['record'])}, {record.identity['fingerprint'][:12]}"
         if not record.lacks({"loss": ("loss", "standard_error", "samples", "gradient_norm", "parameters")}):
-            loss = record.row("loss")
+            loss = record.row("loss", step)
             text += (
                 f"; {at_step(loss)}, {int(loss.parameters):,} parameters, loss {float(loss.loss):.4g} ± "
                 f"{float(loss.standard_error):.1g} on {int(loss.samples):,} samples, gradient norm "
                 f"{float(loss.gradient_norm):.3g}"
             )
-        verdicts = _verdicts(record) if len(shown) == 1 else _verdicts(record)[:1]  # of several there isn't room
+        verdicts = (
+            _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
+        )  # of several there isn't room
         for each in (text, *verdicts):
             lines += textwrap.wrap(each, _LINE, subsequent_indent="      ", initial_indent="    " * (each is not text))
     return lines
 
 
-def _verdicts(record: Shown) -> list[str]:
+def _verdicts(record: Shown, step: int | None) -> list[str]:
     """The sentences of the valley, and the course of the entropy."""
     found = []
     if not record.lacks({"valley": ("sentence",)}):
-        found += re.split(r" (?=spectral \(|anisotropy: )", str(record.row("valley").sentence.values))
+        found += re.split(r" (?=spectral \(|anisotropy: )", str(record.row("valley", step).sentence.values))
     if not record.lacks({"dynamics": ("phases",)}):
         found.append(f"entropy over the run: {record.row('dynamics').phases.values}")
     return found

@@ -139,9 +139,17 @@ class Run:
         return map(self.load, range(len(self)))
 
     def rows(self, measurement: str) -> list[xr.Dataset]:
-        """The rows of a measurement, in the order of the checkpoints; all are there where a request asks for it."""
-        found = (self.stored(measurement, position) for position in range(len(self)))
-        return [row for row in found if row is not None]
+        """The rows of a measurement, in the order of the checkpoints.
+
+        Raises:
+            InputError: one isn't there.
+        """
+        found = [row for position in range(len(self)) if (row := self.stored(measurement, position)) is not None]
+        if len(found) < len(self):
+            raise InputError(
+                f"this is made of the rows of {measurement}: measure it of every checkpoint of the run too"
+            )
+        return found
 
 
 @dataclass(frozen=True)

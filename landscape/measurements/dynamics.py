@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from landscape.dynamics import (
     Information,
+    Overlap,
     joint_information,
     overlap,
     phases,
@@ -19,6 +20,7 @@ from landscape.dynamics import (
     spectrum_measures,
 )
 from landscape.dynamics.phases import FEWEST_POINTS, Phases
+from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, Run, variable
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
@@ -56,6 +58,8 @@ class Dynamics(Measurement):
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
         rows, steps = history.run.rows(Spectrum.group), history.run.positions
+        if any("leading_vectors" not in row for row in rows):
+            raise InputError(f"dynamics need leading eigenvectors of each spectrum: Spectrum(leading={LEADING})")
         precision = str(problem.dtype).removeprefix("torch.")
         told = [spectrum_measures(row.eigenvalues.values, float(row.rounding)) for row in rows]
         values = {
@@ -72,7 +76,12 @@ class Dynamics(Measurement):
         pairs = list(pairwise(rows))
         values |= _informations("information", "rank-paired", [self._paired(*each, precision) for each in pairs])
         values |= _informations("joint_information", "joint", [self._joint(*each) for each in pairs])
-        overlaps = [overlap(before.leading_vectors.values.T, after.leading_vectors.values.T) for before, after in pairs]
+        parted = sum(str(after.previous.values) != str(before.sha256.values) for before, after in pairs)
+        values["joint_missing"] = variable((), parted, "pairs of spectra that weren't measured one after the other")
+        values["leading_count"] = variable(
+            "run", [_above_rounding(row) for row in rows], "leading eigenvectors whose eigenvalue is above rounding"
+        )
+        overlaps = [self._overlap(*each) for each in pairs]
         values["overlap"] = variable(
             "run", [np.nan, *(each.value for each in overlaps)], "||V^T V'||_F^2 / k with the leading V' before"
         )
@@ -83,17 +92,27 @@ class Dynamics(Measurement):
         values["stability_ratio"] = variable("run", ratios, "largest eigenvalue by the optimiser's threshold")
         return Measured(values | self._phases(steps, values["entropy"].values))
 
-    def _paired(self, before: xr.Dataset, after: xr.Dataset, precision: str) -> Information:
+    def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
+        """Of as many leading eigenvectors as both have above rounding; beyond it they are rounding's."""
+        count = min(map(_above_rounding, (before, after)))
+        if not count:
+            return Overlap(np.nan, np.nan, np.nan, np.nan)
+        return overlap(*(row.leading_vectors.values[:count].T for row in (before, after)))
+
+    def _paired(self, before: xr.Dataset, after: xr.Dataset, precision: str) -> Information | None:
         floor = max(noise_floor(each.eigenvalues.values, precision, float(each.rounding)) for each in (before, after))
+        if not floor:  # both spectra are zero
+            return None
         return rank_paired_information(before.eigenvalues.values, after.eigenvalues.values, floor, seed=self.seed)
 
     def _joint(self, before: xr.Dataset, after: xr.Dataset) -> Information | None:
         """The joint law; None where the row's masses are on another checkpoint's eigenvectors."""
-        if str(after.previous.values) != str(before.sha256.values):
-            return None
         shares = np.sort(np.abs(after.eigenvalues.values))[::-1]
-        overlaps = (after.leading_vectors.values @ before.leading_vectors.values.T) ** 2
-        return joint_information(shares / shares.sum(), overlaps, after.mass_on_previous.values, seed=self.seed)
+        k, l = _above_rounding(after), _above_rounding(before)  # noqa: E741
+        if str(after.previous.values) != str(before.sha256.values) or not (k and l):
+            return None
+        overlaps = (after.leading_vectors.values[:k] @ before.leading_vectors.values[:l].T) ** 2
+        return joint_information(shares / shares.sum(), overlaps, after.mass_on_previous.values[:l], seed=self.seed)
 
     def _phases(self, steps: np.ndarray, entropy: np.ndarray) -> dict[str, xr.Variable]:
         found: Phases | None = None
@@ -122,7 +141,7 @@ class Dynamics(Measurement):
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Pairs of checkpoints without a joint law."""
-        missing = int(np.isnan(row.joint_information.values[1:]).sum())
+        missing = int(row.joint_missing)
         if not missing:
             return []
         return [
@@ -139,14 +158,29 @@ class Dynamics(Measurement):
             f"{negative[0]:.2g} to {negative[-1]:.2g}",
             _course(row),
             _sharing("rank-paired information", row, "information"),
-            _sharing(f"joint information of {LEADING} leading eigenvectors", row, "joint_information"),
-            f"overlap of successive leading subspaces {np.nanmin(row.overlap.values):.3f} to "
-            f"{np.nanmax(row.overlap.values):.3f}, {float(row.overlap_null[-1]):.3f} at random",
+            _sharing("joint information", row, "joint_information"),
+            _overlapping(row),
         ]
         ratios = row.stability_ratio.values
         if np.isfinite(ratios).any():
             lines.append(f"stability threshold: {np.nanmin(ratios):.3g} to {np.nanmax(ratios):.3g} of it reached")
         return lines
+
+
+def _above_rounding(row: xr.Dataset) -> int:
+    """How many of the leading eigenvectors have an eigenvalue that is told from zero."""
+    leading = row.eigenvalues.values[row.leading_index.values]
+    return int((np.abs(leading) > float(row.rounding)).sum())
+
+
+def _overlapping(row: xr.Dataset) -> str:
+    values, counts = row.overlap.values, row.leading_count.values
+    if not np.isfinite(values).any():
+        return "overlap of successive leading subspaces: none has an eigenvalue above rounding"
+    return (
+        f"overlap of successive leading subspaces (of {counts.min()} to {counts.max()} eigenvectors) "
+        f"{np.nanmin(values):.3f} to {np.nanmax(values):.3f}, {np.nanmax(row.overlap_null.values):.3f} at random"
+    )
 
 
 def _course(row: xr.Dataset) -> str:
@@ -172,7 +206,7 @@ def _sharing(title: str, row: xr.Dataset, name: str) -> str:
     above = int((values[1:] > high[1:]).sum())
     return (
         f"{title}: median {np.nanmedian(values):.3g} nats where no relation gives {np.nanmedian(null):.3g}; above that "
-        f"null in {above} of {counted(len(values) - 1, 'pair')}"
+        f"null in {above} of {counted(int(np.isfinite(values).sum()), 'pair')}"
     )
 
 

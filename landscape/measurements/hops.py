@@ -11,7 +11,7 @@ import xarray as xr
 from rich.console import RenderableType
 from rich.table import Table
 
-from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_updates, hops
+from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_updates, hops, verdicts
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, Run, variable
 from landscape.problem import Problem
@@ -65,12 +65,14 @@ class ValleyHops(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        windows = [each for each in _windows(history.run) if each[1] - each[0] >= fewest_updates(self.k)]
+        stretches = _windows(history.run)
+        windows = [each for each in stretches if each[1] - each[0] >= fewest_updates(self.k)]
         found = []
         for index, (start, stop) in enumerate(windows):
             tell = part(bar, index / len(windows), (index + 1) / len(windows))
             found.append(self._window(history.run, start, stop, tell))
-        return Measured(_variables(found, history.run))
+        short = variable((), len(stretches) - len(windows), "stretches of steps too short for any answer, left out")
+        return Measured(_variables(found, history.run) | {"left_out": short})
 
     def _window(self, run: Run, start: int, stop: int, tell: Callable[[Progress], None]) -> _Window:
         middle = (start + stop) // 2
@@ -110,6 +112,8 @@ class ValleyHops(Measurement):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The rates of every window, and the split of its steps."""
         lines: list[RenderableType] = []
+        if left_out := int(row.left_out):
+            lines.append(f"hops: {left_out} of the stretches of successive steps left out, too short for any answer")
         for i in range(row.sizes["window"]):
             each = row.isel(window=i)
             table = Table("direction", "eigenvalue", "sign changes", "95 %", "shuffled", "verdict")
@@ -204,7 +208,12 @@ def _variables(found: list[_Window], run: Run) -> dict[str, xr.Variable]:
         "rate_random": variable("window", of("random_rate"), "mean rate along random directions"),
         "rate_random_interval": variable(("window", "bound"), of("random_interval"), "95 % of their rates"),
         "p_value": variable(at, of("p_values"), "of noise, two-sided, each direction by itself"),
-        "verdict": variable(at, of("verdicts"), "hops, drifts, like noise or undecided, at 5 % for all together", ""),
+        "verdict": variable(
+            at,
+            verdicts([each.hops for each in found]),
+            "hops, drifts, like noise or undecided, at 5 % for all together",
+            "",
+        ),
         "eps": variable(("window", "threshold"), shares("eps"), "threshold of valley and river", _UNITS),
         "part": variable("part", list(PARTS), "part of parameter space", ""),
         "path_share": variable(split, shares("path_shares"), "of the summed squared lengths of the updates"),

@@ -60,14 +60,15 @@ class Learning(Measurement):
         weights = rows[0].weight.values
         groups, grouped_by = self._grouping(rows)
         scale = natural_scale(problem)
-        single = bool(np.isin(accuracies[:, weights > 0], (0, 1)).all())
+        one_term = all(each.ndim == 1 for each, _ in problem.sample_losses())
+        single = one_term and bool(np.isfinite(accuracies[:, weights > 0]).all())
         known = accuracies == 1 if single else half_way(losses, LEAST * scale)
         criterion = "right" if single else f"half of its gain, of at least {LEAST * scale:.2g}"
         found = milestones(steps, known)
         of_losses, of_accuracies, halves = (
             group_curves(losses, groups, weights),
             group_curves(accuracies, groups, weights),
-            half_steps(steps, losses, groups, weights, seed=self.seed),
+            half_steps(steps, losses, groups, weights, least=LEAST * scale, seed=self.seed),
         )
         at, shares = ("run", "group"), group_curves(known, groups, weights > 0).means
         return Measured(
@@ -80,7 +81,9 @@ class Learning(Measurement):
                 "group_loss": variable(at, of_losses.means, "mean loss of a group", "loss"),
                 "group_loss_interval": variable((*at, "bound"), of_losses.intervals, "95 %, over samples", "loss"),
                 "group_accuracy": variable(at, of_accuracies.means, "accuracy of a group"),
-                "group_accuracy_interval": variable((*at, "bound"), of_accuracies.intervals, "95 %, over samples"),
+                "group_accuracy_interval": variable(
+                    (*at, "bound"), np.clip(of_accuracies.intervals, 0, 1), "95 %, over samples"
+                ),
                 "group_known": variable(at, shares, "share of a group's samples that are known"),
                 "group_half_step": variable("group", halves.steps, "step of half of a group's progress"),
                 "group_half_step_interval": variable(
@@ -94,20 +97,16 @@ class Learning(Measurement):
         )
 
     def _grouping(self, rows: list[xr.Dataset]) -> tuple[Grouping, str]:
-        """The groups, and what they are by."""
+        """The groups of the samples that count, and what they are by."""
+        kept = rows[0].weight.values > 0
         about = {str(name).removeprefix(ABOUT): rows[0][name].values for name in rows[0] if str(name).startswith(ABOUT)}
         texts = [name for name, values in about.items() if values.dtype.kind not in "fi"]
         name = self.group_by or next(iter([*texts, *about]), _LOSS)
-        title = name.replace("_", " ")
-        if name in texts:
-            return Grouping.by_label(about[name]), title
-        values = about[name] if name in about else np.nan_to_num(rows[-1].loss.values)
-        if name == _LOSS:
-            title = "loss at the last checkpoint, which is the outcome itself"
-        try:
-            return Grouping.by_quantile(values, name.replace("_", " ")), title
-        except InputError:
-            return Grouping.by_label(["all"] * len(values)), f"nothing: {title} hardly differs"
+        values = (about[name] if name in about else rows[-1].loss.values)[kept]
+        found, title = _grouped(values, name, name in texts)
+        of = np.full(len(kept), -1)
+        of[kept] = found.of
+        return Grouping(found.names, of), title
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """What isn't learnt is a result."""
@@ -125,13 +124,34 @@ class Learning(Measurement):
             low, high = each.group_loss_interval.values[-1]
             lines.append(
                 f"{each.group_name.values} ({counted(int(each.group_size), 'sample')}): loss {first:.3g} to {last:.3g} "
-                f"[{low:.3g}, {high:.3g}], half of it by step {_stepped(each, 'group_half_step')}"
-                + (f", {_stepped(each, 'group_delay')} steps after {row.group_name.values[0]}" if i else "")
+                f"[{low:.3g}, {high:.3g}], {_progress(each, str(row.group_name.values[0]) if i else '')}"
                 + f"; {float(each.group_known[-1]):.0%} known at the end"
             )
         forgotten = int((row.times_forgotten.values > 0).sum())
-        lines.append(f"{forgotten} of {counted(row.sizes['sample'], 'sample')} forgotten at least once")
+        lines.append(f"{forgotten} of {counted(int(row.group_size.sum()), 'sample')} forgotten at least once")
         return lines
+
+
+def _grouped(values: np.ndarray, name: str, text: bool) -> tuple[Grouping, str]:
+    """Groups by a text or by thirds of a number, and what they are by."""
+    title = name.replace("_", " ")
+    if text:
+        return Grouping.by_label(values), title
+    try:
+        groups = Grouping.by_quantile(values, title)
+    except InputError:
+        return Grouping.by_label(["all"] * len(values)), f"nothing: {title} hardly differs"
+    return groups, "loss at the last checkpoint, which is the outcome itself" if name == _LOSS else title
+
+
+def _progress(group: xr.Dataset, first: str) -> str:
+    """When half of a group's progress was made, and how long after the first group's."""
+    if not np.isfinite(group.group_half_step):
+        return "no progress"
+    later = (
+        f", {_stepped(group, 'group_delay')} steps after {first}" if first and np.isfinite(group.group_delay) else ""
+    )
+    return f"half of it by step {_stepped(group, 'group_half_step')}{later}"
 
 
 def _stepped(group: xr.Dataset, name: str) -> str:

@@ -32,6 +32,7 @@ from landscape.spectrum.progress import part
 from landscape.wording import counted
 
 _MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
+_TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction
 _SAMPLES_STORED = 1e8  # bytes; of more the losses of single samples aren't kept
 
 
@@ -94,10 +95,8 @@ class _Slice(Measurement):
 
     def check_run(self, run: Run) -> None:
         """Principal components take at least one checkpoint more than there are of them."""
-        if (asked := self.directions.count(PRINCIPAL)) and len(run) <= asked:
-            raise InputError(
-                f"{counted(asked, 'principal component')} of a run: name all of its checkpoints, at least {asked + 1}"
-            )
+        if asked := self.directions.count(PRINCIPAL):
+            run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')}")
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""
@@ -174,7 +173,10 @@ class Slices1D(_Slice):
 
 @dataclass(frozen=True)
 class Slices2D(_Slice):
-    """The loss over the plane of two directions, the second orthogonal to the first."""
+    """The loss over the plane of two directions, the second made orthogonal to the first, and the run's path on it.
+
+    The path is of the checkpoints that were named when the plane was drawn; a row that was there before keeps its own.
+    """
 
     name: ClassVar[str] = "slices_2d"
     _directions_by_default = ("filter", "filter")
@@ -192,11 +194,13 @@ class Slices2D(_Slice):
         problem = self._on_subset(problem)
         given = self._find(problem, bar, history)
         first, second = straight = orthogonalised([each.direction for each in given])
+        angle = cosine(*(each.direction for each in given))
         found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
         extents = [self._extent(problem, each, history) for each in found]
         across, up = map(self._grid, extents)
         made = plane(problem, first, second, across, up, part(bar, 0.3, 1.0))
-        angle = cosine(*(each.direction for each in given))
+        if abs(angle) > _TURNED:  # what was known of the second was of another direction
+            found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
         samples = problem.by_sample().estimate().samples
         return Measured(
             _common(found, extents, samples)

@@ -69,7 +69,7 @@ class Spectrum(OfMatrix):
         if history.previous is not None:
             previous = str(history.previous.sha256.values)
             before = history.previous.leading_vectors.values.astype(np.float64)
-            mass = (before @ found.eigenvectors) ** 2 @ magnitudes / magnitudes.sum()
+            mass = (before @ found.eigenvectors) ** 2 @ magnitudes / (magnitudes.sum() or np.nan)
         vectors = torch.from_numpy(found.eigenvectors[:, order].T.copy()).to(problem.dtype).numpy()
         return {
             "leading_index": variable("leading", order, "position of the eigenvalues of largest magnitude"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from landscape.dynamics import stability
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.operator import SymmetricOperator
+from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import top_eigenpairs
@@ -44,6 +45,10 @@ class Stability(Measurement):
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
         known = stability(problem.optimizer)
+        if problem.layout.dim < ParameterLayout.of(problem.model).dim:
+            known = replace(
+                known, reason="only some of the parameters vary here, and the optimiser moves all", preconditioned=False
+            )
         operator, reason = _as_preconditioned(problem) if known.preconditioned else (problem.hessian(), known.reason)
         pairs = top_eigenpairs(operator, 1, "LA", self.tol, self.seed, progress=bar)
         value, error = float(pairs.eigenvalues[0]), float(pairs.residuals[0]) + pairs.rounding

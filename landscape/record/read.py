@@ -16,6 +16,7 @@ from landscape.record.hdf5 import LABELS, first_line, opened, survey
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.parts import Parts, replacing
 from landscape.record.request import Request
+from landscape.record.schema import length_of
 
 
 def open_record(path: str | Path) -> xr.DataTree:
@@ -43,6 +44,13 @@ def open_record(path: str | Path) -> xr.DataTree:
         raise
     weakref.finalize(tree, shutil.rmtree, folder, ignore_errors=True)
     return tree
+
+
+def row_at(group: xr.Dataset, position: int) -> xr.Dataset:
+    """One row of a group at its own lengths, without the padding to those of longer rows."""
+    row = group.isel(checkpoint=position)
+    lengths = {dim: int(row[length_of(str(dim))]) for dim in row.sizes if length_of(str(dim)) in row}
+    return row.isel({dim: slice(length) for dim, length in lengths.items()})
 
 
 def read_request(path: str | Path) -> Request:

@@ -14,6 +14,7 @@ from landscape.errors import InputError
 from landscape.record.hdf5 import layout_in, opened, provenance_in, survey
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
 from landscape.record.parts import Parts, replacing
+from landscape.record.read import row_at
 from landscape.record.request import Request
 from landscape.record.schema import Layout, layout_of, unit_of
 
@@ -114,7 +115,7 @@ class RecordWriter:
         if row is None:
             return None
         with xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
-            return group.isel(checkpoint=row.position).load()
+            return row_at(group, row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Store one unit; it is on disk when this returns.
