@@ -146,6 +146,21 @@ def test_eigenvectors_that_are_rounding_are_no_subspace():
     assert found.joint_information.values[1] == pytest.approx(found.entropy.values[1], rel=1e-3)
 
 
+def test_a_hessian_that_is_zero_has_no_dynamics(command, tiny):
+    """A linear model whose loss is its output: nothing has a share, and no warning, which is an error here, is given."""
+    (tiny.folder / "flat.py").write_text(
+        "import torch\nfrom torch import nn\nfrom landscape.problem import Problem\n"
+        "def flat(checkpoint):\n"
+        "    model = nn.Sequential(nn.Linear(2, 3), nn.Identity(), nn.Linear(3, 1)).requires_grad_(False)\n"
+        "    model[2].requires_grad_(True)\n"
+        "    return Problem.from_sample_losses(model, lambda m, x: m(x)[:, 0], [torch.ones(9, 2)])\n"
+    )
+    ran = command("a.pt", "b.pt", "--dynamics", "--problem", "flat.py:flat")
+    assert (ran.status, ran.err) == (0, "")
+    assert "dynamics over 2 checkpoints: none, as every Hessian is zero" in ran.out
+    assert np.isnan(group("a.landscape.h5", "dynamics").information.values).all()
+
+
 def test_measurements_of_a_run_say_what_they_are_made_of(descent):
     files = ["step-00.pt", "step-14.pt"]
     for measurements, line in (

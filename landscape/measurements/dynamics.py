@@ -152,6 +152,8 @@ class Dynamics(Measurement):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """First and last values, and the course."""
         entropy, rank, negative = row.entropy.values, row.effective_rank.values, row.negative_mass.values
+        if not np.isfinite(entropy).any():
+            return [f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: none, as every Hessian is zero"]
         lines: list[RenderableType] = [
             f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: entropy {entropy[0]:.3f} to {entropy[-1]:.3f} "
             f"(lowest {np.nanmin(entropy):.3f}), effective rank {rank[0]:.3g} to {rank[-1]:.3g}, negative mass "
