@@ -147,7 +147,7 @@ def test_eigenvectors_that_are_rounding_are_no_subspace():
 
 
 def test_a_hessian_that_is_zero_has_no_dynamics(command, tiny):
-    """A linear model whose loss is its output: nothing has a share, and no warning, which is an error here, is given."""
+    """A linear model whose loss is its output: nothing has a share, and no warning (an error here) is given."""
     (tiny.folder / "flat.py").write_text(
         "import torch\nfrom torch import nn\nfrom landscape.problem import Problem\n"
         "def flat(checkpoint):\n"
