@@ -255,7 +255,7 @@ def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         left.set_title(f"{record.label}: steps {int(row.window_start)} to {int(row.window_end)}")
     handles, labels = _handles(grid)
     named = {label: handles[labels.index(label)] for label in dict.fromkeys(labels)}
-    panel.legend(list(named.values()), list(named), loc="outside lower center", ncols=4)
+    panel.legend(list(named.values()), list(named), loc="outside upper center", ncols=4)
     texts = [f"{record.label}: {len(_windows(row))} of {row.sizes['window']} windows" for record in shown
              for row in (record.row("hops"),) if len(_windows(row)) < row.sizes["window"]]  # fmt: skip
     note(panel, [*texts, "bars of rates: 95 %"])
