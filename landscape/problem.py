@@ -127,9 +127,10 @@ class Problem:
         self._training = training
         self.vector, self._constants = self._read_state(model)
         self.batches = data.freeze(batches, *point)
-        self.data_sha256 = data.digest(self.batches)
         self.total_weight, notes = self._audit()
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
+        told = {name: values.tolist() for name, values in self.about.items()}
+        self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
         self.notes = data.freezing_notes(batches) + notes
         if self.about and data.freezing_notes(batches):
             raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")

@@ -9,6 +9,7 @@ import pytest
 import torch
 import xarray as xr
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from landscape import InputError, Problem, probe
@@ -63,6 +64,22 @@ def descent(tiny):
 
 def flat(path: str) -> np.ndarray:
     return torch.cat([value.flatten() for value in read_checkpoint(path).state.values()]).numpy()
+
+
+def hessian_at(path: str) -> np.ndarray:
+    """The dense Hessian of the classes' loss in float64, by torch.func.hessian."""
+    namespace: dict = {}
+    exec(CLASSES, namespace)
+    x, y = namespace["data"]()
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    shapes = {name: value.shape for name, value in model.named_parameters()}
+
+    def loss(vector: torch.Tensor) -> torch.Tensor:
+        pieces = vector.split([shape.numel() for shape in shapes.values()])
+        named = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return functional.cross_entropy(functional_call(model, named, (x.double(),)), y)
+
+    return torch.func.hessian(loss)(torch.as_tensor(flat(path)).double()).numpy()
 
 
 def test_dynamics_of_a_run(command, descent):
@@ -215,17 +232,20 @@ def test_hops_of_the_steps_that_were_kept(command, descent):
     row = group("hops.h5", "hops").isel(checkpoint=0, window=0)
     assert (int(row.window_start), int(row.window_middle), int(row.window_end)) == (0, 7, 14)
     updates = np.diff([flat(f"step-{step:02}.pt").astype(np.float64) for step in range(15)], axis=0)
-    assert row.component.shape == (14, 2)
-    np.testing.assert_allclose((row.component.values**2).sum(), row.path_share.values[0, 0] * (updates**2).sum() * 1.0,
-                               rtol=1.0)  # fmt: skip
-    changes = (np.sign(row.component.values[1:]) != np.sign(row.component.values[:-1])).mean(0)
+    values, vectors = np.linalg.eigh(hessian_at("step-07.pt"))
+    values, vectors = values[::-1], vectors[:, ::-1]
+    components = updates @ vectors
+    np.testing.assert_allclose(row.eigenvalue.values, values[:2], rtol=1e-8)
+    np.testing.assert_allclose(np.abs(row.component.values), np.abs(components[:, :2]), atol=1e-8)
+    changes = (np.sign(components[1:, :2]) != np.sign(components[:-1, :2])).mean(0)
     np.testing.assert_allclose(row.rate.values, changes)
-    np.testing.assert_allclose(row.path_share.values.sum(1), 1, rtol=1e-12)
+    for threshold, eps in enumerate(row.eps.values):
+        parts = [values > eps, np.abs(values) <= eps, values < -eps]
+        squares = np.array([(components[:, part] ** 2).sum() for part in parts])
+        net = np.array([(components[:, part].sum(0) ** 2).sum() for part in parts])
+        np.testing.assert_allclose(row.path_share.values[threshold, :3], squares / squares.sum(), atol=1e-8)
+        np.testing.assert_allclose(row.net_share.values[threshold, :3], net / net.sum(), atol=1e-8)
     assert not row.path_share.values[:, 3].any(), "all eigenvectors are known"
-    net = updates.sum(0)
-    assert row.net_share.values.sum(1) == pytest.approx(1)
-    lengths = np.linalg.norm(updates, axis=1).sum()
-    assert 0 < np.linalg.norm(net) / lengths <= 1
     assert "hops over steps 0 to 14" in ran.out
 
 

@@ -88,6 +88,9 @@ def test_what_the_data_set_says_goes_along():
     assert not problem.halves()[0].about, "halves take samples from every batch"
     assert problem.at(problem.vector + 1).about == problem.about
     assert problem.to(dtype=torch.float32, micro_batch=3).about == problem.about
+    others = [tokens((4, 6)), tokens((4, 6), about=ABOUT | {"difficulty": range(1, 11)}), problem]
+    assert len({each.data_sha256 for each in others}) == 3, "what is told is part of the data"
+    assert tokens((4, 6), about=ABOUT).data_sha256 == problem.data_sha256
 
 
 @pytest.mark.parametrize(
