@@ -409,6 +409,25 @@ def test_of_a_record_with_little_the_page_is_low_and_of_one_with_nothing_there_i
         assert draw("summary", shown).get_figheight() <= 10.4
 
 
+def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_path):
+    """Under the record's own name for it, beside the Hessian where both are asked for."""
+    folder, record = records[0].parent, tmp_path / "point.h5"
+    asked = [str(folder / "first-05.pt"), "--problem", f"{folder / 'problem.py'}:classes", "-o", str(record)]
+    assert probe([*asked, "--hessian", "-k", "2"]) == 0
+    assert probe([*asked, "--hessian", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
+    other = Shown.read(record, matrix="fisher-empirical")
+    assert other.label == "point (fisher-empirical)"
+    assert set(other.groups) == {"hessian", "loss"}
+    with h5py.File(record) as stored:
+        assert np.array_equal(other.row("hessian").eigenvalues, stored["eigenpairs_fisher_empirical/eigenvalues"][0])
+    assert available([other]) == ["eigenvalues", "summary"]
+    both = ["--matrix", "hessian", "--matrix", "fisher-empirical", "--figure", "eigenvalues", "-o", tmp_path]
+    assert plot(record, *both).out == f"{tmp_path}/point-vs-point-fisher-empirical-eigenvalues.pdf\n"
+    refused = plot(record, "--matrix", "ggn")
+    assert refused.status == 2
+    assert "point.h5 has nothing of the matrix ggn" in refused.err
+
+
 def test_a_label_makes_no_folder(plot, records, tmp_path):
     ran = plot(records[0], "--figure", "eigenvalues", "--label", "../a b/ö: $x")
     assert (ran.status, ran.out) == (0, "..-a-b-ö-x-eigenvalues.pdf\n")

@@ -44,21 +44,36 @@ def plot(
     kind: Annotated[Literal["contour", "filled", "surface"], Parameter(help="Of a plane.")] = "filled",
     scale: Annotated[Literal["linear", "log"], Parameter(help="Of a plane's loss.")] = "log",
     step: Annotated[Whole | None, Parameter(help="Of the checkpoint that is drawn.  [default: the last]")] = None,
+    matrix: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--matrix",
+            help="Of another matrix, such as ggn; repeat to compare.  [default: hessian]",
+            negative="",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each.", negative="")
     ] = None,
     debug: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)] = False,
 ) -> int:
     """Draw; see HELP."""
-    from landscape.figures import Look, Shown, rendered, styled, told_apart, write
+    from landscape.figures import HESSIAN, Look, Shown, rendered, styled, told_apart, write
 
     if not records:
         raise InputError("no record given; name at least one file (see --help)")
     if label and len(label) != len(records):
         raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
-    shown = told_apart([Shown.read(path, label[place] if label else None) for place, path in enumerate(records)])
+    names: Sequence[str | None] = label or [None] * len(records)
+    shown = told_apart(
+        [
+            Shown.read(path, name, each)
+            for path, name in zip(records, names, strict=True)
+            for each in matrix or [HESSIAN]
+        ]
+    )
     look = Look(style, _inches(width), kind, scale, step)
-    stem = re.sub(r"[^\w.-]+", "-", "-vs-".join(record.label for record in shown))
+    stem = "-vs-".join(re.sub(r"[^\w.-]+", "-", record.label).strip("-") for record in shown)
     with styled(style), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         drawn = _drawn(figures, shown, look)

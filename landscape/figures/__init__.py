@@ -18,7 +18,7 @@ from landscape.errors import InputError
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
 from landscape.figures.samples import draw_learning, draw_samples
 from landscape.figures.saving import rendered, save, write
-from landscape.figures.shown import Shown, told_apart
+from landscape.figures.shown import HESSIAN, Shown, told_apart
 from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
 from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
 from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
@@ -29,6 +29,7 @@ from landscape.wording import listed
 
 __all__ = [
     "FONT_SIZES",
+    "HESSIAN",
     "PAGES",
     "WIDTHS",
     "Look",

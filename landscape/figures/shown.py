@@ -18,7 +18,9 @@ from landscape.record import open_record, row_at
 from landscape.record.schema import utf8
 from landscape.wording import listed
 
+HESSIAN = "hessian"
 LARGE = ("parameter",)
+_EIGENPAIRS = "eigenpairs"  # the group's name for other matrices, which is "hessian" for the Hessian
 _ENDINGS = re.compile(r"(\.landscape)?(\.(h5|hdf5|nc))?(\.parts)?$")
 
 
@@ -39,11 +41,18 @@ class Shown:
     folder: str = ""
 
     @classmethod
-    def read(cls, path: str | Path, label: str | None = None) -> Shown:
+    def read(cls, path: str | Path, label: str | None = None, matrix: str = HESSIAN) -> Shown:
         """Read a record, finished or not.
 
+        Args:
+            path: of the record.
+            label: its name in a legend; None takes the file's.
+            matrix: of another matrix than the Hessian by its name in the record's groups, such as ``ggn`` or
+                ``fisher-mc``: what was measured of it stands where that of the Hessian does, and nothing else is there
+                but the loss.
+
         Raises:
-            InputError: there is none, or it is damaged.
+            InputError: there is none, it is damaged, or has nothing of that matrix.
         """
         path = Path(path)
         with open_record(path) as tree:
@@ -60,6 +69,8 @@ class Shown:
             {"sha256": sha, "step": None if step < 0 else step} for sha, step in sorted(_checkpoints(groups).items())
         ]
         name = label or _ENDINGS.sub("", path.name) or path.name
+        if matrix != HESSIAN:
+            groups, name = _of_matrix(groups, matrix, utf8(path.name)), f"{name} ({matrix})"
         return cls(plain(name), groups, identity, plain(path.resolve().parent.name))
 
     def lacks(self, needs: Mapping[str, Sequence[str]]) -> str | None:
@@ -115,6 +126,17 @@ def _checkpoints(groups: Mapping[str, xr.Dataset]) -> dict[str, int]:
         for sha, step, told in zip(group.sha256.values, group.step.values, group.provenance.values, strict=True)
         if "run" not in json.loads(str(told)).get("checkpoint", {})
     }
+
+
+def _of_matrix(groups: Mapping[str, xr.Dataset], matrix: str, record: str) -> dict[str, xr.Dataset]:
+    """The groups of a matrix under the names that they have for the Hessian, and the loss."""
+    ending = "_" + matrix.replace("-", "_")
+    found = {name.removesuffix(ending): group for name, group in groups.items() if name.endswith(ending)}
+    if not found:
+        raise InputError(f"{record} has nothing of the matrix {matrix}; it has {listed(sorted(groups), 20)}")
+    if _EIGENPAIRS in found:
+        found[HESSIAN] = found.pop(_EIGENPAIRS)
+    return found | {name: groups[name] for name in ("loss",) if name in groups}
 
 
 def _without_large(group: xr.Dataset) -> xr.Dataset:

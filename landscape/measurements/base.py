@@ -131,7 +131,8 @@ class Run:
             raise InputError(f"{what} of a run: name at least {least} of its checkpoints")
         if not (np.diff(self.positions) > 0).all():
             raise InputError(
-                f"{what} of one run, and two of these checkpoints are of the same step: name each step once"
+                f"{what} of one run, and two of these checkpoints are of the same step: name each step once, and "
+                "measure another run into a record of its own (-o)"
             )
 
     def problems(self) -> Iterator[Problem]:
