@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
+from models.recursion import apply_repeatedly
 
 AttentionKind = Literal["softmax", "linear"]
 
@@ -87,7 +88,9 @@ class AttentionLayer(nn.Module):
 class AttentionModel(nn.Module):
     """A next-token model of one attention layer applied ``loops`` times: 1 is Single-Attn, 3 is Looped-Attn.
 
-    The passes share their weights by being calls of the same module. At the defaults and a vocabulary of 6 it has 1,224
+    The passes share their weights by being calls of the same module. With several ``layers``, each with weights of its
+    own, the stack of them is what is applied: 3 layers and 1 loop have the depth of Looped-Attn without its recursion.
+    ``loops`` and ``gain`` may be set at any time. At the defaults and a vocabulary of 6 it has 1,224
     parameters: 96 for the embedding, 4 * 256 for the projections, 8 for the relative bias and 96 for the head.
 
     Source: arXiv:2510.10089, the models of the toy study; the paper's exact sizes are not public there.
@@ -101,6 +104,9 @@ class AttentionModel(nn.Module):
         heads: int = 2,
         head_width: int = 8,
         loops: int = 1,
+        layers: int = 1,
+        injection: bool = False,
+        gain: float = 1.0,
         attention: AttentionKind = "softmax",
         layer_norm: bool = False,
         mlp: int = 0,
@@ -114,6 +120,9 @@ class AttentionModel(nn.Module):
             heads: Number of attention heads.
             head_width: Width of a head's queries, keys and values.
             loops: How often the layer is applied.
+            layers: Number of layers with weights of their own.
+            injection: Whether each pass after the first sees the embedding again; see `apply_repeatedly`.
+            gain: How far each pass after the first goes; see `apply_repeatedly`.
             attention: ``softmax``, or ``linear``: scores divided by the number of positions instead.
             layer_norm: Whether a layer normalises its input.
             mlp: Hidden width of the perceptron after the attention, 0 for none.
@@ -123,18 +132,21 @@ class AttentionModel(nn.Module):
             InputError: If a size is not positive or the kind of attention is unknown.
         """
         super().__init__()
-        if min(vocabulary, width, heads, head_width, loops, offsets) < 1 or mlp < 0:
+        if min(vocabulary, width, heads, head_width, loops, layers, offsets) < 1 or mlp < 0:
             raise InputError("AttentionModel has a size below 1 (mlp: below 0); give positive sizes")
-        self.loops = loops
+        self.loops, self.injection, self.gain = loops, injection, gain
         self.embedding = nn.Embedding(vocabulary, width)
-        core = CausalAttention(width, heads, head_width, attention, offsets)
-        self.layer = AttentionLayer(core, width, layer_norm, mlp)
+        stack = [
+            AttentionLayer(CausalAttention(width, heads, head_width, attention, offsets), width, layer_norm, mlp)
+            for _ in range(layers)
+        ]
+        self.layer = stack[0] if layers == 1 else nn.Sequential(*stack)
         self.head = nn.Linear(width, vocabulary, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (batch, position) tokens to (batch, vocabulary, position) logits."""
-        embedding = self.embedding(tokens)
-        for _ in range(self.loops):
-            embedding = self.layer(embedding)
+        state = apply_repeatedly(
+            self.layer, self.embedding(tokens), self.loops, injection=self.injection, gain=self.gain
+        )
         # Classes come second because torch.nn.CrossEntropyLoss wants them there when targets have positions.
-        return self.head(embedding).transpose(1, 2)
+        return self.head(state).transpose(1, 2)

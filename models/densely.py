@@ -8,7 +8,7 @@ from pathlib import Path
 from cyclopts import App
 
 from landscape.errors import InputError
-from models.settings import SETTINGS_FILE, TrainingSettings, checkpoint_path, claim
+from models.settings import SETTINGS_FILE, SwitchSettings, TrainingSettings, checkpoint_path, claim
 
 app = App(name="python -m models.densely", version_flags=[])
 
@@ -63,9 +63,9 @@ def _settings_of(checkpoint: Path) -> TrainingSettings:
     file = checkpoint.parent / SETTINGS_FILE
     try:
         stored = json.loads(file.read_text())
-        return TrainingSettings(
-            **{each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
-        )
+        known = {each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
+        switch = known.get("switch")
+        return TrainingSettings(**known | {"switch": None if switch is None else SwitchSettings(**switch)})
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} can't be read as a run's settings: name a checkpoint in its run's folder") from error
 

@@ -1,10 +1,15 @@
 """A GPT-2-style transformer block applied several times: the paper's practical setting in small."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from landscape.errors import InputError
+from models.recursion import apply_repeatedly
+
+Positions = Literal["learned", "none"]
 
 
 class Block(nn.Module):
@@ -39,7 +44,8 @@ class LoopedGPT(nn.Module):
     """A GPT-2-style language model of one block applied ``loops`` times.
 
     Learned positions, a final normalisation and a head that shares the embedding's weights unless told otherwise. At
-    the defaults it has 66,024 parameters with 6 symbols and 72,504 with 96.
+    the defaults it has 66,024 parameters with 6 symbols and 72,504 with 96. With several ``layers``, each with weights
+    of its own, the stack of them is what is applied. ``loops`` and ``gain`` may be set at any time.
     """
 
     def __init__(
@@ -49,6 +55,10 @@ class LoopedGPT(nn.Module):
         width: int = 72,
         heads: int = 4,
         loops: int = 3,
+        layers: int = 1,
+        injection: bool = False,
+        gain: float = 1.0,
+        positions: Positions = "learned",
         context: int = 32,
         tied: bool = True,
     ) -> None:
@@ -59,23 +69,30 @@ class LoopedGPT(nn.Module):
             width: Width of the embedding.
             heads: Number of attention heads; divides the width.
             loops: How often the block is applied.
-            context: Longest sequence of inputs.
+            layers: Number of blocks with weights of their own.
+            injection: Whether each pass after the first sees the embedding again; see `apply_repeatedly`.
+            gain: How far each pass after the first goes; see `apply_repeatedly`.
+            positions: ``learned``, or ``none``: the causal mask alone tells places apart, and any length is taken.
+            context: Longest sequence of inputs where positions are learned.
             tied: Whether the head shares the embedding's weights.
 
         Raises:
-            InputError: If a size is not positive or the heads do not divide the width.
+            InputError: If a size is not positive, the heads do not divide the width, or positions are of no known kind.
         """
         super().__init__()
-        if min(vocabulary, width, heads, loops, context) < 1:
+        if positions not in ("learned", "none"):
+            raise InputError(f"there are no positions {positions!r}; choose learned or none")
+        if min(vocabulary, width, heads, loops, layers, context) < 1:
             raise InputError("LoopedGPT has a size below 1; give positive sizes")
         if width % heads:
             raise InputError(
                 f"{heads} heads do not divide a width of {width}; choose a width that is a multiple of them"
             )
-        self.loops, self.context = loops, context
+        self.loops, self.injection, self.gain, self.context = loops, injection, gain, context
         self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(context, width)
-        self.block = Block(width, heads)
+        self.position = nn.Embedding(context, width) if positions == "learned" else None
+        stack = [Block(width, heads) for _ in range(layers)]
+        self.block = stack[0] if layers == 1 else nn.Sequential(*stack)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         self.apply(_initialise)
@@ -88,14 +105,19 @@ class LoopedGPT(nn.Module):
         Raises:
             InputError: If there are more positions than the context holds.
         """
+        state = apply_repeatedly(
+            self.block, self._embedded(tokens), self.loops, injection=self.injection, gain=self.gain
+        )
+        # Classes come second because torch.nn.CrossEntropyLoss wants them there when targets have positions.
+        return self.head(self.norm(state)).transpose(1, 2)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        if self.position is None:
+            return self.embedding(tokens)
         length = tokens.shape[1]
         if length > self.context:
             raise InputError(f"{length} positions exceed the model's context of {self.context}; shorten the sequences")
-        embedding = self.embedding(tokens) + self.position(torch.arange(length, device=tokens.device))
-        for _ in range(self.loops):
-            embedding = self.block(embedding)
-        # Classes come second because torch.nn.CrossEntropyLoss wants them there when targets have positions.
-        return self.head(self.norm(embedding)).transpose(1, 2)
+        return self.embedding(tokens) + self.position(torch.arange(length, device=tokens.device))
 
 
 def _initialise(module: nn.Module) -> None:

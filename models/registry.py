@@ -23,7 +23,10 @@ class Architecture:
 MODELS = {
     "single": Architecture(AttentionModel, {"loops": 1}),
     "looped": Architecture(AttentionModel, {"loops": 3}),
+    "untied": Architecture(AttentionModel, {"layers": 3}),
+    "gpt-single": Architecture(LoopedGPT, {"loops": 1}),
     "gpt": Architecture(LoopedGPT),
+    "gpt-untied": Architecture(LoopedGPT, {"loops": 1, "layers": 3}),
 }
 
 

@@ -7,10 +7,74 @@ from pathlib import Path
 from typing import Any, Literal
 
 from landscape.errors import InputError
+from models.criteria import AtEpoch, Plateau, ShiftCriterion
 
-ModelName = Literal["single", "looped", "gpt"]
-TaskName = Literal["markov"]
+ModelName = Literal["single", "looped", "untied", "gpt-single", "gpt", "gpt-untied"]
+TaskName = Literal["markov", "second-order", "parity", "copy", "addition", "binary-sum", "multiplication", "unique-set"]
+CriterionName = Literal["shift", "loss", "gradient", "curvature", "epoch"]
+Softening = Literal["none", "loops", "gain", "rate"]
 SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class SwitchSettings:
+    """How training goes from one pass to all ``loops`` of them: SHIFT, and what it is held against.
+
+    Attributes:
+        criterion: What has to have come to rest: ``shift``, loss and gradient norm; ``loss``; ``gradient``;
+            ``curvature``, the Hessian's largest eigenvalue; or ``epoch``, nothing: the switch is after the latest one.
+        patience: Epochs in a row for which it has to be at rest.
+        delta_loss: Change of the epoch's mean loss that still counts as rest; none takes it from the noise.
+        delta_grad: The same for the norm of the full gradient on the fixed subset.
+        latest: Epoch after which the switch is made at the latest; none waits to the end.
+        soften: ``none`` switches abruptly, ``loops`` adds one pass after another, ``gain`` lets all passes after the
+            first go the farther the later it is, ``rate`` warms the learning rate up anew.
+        soften_epochs: Epochs over which that goes.
+        keep_moments: Whether the optimiser keeps its moments at the switch or begins anew.
+        subset: Sequences of the fixed subset on which gradient and curvature are measured once an epoch.
+    """
+
+    criterion: CriterionName = "shift"
+    patience: int = 10
+    delta_loss: float | None = None
+    delta_grad: float | None = None
+    latest: int | None = None
+    soften: Softening = "none"
+    soften_epochs: int = 10
+    keep_moments: bool = True
+    subset: int = 256
+
+    def check(self) -> None:
+        """Refuse settings that describe no switch.
+
+        Raises:
+            InputError: If a number is out of range, or the criterion ``epoch`` has no epoch.
+        """
+        self.criterion_object()
+        if min(self.soften_epochs, self.subset, 1 if self.latest is None else self.latest) < 1:
+            raise InputError(
+                "a switch needs at least 1 epoch of softening, 1 sequence and, if given, 1 as latest epoch"
+            )
+        if self.criterion == "epoch" and self.latest is None:
+            raise InputError("the criterion epoch needs one: give --switch.latest")
+
+    def criterion_object(self) -> Plateau | AtEpoch:
+        """Return the criterion, with nothing seen yet.
+
+        Raises:
+            InputError: If patience or thresholds are out of range.
+        """
+        match self.criterion:
+            case "shift":
+                return ShiftCriterion(self.delta_loss, self.delta_grad, self.patience)
+            case "loss":
+                return Plateau({"loss": self.delta_loss}, self.patience)
+            case "gradient":
+                return Plateau({"grad_norm": self.delta_grad}, self.patience)
+            case "curvature":
+                return Plateau({"top_eigenvalue": None}, self.patience)
+            case "epoch":
+                return AtEpoch(self.latest or 1)
 
 
 @dataclass(frozen=True)
@@ -25,12 +89,17 @@ class TrainingSettings:
         steps_per_epoch: Optimiser steps in an epoch.
         batch: Fresh sequences in a step.
         learning_rate: Learning rate of Adam.
+        warmup: Steps over which the learning rate rises from 0.
         width: Width of the embedding.
         heads: Number of attention heads.
         loops: How often the layer is applied.
+        layers: Number of layers with weights of their own.
+        injection: Whether each pass after the first sees the embedding again.
+        positions: Kind of positions of the gpt models.
         attention: Kind of attention.
         layer_norm: Whether a layer normalises its input.
         mlp: Hidden width of the perceptron after the attention, 0 for none.
+        switch: Whether and how to begin with one pass and go on with ``loops``; none for the same passes throughout.
     """
 
     model: ModelName
@@ -41,12 +110,17 @@ class TrainingSettings:
     steps_per_epoch: int = 20
     batch: int = 64
     learning_rate: float = 3e-3
+    warmup: int = 0
     width: int | None = None
     heads: int | None = None
     loops: int | None = None
+    layers: int | None = None
+    injection: bool | None = None
+    positions: Literal["learned", "none"] | None = None
     attention: Literal["softmax", "linear"] | None = None
     layer_norm: bool | None = None
     mlp: int | None = None
+    switch: SwitchSettings | None = None
 
     def check(self) -> None:
         """Refuse settings that describe no run.
@@ -59,10 +133,16 @@ class TrainingSettings:
                 "a run needs at least 1 epoch, 1 step per epoch and 1 sequence per batch, a seed of at least 0 and a "
                 "learning rate above 0; correct these options"
             )
+        if self.warmup < 0:
+            raise InputError(f"the learning rate can't rise over {self.warmup} steps; give 0 or more")
+        if self.switch is not None:
+            self.switch.check()
 
     def sizes(self) -> dict[str, Any]:
         """Return the model's sizes that were given."""
-        names = ("width", "heads", "loops", "attention", "layer_norm", "mlp")
+        names = (
+            "width", "heads", "loops", "layers", "injection", "positions", "attention", "layer_norm", "mlp",
+        )  # fmt: skip
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def checkpoint_steps(self) -> list[int]:
@@ -120,7 +200,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:06d}.pt"
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """Return the last checkpoint of a run, or None before the first."""
-    # Shorter names first: a step of more than six digits still comes after those of six.
-    return max(folder.glob("step-*.pt"), key=lambda path: (len(path.name), path.name), default=None)
+def newest_checkpoint(folder: Path, every: int = 1) -> Path | None:
+    """Return the last checkpoint of a run whose step is a multiple of ``every``, or None before the first."""
+    found = (path for path in folder.glob("step-*.pt") if step_of(path) % every == 0)
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    return int(checkpoint.stem.removeprefix("step-"))

@@ -5,13 +5,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data.algorithmic import ALGORITHMS, Algorithm, Examples
 from data.markov import BayesPredictor, MarkovLanguage, Seed, Sequences
 from data.scores import GROUPS, Scores
+from data.secondorder import SecondOrderLanguage
 
 HELD_OUT_SEED = 0
 HELD_OUT_SEQUENCES = 1024
+IGNORED = -100
+"""The target that torch's cross-entropy takes no loss of, if not told otherwise."""
 
 
 class Task(Protocol):
@@ -67,10 +72,116 @@ class MarkovTask:
         return _flatten("bayes", score_bayes(self._held_out))
 
 
-def inputs_and_targets(sequences: Sequences) -> tuple[Tensor, Tensor]:
+class SecondOrderTask:
+    """Next-token prediction on a fixed language of second order."""
+
+    problem = "second-order"
+    language = SecondOrderLanguage()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of symbols."""
+        return self.language.symbols
+
+    def problem_arguments(self) -> dict[str, Any]:
+        """Return the size and the seed of the data set on which the landscape is measured."""
+        return {"samples": 256, "seed": HELD_OUT_SEED}
+
+    def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
+        """Draw (batch, position) inputs and the symbols that follow them."""
+        return shifted(self.language.sample(count, seed))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return loss (nats) and accuracy of the model and of the language itself on 1,024 held-out sequences."""
+        inputs, targets = shifted(self._held_out)
+        with torch.no_grad():
+            found = model(inputs).double().log_softmax(dim=1).transpose(1, 2)
+        own, best = (_of_tokens(each, targets) for each in (found, self._best))
+        names = ("evaluation_loss", "evaluation_accuracy", "source_loss", "source_accuracy")
+        return dict(zip(names, own + best, strict=True))
+
+    @cached_property
+    def _held_out(self) -> NDArray[np.int64]:
+        return self.language.sample(HELD_OUT_SEQUENCES, HELD_OUT_SEED)
+
+    @cached_property
+    def _best(self) -> Tensor:
+        return torch.from_numpy(self.language.log_probabilities(self._held_out))
+
+
+class AlgorithmicTask:
+    """Answers to questions of an algorithm, symbol by symbol."""
+
+    problem = "algorithmic"
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        """Take the algorithm."""
+        self.algorithm = algorithm
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of symbols."""
+        return self.algorithm.vocabulary
+
+    def problem_arguments(self) -> dict[str, Any]:
+        """Return the task, and the size and the seed of the data set on which the landscape is measured."""
+        return {"task": self.algorithm.name, "samples": 256, "seed": HELD_OUT_SEED}
+
+    def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
+        """Draw (batch, position) inputs of the trained lengths, and what follows where it belongs to the answer."""
+        return questions_and_answers(self.algorithm.examples(count, self.algorithm.trained, seed))
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return the loss (nats) and the share of wholly right answers, of trained lengths and of each longer one.
+
+        An answer is read off with its right beginning given, which is what it takes to write it by itself: the most
+        probable symbols are right one after the other, or an earlier one was wrong.
+        """
+        (inputs, targets), *longer = self._held_out
+        with torch.no_grad():
+            logits = model(inputs)
+        loss = nn.functional.cross_entropy(logits.double(), targets).item()
+        found = {"evaluation_loss": loss, "evaluation_accuracy": _share_right(logits, targets)}
+        for length, (asked, answers) in zip(self.algorithm.longer, longer, strict=True):
+            with torch.no_grad():
+                found[f"evaluation_accuracy_{length}"] = _share_right(model(asked), answers)
+        return found
+
+    @cached_property
+    def _held_out(self) -> list[tuple[Tensor, Tensor]]:
+        lengths = [self.algorithm.trained, *([each] for each in self.algorithm.longer)]
+        return [
+            questions_and_answers(self.algorithm.examples(HELD_OUT_SEQUENCES, each, HELD_OUT_SEED)) for each in lengths
+        ]
+
+
+def shifted(tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     """Split (n, L + 1) tokens into (n, L) inputs and (n, L) targets."""
-    tokens = torch.from_numpy(sequences.tokens)
-    return tokens[:, :-1], tokens[:, 1:]
+    whole = torch.from_numpy(tokens)
+    return whole[:, :-1], whole[:, 1:]
+
+
+def inputs_and_targets(sequences: Sequences) -> tuple[Tensor, Tensor]:
+    """Split the tokens of sequences as `shifted` does."""
+    return shifted(sequences.tokens)
+
+
+def questions_and_answers(examples: Examples) -> tuple[Tensor, Tensor]:
+    """Split (n, L + 1) tokens into (n, L) inputs and targets, which are `IGNORED` where they belong to no answer."""
+    inputs, targets = shifted(examples.tokens)
+    return inputs, torch.where(torch.from_numpy(examples.answered), targets, IGNORED)
+
+
+def _share_right(logits: Tensor, targets: Tensor) -> float:
+    """The share of sequences of which every symbol of the answer is the most probable one."""
+    right = (logits.argmax(dim=1) == targets) | (targets == IGNORED)
+    return right.all(dim=1).double().mean().item()
+
+
+def _of_tokens(log_probabilities: Tensor, targets: Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy over all tokens, from (n, L, V)."""
+    chosen = log_probabilities.gather(2, targets[:, :, None])
+    return -chosen.mean().item(), (log_probabilities.argmax(dim=2) == targets).double().mean().item()
 
 
 def score_model(model: nn.Module, sequences: Sequences) -> Scores:
@@ -93,4 +204,8 @@ def _flatten(prefix: str, scores: Scores) -> dict[str, float]:
     return {f"{prefix}_{name}_{group}": summary[name][group].mean for name in summary for group in GROUPS}
 
 
-TASKS: dict[str, Task] = {"markov": MarkovTask()}
+TASKS: dict[str, Task] = {
+    "markov": MarkovTask(),
+    "second-order": SecondOrderTask(),
+    **{name: AlgorithmicTask(algorithm) for name, algorithm in ALGORITHMS.items()},
+}

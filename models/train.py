@@ -32,7 +32,7 @@ def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Pat
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        newest = newest_checkpoint(out)
+        newest = newest_checkpoint(out, settings.steps_per_epoch)
         start = f"after {newest.name}" if newest else "at the start"
         print(f"interrupted; the same command continues {start} in {out}", file=sys.stderr)
         return 130

@@ -1,13 +1,16 @@
 """Training in steps that can be stopped and continued anywhere without a trace in the numbers.
 
-The data of a step are drawn from (seed, step) and never from a running generator, and a checkpoint holds the
-optimiser's state, so a continued run and an uninterrupted one have the same weights, bit for bit, on the same machine
-with the same number of threads.
+The data of a step are drawn from (seed, step) and never from a running generator, a checkpoint holds the optimiser's
+state, and the journal what a criterion has seen, so a continued run and an uninterrupted one have the same weights, bit
+for bit, on the same machine with the same number of threads.
 """
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,22 +18,55 @@ from torch import Tensor, nn
 
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.errors import InputError
+from models.cost import counted
+from models.journal import read_journal, write_journal
 from models.registry import build_model, complete_sizes
 from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
+from models.stages import Stage, stage_at
+from models.switching import Data, Watch
 from models.tasks import TASKS, Task
 
 BETAS = (0.9, 0.99)
 
+AFTER_SWITCH = 20
+"""Epochs after a switch that have a checkpoint each, so that its cost can be seen."""
+
+_SUBSET = (0, 1)
+"""The key of the subset on which a criterion looks; the data of a step have a key of one number."""
+
+
+@dataclass
+class Epoch:
+    """What an epoch has taken so far."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    flops: int = 0
+
 
 @dataclass
 class Run:
-    """A model in training."""
+    """A model in training.
+
+    Attributes:
+        settings: of the run.
+        task: that is trained on.
+        model: with the weights after ``step`` steps.
+        optimizer: with its moments.
+        step: how many were taken.
+        switched: number of epochs before the switch; None as long as there was none.
+        journal: an entry for each whole epoch; see `models.journal`.
+    """
 
     settings: TrainingSettings
     task: Task
     model: nn.Module
     optimizer: torch.optim.Adam
     step: int = 0
+    switched: int | None = None
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    _epoch: Epoch = field(default_factory=Epoch)
+    _flops: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, settings: TrainingSettings) -> "Run":
@@ -39,13 +75,43 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = build_model(settings.model, task.vocabulary, **settings.sizes())
-        return cls(settings, task, model, torch.optim.Adam(model.parameters(), settings.learning_rate, BETAS))
+        run = cls(settings, task, model, torch.optim.Adam(model.parameters(), settings.learning_rate, BETAS))
+        run._enter(run.stage)
+        return run
+
+    @cached_property
+    def sizes(self) -> dict[str, Any]:
+        """Every size of the model, its passes as they are in the end."""
+        return complete_sizes(self.settings.model, **self.settings.sizes())
+
+    @property
+    def epoch(self) -> int:
+        """Number of whole epochs that were trained."""
+        return self.step // self.settings.steps_per_epoch
+
+    @property
+    def stage(self) -> Stage:
+        """What the coming step is trained with."""
+        return stage_at(self.settings, self.sizes["loops"], self.epoch, self.switched)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a checkpoint at this step."""
+        whole = self.step % self.settings.steps_per_epoch == 0
+        after = whole and self.switched is not None and 0 <= self.epoch - self.switched <= AFTER_SWITCH
+        return after or self.step in self.settings.checkpoint_steps()
+
+    @cached_property
+    def _watch(self) -> Watch | None:
+        switch = self.settings.switch
+        return None if switch is None else Watch(switch, lambda: self._draw(switch.subset, _SUBSET))
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint of this run.
+        """Continue from a checkpoint of this run, with the journal in its folder.
 
         Raises:
-            InputError: If the file cannot be read or holds no step and optimiser.
+            InputError: If the file cannot be read or holds no step and optimiser, or the journal doesn't tell what came
+                before it.
         """
         checkpoint = read_checkpoint(path)
         if checkpoint.step is None or checkpoint.optimizer is None:
@@ -54,43 +120,113 @@ class Run:
             )
         self.model.load_state_dict(checkpoint.state)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.model.loops = checkpoint.arguments.get("loops", self.model.loops)
+        self.model.gain = checkpoint.arguments.get("gain", self.model.gain)
         self.step = checkpoint.step
+        self.journal = read_journal(path.parent, self.epoch)
+        within = self._watch is not None and self.step % self.settings.steps_per_epoch
+        if len(self.journal) < self.epoch or within:
+            raise InputError(f"{path} can't be continued from: the journal in its folder doesn't tell what came before")
+        if self.journal:
+            self.switched = self.journal[-1]["switched"]
+        if self._watch is not None:
+            for entry in self.journal[: self.switched]:
+                self._watch.tell(entry["epoch"], entry)
 
     def advance(self) -> None:
         """Take one step of the optimiser."""
+        self._enter(self.stage)
+        data = self._draw(self.settings.batch, (self.step,))
+        started = time.process_time()
         self.optimizer.zero_grad()
-        self._loss().backward()
+        loss = self._loss(data)
+        loss.backward()
         self.optimizer.step()
+        self._epoch.seconds += time.process_time() - started
+        self._epoch.losses.append(loss.item())
+        self._epoch.flops += self._cost(data)
         self.step += 1
+        if self.step % self.settings.steps_per_epoch == 0:
+            self._end_epoch()
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint with the model's figures on the held-out data and on the coming step's."""
-        with torch.no_grad():
-            training_loss = self._loss().item()
+        """Write a checkpoint of the model as it was trained, with its figures on the held-out data.
+
+        At the switch there are also those of the same weights in the passes that follow, as ``switched_...``.
+        """
+        passes = {"loops": self.model.loops, "gain": self.model.gain}
+        metrics = self._figures()
+        if self.step and self.step == (self.switched or 0) * self.settings.steps_per_epoch:
+            self._enter(self.stage)
+            metrics |= {f"switched_{name}": value for name, value in self._figures().items()}
+        write_journal(folder, self.journal)  # before the checkpoint, which can't be continued from without it
         save_checkpoint(
             checkpoint_path(folder, self.step),
             self.model.state_dict(),
             step=self.step,
             optimizer=self.optimizer.state_dict(),
             problem=self.task.problem,
-            arguments={
-                "model": self.settings.model,
-                **self.task.problem_arguments(),
-                **complete_sizes(self.settings.model, **self.settings.sizes()),
-            },
-            metrics={"training_loss": training_loss, **self.task.evaluate(self.model)},
+            arguments={"model": self.settings.model, **self.task.problem_arguments(), **self.sizes, **passes},
+            metrics=metrics,
         )
 
-    def _loss(self) -> Tensor:
-        """Return the loss on the data of the coming step."""
+    def _end_epoch(self) -> None:
+        """Write the epoch into the journal, and switch where the criterion says so."""
+        done = self._epoch
+        entry: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "loss": float(np.mean(done.losses)) if done.losses else None,
+            "loops": self.model.loops,
+            "gain": self.model.gain,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        if self._watch is not None and self.switched is None:
+            started = time.process_time()
+            seen, flops = self._watch.look(self.model)
+            done.seconds += time.process_time() - started
+            done.flops += flops
+            if self._watch.tell(self.epoch, entry | seen):
+                self.switched = self.epoch
+                if not self.settings.switch.keep_moments:  # type: ignore[union-attr]
+                    self.optimizer.state.clear()
+            entry |= seen | self._watch.criterion.evidence
+        entry |= {"flops": done.flops, "seconds": done.seconds, "switched": self.switched}
+        self.journal.append(entry)
+        self._epoch = Epoch()
+
+    def _figures(self) -> dict[str, float]:
+        """The loss on the coming step's data, and what the task evaluates."""
+        with torch.no_grad():
+            loss = self._loss(self._draw(self.settings.batch, (self.step,))).item()
+        return {"training_loss": loss, **self.task.evaluate(self.model)}
+
+    def _enter(self, stage: Stage) -> None:
+        """Set passes, gain and learning rate."""
+        self.model.loops, self.model.gain = stage.loops, stage.gain  # type: ignore[assignment]
+        warm = min(1.0, (self.step + 1) / (self.settings.warmup + 1))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.learning_rate * stage.rate * warm
+
+    def _draw(self, count: int, key: tuple[int, ...]) -> Data:
         # A spawn key can't coincide with a bare seed, as the held-out data have; [seed, step] could, as zeros pad it.
-        seed = np.random.SeedSequence(self.settings.seed, spawn_key=(self.step,))
-        inputs, targets = self.task.batch(self.settings.batch, seed)
-        return nn.functional.cross_entropy(self.model(inputs), targets)
+        return self.task.batch(count, np.random.SeedSequence(self.settings.seed, spawn_key=key))
+
+    def _loss(self, data: Data) -> Tensor:
+        return nn.functional.cross_entropy(self.model(data[0]), data[1])
+
+    def _cost(self, data: Data) -> int:
+        """Floating-point operations of a step, counted once for each shape."""
+        key = (int(self.model.loops), *data[0].shape)  # type: ignore[arg-type]
+        if key not in self._flops:
+            with counted() as flops:
+                self._loss(data).backward()
+            self._flops[key] = int(flops.get_total_flops())
+        return self._flops[key]
 
 
 def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None] = lambda step: None) -> Path:
-    """Train a model, or continue its training from the newest checkpoint in the folder.
+    """Train a model, or continue its training from the newest checkpoint in the folder that ends an epoch.
 
     Args:
         settings: What to train.
@@ -105,17 +241,17 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
     """
     settings.check()
     claim(folder, settings, complete_sizes(settings.model, **settings.sizes()))
-    steps = settings.checkpoint_steps()
+    last = settings.checkpoint_steps()[-1]
     run = Run.begin(settings)
-    newest = newest_checkpoint(folder)
+    newest = newest_checkpoint(folder, settings.steps_per_epoch)
     if newest is None:
         run.save(folder)
     else:
         run.load(newest)
     report(run.step)
-    while run.step < steps[-1]:
+    while run.step < last:
         run.advance()
-        if run.step in steps:
+        if run.is_kept:
             run.save(folder)
         report(run.step)
     return checkpoint_path(folder, run.step)

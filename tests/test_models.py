@@ -195,8 +195,8 @@ class TestEveryModel:
 
 class TestRegistry:
     def test_names(self) -> None:
-        assert list(MODELS) == ["single", "looped", "gpt"]
-        assert [build_model(name, 6).loops for name in MODELS] == [1, 3, 3]
+        assert list(MODELS) == ["single", "looped", "untied", "gpt-single", "gpt", "gpt-untied"]
+        assert [build_model(name, 6).loops for name in MODELS] == [1, 3, 1, 1, 3, 1]
 
     def test_single_and_looped_start_equal_at_equal_random_state(self) -> None:
         states = []
@@ -213,6 +213,9 @@ class TestRegistry:
             "heads": 2,
             "head_width": 8,
             "loops": 3,
+            "layers": 1,
+            "injection": False,
+            "gain": 1.0,
             "attention": "softmax",
             "layer_norm": False,
             "mlp": 4,
@@ -221,7 +224,7 @@ class TestRegistry:
         assert parameter_count(build_model("looped", 6, **sizes)) == parameter_count(AttentionModel(6, width=8, mlp=4))
 
     def test_unknown_names_are_refused(self) -> None:
-        with pytest.raises(InputError, match="single, looped, gpt"):
+        with pytest.raises(InputError, match="single, looped, untied, gpt"):
             build_model("double", 6)
         with pytest.raises(InputError, match="gpt has no mlp"):
             build_model("gpt", 6, mlp=3)

@@ -1,0 +1,56 @@
+"""What each criterion is told once an epoch, and what telling it costs."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import landscape
+from models.cost import counted
+from models.settings import SwitchSettings
+
+Data = tuple[Tensor, Tensor]
+EIGENVALUE_TOLERANCE = 1e-2
+
+
+class Watch:
+    """A criterion, and the measurements it needs, on a subset that stays the same.
+
+    Attributes:
+        criterion: the object that is told.
+    """
+
+    def __init__(self, switch: SwitchSettings, subset: Callable[[], Data]) -> None:
+        """Take the settings, and how the subset is made where one is needed."""
+        self.criterion = switch.criterion_object()
+        self._latest = math.inf if switch.latest is None else switch.latest
+        self._measure = {"shift": _gradient_norm, "gradient": _gradient_norm, "curvature": _top_eigenvalue}.get(
+            switch.criterion
+        )
+        self._subset = subset() if self._measure else None
+
+    def look(self, model: nn.Module) -> tuple[dict[str, float], int]:
+        """What is measured of a model for the criterion, and the floating-point operations of that."""
+        if self._measure is None or self._subset is None:
+            return {}, 0
+        with counted() as flops:
+            values = self._measure(model, self._subset)
+        return values, int(flops.get_total_flops())
+
+    def tell(self, epoch: int, values: dict[str, float]) -> bool:
+        """Tell the criterion of an epoch, the first being 1, and say whether to switch after it."""
+        fires = self.criterion.watch(values)
+        return fires or epoch >= self._latest
+
+
+def _gradient_norm(model: nn.Module, data: Data) -> dict[str, float]:
+    loss = nn.functional.cross_entropy(model(data[0]), data[1])
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    return {"grad_norm": math.sqrt(sum(float(each.double().square().sum()) for each in gradients))}
+
+
+def _top_eigenvalue(model: nn.Module, data: Data) -> dict[str, float]:
+    problem = landscape.Problem(model, nn.CrossEntropyLoss(), [data])
+    pairs = landscape.top_eigenpairs(problem.hessian(), k=1, tol=EIGENVALUE_TOLERANCE)
+    return {"top_eigenvalue": float(pairs.eigenvalues[0])}

@@ -1,0 +1,102 @@
+"""The algorithmic tasks against plain Python answers, and what of a sequence is answer."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data.algorithmic import ALGORITHMS, Algorithm
+from landscape.errors import InputError
+
+
+def number(bits: str) -> int:
+    """A number whose lowest bit is written first."""
+    return int(bits[::-1], 2)
+
+
+def written(value: int, bits: int) -> str:
+    """A number in so many bits, the lowest first."""
+    return f"{value:0{bits}b}"[::-1]
+
+
+def added(question: str) -> str:
+    first, second = question.split("+")
+    return written(number(first) + number(second), len(first) + 1)
+
+
+def multiplied(question: str) -> str:
+    first, second = question.split("*")
+    return written(number(first) * number(second), 2 * len(first))
+
+
+PLAIN = {
+    "parity": lambda question: str(question.count("1") % 2),
+    "copy": lambda question: question,
+    "addition": added,
+    "binary-sum": lambda question: written(question.count("1"), len(bin(len(question))) - 2),
+    "multiplication": multiplied,
+    "unique-set": lambda question: "".join(dict.fromkeys(question)),
+}
+
+ANSWERS = {
+    "parity": "0110>0.",
+    "copy": "31415>31415.",
+    "addition": "011+110>1001.",
+    "binary-sum": "01101>110.",
+    "multiplication": "011*110>010010.",
+    "unique-set": "313114>314.",
+}
+
+
+@pytest.fixture(params=ALGORITHMS.values(), ids=ALGORITHMS)
+def algorithm(request: pytest.FixtureRequest) -> Algorithm:
+    return request.param
+
+
+def test_all_have_a_plain_answer() -> None:
+    assert PLAIN.keys() == ALGORITHMS.keys() == ANSWERS.keys()
+
+
+def test_answers_are_those_of_plain_python(algorithm: Algorithm) -> None:
+    """Of the trained and the longer lengths, with what is answer and what isn't."""
+    lengths = [*algorithm.trained, *algorithm.longer]
+    found = algorithm.examples(2000, lengths, 3)
+    assert set(found.lengths) == set(lengths)
+    for tokens, answered, length in zip(found.tokens, found.answered, found.lengths, strict=True):
+        text = algorithm.text(tokens)
+        question, rest = text.split(">")
+        answer = rest[: rest.index(".")]
+        assert len(question) == (2 * length + 1 if algorithm.symbols[2:] in ("+", "*") else length)
+        assert answer == PLAIN[algorithm.name](question)
+        assert set(rest[len(answer) :]) == {"."}
+        # The symbol after position t is answer from the one after ">" up to the first ".".
+        begun = len(question)
+        expected = [begun <= t <= begun + len(answer) for t in range(len(tokens) - 1)]
+        assert answered.tolist() == expected
+
+
+def test_the_head_of_the_module_is_true() -> None:
+    for name, text in ANSWERS.items():
+        question, answer = text.rstrip(".").split(">")
+        assert PLAIN[name](question) == answer
+
+
+def test_lengths_and_symbols_are_equally_likely() -> None:
+    """Each within five standard errors of its share."""
+    found = ALGORITHMS["copy"].examples(12_000, range(1, 13), 0)
+    for counted, kinds in ((Counter(found.lengths.tolist()), 12), (Counter(found.tokens[:, 0].tolist()), 10)):
+        shares = np.array(list(counted.values())) / 12_000
+        assert len(shares) == kinds
+        assert np.abs(shares - 1 / kinds).max() < 5 * np.sqrt(1 / kinds / 12_000)
+
+
+def test_equal_seeds_draw_equal_examples(algorithm: Algorithm) -> None:
+    first, second, third = (algorithm.examples(50, algorithm.trained, seed).tokens for seed in (1, 1, 2))
+    assert np.array_equal(first, second)
+    assert first.shape != third.shape or not np.array_equal(first, third)
+
+
+@pytest.mark.parametrize(("count", "lengths"), [(0, [3]), (5, []), (5, [0, 2])])
+def test_impossible_examples_are_refused(count: int, lengths: list[int]) -> None:
+    with pytest.raises(InputError):
+        ALGORITHMS["parity"].examples(count, lengths, 0)
