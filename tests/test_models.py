@@ -12,6 +12,7 @@ from torch.func import functional_call
 from landscape.errors import InputError
 from models.attention import AttentionKind, AttentionModel, CausalAttention
 from models.gpt import LoopedGPT
+from models.recursion import apply_repeatedly
 from models.registry import MODELS, build_model, complete_sizes
 
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(6, size=(3, 12)))
@@ -20,7 +21,9 @@ VARIANTS = {
     "looped": lambda: AttentionModel(6, loops=3),
     "linear": lambda: AttentionModel(6, loops=2, attention="linear"),
     "whole block": lambda: AttentionModel(6, loops=2, layer_norm=True, mlp=8),
+    "untied": lambda: AttentionModel(6, layers=3, injection=True, loops=2),
     "gpt": lambda: LoopedGPT(6, width=16, heads=2, loops=2),
+    "gpt without positions": lambda: LoopedGPT(6, width=16, heads=2, loops=2, layers=2, positions="none"),
 }
 
 
@@ -191,6 +194,57 @@ class TestEveryModel:
             return nn.functional.cross_entropy(logits, TOKENS)
 
         assert torch.autograd.gradgradcheck(loss, tuple(names.values()), fast_mode=True)
+
+
+class TestRecursion:
+    @staticmethod
+    def layer(state: Tensor) -> Tensor:
+        return state @ torch.tensor([[0.5, 1.0], [-1.0, 0.25]]) + 1
+
+    def test_passes_are_calls(self) -> None:
+        start = torch.randn(3, 2)
+        assert torch.equal(apply_repeatedly(self.layer, start, 1), self.layer(start))
+        assert torch.equal(apply_repeatedly(self.layer, start, 3), self.layer(self.layer(self.layer(start))))
+
+    def test_the_embedding_is_seen_again_by_later_passes(self) -> None:
+        start = torch.randn(3, 2)
+        by_hand = self.layer(self.layer(self.layer(start) + start) + start)
+        assert torch.equal(apply_repeatedly(self.layer, start, 3, injection=True), by_hand)
+        assert torch.equal(apply_repeatedly(self.layer, start, 1, injection=True), self.layer(start))
+
+    @pytest.mark.parametrize("injection", [False, True])
+    def test_a_gain_leads_from_one_pass_to_all(self, injection: bool) -> None:
+        start = torch.randn(3, 2)
+        none, half, all_ = (
+            apply_repeatedly(self.layer, start, 2, injection=injection, gain=g) for g in (0.0, 0.5, 1.0)
+        )
+        assert torch.equal(none, self.layer(start))
+        assert torch.allclose(half, (none + all_) / 2, atol=1e-6)  # a rounding of numbers of order 1
+
+    def test_loops_and_gain_are_set_at_run_time(self) -> None:
+        for model in (AttentionModel(6, loops=3), LoopedGPT(6, width=16, heads=2, loops=3)):
+            before = model(TOKENS)
+            model.gain = 0.0
+            single = model(TOKENS)
+            model.loops = 1
+            assert torch.equal(model(TOKENS), single)
+            model.loops, model.gain = 3, 1.0
+            assert torch.equal(model(TOKENS), before)
+
+    def test_layers_have_weights_of_their_own(self) -> None:
+        assert parameter_count(AttentionModel(6, layers=3)) == 192 + 3 * 1032
+        model = AttentionModel(6, layers=2)
+        by_hand = model.head(model.layer[1](model.layer[0](model.embedding(TOKENS)))).transpose(1, 2)
+        assert torch.equal(model(TOKENS), by_hand)
+
+    def test_without_positions_any_length_is_taken_and_none_is_told(self) -> None:
+        """Of a constant sequence every place sees the same: its logits are equal everywhere."""
+        model = LoopedGPT(6, width=16, heads=2, context=4, positions="none")
+        logits = model(torch.full((1, 50), 3))
+        assert torch.allclose(logits, logits[..., :1], atol=1e-5)
+        assert "position.weight" not in model.state_dict()
+        with pytest.raises(InputError, match="rotary"):
+            LoopedGPT(6, positions="rotary")
 
 
 class TestRegistry:

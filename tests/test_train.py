@@ -1,6 +1,5 @@
-"""Training: what a run writes, that it continues without a trace, and the comparison made of finished runs."""
+"""Training: what a run writes, and that it continues without a trace."""
 
-import json
 import math
 import os
 import signal
@@ -12,21 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import nn
 
+import landscape
 from data.markov import MarkovLanguage
-from data.scores import Estimate
 from landscape.checkpoint import Checkpoint, read_checkpoint
 from landscape.errors import InputError
-from models import compare as compare_command
 from models import densely
 from models import train as train_command
-from models.comparison import FIGURES, Comparison, Interval, RunResult, compare
 from models.problems import markov
-from models.registry import build_model
 from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
-from models.tasks import TASKS, inputs_and_targets, score_bayes, score_model
+from models.tasks import TASKS, score_model
 from models.training import Run, train
 
 ROOT = Path(__file__).parent.parent
@@ -248,67 +243,60 @@ class TestProblem:
         )
 
 
-class TestComparison:
-    def test_interval_is_scipy_s(self) -> None:
-        single, looped = np.random.default_rng(0).normal(size=(2, 5))
-        interval = Interval.of(list(looped - single))
-        reference = stats.ttest_rel(looped, single).confidence_interval()
-        assert interval.mean - interval.half_width == pytest.approx(reference.low, rel=1e-12)
-        assert interval.mean + interval.half_width == pytest.approx(reference.high, rel=1e-12)
+class TestTasks:
+    @pytest.mark.parametrize("name", TASKS)
+    def test_every_task_trains_is_evaluated_and_poses_its_problem(self, tmp_path: Path, name: str) -> None:
+        """The problem's loss is the mean over the symbols that are asked for, at the checkpoint's weights."""
+        model, more = ("single", {}) if name in ("markov", "second-order") else ("gpt", {"positions": "none"})
+        settings = TrainingSettings(model, task=name, epochs=1, steps_per_epoch=2, batch=8, width=8, heads=2, **more)
+        last = train(settings, tmp_path)
+        checkpoint = read_checkpoint(last)
+        assert all(math.isfinite(value) for value in checkpoint.metrics.values())
+        problem = landscape.load_problem(last)
+        run = Run.begin(settings)
+        run.model.load_state_dict(checkpoint.state)
+        ((inputs, targets),) = problem.batches
+        with torch.no_grad():
+            expected = nn.functional.cross_entropy(run.model(inputs), targets).item()
+        assert float(problem.evaluate().loss) == pytest.approx(expected, rel=1e-5)
 
-    def test_reports_what_the_runs_reach(self, tmp_path: Path) -> None:
-        comparison = compare(TINY, 2, tmp_path)
-        assert [(run.model, run.seed) for run in comparison.runs] == [
-            ("single", 0),
-            ("looped", 0),
-            ("single", 1),
-            ("looped", 1),
-        ]
-        looped = build_model("looped", 6)
-        looped.load_state_dict(read_checkpoint(tmp_path / "looped-1" / "step-000012.pt").state)
-        sequences = MarkovLanguage().sample(4096, 1)
-        inputs, targets = inputs_and_targets(sequences)
-        hits = (looped(inputs).argmax(dim=1) == targets).numpy()
-        found = comparison.runs[3].figures["accuracy complex"].mean
-        assert found == pytest.approx(hits[sequences.is_complex].mean(), rel=1e-12)
-        losses = nn.functional.cross_entropy(looped(inputs), targets, reduction="none").mean(dim=1).detach().numpy()
-        excess = (losses - score_bayes(sequences).loss).mean()
-        assert comparison.runs[3].excess.mean == pytest.approx(excess, abs=1e-5)
-        assert not any(run.beats_bayes for run in comparison.runs)
-        accuracies = [run.figures["accuracy complex"].mean for run in comparison.runs]
-        gain = ((accuracies[1] - accuracies[0]) + (accuracies[3] - accuracies[2])) / 2
-        assert comparison.difference("accuracy complex").mean == pytest.approx(gain, abs=1e-12)
+    def test_a_model_that_knows_the_answers_is_wholly_right(self) -> None:
+        """And one symbol off makes a sequence wrong."""
+        task = TASKS["copy"]
+        inputs, targets = task.batch(64, 3)
 
-    @pytest.mark.parametrize(("excess", "fault"), [(-0.0301, True), (-0.0299, False), (0.5, False)])
-    def test_a_model_better_than_possible_is_a_fault(self, excess: float, fault: bool) -> None:
-        assert RunResult("single", 0, {}, Estimate(excess, 0.01)).beats_bayes is fault
+        class Knowing(nn.Module):
+            """Finds the answer by the question, which is all that it may see."""
 
-    def test_one_seed_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="at least 2"):
-            compare(TINY, 1, tmp_path)
+            spoilt = False
 
-    def test_command_writes_both_files(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        runs = [
-            RunResult(
-                model, seed, {f"{a} {b}": Estimate(level + seed / 10, 0.01) for a, b in FIGURES}, Estimate(0.2, 0.01)
-            )
-            for seed in range(2)
-            for model, level in (("single", 0.3), ("looped", 0.5))
-        ]
-        ceiling = {f"{a} {b}": Estimate(0.9, 0.01) for a, b in FIGURES}
-        comparison = Comparison({"seeds": 2}, runs, ceiling, ceiling)
-        monkeypatch.setattr("models.comparison.compare", lambda *_: comparison)
-        assert compare_command.main(seeds=2, runs=tmp_path, results=tmp_path / "new") == 0
-        stored = json.loads((tmp_path / "new" / "markov-comparison.json").read_text())
-        assert stored["looped minus single"]["accuracy complex"]["mean"] == pytest.approx(0.2)
-        assert stored["models"]["looped"]["loss simple"]["mean"] == pytest.approx(0.55)
-        table = (tmp_path / "new" / "markov-comparison.md").read_text()
-        assert "| looped - single | +0.2000 ± 0.0000 |" in table
-        assert table in capsys.readouterr().out
+            def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+                logits = torch.zeros(len(tokens), task.vocabulary, tokens.shape[1])
+                for place, row in enumerate(tokens.tolist()):
+                    asked = row.index(task.vocabulary - 2)
+                    answer = [*row[:asked], task.vocabulary - 1]
+                    if self.spoilt and place % 2:
+                        answer[-1] = 0
+                    for at, symbol in enumerate(answer[: tokens.shape[1] - asked]):
+                        logits[place, symbol, asked + at] = 9.0
+                return logits
 
-    def test_command_refuses_one_seed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert compare_command.main(seeds=1, runs=tmp_path, results=tmp_path / "new") == 2
-        assert "at least 2" in capsys.readouterr().err
-        assert not (tmp_path / "new").exists()
+        found = task.evaluate(Knowing())
+        assert {value for name, value in found.items() if "accuracy" in name} == {1.0}
+        spoilt = Knowing()
+        spoilt.spoilt = True
+        found = task.evaluate(spoilt)
+        assert {value for name, value in found.items() if "accuracy" in name} == {0.5}
+        assert targets.shape == inputs.shape
+
+    def test_the_language_of_second_order_is_scored_against_itself(self) -> None:
+        task = TASKS["second-order"]
+
+        class Language(nn.Module):
+            def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+                padded = np.concatenate([tokens.numpy(), np.zeros((len(tokens), 1), dtype=np.int64)], axis=1)
+                return torch.from_numpy(task.language.log_probabilities(padded)).transpose(1, 2)
+
+        found = task.evaluate(Language())
+        assert found["evaluation_loss"] == pytest.approx(found["source_loss"], abs=1e-12)
+        assert found["evaluation_accuracy"] == found["source_accuracy"]

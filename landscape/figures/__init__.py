@@ -28,6 +28,7 @@ from landscape.figures.valley import draw_map, draw_profile, draw_restates
 from landscape.wording import listed
 
 __all__ = [
+    "COLOURS",
     "FONT_SIZES",
     "HESSIAN",
     "PAGES",

@@ -1,0 +1,63 @@
+"""The command ``python -m analysis``: lists the studies, and runs them."""
+
+import sys
+from pathlib import Path
+
+from cyclopts import App
+
+from landscape.errors import InputError
+
+app = App(name="python -m analysis", version_flags=[])
+
+
+@app.default
+def main(
+    *studies: str,
+    quick: bool = False,
+    runs: Path = Path("runs/study"),
+    results: Path | None = None,
+    workers: int = 2,
+) -> int:
+    """Answer questions about arXiv:2510.10089 with training runs of our own; without a name, list them.
+
+    A study that is stopped continues where it was. It writes NAME.md, NAME.h5 and its figures.
+
+    Args:
+        studies: Names of studies, or ``all``.
+        quick: Few seeds and short runs: a try of the machinery that says nothing about the question.
+        runs: Folder of the training runs and of all that is finished.
+        results: Folder of the results; analysis/results, or of a quick one RUNS/results.
+        workers: Processes at a time, each with one thread.
+    """
+    from analysis.studies import STUDIES
+    from analysis.study import Scale, run_study
+
+    if not studies:
+        for name, study in STUDIES.items():
+            print(f"{name:12} {study.question}")
+        return 0
+    unknown = [name for name in studies if name not in (*STUDIES, "all")]
+    if unknown or workers < 1:
+        wrong = (
+            f"there is no study {unknown[0]!r}; there are {', '.join(STUDIES)} and all"
+            if unknown
+            else (f"nothing can be done by {workers} processes; give --workers 1 or more")
+        )
+        print(f"error: {wrong}", file=sys.stderr)
+        return 2
+    scale = Scale(quick, runs / "quick" if quick else runs)
+    folder = results or (scale.runs / "results" if quick else Path("analysis/results"))
+    try:
+        for name in STUDIES if "all" in studies else studies:
+            run_study(STUDIES[name], scale, folder, workers)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues with what isn't finished", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,324 @@
+"""SHIFT against single and looped training, on the toy and on each algorithmic task: claim 8, and R6.
+
+Is staged training as accurate as pure looped training, at which share of its cost, and is it better than looped
+training that is stopped at equal cost? When do the criteria switch, how does that depend on their thresholds, what does
+the switch cost, and what softens it?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from analysis.intervals import difference_of, mean_of
+from analysis.runs import training_units
+from analysis.study import Report, Scale, Study, markdown_table
+from analysis.units import Unit
+from landscape.figures import COLOURS
+from models.criteria import ShiftCriterion
+from models.settings import SwitchSettings, TaskName, TrainingSettings
+
+TASKS: tuple[TaskName, ...] = (
+    "markov", "parity", "copy", "addition", "binary-sum", "multiplication", "unique-set",
+)  # fmt: skip
+
+PARITY = 0.02
+"""Equal accuracy means that the paired interval of the difference lies within this."""
+
+LEARNT = 0.9
+"""A task is learnt where pure looped training is this accurate."""
+
+ARMS = """`shift` switches abruptly by loss and gradient norm, with thresholds from their noise and a patience of 10
+epochs; `-loops` adds a pass at a time over 10 epochs, `-gain` lets the new passes go the farther the later it is,
+`-rate` warms the learning rate up anew, `-fresh` drops Adam's moments. `loss`, `gradient` and `curvature` (the
+Hessian's largest eigenvalue) are criteria of one quantity; `epoch-N` switches after N epochs; `untied` has three layers
+of its own."""
+
+NEVER = 1_000_000
+"""The patience of the run that is watched and never switches."""
+
+_SWITCHES = {
+    "shift": SwitchSettings("shift"),
+    "shift-loops": SwitchSettings("shift", soften="loops"),
+    "shift-gain": SwitchSettings("shift", soften="gain"),
+}
+_TOY_SWITCHES = {
+    **_SWITCHES,
+    "shift-rate": SwitchSettings("shift", soften="rate"),
+    "shift-fresh": SwitchSettings("shift", keep_moments=False),
+    "loss": SwitchSettings("loss"),
+    "gradient": SwitchSettings("gradient"),
+    "curvature": SwitchSettings("curvature"),
+    **{f"epoch-{epoch}": SwitchSettings("epoch", latest=epoch) for epoch in (10, 25, 50, 100)},
+}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A task, what is trained on it, and what counts.
+
+    Attributes:
+        task: its name.
+        single: settings of one pass.
+        looped: settings of all passes.
+        others: further arms without a switch.
+        switches: the staged arms by name.
+        accuracy: the metric of the checkpoints that is compared.
+        kept: the metric that shows what the switch costs.
+        seeds: how many.
+    """
+
+    task: TaskName
+    single: TrainingSettings
+    looped: TrainingSettings
+    others: Mapping[str, TrainingSettings]
+    switches: Mapping[str, SwitchSettings]
+    accuracy: str
+    kept: str
+    seeds: int
+
+    @property
+    def arms(self) -> dict[str, TrainingSettings]:
+        """All of them by name; ``watched`` is one pass throughout, with what a criterion is told."""
+        watched = replace(self.looped, switch=SwitchSettings("shift", patience=NEVER))
+        staged = {name: replace(self.looped, switch=switch) for name, switch in self.switches.items()}
+        return {"single": self.single, "looped": self.looped, **self.others, **staged, "watched": watched}
+
+
+def contest_of(task: TaskName, scale: Scale) -> Contest:
+    """The contest on a task."""
+    if task == "markov":
+        looped = TrainingSettings("looped", epochs=scale.pick(200, 4), steps_per_epoch=scale.pick(20, 2))
+        single, others, switches = replace(looped, model="single"), {}, _TOY_SWITCHES
+        metrics = ("evaluation_accuracy_complex", "evaluation_accuracy_simple")
+    else:
+        looped = TrainingSettings(
+            "gpt", task=task, epochs=scale.pick(200, 4), steps_per_epoch=scale.pick(20, 2), learning_rate=1e-3,
+            warmup=scale.pick(200, 2), width=scale.pick(64, 8), positions="none",
+        )  # fmt: skip
+        single, switches = replace(looped, model="gpt-single"), _SWITCHES
+        others = {"untied": replace(looped, model="gpt-untied")}
+        metrics = ("evaluation_accuracy", "evaluation_accuracy")
+    if scale.quick:
+        switches = {name: replace(switch, latest=2, subset=16, soften_epochs=1) for name, switch in _SWITCHES.items()}
+    return Contest(task, single, looped, others, switches, *metrics, scale.pick(5 if task == "markov" else 3, 2))
+
+
+def report_on(contest: Contest, found: Mapping[str, Any]) -> Report:
+    """Tables of what is reached at which cost, of the switches, and of the thresholds."""
+    data = _dataset(contest, found)
+    reached = mean_of(data.accuracy.sel(arm="looped").values)
+    learnt = reached.value >= LEARNT or contest.task == "markov"
+    missed = f" Pure looped training stays below {LEARNT:.0%}: the task isn't learnt within this budget." * (not learnt)
+    text = f"""Accuracy is `{contest.accuracy}` at the last checkpoint. Operations are those of the matrix products,
+what the criterion measures included; time is processor time on one thread. Equal accuracy means that the paired
+interval lies within {100 * PARITY:.0f} points.{missed}
+
+{_reached(contest, data)}
+{ARMS}
+
+At the switch: its epoch, the accuracy (`{contest.kept}`) before and of the same weights after it, the
+lowest at a checkpoint after it, and the epochs until the evaluation loss is back to what it was.
+
+{_switches(contest, data)}
+R6: the epoch at which the criterion would switch, of a run that stays single, by its thresholds and patience: the
+median over seeds and the lowest and highest; "never" where it doesn't within {contest.looped.epochs} epochs. "noise"
+takes a threshold from the run itself.
+
+{_thresholds(contest, found)}"""
+    return Report(text, data, {"accuracy": _figure(contest, data)})
+
+
+def _dataset(contest: Contest, found: Mapping[str, Any]) -> xr.Dataset:
+    """All numbers by arm and seed."""
+    arms = [arm for arm in contest.arms if arm != "watched"]
+    seeds = range(contest.seeds)
+
+    def every(of: Any) -> list[list[Any]]:
+        return [[of(found[f"train-{arm}-{seed}"]) for seed in seeds] for arm in arms]
+
+    looped = [found[f"train-looped-{seed}"] for seed in seeds]
+    at = ("arm", "seed")
+    variables = {
+        "accuracy": (at, every(lambda run: run["metrics"][contest.accuracy][-1])),
+        "flops": (at, every(lambda run: float(np.sum(run["flops"])))),
+        "seconds": (at, every(lambda run: float(np.sum(run["seconds"])))),
+        "looped_at_equal_flops": (
+            at,
+            [
+                [
+                    _at_flops(looped[seed], contest, float(np.sum(found[f"train-{arm}-{seed}"]["flops"])))
+                    for seed in seeds
+                ]
+                for arm in arms
+            ],
+        ),
+    }
+    for name in ("switched", "before", "after", "lowest", "recovered"):
+        variables[name] = (at, every(lambda run, name=name: _switch(run, contest)[name]))
+    curves = {
+        f"curve_{name}": xr.concat(
+            [
+                xr.concat(
+                    [
+                        xr.DataArray(_column(run, which), {"step": run["steps"]}, "step")
+                        for seed in seeds
+                        for run in (found[f"train-{arm}-{seed}"],)
+                    ],
+                    "seed", join="outer",
+                )
+                for arm in arms
+            ],
+            "arm", join="outer",
+        )
+        for name, which in (("accuracy", contest.accuracy), ("kept", contest.kept))
+    }  # fmt: skip
+    return xr.Dataset({**variables, **curves}, {"arm": arms, "seed": list(seeds)}, {"task": contest.task})
+
+
+def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:
+    return np.array(run["metrics"][metric], dtype=float)
+
+
+def _per_epoch(run: Mapping[str, Any]) -> int:
+    """Steps in an epoch."""
+    return int(run["steps"][-1] // len(run["flops"]))
+
+
+def _at_flops(run: Mapping[str, Any], contest: Contest, flops: float) -> float:
+    """The accuracy of a run when it had taken so many operations, between two checkpoints along a line."""
+    spent = np.concatenate([[0.0], np.cumsum(run["flops"])])
+    steps = np.interp(flops, spent, _per_epoch(run) * np.arange(len(spent)))
+    return float(np.interp(steps, run["steps"], _column(run, contest.accuracy)))
+
+
+def _switch(run: Mapping[str, Any], contest: Contest) -> dict[str, float]:
+    """What happened at the switch; NaN where there was none."""
+    nothing = dict.fromkeys(("switched", "before", "after", "lowest", "recovered"), float("nan"))
+    epochs, per_epoch = len(run["flops"]), _per_epoch(run)
+    if run["switched"] is None or run["switched"] >= epochs or set(run["loops"]) == {1}:
+        return nothing
+    place = run["steps"].index(run["switched"] * per_epoch)
+    kept, losses = _column(run, contest.kept), _column(run, _loss_of(contest))
+    back = np.flatnonzero(losses[place + 1 :] <= losses[place])
+    steps = np.array(run["steps"][place + 1 :])
+    return {
+        "switched": run["switched"],
+        "before": kept[place],
+        "after": _column(run, f"switched_{contest.kept}")[place],
+        "lowest": kept[place + 1 :].min(),
+        "recovered": float(steps[back[0]] / per_epoch - run["switched"]) if len(back) else float("nan"),
+    }
+
+
+def _loss_of(contest: Contest) -> str:
+    return "evaluation_loss_overall" if contest.task == "markov" else "evaluation_loss"
+
+
+def _reached(contest: Contest, data: xr.Dataset) -> str:
+    looped = data.sel(arm="looped")
+    rows = []
+    for arm in data.arm.values:
+        own = data.sel(arm=arm)
+        row = [str(arm), mean_of(own.accuracy.values).text(3)]
+        if arm == "looped":
+            rows.append([*row, "", "", "1", "1", ""])
+            continue
+        difference = difference_of(own.accuracy.values, looped.accuracy.values)
+        equal = difference.low >= -PARITY and difference.high <= PARITY
+        rows.append([
+            *row, difference.text(3, "+"), "yes" if equal else "no", mean_of((own.flops / looped.flops).values).text(3),
+            mean_of((own.seconds / looped.seconds).values).text(3),
+            difference_of(own.accuracy.values, own.looped_at_equal_flops.values).text(3, "+"),
+        ])  # fmt: skip
+    header = ["", "accuracy", "minus looped", "equal", "operations by looped", "time by looped",
+              "minus looped at equal operations"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _switches(contest: Contest, data: xr.Dataset) -> str:
+    rows = []
+    for arm in contest.switches:
+        own = data.sel(arm=arm)
+        happened = np.isfinite(own.switched.values)
+        cells = [_spread(own[name].values[happened], digits) for name, digits in
+                 (("switched", 0), ("before", 3), ("after", 3), ("lowest", 3), ("recovered", 0))]  # fmt: skip
+        rows.append([arm, f"{happened.sum()} of {len(happened)}", *cells])
+    return markdown_table(["", "switched", "epoch", "before", "after", "lowest", "epochs to recover"], rows)
+
+
+def _spread(values: np.ndarray, digits: int) -> str:
+    """Median and extremes: epochs of switches aren't normal."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "none"
+    return f"{np.median(values):.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})"
+
+
+def _thresholds(contest: Contest, found: Mapping[str, Any]) -> str:
+    runs = [found[f"train-watched-{seed}"] for seed in range(contest.seeds)]
+    losses = [None, *(np.array((0.003, 0.01, 0.03, 0.1)))]
+    norms = [None, *(np.array((0.003, 0.01, 0.03, 0.1)))]
+    rows = []
+    for loss, norm in product(losses, norms):
+        cells = []
+        for patience in (3, 10, 30):
+            epochs = [_fires(run, loss, norm, patience) for run in runs]
+            known = np.array([np.inf if epoch is None else epoch for epoch in epochs])
+            told = [
+                "never" if np.isinf(each) else f"{each:.0f}" for each in (np.median(known), known.min(), known.max())
+            ]
+            cells.append("never" if np.isinf(known).all() else f"{told[0]} ({told[1]} to {told[2]})")
+        rows.append([*("noise" if each is None else f"{each:g}" for each in (loss, norm)), *cells])
+    return markdown_table(["delta_1, loss", "delta_2, gradient norm", "W = 3", "W = 10", "W = 30"], rows)
+
+
+def _fires(run: Mapping[str, Any], loss: float | None, norm: float | None, patience: int) -> int | None:
+    """The epoch at which a criterion with these settings would switch."""
+    criterion = ShiftCriterion(loss, norm, patience)
+    pairs = zip(run["loss"], run["gradient_norms"], strict=True)
+    return next((epoch for epoch, told in enumerate(pairs, 1) if criterion.update(*told)), None)
+
+
+def _figure(contest: Contest, data: xr.Dataset) -> Figure:
+    """Accuracy over training and what the switch does to it, seed by seed."""
+    figure = Figure(figsize=(6.9, 2.6), layout="constrained")
+    shown = ["single", "looped", *list(contest.switches)[:3]]
+    panels = ((data.curve_accuracy, contest.accuracy), (data.curve_kept, contest.kept))
+    for axes, (curve, title) in zip(figure.subplots(1, 2), panels, strict=True):
+        for arm, colour in zip(shown, COLOURS, strict=False):
+            for seed in data.seed.values:
+                own = curve.sel(arm=arm, seed=seed).dropna("step")
+                axes.plot(own.step, own, color=colour, alpha=0.6, linewidth=0.6, label=arm if seed == 0 else None)
+        axes.set(xlabel="training step", ylabel=title)
+    figure.axes[0].legend()
+    return figure
+
+
+def study_of(task: TaskName) -> Study:
+    """The contest on a task as a study."""
+
+    def stages(scale: Scale) -> list[list[Unit]]:
+        contest = contest_of(task, scale)
+        return [training_units(scale.runs, contest.arms, contest.seeds)]
+
+    def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+        return report_on(contest_of(task, scale), found)
+
+    toy = task == "markov"
+    name = "shift" if toy else f"shift-{task}"
+    return Study(
+        name,
+        f"{'Toy' if toy else task.capitalize()}: is SHIFT as accurate as looped training, for less?",
+        stages,
+        report,
+    )
+
+
+STUDIES = tuple(study_of(task) for task in TASKS)

@@ -1,0 +1,250 @@
+"""Eigenspectra, entropy and valleys of the toy over training, seed by seed: claims 4 and 5, and R1, R2.
+
+The paper: Single-Attn's spectrum stays almost static, Looped-Attn's passes through collapse, diversification and
+stabilisation; Single-Attn sits in a U-shaped valley, Looped-Attn in a V-shaped one. Its reviewers asked which eps and
+delta separate U from V (R1), and whether the looped spectrum dominates eigenvalue by eigenvalue (R2).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import landscape
+from analysis.intervals import difference_of, mean_of
+from analysis.runs import checkpoints_of, measuring_units, training_units
+from analysis.study import Report, Scale, Study, markdown_table
+from analysis.toy import NAMES, toy_arms
+from analysis.units import Unit
+from landscape.figures import COLOURS
+from landscape.measurements import LEADING
+from models.settings import TrainingSettings, step_of
+
+ARMS = ("single", "looped")
+STEPS = (0, 20, 60, 120, 200, 400, 800, 1200, 2000, 4000)
+CURVES = ("entropy", "negative_mass", "information", "information_null", "joint_information", "joint_information_null",
+          "overlap", "stability_ratio")  # fmt: skip
+VALLEY = ("label", "exponent", "exponent_interval", "height_share", "floor",
+          "participation", "quantile_ratio", "sentence")  # fmt: skip
+SHARES = (0.001, 0.01, 0.1, 0.5)
+"""Thresholds eps by lambda_max at which the map is tabulated."""
+
+TOLERANCES = (0.1, 1.0, 10.0, 100.0)
+"""Values of delta at which it is: U where kappa is at most 1 + delta."""
+
+
+def stages(scale: Scale) -> list[list[Unit]]:
+    """Training, then all that is measured of each run."""
+    arms, seeds = _arms(scale), _seeds(scale)
+    steps, directions = scale.pick(STEPS, (0, 4, 8)), scale.pick(10, 1)
+    measured = measuring_units(scale.runs, arms, seeds, "spectra", measure, steps=steps, directions=directions)
+    return [training_units(scale.runs, arms, seeds), measured]
+
+
+def _arms(scale: Scale) -> dict[str, TrainingSettings]:
+    every = toy_arms(scale)
+    if not scale.quick:
+        return {name: every[name] for name in ARMS}
+    return {name: replace(every[name], width=4, heads=1) for name in ARMS}
+
+
+def _seeds(scale: Scale) -> int:
+    return scale.pick(5, 2)
+
+
+def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, Any]:
+    """Whole spectra at some checkpoints, what is told of the run, and the valley at the last one."""
+    chosen = [path for path in checkpoints_of(Path(folder)) if step_of(path) in steps]
+    asked = [
+        landscape.Loss(),
+        landscape.Spectrum(LEADING),
+        landscape.Stability(),
+        landscape.Valley(directions),
+        landscape.Dynamics(),
+    ]
+    result = landscape.probe(chosen, asked, Path(folder) / f"spectra-{directions}.landscape.h5", at=(-1,))
+    dynamics = result.rows[-1].data["dynamics"]
+    valley = result.rows[len(chosen) - 1].data["valley"]
+    return {
+        "steps": dynamics.run_step.values.tolist(),
+        "eigenvalues": [row.data["spectrum"].eigenvalues.values.tolist() for row in result.rows[: len(chosen)]],
+        "rounding": [float(row.data["spectrum"].rounding) for row in result.rows[: len(chosen)]],
+        "phases": str(dynamics.phases.values),
+        **{name: dynamics[name].values.tolist() for name in CURVES},
+        **{name: valley[name].values.tolist() for name in VALLEY},
+    }
+
+
+def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+    """Tables of curves, phases, dominance and verdicts; the spectra and the entropy as figures."""
+    seeds = range(_seeds(scale))
+    data = _dataset(found, seeds)
+    text = f"""256 sequences, the same for all; full spectra at steps {", ".join(map(str, data.step.values))}.
+Entropy in nats; the stability ratio is Adam's largest preconditioned eigenvalue by its threshold.
+
+{_over_training(data)}
+The course of the entropy, by run (change points with "no phases" among the candidates, held to three rates of false
+alarm; docs/dynamics.md):
+
+{_courses(found, seeds)}
+**R2.** At equal ranks among the positive eigenvalues above the noise floor of both: the share of ranks at which the
+looped eigenvalue is larger in every seed, at which it is smaller in every seed, and the mean of log2(looped / single)
+over ranks.
+
+{_dominance(data)}
+**R1.** Definition 1 at the last checkpoint: the verdict of each seed by eps / lambda_max and delta (U where kappa is at
+most 1 + delta, else V), and kappa eps / lambda_max, which is 1 where kappa only restates the cut.
+
+{_map(data)}
+Anisotropy above the noise floor, and the exponent of the walls along the top valley directions (U 2 or more, V near 1):
+
+{_shapes(data, found, seeds)}"""
+    return Report(text, data, {"spectra": _spectra_figure(data), "entropy": _entropy_figure(data)})
+
+
+def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
+    """All numbers by arm and seed."""
+    first = found[f"spectra-{ARMS[0]}-0"]
+
+    def every(name: str) -> list[list[Any]]:
+        return [[found[f"spectra-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS]
+
+    at = ("arm", "seed")
+    variables: dict[str, Any] = {name: ((*at, "step"), every(name)) for name in (*CURVES, "rounding")}
+    variables["eigenvalues"] = ((*at, "step", "index"), every("eigenvalues"))
+    variables["exponent"] = ((*at, "direction", "height"), every("exponent"))
+    variables["exponent_interval"] = ((*at, "direction", "height", "bound"), every("exponent_interval"))
+    variables["label"] = ((*at, "direction", "height"), every("label"))
+    for name in ("participation", "quantile_ratio", "floor", "phases"):
+        variables[name] = (at, every(name))
+    return xr.Dataset(
+        variables, {"arm": list(ARMS), "seed": list(seeds), "step": first["steps"], "height": first["height_share"]}
+    )
+
+
+def _over_training(data: xr.Dataset) -> str:
+    top = data.eigenvalues.max("index")
+    rows = []
+    for arm in ARMS:
+        own = data.sel(arm=arm)
+        entropy = own.entropy
+        cells = [entropy.isel(step=0), entropy.min("step"), entropy.isel(step=-1)]
+        rows.append([
+            NAMES[arm], *(mean_of(each.values).text(2) for each in cells),
+            *(mean_of(top.sel(arm=arm).isel(step=place).values).text(2) for place in (0, -1)),
+            mean_of(own.negative_mass.isel(step=-1).values).text(3),
+            *(mean_of(own[name].median("step").values).text(2) for name in CURVES[2:6]),
+            mean_of(own.stability_ratio.max("step").values).text(3),
+        ])  # fmt: skip
+    rise = [data.entropy.sel(arm=arm).isel(step=-1) - data.entropy.sel(arm=arm).min("step") for arm in ARMS]
+    rows.append(["looped - single, rise of the entropy from its lowest", "", "",
+                 difference_of(rise[1].values, rise[0].values).text(2, "+"), *[""] * 8])  # fmt: skip
+    return markdown_table(
+        ["", "entropy, first", "lowest", "last", "lambda_max, first", "last", "negative mass, last",
+         "rank-paired MI, median", "its null", "joint MI, median", "its null", "stability ratio, largest"],
+        rows,
+    )  # fmt: skip
+
+
+def _courses(found: Mapping[str, Any], seeds: range) -> str:
+    rows = [[NAMES[arm], *(found[f"spectra-{arm}-{seed}"]["phases"] for seed in seeds)] for arm in ARMS]
+    return markdown_table(["", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _dominance(data: xr.Dataset) -> str:
+    rows = []
+    for step in data.step.values:
+        here = data.sel(step=step)
+        positive = [np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in ARMS]
+        floor = float(data.floor.max())
+        count = min(int((each > floor).sum(axis=1).min()) for each in positive)
+        if not count:
+            rows.append([str(step), "0", "", "", ""])
+            continue
+        ratios = np.log2(positive[1][:, :count] / positive[0][:, :count])  # (seed, rank)
+        above, below = (ratios > 0).all(axis=0).mean(), (ratios < 0).all(axis=0).mean()
+        rows.append([str(step), str(count), f"{above:.0%}", f"{below:.0%}", mean_of(ratios.mean(axis=1)).text(2, "+")])
+    return markdown_table(["step", "ranks", "looped above", "below", "mean log2 ratio"], rows)
+
+
+def _map(data: xr.Dataset) -> str:
+    rows = []
+    for arm in ARMS:
+        for share in SHARES:
+            cells, restates = {delta: Counter[str]() for delta in TOLERANCES}, []
+            for seed in data.seed.values:
+                values = data.eigenvalues.sel(arm=arm, seed=seed).isel(step=-1).values
+                kappa = values.max() / values[values > share * values.max()].min()
+                restates.append(share * kappa)
+                for delta, counted in cells.items():
+                    counted["U" if kappa <= 1 + delta else "V"] += 1
+            told = [", ".join(f"{count} {label}" for label, count in sorted(each.items())) for each in cells.values()]
+            rows.append([f"{NAMES[arm]}, eps = {share:g} lambda_max", *told, mean_of(restates).text(2)])
+    return markdown_table(["", *(f"delta = {delta:g}" for delta in TOLERANCES), "kappa eps / lambda_max"], rows)
+
+
+def _shapes(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
+    rows = []
+    for arm in ARMS:
+        own = data.sel(arm=arm)
+        labels = [
+            ", ".join(
+                f"{count} {label}"
+                for label, count in Counter(own.label.isel(height=place).values.ravel()).most_common()
+            )
+            for place in range(data.sizes["height"])
+        ]
+        exponent = own.exponent.isel(height=-1).median("direction").values
+        rows.append([NAMES[arm], mean_of(own.participation.values).text(1), mean_of(own.quantile_ratio.values).text(1),
+                     mean_of(exponent).text(2), *labels])  # fmt: skip
+    heights = [f"verdicts at {height:g} of the depth" for height in data.height.values]
+    return markdown_table(
+        ["", "participation ratio", "90 % by 10 % quantile", "median exponent, largest height", *heights], rows
+    )
+
+
+def _spectra_figure(data: xr.Dataset) -> Figure:
+    """Positive eigenvalues by rank at the first, a middle and the last checkpoint, a line for each seed."""
+    figure = Figure(figsize=(6.9, 2.4), layout="constrained")
+    places = (0, data.sizes["step"] // 2, -1)
+    for axes, place in zip(figure.subplots(1, 3, sharey=True), places, strict=True):
+        for arm, colour in zip(ARMS, COLOURS, strict=False):
+            for seed in data.seed.values:
+                values = np.sort(data.eigenvalues.sel(arm=arm, seed=seed).isel(step=place).values)[::-1]
+                above = values[values > float(data.rounding.max())]
+                axes.plot(np.arange(len(above)) + 1, above, color=colour, alpha=0.6, linewidth=0.6,
+                          label=NAMES[arm] if seed == 0 else None)  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="rank", title=f"step {int(data.step[place])}")
+    figure.axes[0].set_ylabel(r"$\lambda$ [loss / parameter$^2$]")
+    figure.axes[0].legend()
+    return figure
+
+
+def _entropy_figure(data: xr.Dataset) -> Figure:
+    """Entropy and the largest eigenvalue over training, a line for each seed."""
+    figure = Figure(figsize=(6.9, 2.4), layout="constrained")
+    curves = ((data.entropy, "entropy $E(H)$ [nats]"), (data.eigenvalues.max("index"), r"$\lambda_{max}$"))
+    for axes, (curve, title) in zip(figure.subplots(1, 2), curves, strict=True):
+        for arm, colour in zip(ARMS, COLOURS, strict=False):
+            for seed in data.seed.values:
+                axes.plot(data.step, curve.sel(arm=arm, seed=seed), "o-", color=colour, alpha=0.6, linewidth=0.6,
+                          label=NAMES[arm] if seed == 0 else None)  # fmt: skip
+        axes.set(xscale="symlog", xlabel="training step", ylabel=title)
+        axes.set_xlim(left=0)
+    figure.axes[0].legend()
+    return figure
+
+
+STUDY = Study(
+    "spectra",
+    "Toy: do the spectra pass through phases, and is one valley U and the other V?",
+    stages,
+    report,
+)
