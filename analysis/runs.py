@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.units import Unit
-from models.settings import SETTINGS_FILE, TrainingSettings, step_of
+from models.settings import TrainingSettings, settings_of, step_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+    from landscape import Problem
 
 
 def run_folder(runs: Path, arm: str, settings: TrainingSettings) -> Path:
@@ -22,14 +23,16 @@ def run_folder(runs: Path, arm: str, settings: TrainingSettings) -> Path:
     return runs / f"{settings.task}-{arm}-{settings.seed}-{digest}"
 
 
-def training_units(runs: Path, arms: dict[str, TrainingSettings], seeds: int) -> list[Unit]:
-    """The training of all arms and seeds; results as of `train_run`, named by arm and seed.
+def training_units(runs: Path, arms: dict[str, TrainingSettings], seeds: int, prefix: str = "") -> list[Unit]:
+    """The training of all arms and seeds; results as of `train_run`, named by a prefix, arm and seed.
 
     Runs with equal seeds start at equal weights, where the models have the same parameters, and see equal data.
     """
     return [
         Unit(
-            f"train-{arm}-{seed}", train_run, {"arm": arm, "settings": replace(settings, seed=seed), "runs": str(runs)}
+            f"train-{prefix}{arm}-{seed}",
+            train_run,
+            {"arm": arm, "settings": replace(settings, seed=seed), "runs": str(runs)},
         )
         for seed in range(seeds)
         for arm, settings in arms.items()
@@ -81,12 +84,33 @@ def model_at(checkpoint: Path) -> nn.Module:
     from models.registry import build_model, complete_sizes
     from models.tasks import TASKS
 
-    found = read_checkpoint(checkpoint)
-    settings = json.loads((checkpoint.parent / SETTINGS_FILE).read_text())
-    sizes = {name: found.arguments[name] for name in complete_sizes(settings["model"])}
-    model = build_model(settings["model"], TASKS[settings["task"]].vocabulary, **sizes)
+    found, settings = read_checkpoint(checkpoint), settings_of(checkpoint.parent)
+    sizes = {name: found.arguments[name] for name in complete_sizes(settings.model)}
+    model = build_model(settings.model, TASKS[settings.task].vocabulary, **sizes)
     model.load_state_dict(found.state)
     return model
+
+
+def vectors_after(checkpoint: Path, problem: Problem, steps: int) -> Tensor:
+    """The flat parameter vectors (steps + 1, n) of a checkpoint and of the steps that followed in its run, bit for bit.
+
+    Args:
+        checkpoint: of a run, at the end of an epoch where its training is staged.
+        problem: at the checkpoint, whose layout and precision the vectors have.
+        steps: how many.
+    """
+    import torch
+
+    from models.training import Run
+
+    run = Run.begin(settings_of(checkpoint.parent))
+    run.load(checkpoint)
+    found = []
+    for step in range(steps + 1):
+        found.append(problem.layout.flatten(dict(run.model.named_parameters())).detach().to(problem.vector))
+        if step < steps:
+            run.advance()
+    return torch.stack(found)
 
 
 def checkpoints_of(folder: Path) -> list[Path]:

@@ -106,7 +106,10 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
         others = {"untied": replace(looped, model="gpt-untied")}
         metrics = ("evaluation_accuracy", "evaluation_accuracy")
     if scale.quick:
-        switches = {name: replace(switch, latest=2, subset=16, soften_epochs=1) for name, switch in _SWITCHES.items()}
+        switches, others = (
+            {"shift-gain": SwitchSettings("shift", latest=2, soften="gain", soften_epochs=1, subset=16)},
+            {},
+        )
     return Contest(task, single, looped, others, switches, *metrics, scale.pick(5 if task == "markov" else 3, 2))
 
 

@@ -43,7 +43,7 @@ TOLERANCES = (0.1, 1.0, 10.0, 100.0)
 def stages(scale: Scale) -> list[list[Unit]]:
     """Training, then all that is measured of each run."""
     arms, seeds = _arms(scale), _seeds(scale)
-    steps, directions = scale.pick(STEPS, (0, 4, 8)), scale.pick(10, 1)
+    steps, directions = scale.pick(STEPS, (0, 8)), scale.pick(10, 1)
     measured = measuring_units(scale.runs, arms, seeds, "spectra", measure, steps=steps, directions=directions)
     return [training_units(scale.runs, arms, seeds), measured]
 
@@ -52,7 +52,7 @@ def _arms(scale: Scale) -> dict[str, TrainingSettings]:
     every = toy_arms(scale)
     if not scale.quick:
         return {name: every[name] for name in ARMS}
-    return {name: replace(every[name], width=4, heads=1) for name in ARMS}
+    return {name: replace(every[name], width=2, heads=1) for name in ARMS}
 
 
 def _seeds(scale: Scale) -> int:

@@ -1,8 +1,10 @@
 """All studies, in the order in which they build on each other."""
 
-from analysis import alignment, learning, shift, spectra
+from analysis import alignment, force, learning, lengths, quadratic, shift, spectra
 from analysis.study import Study
 
+_MODULES = (learning, spectra, quadratic, force, alignment)
+
 STUDIES: dict[str, Study] = {
-    study.name: study for study in (learning.STUDY, spectra.STUDY, alignment.STUDY, *shift.STUDIES)
+    study.name: study for study in (*(module.STUDY for module in _MODULES), *shift.STUDIES, lengths.STUDY)
 }

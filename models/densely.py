@@ -1,14 +1,12 @@
 """The command ``python -m models.densely``: trains on from a checkpoint of a run and keeps every step."""
 
-import json
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 from cyclopts import App
 
 from landscape.errors import InputError
-from models.settings import SETTINGS_FILE, SwitchSettings, TrainingSettings, checkpoint_path, claim
+from models.settings import checkpoint_path, claim, settings_of
 
 app = App(name="python -m models.densely", version_flags=[])
 
@@ -42,7 +40,7 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
 
     if steps < 1 or threads < 1:
         raise InputError("give --steps 1 or more, and --threads 1 or more")
-    settings = _settings_of(checkpoint)
+    settings = settings_of(checkpoint.parent)
     torch.set_num_threads(threads)
     run = Run.begin(settings)
     run.load(checkpoint)
@@ -52,22 +50,6 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
         run.advance()
         run.save(out)
     return checkpoint_path(out, run.step)
-
-
-def _settings_of(checkpoint: Path) -> TrainingSettings:
-    """Return the settings of the run that a checkpoint lies in.
-
-    Raises:
-        InputError: If there are none.
-    """
-    file = checkpoint.parent / SETTINGS_FILE
-    try:
-        stored = json.loads(file.read_text())
-        known = {each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
-        switch = known.get("switch")
-        return TrainingSettings(**known | {"switch": None if switch is None else SwitchSettings(**switch)})
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} can't be read as a run's settings: name a checkpoint in its run's folder") from error
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,6 +177,22 @@ def claim(folder: Path, settings: TrainingSettings, sizes: dict[str, Any]) -> No
     if any(folder.glob("step-*.pt")):
         raise InputError(f"{folder} holds checkpoints but no {SETTINGS_FILE}; choose another --out")
     replace_text(file, json.dumps(wanted, indent=2) + "\n")
+
+
+def settings_of(folder: Path) -> TrainingSettings:
+    """Return the settings of the run in a folder.
+
+    Raises:
+        InputError: If there are none.
+    """
+    file = folder / SETTINGS_FILE
+    try:
+        stored = json.loads(file.read_text())
+        known = {each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
+        switch = known.get("switch")
+        return TrainingSettings(**known | {"switch": None if switch is None else SwitchSettings(**switch)})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} can't be read as a run's settings: name a checkpoint in its run's folder") from error
 
 
 def replace_text(path: Path, text: str) -> None:

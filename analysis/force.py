@@ -1,0 +1,259 @@
+"""Who carries the cumulative force along the river: R4, Theorems 1 and 2 and the corollaries' order.
+
+The paper bounds the force with which the valley's dynamics push the iterate along the river by a scaled sum of
+1/|lambda_i| over the valley's eigenvalues, dominated by the flattest ones, and concludes that a valley with a spread
+spectrum (V) makes more way along the river than one without (U). Its exact statements aren't public here; what
+follows is our reading.
+
+For a quadratic with valley coordinates x, river coordinates y and the Hessian [[Lambda, C], [C^T, R]], gradient
+descent has x_i(k) = (1 - eta lambda_i)^k x_i(0) while y stands still, and the force on the river, -C^T x(k), sums
+over K steps to
+
+    F = -sum_i c_i x_i(0) (1 - (1 - eta lambda_i)^K) / (eta lambda_i),  |F| <= sum_i |c_i| |x_i(0)| 2 / (eta lambda_i)
+
+for eta lambda_i < 2. On a trained run the optimiser is Adam and the Hessian changes. There we ask what can be asked:
+does the sum of a valley coordinate over a window go as 1 / lambda_i, and which eigenvalues carry the force?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+import landscape
+from analysis.intervals import mean_of
+from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
+from analysis.study import Report, Scale, Study, markdown_table
+from analysis.toy import NAMES, toy_arms
+from analysis.units import Unit
+from landscape.figures import COLOURS
+from models.settings import TrainingSettings, step_of
+
+ARMS = ("single", "looped")
+START, WINDOW = 400, 100
+SLICES = ((0.3, 1.0), (0.1, 0.3), (0.03, 0.1), (0.01, 0.03))
+"""Of the valley, by lambda / lambda_max; the river is what lies within 0.01 of it."""
+
+RIVER = 0.01
+VALLEY_SIZE, RIVER_SIZE, DRAWS, GD_STEPS = 20, 5, 100, 200
+RATES = (0.5, 1.5)
+"""eta by 1 / lambda_max: below 1 the iterate slides down the walls, above 1 it hops from wall to wall."""
+
+SPECTRA = {"U": np.ones(VALLEY_SIZE), "V": np.logspace(-2, 0, VALLEY_SIZE)}
+
+
+def stages(scale: Scale) -> list[list[Unit]]:
+    """Synthetic quadratics; training, then a window of every run."""
+    arms, seeds = _arms(scale), scale.pick(5, 2)
+    start, window = scale.pick((START, WINDOW), (4, 4))
+    windows = measuring_units(scale.runs, arms, seeds, "force", measure, start=start, window=window)
+    return [[Unit("synthetic", synthetic, {}), *training_units(scale.runs, arms, seeds)], windows]
+
+
+def _arms(scale: Scale) -> dict[str, TrainingSettings]:
+    every = toy_arms(scale)
+    small = {"width": 2, "heads": 1} if scale.quick else {}
+    return {name: replace(every[name], **small) for name in ARMS}  # type: ignore[arg-type]
+
+
+def synthetic() -> dict[str, Any]:
+    """Gradient descent on quadratics with a U- and with a V-shaped valley, equal in lambda_max, start and coupling.
+
+    Returns:
+        For each kind, over 100 draws: the summed ``force`` on the river that was measured with the river moving, its
+        ``closed`` form with the river standing still, the ``bound``, the ``flattest`` quarter's share of the closed
+        form, the way along the ``river``, and the ``loss`` before and after.
+    """
+    generator = np.random.default_rng(0)
+    cases = {f"{kind}, eta = {rate}": (eigenvalues, rate) for rate in RATES for kind, eigenvalues in SPECTRA.items()}
+    found: dict[str, Any] = {case: {name: [] for name in QUANTITIES} for case in cases}
+    for _ in range(DRAWS):
+        coupling = generator.normal(size=(VALLEY_SIZE, RIVER_SIZE)) * 1e-3
+        start = generator.normal(size=VALLEY_SIZE)
+        for case, (eigenvalues, rate) in cases.items():
+            for name, value in descend(eigenvalues, coupling, start, rate).items():
+                found[case][name].append(value)
+    return found
+
+
+QUANTITIES = ("force", "closed", "bound", "flattest", "river", "loss_before", "loss_after")
+
+
+def descend(eigenvalues: np.ndarray, coupling: np.ndarray, start: np.ndarray, rate: float) -> dict[str, float]:
+    """Gradient descent from (start, 0) with no Hessian of the river's own; see `synthetic`.
+
+    Args:
+        eigenvalues: (v,) of the valley.
+        coupling: (v, r), the block H_VR.
+        start: (v,) in the valley.
+        rate: eta.
+    """
+    x, y, force = start.copy(), np.zeros(coupling.shape[1]), np.zeros(coupling.shape[1])
+    before = 0.5 * float(eigenvalues @ x**2)
+    for _ in range(GD_STEPS):
+        push = -coupling.T @ x
+        force += push
+        x, y = x - rate * (eigenvalues * x + coupling @ y), y + rate * push
+    sums = start * (1 - (1 - rate * eigenvalues) ** GD_STEPS) / (rate * eigenvalues)
+    parts = -coupling * sums[:, None]  # (valley, river)
+    closed = parts.sum(axis=0)
+    flat = np.argsort(eigenvalues, kind="stable")[: len(eigenvalues) // 4]
+    return {
+        "force": float(np.linalg.norm(force)),
+        "closed": float(np.linalg.norm(closed)),
+        "bound": float((np.linalg.norm(coupling, axis=1) * np.abs(start) * 2 / (rate * eigenvalues)).sum()),
+        "flattest": float(parts[flat].sum(axis=0) @ closed / (closed @ closed)),
+        "river": float(np.linalg.norm(y)),
+        "loss_before": before,
+        "loss_after": 0.5 * float(eigenvalues @ x**2) + float(x @ coupling @ y),
+    }
+
+
+def measure(folder: str, start: int, window: int) -> dict[str, Any]:
+    """A window of a run in the eigenbasis of the Hessian at its start.
+
+    With d_k the way from the start and H' the Hessian at the middle of the window, the valley coordinate is
+    x_i(k) = v_i . d_k + g_i / lambda_i, counted from the floor of the quadratic model; its coupling to the river is
+    P_R H' v_i, and its part of the cumulative force -P_R H' v_i sum_k v_i . d_k. What the gradient really did to the
+    river beyond the linear model of the start is -P_R sum_k (g(theta_k) - g(theta_0) - H d_k).
+
+    Returns:
+        ``eigenvalues`` of the valley by the largest; ``sums`` |sum_k x_i(k)|; each slice's ``shares`` of the valley's
+        cumulative force; the ``cosine`` of the valley's force with the whole one, and the ``ratio`` of their norms; the
+        ``slope`` of log sums by log lambda.
+    """
+    path = next(each for each in checkpoints_of(Path(folder)) if step_of(each) == start)
+    problem = landscape.load_problem(path, dtype="float64")
+    way = vectors_after(path, problem, window)
+    here, middle = (landscape.full_spectrum(problem.at(point).hessian(), eigenvectors=True)
+                    for point in (way[0], way[window // 2]))  # fmt: skip
+    assert here.eigenvectors is not None, "asked for"
+    assert middle.eigenvectors is not None, "asked for"
+    values, basis = here.eigenvalues, np.asarray(here.eigenvectors)
+    gradients = np.stack([problem.at(point).gradient().numpy() for point in way]) @ basis  # in the eigenbasis
+    moved = (way - way[0]).numpy() @ basis
+    valley, river = values > RIVER * values[0], np.abs(values) <= RIVER * values[0]
+    hessian = basis.T @ (middle.eigenvectors * middle.eigenvalues) @ (middle.eigenvectors.T @ basis)
+    parts = -hessian[np.ix_(river, valley)] * moved[:, valley].sum(axis=0)  # (river, valley)
+    force = parts.sum(axis=1)
+    whole = -(gradients - gradients[0] - moved * values)[:, river].sum(axis=0)
+    sums = np.abs((moved[:, valley] + gradients[0, valley] / values[valley]).sum(axis=0))
+    relative = values[valley] / values[0]
+    shares = [parts[:, (relative > low) & (relative <= high)].sum(axis=1) @ force / (force @ force)
+              for low, high in SLICES]  # fmt: skip
+    return {
+        "eigenvalues": relative.tolist(),
+        "sums": sums.tolist(),
+        "shares": [float(each) for each in shares],
+        "counts": [int(((relative > low) & (relative <= high)).sum()) for low, high in SLICES],
+        "cosine": float(force @ whole / (np.linalg.norm(force) * np.linalg.norm(whole))),
+        "ratio": float(np.linalg.norm(force) / np.linalg.norm(whole)),
+        "slope": float(np.polyfit(np.log(relative), np.log(sums), 1)[0]),
+    }
+
+
+def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+    """The synthetic quadratics, then the trained runs."""
+    seeds = range(scale.pick(5, 2))
+    data = _dataset(found, seeds)
+    start, window = scale.pick((START, WINDOW), (4, 4))
+    text = f"""**Synthetic quadratics**, {VALLEY_SIZE} valley and {RIVER_SIZE} river directions, {DRAWS} draws of
+start and coupling, {GD_STEPS} steps of gradient descent. U: all valley eigenvalues 1. V: from 0.01 to 1. Mean over
+draws with its 95 % interval.
+
+{_synthetic(found["synthetic"])}
+{_order(found["synthetic"])}
+
+**Trained runs**, {window} steps of Adam from step {start}, eigenbasis at the start, valley lambda > {RIVER:g}
+lambda_max. The slope of log |sum_k x_i(k)| by log lambda_i is -1 where Theorem 1's 1 / lambda_i holds. Shares are of
+the valley's cumulative force on the river, by slices of lambda / lambda_max; in parentheses how many eigenvalues a
+slice has. The last columns hold the valley's force against all that the gradient did to the river beyond the linear
+model.
+
+{_trained(data, found, seeds)}"""
+    return Report(text, data, {"sums": _figure(found, seeds)})
+
+
+def _synthetic(found: Mapping[str, Mapping[str, list[float]]]) -> str:
+    rows = []
+    for kind, values in found.items():
+        ratio = np.array(values["force"]) / np.array(values["bound"])
+        cells = [mean_of(values[name]).text(3) for name in ("force", "closed", "bound")]
+        more = [mean_of(values[name]).text(3) for name in ("flattest", "river", "loss_before", "loss_after")]
+        rows.append([kind, *cells, mean_of(ratio).text(3), *more])
+    header = ["", "cumulative force", "river held still", "bound", "force by bound", "share of the flattest quarter",
+              "way along the river", "loss before", "loss after"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _order(found: Mapping[str, Mapping[str, list[float]]]) -> str:
+    rows = []
+    for rate in RATES:
+        u, v = (
+            {name: np.array(values) for name, values in found[f"{kind}, eta = {rate}"].items()} for kind in ("U", "V")
+        )
+        falls = [each["loss_before"] - each["loss_after"] for each in (u, v)]
+        held = [
+            v["force"] > u["force"],
+            v["river"] > u["river"],
+            v["loss_after"] < u["loss_after"],
+            falls[1] > falls[0],
+        ]
+        broken = sum(int((each["force"] > each["bound"]).sum()) for each in (u, v))
+        rows.append([f"eta = {rate}", *(f"{each.mean():.0%}" for each in held), f"{broken} of {2 * DRAWS}"])
+    header = ["V against U, share of draws", "more force", "farther along the river", "lower loss at the end",
+              "loss falls by more", "bound exceeded"]  # fmt: skip
+    return markdown_table(header, rows)
+
+
+def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
+    def every(name: str) -> list[list[Any]]:
+        return [[found[f"force-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS]
+
+    at = ("arm", "seed")
+    variables: dict[str, Any] = {name: (at, every(name)) for name in ("cosine", "ratio", "slope")}
+    variables["shares"] = ((*at, "slice"), every("shares"))
+    variables["counts"] = ((*at, "slice"), every("counts"))
+    for name in QUANTITIES:
+        variables[f"synthetic_{name}"] = (("kind", "draw"), [each[name] for each in found["synthetic"].values()])
+    return xr.Dataset(variables, {"arm": list(ARMS), "seed": list(seeds), "kind": list(found["synthetic"])})
+
+
+def _trained(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
+    rows = []
+    for arm in ARMS:
+        own = data.sel(arm=arm)
+        cells = [
+            f"{mean_of(own.shares.isel(slice=place).values).text(2)} ({float(own.counts.isel(slice=place).mean()):.0f})"
+            for place in range(len(SLICES))
+        ]
+        rows.append([NAMES[arm], mean_of(own.slope.values).text(2), *cells, mean_of(own.cosine.values).text(2),
+                     mean_of(own.ratio.values).text(2)])  # fmt: skip
+    header = ["", "slope", *(f"{low:g} to {high:g}" for low, high in SLICES), "cosine", "norm by whole"]
+    return markdown_table(header, rows)
+
+
+def _figure(found: Mapping[str, Any], seeds: range) -> Figure:
+    """Sums of the valley coordinates by eigenvalue, and a line of slope -1."""
+    figure = Figure(figsize=(3.35, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for arm, colour in zip(ARMS, COLOURS, strict=False):
+        for seed in seeds:
+            own = found[f"force-{arm}-{seed}"]
+            axes.plot(own["eigenvalues"], own["sums"], ".", color=colour, alpha=0.4,
+                      label=NAMES[arm] if seed == 0 else None)  # fmt: skip
+    line = np.array([RIVER, 1.0])
+    middle = np.median(found[f"force-{ARMS[0]}-0"]["sums"])
+    axes.plot(line, middle * np.sqrt(RIVER) / line, color="black", label="slope $-1$")
+    axes.set(xscale="log", yscale="log", xlabel=r"$\lambda_i / \lambda_{max}$", ylabel=r"$|\sum_k x_i(k)|$ [parameter]")
+    axes.legend()
+    return figure
+
+
+STUDY = Study("force", "R4: which eigenvalues carry the cumulative force along the river?", stages, report)

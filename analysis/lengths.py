@@ -1,0 +1,199 @@
+"""Past the toy: does the shape of the valley predict accuracy on longer questions (R8), and what do spectra do (R7)?
+
+The models are those of the SHIFT studies: GPT-2-style blocks on the algorithmic tasks, whose spectra are too large to
+be had whole. So anisotropy is told by (tr H)^2 / ||H||_F^2, an effective rank from random probes; by lambda_1 /
+lambda_10, which is kappa of the ten largest eigenvalues; and geometry by the exponent of the walls along the top
+eigenvectors.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+from scipy import stats
+
+import landscape
+from analysis.intervals import Interval, mean_of, rank_correlation
+from analysis.runs import checkpoints_of, measuring_units, training_units
+from analysis.shift import LEARNT, TASKS, contest_of
+from analysis.study import Report, Scale, Study, markdown_table
+from analysis.units import Unit
+from data.algorithmic import ALGORITHMS
+from landscape.figures import COLOURS
+from landscape.measurements.valley import HEIGHTS
+from models.settings import TaskName, TrainingSettings, step_of
+
+ARMS = ("single", "looped", "untied", "shift", "shift-gain")
+STEPS = (0, 200, 1000, 4000)
+MEASURES = {
+    "exponent": "exponent, half of the depth",
+    "effective_rank": "(tr H)^2 / ||H||_F^2",
+    "kappa": "lambda_1 / lambda_10",
+    "lambda_max": "lambda_max",
+    "loss": "loss",
+}
+
+
+def stages(scale: Scale) -> list[list[Unit]]:
+    """Training as in the SHIFT studies, then the shapes."""
+    tasks, seeds = _tasks(scale), _seeds(scale)
+    training = [unit for task in tasks for unit in training_units(scale.runs, _arms(task, scale), seeds, f"{task}-")]
+    measured = [
+        unit
+        for task in tasks
+        for unit in measuring_units(
+            scale.runs, _arms(task, scale), seeds, f"shape-{task}", measure, steps=scale.pick(STEPS, (8,)),
+            directions=scale.pick(5, 1),
+        )
+    ]  # fmt: skip
+    return [training, measured]
+
+
+def _tasks(scale: Scale) -> tuple[TaskName, ...]:
+    return scale.pick(tuple(task for task in TASKS if task in ALGORITHMS), ("copy",))
+
+
+def _seeds(scale: Scale) -> int:
+    return scale.pick(3, 2)
+
+
+def _arms(task: TaskName, scale: Scale) -> dict[str, TrainingSettings]:
+    every = contest_of(task, scale).arms
+    return {arm: every[arm] for arm in scale.pick(ARMS, ARMS[:2])}
+
+
+def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, Any]:
+    """Curvature at some checkpoints, and the valley at the last one.
+
+    Staged runs are other functions of their weights before the switch, and are measured at the last checkpoint alone.
+    """
+    every = checkpoints_of(Path(folder))
+    passes = {landscape.read_checkpoint(path).arguments["loops"] for path in every}
+    chosen = [path for path in every if step_of(path) in steps] if len(passes) == 1 else every[-1:]
+    pairs, trace = landscape.TopEigenpairs(10, "LA"), landscape.Trace(0.1)
+    asked = [landscape.Loss(), pairs, trace, landscape.Valley(directions)]
+    result = landscape.probe(chosen, asked, Path(folder) / f"shape-{directions}.landscape.h5", at=(-1,))
+    rows = [row.data for row in result.rows]
+    valley = rows[-1]["valley"]
+    return {
+        "steps": [step_of(path) for path in chosen],
+        "lambda_max": [float(each["hessian"].eigenvalues[0]) for each in rows],
+        "kappa": [_kappa(each["hessian"].eigenvalues.values) for each in rows],
+        "effective_rank": [float(each["trace"].trace ** 2 / each["trace"].frobenius ** 2) for each in rows],
+        "loss": [float(each["loss"].loss) for each in rows],
+        "exponent": [float(np.median(valley.exponent.values[:, -1]))],
+        "labels": valley.label.values.tolist(),
+    }
+
+
+def _kappa(eigenvalues: np.ndarray) -> float:
+    """The largest by the smallest of some top eigenvalues; NaN where that isn't positive."""
+    return float(eigenvalues.max() / eigenvalues.min()) if eigenvalues.min() > 0 else float("nan")
+
+
+def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+    """Rank correlations over models, and curvature over training."""
+    data = _dataset(scale, found)
+    good = data.accuracy >= LEARNT
+    text = f"""One model for each task, arm and seed: {data.sizes["model"]} in all, {int(good.sum())} of which answer
+at least {LEARNT:.0%} of the questions of trained lengths. Longer: mean accuracy over the task's longer lengths.
+
+**R8.** Spearman's correlation of each measure with the accuracy on longer questions, with 95 % intervals over
+resampled models. Tasks differ in everything, so ranks are taken within each task and pooled; a task on which all
+models are equally accurate says nothing and is left out.
+
+{_correlations(data, good)}
+**R7.** Single and looped over training, mean over seeds.
+
+{_training(scale, found)}
+Verdicts of the geometry at the last checkpoint, over all directions, by height:
+
+{_verdicts(scale, found)}"""
+    return Report(text, data, {"exponents": _figure(data)})
+
+
+def _dataset(scale: Scale, found: Mapping[str, Any]) -> xr.Dataset:
+    """A row for each model."""
+    rows: list[dict[str, Any]] = []
+    for task in _tasks(scale):
+        for arm in _arms(task, scale):
+            for seed in range(_seeds(scale)):
+                metrics = found[f"train-{task}-{arm}-{seed}"]["metrics"]
+                longer = [metrics[f"evaluation_accuracy_{length}"][-1] for length in ALGORITHMS[task].longer]
+                shape = found[f"shape-{task}-{arm}-{seed}"]
+                rows.append(
+                    {"task": task, "arm": arm, "seed": seed, "accuracy": metrics["evaluation_accuracy"][-1],
+                     "longer": float(np.mean(longer))} | {name: shape[name][-1] for name in MEASURES}
+                )  # fmt: skip
+    return xr.Dataset({name: ("model", [row[name] for row in rows]) for name in rows[0]})
+
+
+def _ranks(data: xr.Dataset, name: str, chosen: np.ndarray) -> np.ndarray:
+    """Ranks within each task, from 0 to 1; NaN where a model isn't among the chosen ones or a task doesn't vary."""
+    ranks = np.full(data.sizes["model"], np.nan)
+    for task in np.unique(data.task.values):
+        here = chosen & (data.task.values == task) & np.isfinite(data[name].values)
+        if here.sum() > 2 and np.ptp(data.longer.values[here]) > 0:
+            ranks[here] = (stats.rankdata(data[name].values[here]) - 1) / (here.sum() - 1)
+    return ranks
+
+
+def _correlations(data: xr.Dataset, good: xr.DataArray) -> str:
+    rows = []
+    for name, title in MEASURES.items():
+        cells = []
+        for chosen in (np.ones(data.sizes["model"], dtype=bool), good.values):
+            x, y = (_ranks(data, each, chosen) for each in (name, "longer"))
+            known = np.isfinite(x) & np.isfinite(y)
+            told: Interval | None = rank_correlation(x[known], y[known]) if known.sum() > 3 else None
+            cells.append("too few" if told is None else f"{told.text(2, '+')}, {told.count} models")
+        rows.append([title, *cells])
+    return markdown_table(["", "all models", "models that learnt their task"], rows)
+
+
+def _training(scale: Scale, found: Mapping[str, Any]) -> str:
+    rows = []
+    for task in _tasks(scale):
+        for arm in ("single", "looped"):
+            shapes = [found[f"shape-{task}-{arm}-{seed}"] for seed in range(_seeds(scale))]
+            for place, step in enumerate(shapes[0]["steps"]):
+                cells = [mean_of([each[name][place] for each in shapes]).text(2) for name in
+                         ("loss", "lambda_max", "effective_rank", "kappa")]  # fmt: skip
+                rows.append([f"{task}, {arm}, step {step}", *cells])
+    return markdown_table(["", *(MEASURES[name] for name in ("loss", "lambda_max", "effective_rank", "kappa"))], rows)
+
+
+def _verdicts(scale: Scale, found: Mapping[str, Any]) -> str:
+    rows = []
+    for task in _tasks(scale):
+        for arm in _arms(task, scale):
+            labels = np.array([found[f"shape-{task}-{arm}-{seed}"]["labels"] for seed in range(_seeds(scale))])
+            cells = [
+                ", ".join(f"{count} {label}" for label, count in Counter(labels[..., place].ravel()).most_common())
+                for place in range(labels.shape[-1])
+            ]
+            rows.append([f"{task}, {arm}", *cells])
+    return markdown_table(["", *(f"{height:g} of the depth" for height in HEIGHTS)], rows)
+
+
+def _figure(data: xr.Dataset) -> Figure:
+    """Accuracy on longer questions against the exponent, a colour for each task."""
+    figure = Figure(figsize=(3.35, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for task, colour in zip(np.unique(data.task.values), COLOURS, strict=False):
+        own = data.isel(model=data.task.values == task)
+        axes.plot(own.exponent, own.longer, "o", color=colour, label=task)
+    axes.set(xlabel="exponent of the walls, half of the depth", ylabel="accuracy on longer questions")
+    axes.legend()
+    return figure
+
+
+STUDY = Study(
+    "lengths", "R7, R8: past the toy, does the valley's shape predict accuracy on longer questions?", stages, report
+)

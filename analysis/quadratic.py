@@ -1,0 +1,170 @@
+"""How good is the local quadratic model along the way, and what does neglecting H_river cost: R3.
+
+At a checkpoint, along the optimiser's next step, the gradient, the top eigenvector and a random direction, at
+multiples of the step's length: how much of the change of the loss beyond the linear one does the quadratic term miss,
+and how much of the quadratic term itself lies outside the valley?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from matplotlib.figure import Figure
+from torch import Tensor
+
+import landscape
+from analysis.intervals import mean_of
+from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
+from analysis.study import Report, Scale, Study, markdown_table
+from analysis.toy import NAMES, toy_arms
+from analysis.units import Unit
+from landscape.figures import COLOURS
+from models.settings import TrainingSettings, step_of
+
+ARMS = ("single", "looped")
+STEPS = (60, 400, 4000)
+DIRECTIONS = ("next step", "gradient", "top eigenvector", "random")
+MULTIPLES = (1.0, 3.0, 10.0, 30.0, 100.0)
+PARTS = ("change", "linear", "quadratic", "valley")
+THRESHOLDS = (0.001, 0.01, 0.1)
+"""eps by lambda_max: the valley is what lies above."""
+
+
+def stages(scale: Scale) -> list[list[Unit]]:
+    """Training, then the measurements at checkpoints."""
+    arms, seeds = _arms(scale), scale.pick(5, 2)
+    measured = measuring_units(scale.runs, arms, seeds, "quadratic", measure, steps=scale.pick(STEPS, (4,)))
+    return [training_units(scale.runs, arms, seeds), measured]
+
+
+def _arms(scale: Scale) -> dict[str, TrainingSettings]:
+    every = toy_arms(scale)
+    small = {"width": 2, "heads": 1} if scale.quick else {}
+    return {name: replace(every[name], **small) for name in ARMS}  # type: ignore[arg-type]
+
+
+def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
+    """At each of these checkpoints the changes of the loss along every direction, in float64.
+
+    Returns:
+        ``steps``, ``length`` of the next step (parameter units), and arrays (step, direction, multiple) of the whole
+        ``change`` of the loss, its ``linear`` and its ``quadratic`` part; ``valley`` (step, direction, threshold), the
+        part of the quadratic term that lies in the valley.
+    """
+    found: dict[str, Any] = {name: [] for name in ("steps", "length", *PARTS)}
+    for path in checkpoints_of(Path(folder)):
+        if step_of(path) not in steps:
+            continue
+        problem = landscape.load_problem(path, dtype="float64")
+        before, after = vectors_after(path, problem, 1)  # past the last step too, on the data that would follow
+        length = float((after - before).norm())
+        lines = _Lines(problem, landscape.full_spectrum(problem.hessian(), eigenvectors=True))
+        random = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        directions = [after - before, -lines.gradient, lines.eigenvectors[:, 0], random]
+        rows = [lines.along(each / each.norm(), length) for each in directions]
+        found["steps"].append(step_of(path))
+        found["length"].append(length)
+        for name in PARTS:
+            found[name].append([row[name] for row in rows])
+    return found
+
+
+class _Lines:
+    """The loss along lines from a point, and its quadratic model there."""
+
+    def __init__(self, problem: landscape.Problem, spectrum: landscape.FullSpectrum) -> None:
+        assert spectrum.eigenvectors is not None, "asked for"
+        self.problem, self.loss, self.gradient = problem, problem.loss(), problem.gradient()
+        self.eigenvalues = torch.from_numpy(spectrum.eigenvalues.copy())
+        self.eigenvectors = torch.from_numpy(np.ascontiguousarray(spectrum.eigenvectors))
+
+    def along(self, direction: Tensor, length: float) -> dict[str, list[float]]:
+        """The parts of the change along a unit direction, at multiples of a length."""
+        within = self.eigenvectors.T @ direction
+        curvature = self.eigenvalues * within**2
+        reach = [length * multiple for multiple in MULTIPLES]
+        return {
+            "change": [self.problem.at(self.problem.vector + r * direction).loss() - self.loss for r in reach],
+            "linear": [r * float(self.gradient @ direction) for r in reach],
+            "quadratic": [0.5 * r**2 * float(curvature.sum()) for r in reach],
+            "valley": [
+                float(curvature[self.eigenvalues > share * self.eigenvalues[0]].sum() / curvature.sum())
+                for share in THRESHOLDS
+            ],
+        }
+
+
+def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+    """What the quadratic model misses by direction and length, and what of it is the valley's."""
+    data = _dataset(found, range(scale.pick(5, 2)))
+    text = f"""The remainder |dL - g.d - d.H.d/2| by |dL - g.d|: 0 where the quadratic term is all there is beyond the
+linear one, 1 where it might as well be left out. Mean over seeds at multiples of the length of the optimiser's next
+step, in float64 on 256 sequences.
+
+{_remainders(data)}
+The share of d.H.d that lies in the valley, lambda > eps (it may exceed 1 where the rest is negative), along the next
+step: what is left is what neglecting H_river and the negative directions costs.
+
+{_valleys(data)}"""
+    return Report(text, data, {"remainders": _figure(data)})
+
+
+def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
+    first = found[f"quadratic-{ARMS[0]}-0"]
+
+    def every(name: str) -> np.ndarray:
+        return np.array([[found[f"quadratic-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS])
+
+    at = ("arm", "seed", "step", "direction")
+    data = xr.Dataset(
+        {name: ((*at, "multiple"), every(name)) for name in ("change", "linear", "quadratic")}
+        | {"valley": ((*at, "eps"), every("valley")), "length": (at[:3], every("length"))},
+        {"arm": list(ARMS), "seed": list(seeds), "step": first["steps"], "direction": list(DIRECTIONS),
+         "multiple": list(MULTIPLES), "eps": list(THRESHOLDS)},
+    )  # fmt: skip
+    beyond = data.change - data.linear
+    return data.assign(remainder=abs(beyond - data.quadratic) / abs(beyond))
+
+
+def _remainders(data: xr.Dataset) -> str:
+    rows = [
+        [f"{NAMES[arm]}, step {step}, {direction}", *(
+            mean_of(data.remainder.sel(arm=arm, step=step, direction=direction, multiple=each).values).text(3)
+            for each in MULTIPLES
+        )]
+        for arm in ARMS for step in data.step.values for direction in DIRECTIONS
+    ]  # fmt: skip
+    return markdown_table(["", *(f"{each:g} steps" for each in MULTIPLES)], rows)
+
+
+def _valleys(data: xr.Dataset) -> str:
+    rows = [
+        [f"{NAMES[arm]}, step {step}", mean_of(data.length.sel(arm=arm, step=step).values).text(3), *(
+            mean_of(data.valley.sel(arm=arm, step=step, direction="next step", eps=eps).values).text(2)
+            for eps in THRESHOLDS
+        )]
+        for arm in ARMS for step in data.step.values
+    ]  # fmt: skip
+    return markdown_table(["", "length of a step", *(f"eps = {eps:g} lambda_max" for eps in THRESHOLDS)], rows)
+
+
+def _figure(data: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(6.9, 2.4), layout="constrained")
+    for axes, arm in zip(figure.subplots(1, 2, sharey=True), ARMS, strict=True):
+        for direction, colour in zip(DIRECTIONS, COLOURS, strict=False):
+            own = data.remainder.sel(arm=arm, direction=direction).isel(step=-1)
+            axes.plot(MULTIPLES, own.mean("seed"), "o-", color=colour, label=direction)
+            axes.fill_between(MULTIPLES, own.min("seed"), own.max("seed"), color=colour, alpha=0.15, linewidth=0)
+        axes.set(xscale="log", yscale="log", xlabel="lengths of a step", title=f"{NAMES[arm]}, last checkpoint")
+    figure.axes[0].set_ylabel("remainder of the quadratic model")
+    figure.axes[0].legend()
+    return figure
+
+
+STUDY = Study("quadratic", "R3: how good is the local quadratic model along the way?", stages, report)
