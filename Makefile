@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench bench-accuracy gpu-check docs clean
+.PHONY: demo test lint types test-slow test-lowest bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,10 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.valleys
 	$(BIN)/python -m benchmarks.phases
+
+# The paper's questions, in full: hours on two cores, resumed by the same command.
+study: $(INSTALLED)
+	$(BIN)/python -m analysis all
 
 # Does another device give the CPU's numbers? Exit status 1 says no.
 DEVICE ?= cuda

@@ -1,7 +1,7 @@
 """Past the toy: does the shape of the valley predict accuracy on longer questions (R8), and what do spectra do (R7)?
 
 The models are those of the SHIFT studies: GPT-2-style blocks on the algorithmic tasks, whose spectra are too large to
-be had whole. So anisotropy is told by (tr H)^2 / ||H||_F^2, an effective rank from random probes; by lambda_1 /
+be had whole. So anisotropy is told by (tr H)^2 / ||H||_F^2, an effective rank, from random probes; by lambda_1 /
 lambda_10, which is kappa of the ten largest eigenvalues; and geometry by the exponent of the walls along the top
 eigenvectors.
 """
@@ -33,7 +33,7 @@ ARMS = ("single", "looped", "untied", "shift", "shift-gain")
 STEPS = (0, 200, 1000, 4000)
 MEASURES = {
     "exponent": "exponent, half of the depth",
-    "effective_rank": "(tr H)^2 / ||H||_F^2",
+    "effective_rank": "effective rank",
     "kappa": "lambda_1 / lambda_10",
     "lambda_max": "lambda_max",
     "loss": "loss",
@@ -103,6 +103,7 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     good = data.accuracy >= LEARNT
     text = f"""One model for each task, arm and seed: {data.sizes["model"]} in all, {int(good.sum())} of which answer
 at least {LEARNT:.0%} of the questions of trained lengths. Longer: mean accuracy over the task's longer lengths.
+The effective rank is (tr H)^2 by the squared Frobenius norm, from random probes.
 
 **R8.** Spearman's correlation of each measure with the accuracy on longer questions, with 95 % intervals over
 resampled models. Tasks differ in everything, so ranks are taken within each task and pooled; a task on which all

@@ -2,11 +2,13 @@
 
 import re
 import sys
+import types
 
 import pytest
 import torch
 
 from landscape.cli.probe import main
+from models.train import app
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +45,18 @@ def test_the_three_lines_of_the_readme_give_eigenpairs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     exec(compile(BLOCKS[1], "README.md", "exec"), {})
     assert "True" in capsys.readouterr().out
+
+
+def test_the_criterion_of_the_readme_can_be_asked():
+    model = types.SimpleNamespace(loops=1)
+    exec(compile(BLOCKS[2], "README.md", "exec"), {"model": model})
+    assert model.loops == 1  # two epochs are no plateau
+
+
+def test_the_training_commands_of_the_readme_are_understood():
+    for line in re.findall(r"python -m models\.train (.*?)(?:`|  #|\n)", README):
+        _, bound, _ = app.parse_args(line.split())
+        bound.arguments["settings"].check()
 
 
 @pytest.mark.parametrize("page", sorted(["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]))

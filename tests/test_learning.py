@@ -145,3 +145,18 @@ def test_intervals_of_half_steps_hold():
 def test_refused(call, line):
     with pytest.raises(InputError, match=line):
         call()
+
+
+def test_infinite_losses_have_no_band_and_no_warning():
+    """The mean is infinite where a loss is; the other group is as it would be without it."""
+    losses = np.random.default_rng(0).uniform(1, 2, (5, 6))
+    losses[0] += 3
+    losses[:, 0] = np.inf
+    groups = Grouping.by_label(["a", "b"] * 3)
+    curves, halves = group_curves(losses, groups), half_steps(STEPS, losses, groups)
+    assert np.isinf(curves.means[:, 0]).all()
+    assert np.isnan(curves.intervals[:, 0]).all()
+    assert np.isfinite(curves.intervals[:, 1]).all()
+    assert np.isnan(halves.intervals[0]).all()
+    assert np.isfinite(halves.steps[1])
+    assert not half_way(losses, 0.1)[:, 0].any()

@@ -78,7 +78,8 @@ def half_way(losses: np.ndarray, least: float) -> np.ndarray:
     """
     losses = np.asarray(losses, dtype=np.float64)
     first, lowest = losses[0], losses.min(axis=0)
-    return np.isfinite(losses) & (losses <= (first + lowest) / 2) & (first - lowest > least)
+    with np.errstate(invalid="ignore"):  # one that is infinite throughout gains nothing
+        return np.isfinite(losses) & (losses <= (first + lowest) / 2) & (first - lowest > least)
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,11 @@ def _band(values: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndar
         return np.full((len(means), 2), np.nan)
     if np.isin(values, (0, 1)).all():
         return _wilson(means, float(weights.sum() ** 2 / (weights**2).sum()))
-    deviations = (values - means[:, None]) * weights / weights.sum()
-    error = np.sqrt((deviations**2).sum(axis=1) * n / (n - 1))
-    half = stats.t.ppf(_LEVELS[1], n - 1) * error
-    return np.stack([means - half, means + half], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite loss has no band: NaN
+        deviations = (values - means[:, None]) * weights / weights.sum()
+        error = np.sqrt((deviations**2).sum(axis=1) * n / (n - 1))
+        half = stats.t.ppf(_LEVELS[1], n - 1) * error
+        return np.stack([means - half, means + half], axis=1)
 
 
 def _wilson(shares: np.ndarray, n: float) -> np.ndarray:
@@ -234,7 +236,8 @@ def half_steps(
             rows.append(np.full((3, resamples + 1), np.nan))
             continue
         counts = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), resamples)]) * own_weights
-        rows.append(_crossings(steps, counts @ own.T / counts.sum(axis=1, keepdims=True), least))
+        with np.errstate(invalid="ignore"):  # a resample without an infinite loss has 0 times infinity: NaN
+            rows.append(_crossings(steps, counts @ own.T / counts.sum(axis=1, keepdims=True), least))
         if n == 1:
             rows[-1][:, 1:] = np.nan
     at, before, after = np.swapaxes(np.array(rows), 0, 1)  # (g, 1 + resamples) each
