@@ -1,0 +1,44 @@
+"""The notebooks run from top to bottom, and what is committed is what they gave."""
+
+from __future__ import annotations
+
+import nbclient
+import nbformat
+import pytest
+
+from tests.conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_three():
+    assert len(NOTEBOOKS) == 3
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("default")  # the kernel's own
+def test_runs_from_top_to_bottom(path, monkeypatch):
+    """Any error in a cell is raised here; every cell that committed a figure makes one again."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    committed = nbformat.read(path, as_version=4)
+    again = nbclient.NotebookClient(
+        nbformat.from_dict(committed), timeout=300, resources={"metadata": {"path": str(path.parent)}}
+    ).execute()
+    for before, now in zip(committed.cells, again.cells, strict=True):
+        if before.cell_type == "code":
+            assert kinds(before) == kinds(now), before.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_is_committed_with_its_outputs(path):
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+def kinds(cell: nbformat.NotebookNode) -> set[str]:
+    """What a cell put out that isn't told to the person at the screen alone."""
+    found = {name for output in cell.outputs for name in output.get("data", {})}
+    return found & {"image/png", "text/plain"}
