@@ -200,7 +200,7 @@ def _needless_table(found: Mapping[str, Any], seeds: range) -> str:
 
 def _curves(data: xr.Dataset, best: Mapping[str, float]) -> Figure:
     """Accuracy of simple and of complex sequences over training, a band from the lowest to the highest seed."""
-    figure = Figure(figsize=(6.9, 2.6), layout="constrained")
+    figure = Figure(figsize=(6.9, 3.0), layout="constrained")
     for axes, group in zip(figure.subplots(1, 2), data.group.values, strict=True):
         for arm, colour in zip(data.arm.values, COLOURS, strict=False):
             own = data.curve_accuracy.sel(arm=arm, group=group).dropna("step", how="all")
@@ -209,7 +209,7 @@ def _curves(data: xr.Dataset, best: Mapping[str, float]) -> Figure:
         axes.axhline(best[f"accuracy {group}"], color="black", linestyle=":", label="Bayes")
         axes.set(xscale="symlog", xlabel="training step", ylabel="accuracy", title=f"{group} sequences")
         axes.set_xlim(left=0)
-    axes.legend()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -49,7 +49,7 @@ def stages(scale: Scale) -> list[list[Unit]]:
         for task in tasks
         for unit in measuring_units(
             scale.runs, _arms(task, scale), seeds, f"shape-{task}", measure, steps=scale.pick(STEPS, (8,)),
-            directions=scale.pick(5, 1),
+            directions=scale.pick(5, 1), k=scale.pick(10, 2),
         )
     ]  # fmt: skip
     return [training, measured]
@@ -68,15 +68,15 @@ def _arms(task: TaskName, scale: Scale) -> dict[str, TrainingSettings]:
     return {arm: every[arm] for arm in scale.pick(ARMS, ARMS[:2])}
 
 
-def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, Any]:
-    """Curvature at some checkpoints, and the valley at the last one.
+def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dict[str, Any]:
+    """Curvature at some checkpoints by the k largest eigenvalues and the trace, and the valley at the last one.
 
     Staged runs are other functions of their weights before the switch, and are measured at the last checkpoint alone.
     """
     every = checkpoints_of(Path(folder))
     passes = {landscape.read_checkpoint(path).arguments["loops"] for path in every}
     chosen = [path for path in every if step_of(path) in steps] if len(passes) == 1 else every[-1:]
-    pairs, trace = landscape.TopEigenpairs(10, "LA"), landscape.Trace(0.1)
+    pairs, trace = landscape.TopEigenpairs(k, "LA"), landscape.Trace(0.1)
     asked = [landscape.Loss(), pairs, trace, landscape.Valley(directions)]
     result = landscape.probe(chosen, asked, Path(folder) / f"shape-{directions}.landscape.h5", at=(-1,))
     rows = [row.data for row in result.rows]
