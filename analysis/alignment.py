@@ -60,7 +60,7 @@ def measure(folder: str, steps: tuple[int, ...], count: int) -> dict[str, Any]:
     Beside it the cosine of two gradients with three passes on the two halves of the data, which sampling keeps below 1.
     """
     data = inputs_and_targets(MarkovLanguage().sample(count, SEED))
-    halves = [tuple(each[start::2] for each in data) for start in (0, 1)]
+    halves = list(zip(*(each.chunk(2) for each in data), strict=True))  # each with as many simple and complex ones
     found: dict[str, Any] = {"steps": [], "cosine": [], "halves": []}
     for path in checkpoints_of(Path(folder)):
         if step_of(path) not in steps:

@@ -244,6 +244,12 @@ class TestAlignment:
         assert np.array(found["cosine"]) == pytest.approx(1, abs=1e-6)
         assert (np.array(found["halves"]) < 1).all()
 
+    def test_both_halves_have_both_types(self, tmp_path: Path) -> None:
+        """At the start the two types' gradients differ, and the halves' agree up to sampling."""
+        run = train_run("a", TINY, str(tmp_path))
+        found = alignment.measure(run["folder"], (0,), 1024)
+        assert np.array(found["halves"]).min() > 0.9
+
 
 class TestLengths:
     def test_ranks_are_within_tasks_and_leave_out_what_does_not_vary(self) -> None:
