@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -59,7 +61,7 @@ def results_of(units: Sequence[Unit], folder: Path, workers: int, title: str) ->
 
 
 def seconds_of(units: Sequence[Unit], folder: Path) -> float:
-    """The time that all of these took, one after the other."""
+    """The processor time that all of these took."""
     return sum((_kept(folder, unit) or {"seconds": 0.0})["seconds"] for unit in units)
 
 
@@ -70,7 +72,7 @@ def _worked(units: Sequence[Unit], workers: int) -> Any:
             yield unit, _work(unit)
         return
     context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, _end_with_parent, (os.getpid(),)) as pool:
         running = {pool.submit(_work, unit): unit for unit in units}
         try:
             for done in as_completed(running):
@@ -80,14 +82,25 @@ def _worked(units: Sequence[Unit], workers: int) -> Any:
             raise
 
 
+def _end_with_parent(parent: int) -> None:
+    """Let a worker end when the command is killed, rather than work on for nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(unit: Unit) -> dict[str, Any]:
-    """The result of a unit on one thread, and the wall-clock seconds it took."""
+    """The result of a unit on one thread, and the seconds of processor time it took."""
     import torch
 
     torch.set_num_threads(1)  # the numbers of a run depend on it, and two processes use two cores
-    started = time.monotonic()
+    started = time.process_time()
     result = unit.work(**unit.arguments)
-    return {"result": result, "seconds": time.monotonic() - started}
+    return {"result": result, "seconds": time.process_time() - started}
 
 
 def _kept(folder: Path, unit: Unit) -> dict[str, Any] | None:

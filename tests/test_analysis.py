@@ -2,9 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import xarray as xr
@@ -80,6 +86,26 @@ def doubled(number: int, log: str) -> int:
     return 2 * number
 
 
+def sleeping(folder: str, i: int) -> None:
+    """Work that takes longer than any test."""
+    (Path(folder) / f"pid{i}").write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for up to a minute and a half: starting two interpreters with torch takes a while on a busy machine."""
+    for _ in range(900):
+        if condition():
+            return
+        time.sleep(0.1)
+    pytest.fail("it didn't happen")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, other than a dead one that nobody has waited for."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
 class TestUnits:
     def units(self, folder: Path, *numbers: int) -> list[Unit]:
         return [
@@ -96,6 +122,25 @@ class TestUnits:
     def test_with_other_arguments_it_is_done_anew(self, tmp_path: Path) -> None:
         results_of(self.units(tmp_path, 3), tmp_path, 1, "")
         assert results_of(self.units(tmp_path, 5), tmp_path, 1, "") == {"u0": 10}
+
+    def test_workers_end_with_a_command_that_is_killed(self, tmp_path: Path) -> None:
+        """Killed outright, it can't tell them; each notices by itself within some seconds."""
+        code = (
+            "import sys; from pathlib import Path; from analysis.units import Unit, results_of\n"
+            "from tests.test_analysis import sleeping\n"
+            "folder = Path(sys.argv[1])\n"
+            "if __name__ == '__main__':\n"
+            "    units = [Unit(f'u{i}', sleeping, {'folder': str(folder), 'i': i}) for i in (0, 1)]\n"
+            "    results_of(units, folder, 2, '')\n"
+        )
+        (tmp_path / "main.py").write_text(code)
+        environment = os.environ | {"PYTHONPATH": os.getcwd()}
+        command = subprocess.Popen([sys.executable, str(tmp_path / "main.py"), str(tmp_path)], env=environment)
+        files = [tmp_path / f"pid{i}" for i in (0, 1)]
+        wait_for(lambda: all(file.exists() and file.read_text() for file in files))
+        command.kill()
+        command.wait()
+        wait_for(lambda: not any(is_alive(int(file.read_text())) for file in files))
 
     def test_what_is_finished_survives_a_failure(self, tmp_path: Path) -> None:
         with pytest.raises(InputError):
