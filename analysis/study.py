@@ -107,7 +107,8 @@ def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
     replace_text(table, f"""# {study.question}
 
 Made by `{command}`: {spent / 60:.0f} minutes of processor time, {workers} processes of one thread each,
-{told["machine"]}; {told["versions"]}. Brackets are 95 % intervals over seeds (Student's t); differences are paired by seed.
+{told["machine"]}; {told["versions"]}. Brackets are 95 % intervals over seeds (Student's t); differences are paired
+by seed.
 
 {report.text.strip()}
 
