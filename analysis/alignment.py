@@ -20,14 +20,13 @@ from torch import Tensor, nn
 from analysis.intervals import mean_of
 from analysis.runs import checkpoints_of, measuring_units, model_at, training_units
 from analysis.study import Report, Scale, Study, markdown_table
-from analysis.toy import NAMES, toy_arms
+from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from data.markov import MarkovLanguage
 from landscape.figures import COLOURS
-from models.settings import TrainingSettings, step_of
+from models.settings import step_of
 from models.tasks import inputs_and_targets
 
-ARMS = ("single", "looped")
 STEPS = (0, 20, 60, 120, 200, 400, 800, 2000, 4000)
 SEQUENCES, SEED = 2048, 2
 PASSES = (1, 3)
@@ -43,15 +42,10 @@ WEIGHTS = {
 
 def stages(scale: Scale) -> list[list[Unit]]:
     """Training, then the cosines at checkpoints of every run."""
-    arms, seeds = _arms(scale), scale.pick(5, 2)
+    arms, seeds = pair(scale), scale.pick(5, 2)
     steps, count = scale.pick(STEPS, (0, 4, 8)), scale.pick(SEQUENCES, 64)
     cosines = measuring_units(scale.runs, arms, seeds, "alignment", measure, steps=steps, count=count)
     return [training_units(scale.runs, arms, seeds), cosines]
-
-
-def _arms(scale: Scale) -> dict[str, TrainingSettings]:
-    every = toy_arms(scale)
-    return {name: every[name] for name in ARMS}
 
 
 def measure(folder: str, steps: tuple[int, ...], count: int) -> dict[str, Any]:
@@ -90,12 +84,12 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     seeds = range(scale.pick(5, 2))
     at = ("arm", "seed", "step", "weight")
     variables = {
-        name: (at, np.array([[found[f"alignment-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS]))
+        name: (at, np.array([[found[f"alignment-{arm}-{seed}"][name] for seed in seeds] for arm in PAIR]))
         for name in ("cosine", "halves")
     }
-    steps = found[f"alignment-{ARMS[0]}-0"]["steps"]
-    data = xr.Dataset(variables, {"arm": list(ARMS), "seed": list(seeds), "step": steps, "weight": list(WEIGHTS)})
-    tables = "\n".join(f"At the weights of {NAMES[arm]}:\n\n{_table(data, arm)}" for arm in ARMS)
+    steps = found[f"alignment-{PAIR[0]}-0"]["steps"]
+    data = xr.Dataset(variables, {"arm": list(PAIR), "seed": list(seeds), "step": steps, "weight": list(WEIGHTS)})
+    tables = "\n".join(f"At the weights of {NAMES[arm]}:\n\n{_table(data, arm)}" for arm in PAIR)
     text = f"""The cosine of the gradient with one pass and the one with three, at the same weights and on the same
 {scale.pick(SEQUENCES, 64):,} sequences. Last column: the lowest mean cosine, over kinds of weight, of gradients with
 three passes on the two halves of the sequences: sampling alone keeps it below 1. Random vectors of 256 entries have
@@ -116,7 +110,7 @@ def _table(data: xr.Dataset, arm: str) -> str:
 
 def _figure(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
-    for axes, arm in zip(figure.subplots(1, 2, sharey=True), ARMS, strict=True):
+    for axes, arm in zip(figure.subplots(1, 2, sharey=True), PAIR, strict=True):
         for weight, colour in zip(WEIGHTS, COLOURS, strict=False):
             own = data.cosine.sel(arm=arm, weight=weight)
             axes.plot(data.step, own.mean("seed"), "o-", color=colour, label=weight)

@@ -18,7 +18,6 @@ does the sum of a valley coordinate over a window go as 1 / lambda_i, and which 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,11 @@ import landscape
 from analysis.intervals import mean_of
 from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
 from analysis.study import Report, Scale, Study, markdown_table
-from analysis.toy import NAMES, toy_arms
+from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
-from models.settings import TrainingSettings, step_of
+from models.settings import step_of
 
-ARMS = ("single", "looped")
 START, WINDOW = 400, 100
 SLICES = ((0.3, 1.0), (0.1, 0.3), (0.03, 0.1), (0.01, 0.03))
 """Of the valley, by lambda / lambda_max; the river is what lies within 0.01 of it."""
@@ -50,16 +48,10 @@ SPECTRA = {"U": np.ones(VALLEY_SIZE), "V": np.logspace(-2, 0, VALLEY_SIZE)}
 
 def stages(scale: Scale) -> list[list[Unit]]:
     """Synthetic quadratics; training, then a window of every run."""
-    arms, seeds = _arms(scale), scale.pick(5, 2)
+    arms, seeds = pair(scale), scale.pick(5, 2)
     start, window = scale.pick((START, WINDOW), (4, 4))
     windows = measuring_units(scale.runs, arms, seeds, "force", measure, start=start, window=window)
     return [[Unit("synthetic", synthetic, {}), *training_units(scale.runs, arms, seeds)], windows]
-
-
-def _arms(scale: Scale) -> dict[str, TrainingSettings]:
-    every = toy_arms(scale)
-    small = {"width": 2, "heads": 1} if scale.quick else {}
-    return {name: replace(every[name], **small) for name in ARMS}  # type: ignore[arg-type]
 
 
 def synthetic() -> dict[str, Any]:
@@ -214,7 +206,7 @@ def _order(found: Mapping[str, Mapping[str, list[float]]]) -> str:
 
 def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     def every(name: str) -> list[list[Any]]:
-        return [[found[f"force-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS]
+        return [[found[f"force-{arm}-{seed}"][name] for seed in seeds] for arm in PAIR]
 
     at = ("arm", "seed")
     variables: dict[str, Any] = {name: (at, every(name)) for name in ("cosine", "ratio", "slope")}
@@ -222,12 +214,12 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     variables["counts"] = ((*at, "slice"), every("counts"))
     for name in QUANTITIES:
         variables[f"synthetic_{name}"] = (("kind", "draw"), [each[name] for each in found["synthetic"].values()])
-    return xr.Dataset(variables, {"arm": list(ARMS), "seed": list(seeds), "kind": list(found["synthetic"])})
+    return xr.Dataset(variables, {"arm": list(PAIR), "seed": list(seeds), "kind": list(found["synthetic"])})
 
 
 def _trained(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
     rows = []
-    for arm in ARMS:
+    for arm in PAIR:
         own = data.sel(arm=arm)
         cells = [
             f"{mean_of(own.shares.isel(slice=place).values).text(2)} ({float(own.counts.isel(slice=place).mean()):.0f})"
@@ -243,13 +235,13 @@ def _figure(found: Mapping[str, Any], seeds: range) -> Figure:
     """Sums of the valley coordinates by eigenvalue, and a line of slope -1."""
     figure = Figure(figsize=(3.35, 2.6), layout="constrained")
     axes = figure.subplots()
-    for arm, colour in zip(ARMS, COLOURS, strict=False):
+    for arm, colour in zip(PAIR, COLOURS, strict=False):
         for seed in seeds:
             own = found[f"force-{arm}-{seed}"]
             axes.plot(own["eigenvalues"], own["sums"], ".", color=colour, alpha=0.4,
                       label=NAMES[arm] if seed == 0 else None)  # fmt: skip
     line = np.array([RIVER, 1.0])
-    middle = np.median(found[f"force-{ARMS[0]}-0"]["sums"])
+    middle = np.median(found[f"force-{PAIR[0]}-0"]["sums"])
     axes.plot(line, middle * np.sqrt(RIVER) / line, color="black", label="slope $-1$")
     axes.set(xscale="log", yscale="log", xlabel=r"$\lambda_i / \lambda_{max}$", ylabel=r"$|\sum_k x_i(k)|$ [parameter]")
     axes.legend()

@@ -8,7 +8,6 @@ and how much of the quadratic term itself lies outside the valley?
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ import landscape
 from analysis.intervals import mean_of
 from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
 from analysis.study import Report, Scale, Study, markdown_table
-from analysis.toy import NAMES, toy_arms
+from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
-from models.settings import TrainingSettings, step_of
+from models.settings import step_of
 
-ARMS = ("single", "looped")
 STEPS = (60, 400, 4000)
 DIRECTIONS = ("next step", "gradient", "top eigenvector", "random")
 MULTIPLES = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -38,15 +36,9 @@ THRESHOLDS = (0.001, 0.01, 0.1)
 
 def stages(scale: Scale) -> list[list[Unit]]:
     """Training, then the measurements at checkpoints."""
-    arms, seeds = _arms(scale), scale.pick(5, 2)
+    arms, seeds = pair(scale), scale.pick(5, 2)
     measured = measuring_units(scale.runs, arms, seeds, "quadratic", measure, steps=scale.pick(STEPS, (4,)))
     return [training_units(scale.runs, arms, seeds), measured]
-
-
-def _arms(scale: Scale) -> dict[str, TrainingSettings]:
-    every = toy_arms(scale)
-    small = {"width": 2, "heads": 1} if scale.quick else {}
-    return {name: replace(every[name], **small) for name in ARMS}  # type: ignore[arg-type]
 
 
 def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
@@ -116,16 +108,16 @@ step: what is left is what neglecting H_river and the negative directions costs.
 
 
 def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
-    first = found[f"quadratic-{ARMS[0]}-0"]
+    first = found[f"quadratic-{PAIR[0]}-0"]
 
     def every(name: str) -> np.ndarray:
-        return np.array([[found[f"quadratic-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS])
+        return np.array([[found[f"quadratic-{arm}-{seed}"][name] for seed in seeds] for arm in PAIR])
 
     at = ("arm", "seed", "step", "direction")
     data = xr.Dataset(
         {name: ((*at, "multiple"), every(name)) for name in ("change", "linear", "quadratic")}
         | {"valley": ((*at, "eps"), every("valley")), "length": (at[:3], every("length"))},
-        {"arm": list(ARMS), "seed": list(seeds), "step": first["steps"], "direction": list(DIRECTIONS),
+        {"arm": list(PAIR), "seed": list(seeds), "step": first["steps"], "direction": list(DIRECTIONS),
          "multiple": list(MULTIPLES), "eps": list(THRESHOLDS)},
     )  # fmt: skip
     beyond = data.change - data.linear
@@ -138,7 +130,7 @@ def _remainders(data: xr.Dataset) -> str:
             mean_of(data.remainder.sel(arm=arm, step=step, direction=direction, multiple=each).values).text(3)
             for each in MULTIPLES
         )]
-        for arm in ARMS for step in data.step.values for direction in DIRECTIONS
+        for arm in PAIR for step in data.step.values for direction in DIRECTIONS
     ]  # fmt: skip
     return markdown_table(["", *(f"{each:g} steps" for each in MULTIPLES)], rows)
 
@@ -149,14 +141,14 @@ def _valleys(data: xr.Dataset) -> str:
             mean_of(data.valley.sel(arm=arm, step=step, direction="next step", eps=eps).values).text(2)
             for eps in THRESHOLDS
         )]
-        for arm in ARMS for step in data.step.values
+        for arm in PAIR for step in data.step.values
     ]  # fmt: skip
     return markdown_table(["", "length of a step", *(f"eps = {eps:g} lambda_max" for eps in THRESHOLDS)], rows)
 
 
 def _figure(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
-    for axes, arm in zip(figure.subplots(1, 2, sharey=True), ARMS, strict=True):
+    for axes, arm in zip(figure.subplots(1, 2, sharey=True), PAIR, strict=True):
         for direction, colour in zip(DIRECTIONS, COLOURS, strict=False):
             own = data.remainder.sel(arm=arm, direction=direction).isel(step=-1)
             axes.plot(MULTIPLES, own.mean("seed"), "o-", color=colour, label=direction)

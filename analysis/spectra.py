@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,12 @@ import landscape
 from analysis.intervals import difference_of, mean_of
 from analysis.runs import checkpoints_of, measuring_units, training_units
 from analysis.study import Report, Scale, Study, markdown_table
-from analysis.toy import NAMES, toy_arms
+from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
 from landscape.measurements import LEADING
-from models.settings import TrainingSettings, step_of
+from models.settings import step_of
 
-ARMS = ("single", "looped")
 STEPS = (0, 20, 60, 120, 200, 400, 800, 1200, 2000, 4000)
 CURVES = ("entropy", "negative_mass", "information", "information_null", "joint_information", "joint_information_null",
           "overlap", "stability_ratio")  # fmt: skip
@@ -42,17 +40,10 @@ TOLERANCES = (0.1, 1.0, 10.0, 100.0)
 
 def stages(scale: Scale) -> list[list[Unit]]:
     """Training, then all that is measured of each run."""
-    arms, seeds = _arms(scale), _seeds(scale)
+    arms, seeds = pair(scale), _seeds(scale)
     steps, directions = scale.pick(STEPS, (0, 8)), scale.pick(10, 1)
     measured = measuring_units(scale.runs, arms, seeds, "spectra", measure, steps=steps, directions=directions)
     return [training_units(scale.runs, arms, seeds), measured]
-
-
-def _arms(scale: Scale) -> dict[str, TrainingSettings]:
-    every = toy_arms(scale)
-    if not scale.quick:
-        return {name: every[name] for name in ARMS}
-    return {name: replace(every[name], width=2, heads=1) for name in ARMS}
 
 
 def _seeds(scale: Scale) -> int:
@@ -111,10 +102,10 @@ Anisotropy above the noise floor, and the exponent of the walls along the top va
 
 def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     """All numbers by arm and seed."""
-    first = found[f"spectra-{ARMS[0]}-0"]
+    first = found[f"spectra-{PAIR[0]}-0"]
 
     def every(name: str) -> list[list[Any]]:
-        return [[found[f"spectra-{arm}-{seed}"][name] for seed in seeds] for arm in ARMS]
+        return [[found[f"spectra-{arm}-{seed}"][name] for seed in seeds] for arm in PAIR]
 
     at = ("arm", "seed")
     variables: dict[str, Any] = {name: ((*at, "step"), every(name)) for name in (*CURVES, "rounding")}
@@ -125,14 +116,14 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     for name in ("participation", "quantile_ratio", "floor", "phases"):
         variables[name] = (at, every(name))
     return xr.Dataset(
-        variables, {"arm": list(ARMS), "seed": list(seeds), "step": first["steps"], "height": first["height_share"]}
+        variables, {"arm": list(PAIR), "seed": list(seeds), "step": first["steps"], "height": first["height_share"]}
     )
 
 
 def _over_training(data: xr.Dataset) -> str:
     top = data.eigenvalues.max("index")
     rows = []
-    for arm in ARMS:
+    for arm in PAIR:
         own = data.sel(arm=arm)
         entropy = own.entropy
         cells = [entropy.isel(step=0), entropy.min("step"), entropy.isel(step=-1)]
@@ -143,7 +134,7 @@ def _over_training(data: xr.Dataset) -> str:
             *(mean_of(own[name].median("step").values).text(2) for name in CURVES[2:6]),
             mean_of(own.stability_ratio.max("step").values).text(3),
         ])  # fmt: skip
-    rise = [data.entropy.sel(arm=arm).isel(step=-1) - data.entropy.sel(arm=arm).min("step") for arm in ARMS]
+    rise = [data.entropy.sel(arm=arm).isel(step=-1) - data.entropy.sel(arm=arm).min("step") for arm in PAIR]
     rows.append(["looped - single, rise of the entropy from its lowest", "", "",
                  difference_of(rise[1].values, rise[0].values).text(2, "+"), *[""] * 8])  # fmt: skip
     return markdown_table(
@@ -154,7 +145,7 @@ def _over_training(data: xr.Dataset) -> str:
 
 
 def _courses(found: Mapping[str, Any], seeds: range) -> str:
-    rows = [[NAMES[arm], *(found[f"spectra-{arm}-{seed}"]["phases"] for seed in seeds)] for arm in ARMS]
+    rows = [[NAMES[arm], *(found[f"spectra-{arm}-{seed}"]["phases"] for seed in seeds)] for arm in PAIR]
     return markdown_table(["", *(f"seed {seed}" for seed in seeds)], rows)
 
 
@@ -162,7 +153,7 @@ def _dominance(data: xr.Dataset) -> str:
     rows = []
     for step in data.step.values:
         here = data.sel(step=step)
-        positive = [np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in ARMS]
+        positive = [np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in PAIR]
         floor = float(data.floor.max())
         count = min(int((each > floor).sum(axis=1).min()) for each in positive)
         if not count:
@@ -176,7 +167,7 @@ def _dominance(data: xr.Dataset) -> str:
 
 def _map(data: xr.Dataset) -> str:
     rows = []
-    for arm in ARMS:
+    for arm in PAIR:
         for share in SHARES:
             cells, restates = {delta: Counter[str]() for delta in TOLERANCES}, []
             for seed in data.seed.values:
@@ -192,7 +183,7 @@ def _map(data: xr.Dataset) -> str:
 
 def _shapes(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
     rows = []
-    for arm in ARMS:
+    for arm in PAIR:
         own = data.sel(arm=arm)
         labels = [
             ", ".join(
@@ -215,7 +206,7 @@ def _spectra_figure(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
     places = (0, data.sizes["step"] // 2, -1)
     for axes, place in zip(figure.subplots(1, 3, sharey=True), places, strict=True):
-        for arm, colour in zip(ARMS, COLOURS, strict=False):
+        for arm, colour in zip(PAIR, COLOURS, strict=False):
             for seed in data.seed.values:
                 values = np.sort(data.eigenvalues.sel(arm=arm, seed=seed).isel(step=place).values)[::-1]
                 above = values[values > float(data.rounding.max())]
@@ -232,7 +223,7 @@ def _entropy_figure(data: xr.Dataset) -> Figure:
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
     curves = ((data.entropy, "entropy $E(H)$ [nats]"), (data.eigenvalues.max("index"), r"$\lambda_{max}$"))
     for axes, (curve, title) in zip(figure.subplots(1, 2), curves, strict=True):
-        for arm, colour in zip(ARMS, COLOURS, strict=False):
+        for arm, colour in zip(PAIR, COLOURS, strict=False):
             for seed in data.seed.values:
                 axes.plot(data.step, curve.sel(arm=arm, seed=seed), "o-", color=colour, alpha=0.6, linewidth=0.6,
                           label=NAMES[arm] if seed == 0 else None)  # fmt: skip

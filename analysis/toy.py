@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from analysis.study import Scale
 from models.settings import TrainingSettings
 
+PAIR = ("single", "looped")
 NAMES = {
     "single": "Single-Attn",
     "looped": "Looped-Attn",
@@ -36,3 +39,9 @@ def toy_arms(scale: Scale) -> dict[str, TrainingSettings]:
         "single-long": arm("single", epochs=round(2.91 * epochs)),
     }
     return {name: every[name] for name in ("single", "looped", "single-long")} if scale.quick else every
+
+
+def pair(scale: Scale) -> dict[str, TrainingSettings]:
+    """Single-Attn and Looped-Attn, of few parameters in a quick try, where whole spectra are measured."""
+    every = toy_arms(scale)
+    return {name: replace(every[name], width=2, heads=1) if scale.quick else every[name] for name in PAIR}

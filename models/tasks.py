@@ -39,11 +39,10 @@ class Task(Protocol):
         """Measure a model on the fixed held-out data."""
 
 
-class MarkovTask:
-    """Next-token prediction on the in-context Markov language."""
+class _LanguageTask:
+    """Next-token prediction on a language."""
 
-    problem = "markov"
-    language = MarkovLanguage()
+    language: MarkovLanguage | SecondOrderLanguage
 
     @property
     def vocabulary(self) -> int:
@@ -53,6 +52,13 @@ class MarkovTask:
     def problem_arguments(self) -> dict[str, Any]:
         """Return the size and the seed of the data set on which the landscape is measured."""
         return {"samples": 256, "seed": HELD_OUT_SEED}
+
+
+class MarkovTask(_LanguageTask):
+    """Next-token prediction on the in-context Markov language."""
+
+    problem = "markov"
+    language = MarkovLanguage()
 
     def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
         """Draw (batch, position) inputs and the symbols that follow them."""
@@ -72,20 +78,11 @@ class MarkovTask:
         return _flatten("bayes", score_bayes(self._held_out))
 
 
-class SecondOrderTask:
+class SecondOrderTask(_LanguageTask):
     """Next-token prediction on a fixed language of second order."""
 
     problem = "second-order"
     language = SecondOrderLanguage()
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of symbols."""
-        return self.language.symbols
-
-    def problem_arguments(self) -> dict[str, Any]:
-        """Return the size and the seed of the data set on which the landscape is measured."""
-        return {"samples": 256, "seed": HELD_OUT_SEED}
 
     def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
         """Draw (batch, position) inputs and the symbols that follow them."""
