@@ -116,7 +116,9 @@ class LoopedGPT(nn.Module):
             return self.embedding(tokens)
         length = tokens.shape[1]
         if length > self.context:
-            raise InputError(f"{length} positions exceed the model's context of {self.context}; shorten the sequences")
+            raise InputError(
+                f"{length} positions exceed the model's context of {self.context}: give a longer one, or no positions"
+            )
         return self.embedding(tokens) + self.position(torch.arange(length, device=tokens.device))
 
 
