@@ -76,6 +76,7 @@ def plot(
     stem = "-vs-".join(re.sub(r"[^\w.-]+", "-", record.label).strip("-") for record in shown)
     with styled(style), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of one library to another, and nothing to the reader
         drawn = _drawn(figures, shown, look)
         contents = {f"{stem}-{name}.{form}": rendered(figure, form, shown) for name, figure in drawn.items()}
     for line in dict.fromkeys(str(each.message) for each in told):
