@@ -310,11 +310,11 @@ class TestLengths:
         assert np.isnan(ranks[3:]).all()  # b doesn't vary, c has two models
 
 
-# The tasks differ in their data alone, and one of them stands for all where time is short.
-ALIKE = {f"shift-{task}" for task in shift.TASKS if task not in ("markov", "copy")} | {"lengths"}
+# Tasks differ in their data alone, so that one of them stands for all where time is short; the last takes a minute.
+SLOW = {f"shift-{task}" for task in shift.TASKS if task not in ("markov", "copy")} | {"lengths"}
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ALIKE)) for name in STUDIES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STUDIES])
 def test_every_study_runs_quickly_from_end_to_end(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
