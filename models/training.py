@@ -176,7 +176,7 @@ class Run:
         entry: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
-            "loss": float(np.mean(done.losses)) if done.losses else None,
+            "loss": float(np.mean(done.losses)) if len(done.losses) == self.settings.steps_per_epoch else None,
             "loops": self.model.loops,
             "gain": self.model.gain,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
