@@ -12,10 +12,10 @@ JOURNAL = "journal.jsonl"
 def read_journal(folder: Path, epochs: int | None = None) -> list[dict[str, Any]]:
     """The entries of a run's first epochs, or of all.
 
-    An entry has ``epoch`` (counted from 1), ``step``, ``loss`` (the mean over the epoch's steps, in nats; null where only
-    a part of them was made here), ``loops``, ``gain``, ``learning_rate``, ``flops`` (of the epoch, what the criterion
-    measured included), ``seconds`` (of processor time), what was measured for the criterion and its evidence, and
-    ``switched``: the number of epochs before the switch, or null.
+    An entry has ``epoch`` (counted from 1), ``step``, ``loss`` (the mean over the epoch's steps, in nats; null where
+    only a part of them was made here), ``loops``, ``gain``, ``learning_rate``, ``flops`` (of the epoch, what the
+    criterion measured included), ``seconds`` (of processor time), what was measured for the criterion and its evidence,
+    and ``switched``: the number of epochs before the switch, or null.
     """
     file = folder / JOURNAL
     lines = file.read_text().splitlines() if file.exists() else []
