@@ -22,12 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 from matplotlib.figure import Figure
 
 import landscape
+from analysis import spectra
 from analysis.intervals import mean_of
-from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
+from analysis.runs import checkpoints_of, measuring_units, vectors_after
+from analysis.spectra import eigenbasis
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
@@ -35,6 +38,7 @@ from landscape.figures import COLOURS
 from models.settings import step_of
 
 START, WINDOW = 400, 100
+QUICK = (8, 4)
 SLICES = ((0.3, 1.0), (0.1, 0.3), (0.03, 0.1), (0.01, 0.03))
 """Of the valley, by lambda / lambda_max; the river is what lies within 0.01 of it."""
 
@@ -47,11 +51,11 @@ SPECTRA = {"U": np.ones(VALLEY_SIZE), "V": np.logspace(-2, 0, VALLEY_SIZE)}
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Synthetic quadratics; training, then a window of every run."""
+    """Synthetic quadratics; training, spectra, then a window of every run."""
     arms, seeds = pair(scale), scale.pick(5, 2)
-    start, window = scale.pick((START, WINDOW), (4, 4))
+    start, window = scale.pick((START, WINDOW), QUICK)
     windows = measuring_units(scale.runs, arms, seeds, "force", measure, start=start, window=window)
-    return [[Unit("synthetic", synthetic, {}), *training_units(scale.runs, arms, seeds)], windows]
+    return [[Unit("synthetic", synthetic, {})], *spectra.stages(scale), windows]
 
 
 def synthetic() -> dict[str, Any]:
@@ -123,16 +127,13 @@ def measure(folder: str, start: int, window: int) -> dict[str, Any]:
     path = next(each for each in checkpoints_of(Path(folder)) if step_of(each) == start)
     problem = landscape.load_problem(path, dtype="float64")
     way = vectors_after(path, problem, window)
-    here, middle = (landscape.full_spectrum(problem.at(point).hessian(), eigenvectors=True)
-                    for point in (way[0], way[window // 2]))  # fmt: skip
-    assert here.eigenvectors is not None, "asked for"
-    assert middle.eigenvectors is not None, "asked for"
-    values, basis = here.eigenvalues, np.asarray(here.eigenvectors)
+    values, basis = eigenbasis(folder, start)
     gradients = np.stack([problem.at(point).gradient().numpy() for point in way]) @ basis  # in the eigenbasis
     moved = (way - way[0]).numpy() @ basis
     valley, river = values > RIVER * values[0], np.abs(values) <= RIVER * values[0]
-    hessian = basis.T @ (middle.eigenvectors * middle.eigenvalues) @ (middle.eigenvectors.T @ basis)
-    parts = -hessian[np.ix_(river, valley)] * moved[:, valley].sum(axis=0)  # (river, valley)
+    middle = problem.at(way[window // 2]).hessian()
+    coupling = basis[:, river].T @ (middle @ torch.from_numpy(basis[:, valley])).numpy()  # (river, valley)
+    parts = -coupling * moved[:, valley].sum(axis=0)
     force = parts.sum(axis=1)
     whole = -(gradients - gradients[0] - moved * values)[:, river].sum(axis=0)
     sums = np.abs((moved[:, valley] + gradients[0, valley] / values[valley]).sum(axis=0))
@@ -154,7 +155,7 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     """The synthetic quadratics, then the trained runs."""
     seeds = range(scale.pick(5, 2))
     data = _dataset(found, seeds)
-    start, window = scale.pick((START, WINDOW), (4, 4))
+    start, window = scale.pick((START, WINDOW), QUICK)
     text = f"""**Synthetic quadratics**, {VALLEY_SIZE} valley and {RIVER_SIZE} river directions, {DRAWS} draws of
 start and coupling, {GD_STEPS} steps of gradient descent. U: all valley eigenvalues 1. V: from 0.01 to 1. Mean over
 draws with its 95 % interval.

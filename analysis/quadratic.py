@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import landscape
+from analysis import spectra
 from analysis.intervals import mean_of
-from analysis.runs import checkpoints_of, measuring_units, training_units, vectors_after
+from analysis.runs import checkpoints_of, measuring_units, vectors_after
+from analysis.spectra import eigenbasis
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
@@ -35,10 +37,10 @@ THRESHOLDS = (0.001, 0.01, 0.1)
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Training, then the measurements at checkpoints."""
+    """Training and spectra, then the measurements at checkpoints."""
     arms, seeds = pair(scale), scale.pick(5, 2)
-    measured = measuring_units(scale.runs, arms, seeds, "quadratic", measure, steps=scale.pick(STEPS, (4,)))
-    return [training_units(scale.runs, arms, seeds), measured]
+    measured = measuring_units(scale.runs, arms, seeds, "quadratic", measure, steps=scale.pick(STEPS, (8,)))
+    return [*spectra.stages(scale), measured]
 
 
 def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
         problem = landscape.load_problem(path, dtype="float64")
         before, after = vectors_after(path, problem, 1)  # past the last step too, on the data that would follow
         length = float((after - before).norm())
-        lines = _Lines(problem, landscape.full_spectrum(problem.hessian(), eigenvectors=True))
+        lines = _Lines(problem, *eigenbasis(folder, step_of(path)))
         random = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         directions = [after - before, -lines.gradient, lines.eigenvectors[:, 0], random]
         rows = [lines.along(each / each.norm(), length) for each in directions]
@@ -70,24 +72,23 @@ def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
 class _Lines:
     """The loss along lines from a point, and its quadratic model there."""
 
-    def __init__(self, problem: landscape.Problem, spectrum: landscape.FullSpectrum) -> None:
-        assert spectrum.eigenvectors is not None, "asked for"
+    def __init__(self, problem: landscape.Problem, eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> None:
         self.problem, self.loss, self.gradient = problem, problem.loss(), problem.gradient()
-        self.eigenvalues = torch.from_numpy(spectrum.eigenvalues.copy())
-        self.eigenvectors = torch.from_numpy(np.ascontiguousarray(spectrum.eigenvectors))
+        self.hessian = problem.hessian()
+        self.eigenvalues = torch.from_numpy(eigenvalues.copy())
+        self.eigenvectors = torch.from_numpy(np.ascontiguousarray(eigenvectors))
 
     def along(self, direction: Tensor, length: float) -> dict[str, list[float]]:
         """The parts of the change along a unit direction, at multiples of a length."""
-        within = self.eigenvectors.T @ direction
-        curvature = self.eigenvalues * within**2
+        curvature = self.eigenvalues * (self.eigenvectors.T @ direction) ** 2
+        whole = float(direction @ (self.hessian @ direction))
         reach = [length * multiple for multiple in MULTIPLES]
         return {
             "change": [self.problem.at(self.problem.vector + r * direction).loss() - self.loss for r in reach],
             "linear": [r * float(self.gradient @ direction) for r in reach],
-            "quadratic": [0.5 * r**2 * float(curvature.sum()) for r in reach],
+            "quadratic": [0.5 * r**2 * whole for r in reach],
             "valley": [
-                float(curvature[self.eigenvalues > share * self.eigenvalues[0]].sum() / curvature.sum())
-                for share in THRESHOLDS
+                float(curvature[self.eigenvalues > share * self.eigenvalues[0]].sum()) / whole for share in THRESHOLDS
             ],
         }
 
@@ -97,7 +98,7 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     data = _dataset(found, range(scale.pick(5, 2)))
     text = f"""The remainder |dL - g.d - d.H.d/2| by |dL - g.d|: 0 where the quadratic term is all there is beyond the
 linear one, 1 where it might as well be left out. Mean over seeds at multiples of the length of the optimiser's next
-step, in float64 on 256 sequences.
+step, in float64 on 256 sequences; eigenvectors are of the `spectra` study, in float32.
 
 {_remainders(data)}
 The share of d.H.d that lies in the valley, lambda > eps (it may exceed 1 where the rest is negative), along the next

@@ -23,14 +23,17 @@ from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
-from landscape.measurements import LEADING
+from landscape.spectrum.full import MAX_DIM
+from landscape.valley import noise_floor
 from models.settings import step_of
+
+RECORD = "spectra.landscape.h5"
+"""Of each run, in its folder."""
 
 STEPS = (0, 20, 60, 120, 200, 400, 800, 1200, 2000, 4000)
 CURVES = ("entropy", "negative_mass", "information", "information_null", "joint_information", "joint_information_null",
           "overlap", "stability_ratio")  # fmt: skip
-VALLEY = ("label", "exponent", "exponent_interval", "height_share", "floor",
-          "participation", "quantile_ratio", "sentence")  # fmt: skip
+VALLEY = ("label", "exponent", "exponent_interval", "height_share", "participation", "quantile_ratio", "sentence")
 SHARES = (0.001, 0.01, 0.1, 0.5)
 """Thresholds eps by lambda_max at which the map is tabulated."""
 
@@ -55,22 +58,36 @@ def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, A
     chosen = [path for path in checkpoints_of(Path(folder)) if step_of(path) in steps]
     asked = [
         landscape.Loss(),
-        landscape.Spectrum(LEADING),
+        landscape.Spectrum(MAX_DIM),  # with all eigenvectors, for `eigenbasis`
         landscape.Stability(),
         landscape.Valley(directions),
         landscape.Dynamics(),
     ]
-    result = landscape.probe(chosen, asked, Path(folder) / f"spectra-{directions}.landscape.h5", at=(-1,))
+    result = landscape.probe(chosen, asked, Path(folder) / RECORD, at=(-1,))
     dynamics = result.rows[-1].data["dynamics"]
     valley = result.rows[len(chosen) - 1].data["valley"]
+    spectra = [row.data["spectrum"] for row in result.rows[: len(chosen)]]
     return {
         "steps": dynamics.run_step.values.tolist(),
-        "eigenvalues": [row.data["spectrum"].eigenvalues.values.tolist() for row in result.rows[: len(chosen)]],
-        "rounding": [float(row.data["spectrum"].rounding) for row in result.rows[: len(chosen)]],
+        "eigenvalues": [each.eigenvalues.values.tolist() for each in spectra],
+        "floors": [noise_floor(each.eigenvalues.values, "float32", float(each.rounding)) for each in spectra],
         "phases": str(dynamics.phases.values),
         **{name: dynamics[name].values.tolist() for name in CURVES},
         **{name: valley[name].values.tolist() for name in VALLEY},
     }
+
+
+def eigenbasis(folder: str, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """All eigenvalues (n,), descending, and eigenvectors (n, n), as columns, that `measure` found at a checkpoint.
+
+    Raises:
+        InputError: `measure` wasn't run.
+    """
+    record = landscape.open_record(Path(folder) / RECORD)
+    place = record["loss"].step.values.tolist().index(step)
+    row = record["spectrum"].isel(checkpoint=place)
+    order = np.argsort(row.leading_index.values)
+    return row.eigenvalues.values, row.leading_vectors.values[order].T.astype(np.float64)
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
@@ -85,9 +102,9 @@ The course of the entropy, by run (change points with "no phases" among the cand
 alarm; docs/dynamics.md):
 
 {_courses(found, seeds)}
-**R2.** At equal ranks among the positive eigenvalues above the noise floor of both: the share of ranks at which the
-looped eigenvalue is larger in every seed, at which it is smaller in every seed, and the mean of log2(looped / single)
-over ranks.
+**R2.** At equal ranks among the positive eigenvalues above the checkpoint's noise floor in all runs: the
+share of ranks at which the looped eigenvalue is larger in every seed, at which it is smaller in every seed, and the
+mean of log2(looped / single) over ranks.
 
 {_dominance(data)}
 **R1.** Definition 1 at the last checkpoint: the verdict of each seed by eps / lambda_max and delta (U where kappa is at
@@ -108,12 +125,12 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
         return [[found[f"spectra-{arm}-{seed}"][name] for seed in seeds] for arm in PAIR]
 
     at = ("arm", "seed")
-    variables: dict[str, Any] = {name: ((*at, "step"), every(name)) for name in (*CURVES, "rounding")}
+    variables: dict[str, Any] = {name: ((*at, "step"), every(name)) for name in (*CURVES, "floors")}
     variables["eigenvalues"] = ((*at, "step", "index"), every("eigenvalues"))
     variables["exponent"] = ((*at, "direction", "height"), every("exponent"))
     variables["exponent_interval"] = ((*at, "direction", "height", "bound"), every("exponent_interval"))
     variables["label"] = ((*at, "direction", "height"), every("label"))
-    for name in ("participation", "quantile_ratio", "floor", "phases"):
+    for name in ("participation", "quantile_ratio", "phases"):
         variables[name] = (at, every(name))
     return xr.Dataset(
         variables, {"arm": list(PAIR), "seed": list(seeds), "step": first["steps"], "height": first["height_share"]}
@@ -154,7 +171,7 @@ def _dominance(data: xr.Dataset) -> str:
     for step in data.step.values:
         here = data.sel(step=step)
         positive = [np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in PAIR]
-        floor = float(data.floor.max())
+        floor = float(here.floors.max())
         count = min(int((each > floor).sum(axis=1).min()) for each in positive)
         if not count:
             rows.append([str(step), "0", "", "", ""])
@@ -209,7 +226,7 @@ def _spectra_figure(data: xr.Dataset) -> Figure:
         for arm, colour in zip(PAIR, COLOURS, strict=False):
             for seed in data.seed.values:
                 values = np.sort(data.eigenvalues.sel(arm=arm, seed=seed).isel(step=place).values)[::-1]
-                above = values[values > float(data.rounding.max())]
+                above = values[values > float(data.floors.sel(arm=arm, seed=seed).isel(step=place))]
                 axes.plot(np.arange(len(above)) + 1, above, color=colour, alpha=0.6, linewidth=0.6,
                           label=NAMES[arm] if seed == 0 else None)  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="rank", title=f"step {int(data.step[place])}")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from scipy import stats
 
 import landscape
 from analysis import __main__ as command
-from analysis import alignment, force, learning, lengths, quadratic, shift
+from analysis import alignment, force, learning, lengths, quadratic, shift, spectra
 from analysis.intervals import difference_of, effect_size, mean_of, rank_correlation
 from analysis.runs import model_at, run_folder, train_run, training_units
 from analysis.studies import STUDIES
@@ -217,13 +218,37 @@ class TestShift:
         assert {arm.epochs for arm in arms.values()} == {200}
 
 
+def basis_of(problem: landscape.Problem) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of its Hessian."""
+    found = landscape.full_spectrum(problem.hessian(), eigenvectors=True)
+    assert found.eigenvectors is not None
+    return found.eigenvalues, found.eigenvectors
+
+
+class TestSpectra:
+    def test_the_eigenbasis_is_that_of_the_hessian(self, tmp_path: Path) -> None:
+        """Of eigenvalues in descending order, whatever their signs; told from zero by the rounding of float32."""
+        run = train_run("a", replace(TINY, width=2, heads=1), str(tmp_path))
+        spectra.measure(run["folder"], (0, 12), 1)
+        values, vectors = spectra.eigenbasis(run["folder"], 12)
+        problem = landscape.load_problem(Path(run["folder"]) / "step-000012.pt", dtype="float64")
+        exact, _ = basis_of(problem)
+        assert values == pytest.approx(exact, abs=1e-6 * exact[0])
+        assert (vectors * values) @ vectors.T == pytest.approx(landscape_matrix(problem), abs=1e-5 * exact[0])
+
+
+def landscape_matrix(problem: landscape.Problem) -> np.ndarray:
+    """The Hessian as a matrix."""
+    return problem.hessian().matmat(torch.eye(problem.layout.dim, dtype=problem.dtype)).numpy()
+
+
 class TestQuadratic:
     def test_a_quadratic_loss_leaves_no_remainder(self) -> None:
         """Least squares: the quadratic term is all there is beyond the linear one, along any direction."""
         torch.manual_seed(0)
         x, y = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, 1, dtype=torch.float64)
         problem = landscape.Problem(torch.nn.Linear(3, 1).double(), torch.nn.MSELoss(), [(x, y)])
-        lines = quadratic._Lines(problem, landscape.full_spectrum(problem.hessian(), eigenvectors=True))
+        lines = quadratic._Lines(problem, *basis_of(problem))
         direction = torch.tensor([0.5, -0.5, 0.5, 0.5], dtype=torch.float64)
         found = {name: np.array(values) for name, values in lines.along(direction, 0.1).items()}
         assert found["change"] == pytest.approx(found["linear"] + found["quadratic"], rel=1e-10)
@@ -239,7 +264,7 @@ class TestQuadratic:
             lambda model, batch: 0.5 * batch * (scales * model[0] ** 2).sum(),
             [torch.ones(2, dtype=torch.float64)],
         )
-        lines = quadratic._Lines(problem, landscape.full_spectrum(problem.hessian(), eigenvectors=True))
+        lines = quadratic._Lines(problem, *basis_of(problem))
         found = lines.along(torch.full((3,), 3**-0.5, dtype=torch.float64), 1.0)["valley"]
         assert found == pytest.approx([1.05 / 1.0505, 1.05 / 1.0505, 1 / 1.0505], rel=1e-9)
 
@@ -267,6 +292,7 @@ class TestForce:
         """Shares of all slices of the valley sum to one, and the valley's force is most of what the gradient did."""
         settings = TrainingSettings("looped", epochs=1, steps_per_epoch=4, batch=16, width=2, heads=1)
         run = train_run("a", settings, str(tmp_path))
+        spectra.measure(run["folder"], (0, 4), 1)
         found = force.measure(run["folder"], 4, 2)
         assert sum(found["shares"]) == pytest.approx(1, abs=1e-9)
         assert sum(found["counts"]) == len(found["eigenvalues"]) == len(found["sums"])

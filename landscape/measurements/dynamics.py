@@ -170,8 +170,8 @@ class Dynamics(Measurement):
 
 
 def _above_rounding(row: xr.Dataset) -> int:
-    """How many of the leading eigenvectors have an eigenvalue that is told from zero."""
-    leading = row.eigenvalues.values[row.leading_index.values]
+    """How many of the leading eigenvectors have an eigenvalue that is told from zero; a row may hold more."""
+    leading = row.eigenvalues.values[row.leading_index.values[:LEADING]]
     return int((np.abs(leading) > float(row.rounding)).sum())
 
 
