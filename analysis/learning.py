@@ -103,7 +103,7 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
 token. Operations are those of the matrix products of the whole training.
 
 {_reached(data, found["ceilings"])}
-Against Looped-Attn, paired by seed (negative: lower than Looped-Attn), with Cohen's d of the last column:
+Against Looped-Attn, if nothing else is named, paired by seed (negative: lower), with Cohen's d of the last column:
 
 {_against(data)}
 Runs with a lower loss than the Bayes predictor by more than {ALLOWED_ERRORS} paired standard errors, which would show a
@@ -161,14 +161,14 @@ def _reached(data: xr.Dataset, best: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _against(data: xr.Dataset) -> str:
+    pairs = [(str(arm), "looped") for arm in data.arm.values if arm != "looped"]
     rows = []
-    for arm in data.arm.values:
-        if arm == "looped":
-            continue
+    for arm, other in [*pairs, ("single-long", "single")]:
         by_seed = [data[name.replace(" ", "_")] for name in MEASURES]
-        values = [(each.sel(arm=arm).values, each.sel(arm="looped").values) for each in by_seed]
+        values = [(each.sel(arm=arm).values, each.sel(arm=other).values) for each in by_seed]
         cells = [difference_of(*pair).text(3, "+") for pair in values]
-        rows.append([NAMES[str(arm)], *cells, f"{effect_size(*values[-1]):+.1f}"])
+        title = NAMES[arm] + f", against {NAMES[other]}" * (other != "looped")
+        rows.append([title, *cells, f"{effect_size(*values[-1]):+.1f}"])
     return markdown_table(["", *MEASURES, "d"], rows)
 
 

@@ -7,7 +7,7 @@ the switch cost, and what softens it?
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -141,48 +141,33 @@ takes a threshold from the run itself.
 def _dataset(contest: Contest, found: Mapping[str, Any]) -> xr.Dataset:
     """All numbers by arm and seed."""
     arms = [arm for arm in contest.arms if arm != "watched"]
-    seeds = range(contest.seeds)
+    runs = [[found[f"train-{arm}-{seed}"] for seed in range(contest.seeds)] for arm in arms]
+    at, over = ("arm", "seed"), ("arm", "seed", "step")
+    steps = sorted({step for row in runs for run in row for step in run["steps"]})
 
-    def every(of: Any) -> list[list[Any]]:
-        return [[of(found[f"train-{arm}-{seed}"]) for seed in seeds] for arm in arms]
+    def every(of: Callable[[Mapping[str, Any]], Any]) -> list[list[Any]]:
+        return [[of(run) for run in row] for row in runs]
 
-    looped = [found[f"train-looped-{seed}"] for seed in seeds]
-    at = ("arm", "seed")
+    def curves(metric: str) -> list[list[Any]]:
+        """At all steps; NaN where a run has no checkpoint."""
+        return every(lambda run: xr.DataArray(_column(run, metric), {"step": run["steps"]}).reindex(step=steps).values)
+
+    flops = np.array(every(lambda run: float(np.sum(run["flops"]))))
+    looped = runs[arms.index("looped")]
     variables = {
         "accuracy": (at, every(lambda run: run["metrics"][contest.accuracy][-1])),
-        "flops": (at, every(lambda run: float(np.sum(run["flops"])))),
+        "flops": (at, flops),
         "seconds": (at, every(lambda run: float(np.sum(run["seconds"])))),
         "looped_at_equal_flops": (
-            at,
-            [
-                [
-                    _at_flops(looped[seed], contest, float(np.sum(found[f"train-{arm}-{seed}"]["flops"])))
-                    for seed in seeds
-                ]
-                for arm in arms
-            ],
+            at, [[_at_flops(run, contest, spent) for run, spent in zip(looped, row, strict=True)] for row in flops],
         ),
-    }
-    for name in ("switched", "before", "after", "lowest", "recovered"):
-        variables[name] = (at, every(lambda run, name=name: _switch(run, contest)[name]))
-    curves = {
-        f"curve_{name}": xr.concat(
-            [
-                xr.concat(
-                    [
-                        xr.DataArray(_column(run, which), {"step": run["steps"]}, "step")
-                        for seed in seeds
-                        for run in (found[f"train-{arm}-{seed}"],)
-                    ],
-                    "seed", join="outer",
-                )
-                for arm in arms
-            ],
-            "arm", join="outer",
-        )
-        for name, which in (("accuracy", contest.accuracy), ("kept", contest.kept))
+        "curve_accuracy": (over, curves(contest.accuracy)),
+        "curve_kept": (over, curves(contest.kept)),
     }  # fmt: skip
-    return xr.Dataset({**variables, **curves}, {"arm": arms, "seed": list(seeds)}, {"task": contest.task})
+    for name in ("switched", "before", "after", "lowest", "recovered"):
+        variables[name] = (at, [[_switch(run, contest)[name] for run in row] for row in runs])
+    coordinates = {"arm": arms, "seed": list(range(contest.seeds)), "step": steps}
+    return xr.Dataset(variables, coordinates, {"task": contest.task})
 
 
 def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:

@@ -35,8 +35,7 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
     """Train and return the last checkpoint."""
     import torch
 
-    from models.registry import complete_sizes
-    from models.training import Run
+    from models.training import Run, sizes_of
 
     if steps < 1 or threads < 1:
         raise InputError("give --steps 1 or more, and --threads 1 or more")
@@ -44,7 +43,7 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
     torch.set_num_threads(threads)
     run = Run.begin(settings)
     run.load(checkpoint)
-    claim(out, settings, complete_sizes(settings.model, **settings.sizes()))
+    claim(out, settings, sizes_of(settings))
     run.save(out)
     for _ in range(steps):
         run.advance()

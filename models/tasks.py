@@ -29,6 +29,10 @@ class Task(Protocol):
     def vocabulary(self) -> int:
         """Number of symbols."""
 
+    @property
+    def longest(self) -> int:
+        """Most positions of inputs, in training or evaluation."""
+
     def problem_arguments(self) -> dict[str, Any]:
         """Return the plain arguments of the problem factory beside the model and its sizes."""
 
@@ -48,6 +52,11 @@ class _LanguageTask:
     def vocabulary(self) -> int:
         """Number of symbols."""
         return self.language.symbols
+
+    @property
+    def longest(self) -> int:
+        """Positions of inputs of every sequence."""
+        return self.language.length
 
     def problem_arguments(self) -> dict[str, Any]:
         """Return the size and the seed of the data set on which the landscape is measured."""
@@ -119,6 +128,12 @@ class AlgorithmicTask:
     def vocabulary(self) -> int:
         """Number of symbols."""
         return self.algorithm.vocabulary
+
+    @property
+    def longest(self) -> int:
+        """Positions of inputs of the longest questions and answers."""
+        longest = max(*self.algorithm.trained, *self.algorithm.longer)
+        return self.algorithm.examples(1, [longest], HELD_OUT_SEED).tokens.shape[1] - 1
 
     def problem_arguments(self) -> dict[str, Any]:
         """Return the task, and the size and the seed of the data set on which the landscape is measured."""

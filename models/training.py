@@ -74,7 +74,7 @@ class Run:
         task = TASKS[settings.task]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            model = build_model(settings.model, task.vocabulary, **settings.sizes())
+            model = build_model(settings.model, task.vocabulary, **sizes_of(settings))
         run = cls(settings, task, model, torch.optim.Adam(model.parameters(), settings.learning_rate, BETAS))
         run._enter(run.stage)
         return run
@@ -82,7 +82,7 @@ class Run:
     @cached_property
     def sizes(self) -> dict[str, Any]:
         """Every size of the model, its passes as they are in the end."""
-        return complete_sizes(self.settings.model, **self.settings.sizes())
+        return sizes_of(self.settings)
 
     @property
     def epoch(self) -> int:
@@ -225,6 +225,14 @@ class Run:
         return self._flops[key]
 
 
+def sizes_of(settings: TrainingSettings) -> dict[str, Any]:
+    """Return every size of a run's model, with a context that holds the longest sequence of its task."""
+    sizes = complete_sizes(settings.model, **settings.sizes())
+    if "context" in sizes:
+        sizes["context"] = max(sizes["context"], TASKS[settings.task].longest)
+    return sizes
+
+
 def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None] = lambda step: None) -> Path:
     """Train a model, or continue its training from the newest checkpoint in the folder that ends an epoch.
 
@@ -240,7 +248,7 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
         InputError: If the settings describe no run or the folder holds another.
     """
     settings.check()
-    claim(folder, settings, complete_sizes(settings.model, **settings.sizes()))
+    claim(folder, settings, sizes_of(settings))
     last = settings.checkpoint_steps()[-1]
     run = Run.begin(settings)
     newest = newest_checkpoint(folder, settings.steps_per_epoch)

@@ -22,7 +22,7 @@ from models import train as train_command
 from models.problems import markov
 from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
 from models.tasks import TASKS, score_model
-from models.training import Run, train
+from models.training import Run, sizes_of, train
 
 ROOT = Path(__file__).parent.parent
 TINY = TrainingSettings("looped", epochs=3, steps_per_epoch=4, batch=8)
@@ -247,8 +247,8 @@ class TestTasks:
     @pytest.mark.parametrize("name", TASKS)
     def test_every_task_trains_is_evaluated_and_poses_its_problem(self, tmp_path: Path, name: str) -> None:
         """The problem's loss is the mean over the symbols that are asked for, at the checkpoint's weights."""
-        model, more = ("single", {}) if name in ("markov", "second-order") else ("gpt", {"positions": "none"})
-        settings = TrainingSettings(model, task=name, epochs=1, steps_per_epoch=2, batch=8, width=8, heads=2, **more)
+        model = "single" if name in ("markov", "second-order") else "gpt"
+        settings = TrainingSettings(model, task=name, epochs=1, steps_per_epoch=2, batch=8, width=8, heads=2)
         last = train(settings, tmp_path)
         checkpoint = read_checkpoint(last)
         assert all(math.isfinite(value) for value in checkpoint.metrics.values())
@@ -259,6 +259,11 @@ class TestTasks:
         with torch.no_grad():
             expected = nn.functional.cross_entropy(run.model(inputs), targets).item()
         assert float(problem.evaluate().loss) == pytest.approx(expected, rel=1e-5)
+
+    def test_learned_positions_reach_as_far_as_the_longest_questions(self) -> None:
+        """Addition of 12 bits: 25 of the question, ``>``, 13 of the answer; the final ``.`` is no input."""
+        assert sizes_of(TrainingSettings("gpt", task="addition"))["context"] == 39
+        assert sizes_of(TrainingSettings("gpt"))["context"] == 32
 
     def test_a_model_that_knows_the_answers_is_wholly_right(self) -> None:
         """And one symbol off makes a sequence wrong."""
