@@ -29,7 +29,6 @@ from landscape.figures import COLOURS
 from landscape.measurements.valley import HEIGHTS
 from models.settings import TaskName, TrainingSettings, step_of
 
-ARMS = ("single", "looped", "untied", "shift", "shift-gain")
 STEPS = (0, 200, 1000, 4000)
 MEASURES = {
     "exponent": "exponent, half of the depth",
@@ -64,18 +63,12 @@ def _seeds(scale: Scale) -> int:
 
 
 def _arms(task: TaskName, scale: Scale) -> dict[str, TrainingSettings]:
-    every = contest_of(task, scale).arms
-    return {arm: every[arm] for arm in scale.pick(ARMS, ARMS[:2])}
+    return dict(contest_of(task, scale).unstaged)
 
 
 def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dict[str, Any]:
-    """Curvature at some checkpoints by the k largest eigenvalues and the trace, and the valley at the last one.
-
-    Staged runs are other functions of their weights before the switch, and are measured at the last checkpoint alone.
-    """
-    every = checkpoints_of(Path(folder))
-    passes = {landscape.read_checkpoint(path).arguments["loops"] for path in every}
-    chosen = [path for path in every if step_of(path) in steps] if len(passes) == 1 else every[-1:]
+    """Curvature at some checkpoints by the k largest eigenvalues and the trace, and the valley at the last one."""
+    chosen = [path for path in checkpoints_of(Path(folder)) if step_of(path) in steps]
     pairs, trace = landscape.TopEigenpairs(k, "LA"), landscape.Trace(0.1)
     asked = [landscape.Loss(), pairs, trace, landscape.Valley(directions)]
     result = landscape.probe(chosen, asked, Path(folder) / f"shape-{directions}.landscape.h5", at=(-1,))

@@ -18,6 +18,11 @@ from landscape.figures import styled
 from models.settings import replace_text
 
 T = TypeVar("T")
+Results = Mapping[str, Any]
+"""Of units, by their names."""
+
+Stage = Sequence[Unit] | Callable[[Results], Sequence[Unit]]
+"""Units of work, or what makes them of the results of the stages before."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,14 @@ class Study:
     Attributes:
         name: by which it is run.
         question: in one line.
-        stages: lists of units at a scale, one list after the other: a later one may use what an earlier one wrote.
+        stages: of work at a scale, one after the other: a later one may use what an earlier one wrote.
         report: of the results of all units, by their names.
     """
 
     name: str
     question: str
-    stages: Callable[[Scale], Sequence[Sequence[Unit]]]
-    report: Callable[[Scale, Mapping[str, Any]], Report]
+    stages: Callable[[Scale], Sequence[Stage]]
+    report: Callable[[Scale, Results], Report]
 
 
 def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
@@ -85,7 +90,8 @@ def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
     kept = scale.runs / "units" / study.name
     found: dict[str, Any] = {}
     spent = 0.0
-    for units in study.stages(scale):
+    for stage in study.stages(scale):
+        units = stage(found) if callable(stage) else stage
         found |= results_of(units, kept, workers, study.name)
         spent += seconds_of(units, kept)
     with styled("paper"):

@@ -213,9 +213,21 @@ class TestShift:
         assert shift._fires(run, 0.1, 0.1, 4) is None
 
     def test_the_watched_run_never_switches(self) -> None:
-        arms = shift.contest_of("markov", Scale(False, Path())).arms
-        assert arms["watched"].switch == SwitchSettings("shift", patience=shift.NEVER)
-        assert {arm.epochs for arm in arms.values()} == {200}
+        contest = shift.contest_of("markov", Scale(False, Path()))
+        assert contest.staged["watched"].switch == SwitchSettings("shift", patience=shift.NEVER)
+        assert {arm.epochs for arm in (contest.unstaged | contest.staged).values()} == {200}
+
+    @pytest.mark.parametrize(("accuracy", "units"), [(0.89, 0), (0.91, 12)])
+    def test_staged_training_is_tried_where_looped_training_learns(self, accuracy: float, units: int) -> None:
+        """Three switches and the watched run, three seeds each; pure looped training at this mean accuracy."""
+        scale = Scale(False, Path())
+        _, staged = shift.study_of("copy").stages(scale)
+        assert callable(staged)
+        last = [accuracy - 0.2, accuracy, accuracy + 0.2]
+        found = {
+            f"train-looped-{seed}": {"metrics": {"evaluation_accuracy": [0.0, each]}} for seed, each in enumerate(last)
+        }
+        assert len(staged(found)) == units
 
 
 def basis_of(problem: landscape.Problem) -> tuple[np.ndarray, np.ndarray]:
