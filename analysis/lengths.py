@@ -29,7 +29,7 @@ from landscape.figures import COLOURS
 from landscape.measurements.valley import HEIGHTS
 from models.settings import TaskName, TrainingSettings, step_of
 
-STEPS = (0, 200, 1000, 4000)
+STEPS = (200, 4000)
 MEASURES = {
     "exponent": "exponent, half of the depth",
     "effective_rank": "effective rank",
@@ -76,6 +76,7 @@ def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dic
     valley = rows[-1]["valley"]
     return {
         "steps": [step_of(path) for path in chosen],
+        "eigenvalues": [each["hessian"].eigenvalues.values.tolist() for each in rows],
         "lambda_max": [float(each["hessian"].eigenvalues[0]) for each in rows],
         "kappa": [_kappa(each["hessian"].eigenvalues.values) for each in rows],
         "effective_rank": [float(each["trace"].trace ** 2 / each["trace"].frobenius ** 2) for each in rows],
@@ -106,6 +107,10 @@ models are equally accurate says nothing and is left out.
 **R7.** Single and looped over training, mean over seeds.
 
 {_training(scale, found)}
+R2 past the toy: of the ten largest eigenvalues at the last checkpoint, rank by rank, how many are larger in the looped
+model in every seed, how many smaller in every seed, and the mean of log2(looped / single) over ranks.
+
+{_dominance(scale, found)}
 Verdicts of the geometry at the last checkpoint, over all directions, by height:
 
 {_verdicts(scale, found)}"""
@@ -161,6 +166,19 @@ def _training(scale: Scale, found: Mapping[str, Any]) -> str:
                          ("loss", "lambda_max", "effective_rank", "kappa")]  # fmt: skip
                 rows.append([f"{task}, {arm}, step {step}", *cells])
     return markdown_table(["", *(MEASURES[name] for name in ("loss", "lambda_max", "effective_rank", "kappa"))], rows)
+
+
+def _dominance(scale: Scale, found: Mapping[str, Any]) -> str:
+    rows = []
+    for task in _tasks(scale):
+        single, looped = (
+            np.array([found[f"shape-{task}-{arm}-{seed}"]["eigenvalues"][-1] for seed in range(_seeds(scale))])
+            for arm in ("single", "looped")
+        )
+        ratios = np.log2(looped / single)  # (seed, rank)
+        above, below = (int(each.all(axis=0).sum()) for each in (ratios > 0, ratios < 0))
+        rows.append([task, str(above), str(below), mean_of(ratios.mean(axis=1)).text(2, "+")])
+    return markdown_table(["", "looped above", "below", "mean log2 ratio"], rows)
 
 
 def _verdicts(scale: Scale, found: Mapping[str, Any]) -> str:
