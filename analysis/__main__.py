@@ -1,5 +1,6 @@
 """The command ``python -m analysis``: lists the studies, and runs them."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -60,4 +61,6 @@ def main(
 
 
 if __name__ == "__main__":
+    # A thread for each process: torch is told so, and the libraries below NumPy read it when they are loaded.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     sys.exit(app())

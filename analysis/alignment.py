@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from analysis.intervals import mean_of
-from analysis.runs import checkpoints_of, measuring_units, model_at, training_units
+from analysis.runs import measuring_units, model_at, training_units
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from data.markov import MarkovLanguage
 from landscape.figures import COLOURS
-from models.settings import step_of
+from models.settings import checkpoints_of, step_of
 from models.tasks import inputs_and_targets
 
 STEPS = (0, 20, 60, 120, 200, 400, 800, 2000, 4000)

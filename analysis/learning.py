@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 
 import landscape
 from analysis.intervals import difference_of, effect_size, mean_of
-from analysis.runs import checkpoints_of, measuring_units, model_at, training_units
+from analysis.runs import measuring_units, model_at, training_units
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, toy_arms
 from analysis.units import Unit
 from data.markov import BayesPredictor, MarkovLanguage, Sequences
 from data.scores import Scores, estimate
 from landscape.figures import COLOURS
-from models.settings import TrainingSettings
+from models.settings import TrainingSettings, checkpoints_of
 from models.tasks import score_bayes, score_model
 
 SEQUENCES = 4096

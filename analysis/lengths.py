@@ -20,14 +20,14 @@ from scipy import stats
 
 import landscape
 from analysis.intervals import Interval, mean_of, rank_correlation
-from analysis.runs import checkpoints_of, measuring_units, training_units
+from analysis.runs import measuring_units, training_units
 from analysis.shift import LEARNT, TASKS, contest_of
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.units import Unit
 from data.algorithmic import ALGORITHMS
 from landscape.figures import COLOURS
 from landscape.measurements.valley import HEIGHTS
-from models.settings import TaskName, TrainingSettings, step_of
+from models.settings import TaskName, TrainingSettings, checkpoints_of, step_of
 
 STEPS = (200, 4000)
 MEASURES = {

@@ -20,13 +20,13 @@ from torch import Tensor
 import landscape
 from analysis import spectra
 from analysis.intervals import mean_of
-from analysis.runs import checkpoints_of, measuring_units, vectors_after
+from analysis.runs import measuring_units, vectors_after
 from analysis.spectra import eigenbasis
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
-from models.settings import step_of
+from models.settings import checkpoints_of, step_of
 
 STEPS = (60, 400, 4000)
 DIRECTIONS = ("next step", "gradient", "top eigenvector", "random")

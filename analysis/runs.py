@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.units import Unit
-from models.settings import TrainingSettings, settings_of, step_of
+from models.settings import TrainingSettings, checkpoints_of, settings_of, step_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,12 +47,16 @@ def train_run(arm: str, settings: TrainingSettings, runs: str) -> dict[str, Any]
         ``loops``, ``flops`` and ``seconds`` (of processor time), a list each; ``switched``, the number of epochs before
         the switch; and the ``gradient_norms`` of the epochs in which a criterion asked for them.
     """
+    from filelock import FileLock
+
     from landscape.checkpoint import read_checkpoint
     from models.journal import read_journal
     from models.training import train
 
     folder = run_folder(Path(runs), arm, settings)
-    train(settings, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):  # two studies may want the same run
+        train(settings, folder)
     checkpoints = checkpoints_of(folder)
     measured = [read_checkpoint(path).metrics for path in checkpoints]
     names = sorted({name for each in measured for name in each})
@@ -111,8 +115,3 @@ def vectors_after(checkpoint: Path, problem: Problem, steps: int) -> Tensor:
         if step < steps:
             run.advance()
     return torch.stack(found)
-
-
-def checkpoints_of(folder: Path) -> list[Path]:
-    """The checkpoints of a run in their order."""
-    return sorted(folder.glob("step-*.pt"), key=step_of)

@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 
 import landscape
 from analysis.intervals import difference_of, mean_of
-from analysis.runs import checkpoints_of, measuring_units, training_units
+from analysis.runs import measuring_units, training_units
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
 from landscape.spectrum.full import MAX_DIM
 from landscape.valley import noise_floor
-from models.settings import step_of
+from models.settings import checkpoints_of, step_of
 
 RECORD = "spectra.landscape.h5"
 """Of each run, in its folder."""

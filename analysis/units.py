@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import json
 import multiprocessing
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +29,8 @@ class Unit:
     Attributes:
         name: by which its result is kept; letters, digits, dots and dashes.
         work: a function at the top of its module that returns plain values.
-        arguments: of it, whose ``repr`` says all about them: a result with others is made anew.
+        arguments: of it, whose ``repr`` says all about them: a result with others is made anew, and so is one of other
+            code: of the function and of all that it uses of its module.
     """
 
     name: str
@@ -36,7 +40,25 @@ class Unit:
     @property
     def request(self) -> str:
         """What the result is of."""
-        return f"{self.work.__module__}.{self.work.__qualname__}({self.arguments!r})"
+        digest = hashlib.sha256(code_of(self.work).encode()).hexdigest()[:12]
+        return f"{self.work.__module__}.{self.work.__qualname__}({self.arguments!r}) as of {digest}"
+
+
+def code_of(work: Callable[..., Any]) -> str:
+    """The source of a function and of the functions and classes of its module that it names, directly or not."""
+    found: dict[str, str] = {}
+    waiting: list[Any] = [work]
+    while waiting:
+        each = waiting.pop()
+        if each.__qualname__ in found:
+            continue
+        found[each.__qualname__] = source = inspect.getsource(each)
+        named = (work.__globals__.get(name) for name in re.findall(r"\w+", source))
+        waiting += [
+            other for other in named if inspect.isroutine(other) or inspect.isclass(other)
+            if other.__module__ == work.__module__
+        ]  # fmt: skip
+    return "".join(source for _, source in sorted(found.items()))
 
 
 def results_of(units: Sequence[Unit], folder: Path, workers: int, title: str) -> dict[str, Any]:
@@ -61,8 +83,13 @@ def results_of(units: Sequence[Unit], folder: Path, workers: int, title: str) ->
 
 
 def seconds_of(units: Sequence[Unit], folder: Path) -> float:
-    """The processor time that all of these took."""
-    return sum((_kept(folder, unit) or {"seconds": 0.0})["seconds"] for unit in units)
+    """The processor time that all of these took; of training also where another study's run was found."""
+    return sum(_seconds(kept) for unit in units if (kept := _kept(folder, unit)) is not None)
+
+
+def _seconds(kept: dict[str, Any]) -> float:
+    training = kept["result"].get("seconds", [])  # of its epochs; see `analysis.runs.train_run`
+    return max(kept["seconds"], float(sum(training)))
 
 
 def _worked(units: Sequence[Unit], workers: int) -> Any:

@@ -30,6 +30,12 @@ Seed = int | np.random.SeedSequence | np.random.Generator
 NOTHING = -1
 """A place of an answer that ends before it."""
 
+HELD_OUT = 8
+"""Of so many questions one is held out, by a hash of its symbols: training never asks it."""
+
+FEWEST_QUESTIONS = 64
+"""Of a length with fewer questions none is held out: training needs them, and they would tell little."""
+
 
 @dataclass(frozen=True, eq=False)
 class Examples:
@@ -70,16 +76,18 @@ class Algorithm:
         """Number of symbols, ``>`` and ``.`` included."""
         return len(self.symbols) + 2
 
-    def examples(self, count: int, lengths: Sequence[int], seed: Seed) -> Examples:
+    def examples(self, count: int, lengths: Sequence[int], seed: Seed, held_out: bool | None = None) -> Examples:
         """Draw examples whose lengths are equally likely.
 
         Args:
             count: how many.
             lengths: of the questions.
             seed: anything that ``numpy.random.default_rng`` takes.
+            held_out: draw of the questions that are held out, or of the others; None for all. There are so few short
+                questions that in training nearly all of them would be seen.
 
         Raises:
-            InputError: a length or the count is below 1.
+            InputError: a length or the count is below 1, or no question of a length is held out.
         """
         if count < 1 or not lengths or min(lengths) < 1:
             raise InputError(f"cannot draw {count} examples of {self.name} of the lengths {list(lengths)}; give 1 up")
@@ -87,7 +95,7 @@ class Algorithm:
         chosen = generator.choice(np.asarray(lengths, dtype=np.int64), count)
         drawn = {}
         for length in np.unique(chosen).tolist():  # all of one length together
-            drawn[length] = self._written(*self.draw(generator, int((chosen == length).sum()), length))
+            drawn[length] = self._written(*self._drawn(generator, int((chosen == length).sum()), length, held_out))
         width = max(tokens.shape[1] for tokens, _ in drawn.values())
         tokens = np.full((count, width), self.vocabulary - 1)
         answered = np.zeros((count, width - 1), dtype=bool)
@@ -100,6 +108,33 @@ class Algorithm:
         """The symbols of one sequence, as in the head of this module."""
         return "".join((self.symbols + ">.")[token] for token in tokens)
 
+    @property
+    def held_out_lengths(self) -> list[int]:
+        """The trained lengths of which questions are held out."""
+        return [length for length in self.trained if self._questions(length) >= FEWEST_QUESTIONS]
+
+    def _questions(self, length: int) -> int:
+        """How many there are: a question has digits, and at most an operator between them."""
+        width = self.draw(np.random.default_rng(0), 1, length)[0].shape[1]
+        digits = sum(symbol.isdigit() for symbol in self.symbols)
+        return digits ** (width - (digits < len(self.symbols)))
+
+    def _drawn(
+        self, generator: np.random.Generator, count: int, length: int, held_out: bool | None
+    ) -> tuple[Tokens, Tokens]:
+        """Questions and answers of one length, of those that are held out or of the others."""
+        few = self._questions(length) < FEWEST_QUESTIONS
+        if held_out and few:
+            raise InputError(f"no question of {self.name} of length {length} is held out; give other lengths")
+        if held_out is None or few:
+            return self.draw(generator, count, length)
+        questions, answers = self.draw(generator, 0, length)
+        while len(questions) < count:
+            more, told = self.draw(generator, HELD_OUT * count, length)
+            fits = _is_held_out(more) == held_out
+            questions, answers = np.concatenate([questions, more[fits]]), np.concatenate([answers, told[fits]])
+        return questions[:count], answers[:count]
+
     def _written(self, questions: Tokens, answers: Tokens) -> tuple[Tokens, NDArray[np.bool_]]:
         """Sequences of one length, and where in them the next symbol belongs to the answer."""
         count, begun = questions.shape
@@ -110,6 +145,15 @@ class Algorithm:
         # Up to the first end and with it: nothing has ended before.
         answered[:, begun:] = np.cumsum(ended, axis=1) - ended == 0
         return np.concatenate([questions, ask, closed], axis=1), answered
+
+
+def _is_held_out(questions: Tokens) -> NDArray[np.bool_]:
+    """Of (count, q) questions, whether each is held out: by the top bits of a multiplicative hash of its symbols."""
+    hashed = np.full(len(questions), questions.shape[1], dtype=np.uint64)
+    for symbols in questions.T.astype(np.uint64):
+        hashed = (hashed ^ symbols) * np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio
+        hashed ^= hashed >> np.uint64(29)
+    return np.asarray(hashed >> np.uint64(61) == 0)
 
 
 def _parity(generator: np.random.Generator, count: int, length: int) -> tuple[Tokens, Tokens]:

@@ -43,6 +43,8 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
     torch.set_num_threads(threads)
     run = Run.begin(settings)
     run.load(checkpoint)
+    if out.resolve() == checkpoint.parent.resolve():
+        raise InputError(f"{out} is the run's own folder, whose journal would be cut; choose another --out")
     claim(out, settings, sizes_of(settings))
     run.save(out)
     for _ in range(steps):

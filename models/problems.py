@@ -62,7 +62,7 @@ def algorithmic(
     seed: int = HELD_OUT_SEED,
     **sizes: Any,
 ) -> Problem:
-    """Pose the answers of a fixed sample of questions of the trained lengths; arguments as in `markov`, and the task.
+    """Pose the answers of a fixed sample of what training may ask; arguments as in `markov`, and the task.
 
     Raises:
         InputError: If there is no such task, model or size, or ``samples`` is not positive.
@@ -70,7 +70,7 @@ def algorithmic(
     if task not in ALGORITHMS:
         raise InputError(f"there is no task {task!r}; choose one of {', '.join(ALGORITHMS)}")
     algorithm = ALGORITHMS[task]
-    examples = algorithm.examples(samples, algorithm.trained, seed)
+    examples = algorithm.examples(samples, algorithm.trained, seed, held_out=False)
     return Problem(
         build_model(model, algorithm.vocabulary, **sizes),
         nn.CrossEntropyLoss(),

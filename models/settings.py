@@ -1,7 +1,9 @@
 """The settings of a training run and the folder that holds it; without torch, so that --help is instant."""
 
 import json
+import math
 import os
+import re
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +50,8 @@ class SwitchSettings:
         """Refuse settings that describe no switch.
 
         Raises:
-            InputError: If a number is out of range, or the criterion ``epoch`` has no epoch.
+            InputError: If a number is out of range, the criterion ``epoch`` has no epoch, or a threshold is of what the
+                criterion doesn't watch.
         """
         self.criterion_object()
         if min(self.soften_epochs, self.subset, 1 if self.latest is None else self.latest) < 1:
@@ -57,6 +60,11 @@ class SwitchSettings:
             )
         if self.criterion == "epoch" and self.latest is None:
             raise InputError("the criterion epoch needs one: give --switch.latest")
+        for name, watching in (("delta_loss", ("shift", "loss")), ("delta_grad", ("shift", "gradient"))):
+            if getattr(self, name) is not None and self.criterion not in watching:
+                raise InputError(
+                    f"the criterion {self.criterion} has no {name}: leave it out, or choose {' or '.join(watching)}"
+                )
 
     def criterion_object(self) -> Plateau | AtEpoch:
         """Return the criterion, with nothing seen yet.
@@ -128,11 +136,13 @@ class TrainingSettings:
         Raises:
             InputError: If a number is out of range.
         """
-        if min(self.epochs, self.steps_per_epoch, self.batch) < 1 or self.seed < 0 or not self.learning_rate > 0:
+        if min(self.epochs, self.steps_per_epoch, self.batch) < 1 or not 0 <= self.seed < 2**63:
             raise InputError(
-                "a run needs at least 1 epoch, 1 step per epoch and 1 sequence per batch, a seed of at least 0 and a "
-                "learning rate above 0; correct these options"
+                "a run needs at least 1 epoch, 1 step per epoch and 1 sequence per batch, and a seed from 0 to "
+                "2^63 - 1; correct these options"
             )
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"the learning rate is {self.learning_rate}; give a number above 0")
         if self.warmup < 0:
             raise InputError(f"the learning rate can't rise over {self.warmup} steps; give 0 or more")
         if self.switch is not None:
@@ -172,9 +182,9 @@ def claim(folder: Path, settings: TrainingSettings, sizes: dict[str, Any]) -> No
     wanted = {**asdict(settings), **sizes}
     file = folder / SETTINGS_FILE
     if file.exists():
-        _compare(folder, json.loads(file.read_text()), wanted)
+        _compare(folder, _stored(file), wanted)
         return
-    if any(folder.glob("step-*.pt")):
+    if checkpoints_of(folder):
         raise InputError(f"{folder} holds checkpoints but no {SETTINGS_FILE}; choose another --out")
     replace_text(file, json.dumps(wanted, indent=2) + "\n")
 
@@ -186,13 +196,27 @@ def settings_of(folder: Path) -> TrainingSettings:
         InputError: If there are none.
     """
     file = folder / SETTINGS_FILE
+    stored = _stored(file)
+    known = {each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
+    switch = known.get("switch")
+    try:
+        return TrainingSettings(**known | {"switch": None if switch is None else SwitchSettings(**switch)})
+    except TypeError as error:
+        raise InputError(_unreadable(file)) from error
+
+
+def _stored(file: Path) -> dict[str, Any]:
     try:
         stored = json.loads(file.read_text())
-        known = {each.name: stored[each.name] for each in fields(TrainingSettings) if each.name in stored}
-        switch = known.get("switch")
-        return TrainingSettings(**known | {"switch": None if switch is None else SwitchSettings(**switch)})
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} can't be read as a run's settings: name a checkpoint in its run's folder") from error
+    except (OSError, ValueError) as error:
+        raise InputError(_unreadable(file)) from error
+    if not isinstance(stored, dict):
+        raise InputError(_unreadable(file))
+    return stored
+
+
+def _unreadable(file: Path) -> str:
+    return f"{file} can't be read as a run's settings: name a checkpoint in its run's folder, or choose another --out"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -218,8 +242,14 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 def newest_checkpoint(folder: Path, every: int = 1) -> Path | None:
     """Return the last checkpoint of a run whose step is a multiple of ``every``, or None before the first."""
-    found = (path for path in folder.glob("step-*.pt") if step_of(path) % every == 0)
-    return max(found, key=step_of, default=None)
+    found = [path for path in checkpoints_of(folder) if step_of(path) % every == 0]
+    return found[-1] if found else None
+
+
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run in their order."""
+    found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+", path.stem))
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -42,7 +42,7 @@ def _softened(switch: SwitchSettings, loops: int, passed: int) -> Stage:
     share = min(1.0, (passed + 1) / (switch.soften_epochs + 1))
     match switch.soften:
         case "loops":
-            return Stage(1 + round(share * (loops - 1)) if loops > 1 else 1)
+            return Stage(min(loops, 2 + passed * (loops - 2) // switch.soften_epochs))
         case "gain":
             return Stage(loops, gain=share)
         case "rate":

@@ -30,13 +30,15 @@ class Watch:
         )
         self._subset = subset() if self._measure else None
 
-    def look(self, model: nn.Module) -> tuple[dict[str, float], int]:
-        """What is measured of a model for the criterion, and the floating-point operations of that."""
-        if self._measure is None or self._subset is None:
-            return {}, 0
+    def look(self, model: nn.Module) -> dict[str, float]:
+        """What is measured of a model for the criterion."""
+        return {} if self._measure is None or self._subset is None else self._measure(model, self._subset)
+
+    def cost(self, model: nn.Module) -> int:
+        """The floating-point operations of `look`, which is called once more: counting takes time of its own."""
         with counted() as flops:
-            values = self._measure(model, self._subset)
-        return values, int(flops.get_total_flops())
+            self.look(model)
+        return int(flops.get_total_flops())
 
     def tell(self, epoch: int, values: dict[str, float]) -> bool:
         """Tell the criterion of an epoch, the first being 1, and say whether to switch after it."""
@@ -52,5 +54,6 @@ def _gradient_norm(model: nn.Module, data: Data) -> dict[str, float]:
 
 def _top_eigenvalue(model: nn.Module, data: Data) -> dict[str, float]:
     problem = landscape.Problem(model, nn.CrossEntropyLoss(), [data])
-    pairs = landscape.top_eigenpairs(problem.hessian(), k=1, tol=EIGENVALUE_TOLERANCE)
-    return {"top_eigenvalue": float(pairs.eigenvalues[0])}
+    pairs = landscape.top_eigenpairs(problem.hessian(), k=1, which="LA", tol=EIGENVALUE_TOLERANCE)
+    # NaN is never calm: what did not converge says nothing of rest.
+    return {"top_eigenvalue": float(pairs.eigenvalues[0]) if pairs.converged.all() else math.nan}

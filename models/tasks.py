@@ -141,10 +141,12 @@ class AlgorithmicTask:
 
     def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
         """Draw (batch, position) inputs of the trained lengths, and what follows where it belongs to the answer."""
-        return questions_and_answers(self.algorithm.examples(count, self.algorithm.trained, seed))
+        return questions_and_answers(self.algorithm.examples(count, self.algorithm.trained, seed, held_out=False))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return the loss (nats) and the share of wholly right answers, of trained lengths and of each longer one.
+
+        Those of trained lengths are questions that training never asks; see `Algorithm.held_out_lengths`.
 
         An answer is read off with its right beginning given, which is what it takes to write it by itself: the most
         probable symbols are right one after the other, or an earlier one was wrong.
@@ -161,10 +163,10 @@ class AlgorithmicTask:
 
     @cached_property
     def _held_out(self) -> list[tuple[Tensor, Tensor]]:
-        lengths = [self.algorithm.trained, *([each] for each in self.algorithm.longer)]
-        return [
-            questions_and_answers(self.algorithm.examples(HELD_OUT_SEQUENCES, each, HELD_OUT_SEED)) for each in lengths
-        ]
+        count, seed, algorithm = HELD_OUT_SEQUENCES, HELD_OUT_SEED, self.algorithm
+        trained = algorithm.examples(count, algorithm.held_out_lengths, seed, held_out=True)
+        longer = [algorithm.examples(count, [length], seed) for length in algorithm.longer]
+        return [questions_and_answers(each) for each in (trained, *longer)]
 
 
 def shifted(tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:

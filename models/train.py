@@ -31,6 +31,9 @@ def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Pat
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {out} can't be written to ({error}); choose another --out", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         newest = newest_checkpoint(out, settings.steps_per_epoch)
         start = f"after {newest.name}" if newest else "at the start"

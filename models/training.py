@@ -70,7 +70,15 @@ class Run:
 
     @classmethod
     def begin(cls, settings: TrainingSettings) -> "Run":
-        """Make a run at step 0; equal seeds give models with the same parameters the same weights."""
+        """Make a run at step 0; equal seeds give models with the same parameters the same weights.
+
+        Raises:
+            InputError: If there is no such model, or a switch between one pass and one pass is asked for.
+        """
+        if settings.switch is not None and sizes_of(settings)["loops"] == 1:
+            raise InputError(
+                f"{settings.model} has one pass, so there is no switch: leave out --switch, or give --loops"
+            )
         task = TASKS[settings.task]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -171,8 +179,17 @@ class Run:
         )
 
     def _end_epoch(self) -> None:
-        """Write the epoch into the journal, and switch where the criterion says so."""
+        """Write the epoch into the journal, and switch where the criterion says so.
+
+        Raises:
+            InputError: If the training has diverged.
+        """
         done = self._epoch
+        if not np.isfinite(done.losses).all():
+            raise InputError(
+                f"the loss isn't finite in epoch {self.epoch}: lower the learning rate, or raise --warmup; the "
+                "checkpoints of the epochs before are kept"
+            )
         entry: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.step,
@@ -183,9 +200,9 @@ class Run:
         }
         if self._watch is not None and self.switched is None:
             started = time.process_time()
-            seen, flops = self._watch.look(self.model)
+            seen = self._watch.look(self.model)
             done.seconds += time.process_time() - started
-            done.flops += flops
+            done.flops += self._watch.cost(self.model)
             if self._watch.tell(self.epoch, entry | seen):
                 self.switched = self.epoch
                 if not self.settings.switch.keep_moments:  # type: ignore[union-attr]
@@ -248,9 +265,9 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
         InputError: If the settings describe no run or the folder holds another.
     """
     settings.check()
-    claim(folder, settings, sizes_of(settings))
+    run = Run.begin(settings)  # before the folder is claimed, which sizes that are no model's shall not do
+    claim(folder, settings, run.sizes)
     last = settings.checkpoint_steps()[-1]
-    run = Run.begin(settings)
     newest = newest_checkpoint(folder, settings.steps_per_epoch)
     if newest is None:
         run.save(folder)

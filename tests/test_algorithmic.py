@@ -5,7 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.algorithmic import ALGORITHMS, Algorithm
+import data.algorithmic
+from data.algorithmic import ALGORITHMS, Algorithm, _is_held_out
 from landscape.errors import InputError
 
 
@@ -77,8 +78,36 @@ def test_answers_are_those_of_plain_python(algorithm: Algorithm) -> None:
 
 def test_the_head_of_the_module_is_true() -> None:
     for name, text in ANSWERS.items():
+        assert any(line.split()[:2] == [name, text] for line in (data.algorithmic.__doc__ or "").splitlines())
         question, answer = text.rstrip(".").split(">")
         assert PLAIN[name](question) == answer
+
+
+def test_training_never_asks_what_is_held_out(algorithm: Algorithm) -> None:
+    """About one in eight of the questions of every length with 64 or more, up to five standard errors."""
+    lengths = algorithm.held_out_lengths
+    asked = {
+        algorithm.text(each).split(">")[0] for each in algorithm.examples(20_000, lengths, 0, held_out=False).tokens
+    }
+    held = {algorithm.text(each).split(">")[0] for each in algorithm.examples(5000, lengths, 1, held_out=True).tokens}
+    assert asked
+    assert held
+    assert not asked & held
+    for length in lengths:
+        drawn = algorithm.draw(np.random.default_rng(2), 20_000, length)[0]
+        different = np.unique(drawn, axis=0)
+        share = _is_held_out(different).mean()
+        assert abs(share - 1 / 8) < 5 * np.sqrt(1 / 8 * 7 / 8 / len(different))
+
+
+def test_of_few_questions_all_are_asked_in_training() -> None:
+    parity = ALGORITHMS["parity"]
+    assert parity.held_out_lengths == list(range(6, 13))
+    assert ALGORITHMS["addition"].held_out_lengths == list(range(3, 9))
+    found = parity.examples(2000, [5], 0, held_out=False)
+    assert len(np.unique(found.tokens, axis=0)) == 32
+    with pytest.raises(InputError, match="no question of parity of length 5 is held out"):
+        parity.examples(10, [5], 0, held_out=True)
 
 
 def test_lengths_and_symbols_are_equally_likely() -> None:

@@ -24,7 +24,7 @@ from analysis.intervals import difference_of, effect_size, mean_of, rank_correla
 from analysis.runs import model_at, run_folder, train_run, training_units
 from analysis.studies import STUDIES
 from analysis.study import Scale
-from analysis.units import Unit, results_of
+from analysis.units import Unit, code_of, results_of
 from data.markov import MarkovLanguage
 from landscape.errors import InputError
 from models.settings import SwitchSettings, TrainingSettings
@@ -123,6 +123,13 @@ class TestUnits:
     def test_with_other_arguments_it_is_done_anew(self, tmp_path: Path) -> None:
         results_of(self.units(tmp_path, 3), tmp_path, 1, "")
         assert results_of(self.units(tmp_path, 5), tmp_path, 1, "") == {"u0": 10}
+
+    def test_code_is_of_all_that_a_function_uses_of_its_module(self) -> None:
+        """A change of a helper changes what is measured, and a change of the report doesn't."""
+        code = code_of(quadratic.measure)
+        assert code.startswith("class _Lines")
+        assert "def measure(" in code
+        assert "def _remainders(" not in code
 
     def test_workers_end_with_a_command_that_is_killed(self, tmp_path: Path) -> None:
         """Killed outright, it can't tell them; each notices by itself within some seconds."""

@@ -41,7 +41,7 @@ class TestStages:
         assert softened("none", 3) == [Stage(1)] * 2 + [Stage(3)] * 5
 
     def test_passes_come_one_after_another(self) -> None:
-        assert [stage.loops for stage in softened("loops", 3)] == [1, 1, 1, 2, 3, 3, 3]
+        assert [stage.loops for stage in softened("loops", 3)] == [1, 1, 2, 2, 2, 3, 3]
         assert {(stage.gain, stage.rate) for stage in softened("loops", 3)} == {(1.0, 1.0)}
 
     def test_gain_and_rate_rise_to_one(self) -> None:
@@ -114,6 +114,21 @@ class TestSwitch:
         assert len(kept.optimizer.state) == len(list(kept.model.parameters()))
         assert len(dropped.optimizer.state) == 0
 
+    def test_no_switch_without_passes_to_switch_to(self) -> None:
+        with pytest.raises(InputError, match="single has one pass"):
+            Run.begin(replace(STAGED, model="single"))
+
+    def test_the_journal_counts_epochs_whatever_the_criterion(self) -> None:
+        run = Run.begin(STAGED)
+        for _ in range(6):
+            run.advance()
+        assert [entry["epoch"] for entry in run.journal] == [1, 2, 3]
+        assert run.journal[1]["switch_epoch"] == 2
+
+    def test_a_run_that_diverges_ends_with_its_epoch(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="the loss isn't finite in epoch"):
+            train(replace(STAGED, learning_rate=1e30), tmp_path)
+
     @pytest.mark.parametrize("criterion", ["loss", "gradient", "curvature", "shift"])
     def test_every_criterion_is_told_what_it_watches(self, criterion: str) -> None:
         settings = replace(STAGED, switch=SwitchSettings(criterion, latest=3, subset=8))
@@ -127,15 +142,21 @@ class TestSwitch:
     def test_curvature_is_the_hessian_s_top_eigenvalue(self) -> None:
         run = Run.begin(replace(STAGED, switch=SwitchSettings("curvature", subset=8)))
         data = run._draw(8, (0, 1))
-        found, flops = Watch(SwitchSettings("curvature"), lambda: data).look(run.model)
+        watch = Watch(SwitchSettings("curvature"), lambda: data)
         hessian = landscape.full_spectrum(landscape.Problem(run.model, nn.CrossEntropyLoss(), [data]).hessian())
-        largest = hessian.eigenvalues[abs(hessian.eigenvalues).argmax()]
-        assert found["top_eigenvalue"] == pytest.approx(largest, rel=1e-2)
-        assert flops > 0
+        assert watch.look(run.model)["top_eigenvalue"] == pytest.approx(hessian.eigenvalues[0], rel=1e-2)
+        assert watch.cost(run.model) > 0
 
     @pytest.mark.parametrize(
         "wrong",
-        [SwitchSettings("epoch"), SwitchSettings(subset=0), SwitchSettings(latest=0), SwitchSettings(patience=0)],
+        [
+            SwitchSettings("epoch"),
+            SwitchSettings(subset=0),
+            SwitchSettings(latest=0),
+            SwitchSettings(patience=0),
+            SwitchSettings("loss", delta_grad=0.1),
+            SwitchSettings("curvature", delta_loss=0.1),
+        ],
     )
     def test_impossible_switches_are_refused(self, tmp_path: Path, wrong: SwitchSettings) -> None:
         with pytest.raises(InputError):

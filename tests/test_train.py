@@ -74,6 +74,14 @@ class TestDensely:
             ours, theirs = (read_checkpoint(checkpoint_path(folder, step)) for folder in (run, dense))
             assert all(torch.equal(a, b) for a, b in zip(contents(ours), contents(theirs), strict=True))
 
+    def test_refuses_the_run_s_own_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Its journal would end where the repetition does, and the run couldn't be continued."""
+        last = train(TINY, tmp_path)
+        before = (tmp_path / "journal.jsonl").read_bytes()
+        assert densely.main(last, steps=1, out=tmp_path) == 2
+        assert "own folder" in capsys.readouterr().err
+        assert (tmp_path / "journal.jsonl").read_bytes() == before
+
     def test_refuses_what_belongs_to_no_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert densely.main(tmp_path / "a.pt", out=tmp_path / "dense") == 2
         assert "name a checkpoint in its run's folder" in capsys.readouterr().err
@@ -211,6 +219,30 @@ class TestCommand:
         assert train_command.main(TrainingSettings("looped"), out=tmp_path) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith(f"error: {tmp_path} holds a run with epochs=3")
+
+    def test_a_size_that_is_none_leaves_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """So that the corrected command may use the folder."""
+        assert train_command.main(TrainingSettings("single", width=0), out=tmp_path / "run") == 2
+        assert "a size below 1" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(("name", "text"), [("settings.json", "{"), ("settings.json", "3"), ("journal.jsonl", "{")])
+    def test_a_damaged_run_exits_2_with_one_line(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
+    ) -> None:
+        train(TINY, tmp_path)
+        (tmp_path / name).write_text(text)
+        assert train_command.main(TINY, out=tmp_path) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+    def test_a_file_in_place_of_the_folder_exits_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "run").touch()
+        assert train_command.main(TINY, out=tmp_path / "run") == 2
+        assert "choose another --out" in capsys.readouterr().err
+
+    def test_other_files_are_no_checkpoints(self, tmp_path: Path) -> None:
+        (tmp_path / "step-best.pt").touch()
+        assert newest_checkpoint(tmp_path) is None
 
     def test_no_threads_exit_2(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert train_command.main(TINY, out=tmp_path / "new", threads=0) == 2
