@@ -47,7 +47,8 @@ VALLEY_SIZE, RIVER_SIZE, DRAWS, GD_STEPS = 20, 5, 100, 200
 RATES = (0.5, 1.5)
 """eta by 1 / lambda_max: below 1 the iterate slides down the walls, above 1 it hops from wall to wall."""
 
-TOLD = ("cosine", "ratio", "slope", "rate", "pushed", "triangle", "bound", "within")
+TOLD = ("cosine", "ratio", "slope", "descent", "still", "rate", "steepness", "pushed", "triangle", "bound", "within",
+        "within_still")  # fmt: skip
 """Of a window, in one number each."""
 
 SPECTRA = {"U": np.ones(VALLEY_SIZE), "V": np.logspace(-2, 0, VALLEY_SIZE)}
@@ -118,53 +119,74 @@ def measure(folder: str, start: int, window: int) -> dict[str, Any]:
     """A window of a run in the eigenbasis of the Hessian at its start.
 
     With d_k the way from the start and H' the Hessian at the middle of the window, the valley coordinate is
-    x_i(k) = v_i . d_k + g_i / lambda_i, counted from the floor of the quadratic model; its coupling to the river is
-    P_R H' v_i, and its part of the cumulative force -P_R H' v_i sum_k v_i . d_k. What the gradient really did to the
-    river beyond the linear model of the start is -P_R sum_k (g(theta_k) - g(theta_0) - H d_k).
+    x_i(k) = v_i . d_k + g_i / lambda_i, counted from the floor of the quadratic model, and its coupling to the river
+    c_i = P_R H' v_i. Theorem 1 is about -sum_i c_i sum_k x_i(k). Of that the valley's movement within the window,
+    -sum_i c_i sum_k v_i . d_k, is what can be held against the gradient: what it really did to the river beyond the
+    linear model of the start is -P_R sum_k (g(theta_k) - g(theta_0) - H d_k). Sums are over the window's K steps.
 
-    Theorem 1's bound is of gradient descent at a rate eta. Here eta is the way that Adam went by the gradients that it
-    went after, sum_k |theta_(k+1) - theta_k| / sum_k |g(theta_k)|: the rate at which gradient descent would go as far.
+    Theorem 1's bound is of gradient descent at a rate eta. Here eta is the way that Adam went by the gradients on its
+    way, sum_k |theta_(k+1) - theta_k| / sum_k |g(theta_k)|: the rate at which gradient descent would go as far.
 
     Returns:
-        ``eigenvalues`` of the valley by the largest; ``sums`` |sum_k x_i(k)|; each slice's ``shares`` of the valley's
-        cumulative force; the ``cosine`` of the valley's force with the whole one, and the ``ratio`` of their norms; the
-        ``slope`` of log sums by log lambda; the ``rate`` eta; |sum_i c_i sum_k x_i(k)|, the ``pushed`` of the theorem,
-        with c_i = P_R H' v_i; the ``triangle`` sum_i |c_i| |sum_k x_i(k)|, which it can't exceed; and the ``bound``
-        sum_i |c_i| |x_i(0)| 2 / (eta lambda_i), with the share of directions ``within`` theirs.
+        ``eigenvalues`` of the valley by the largest; ``turns`` |sum_k x_i(k)| / |x_i(0)|, which is K where nothing
+        moves; ``shares`` of each slice in the force of Theorem 1 and ``moved`` ones in that of the movement, with
+        their ``counts``; and the numbers of `TOLD`: the ``cosine`` of the movement's force with the whole one and the
+        ``ratio`` of their norms; the ``slope`` of log turns by log lambda, and the ``descent`` slope of gradient
+        descent at eta; the median of turns / K, ``still`` where it is 1; ``rate`` eta, and ``steepness`` eta
+        lambda_max; |sum_i c_i sum_k x_i(k)|, the ``pushed`` of the theorem; the ``triangle``
+        sum_i |c_i| |sum_k x_i(k)|, which it can't exceed; the ``bound`` sum_i |c_i| |x_i(0)| 2 / (eta lambda_i); and
+        the shares of directions ``within`` theirs, as measured and, ``within_still``, if nothing moved.
     """
     path = next(each for each in checkpoints_of(Path(folder)) if step_of(each) == start)
     problem = landscape.load_problem(path, dtype="float64")
     way = vectors_after(path, problem, window)
     values, basis = eigenbasis(folder, start)
-    gradients = np.stack([problem.at(point).gradient().numpy() for point in way]) @ basis  # in the eigenbasis
-    moved = (way - way[0]).numpy() @ basis
+    gradients = np.stack([problem.at(point).gradient().numpy() for point in way[:-1]]) @ basis  # in the eigenbasis
+    moved = (way[:-1] - way[0]).numpy() @ basis
     valley, river = values > RIVER * values[0], np.abs(values) <= RIVER * values[0]
     middle = problem.at(way[window // 2]).hessian()
     coupling = basis[:, river].T @ (middle @ torch.from_numpy(basis[:, valley])).numpy()  # (river, valley)
-    parts = -coupling * moved[:, valley].sum(axis=0)
-    force = parts.sum(axis=1)
+    begin = gradients[0, valley] / values[valley]  # x(0)
+    movement, sums = moved[:, valley].sum(axis=0), (moved[:, valley] + begin).sum(axis=0)
     whole = -(gradients - gradients[0] - moved * values)[:, river].sum(axis=0)
-    start_at = gradients[0, valley] / values[valley]  # x(0), from the floor of the quadratic model
-    sums = (moved[:, valley] + start_at).sum(axis=0)
-    rate = float((way[1:] - way[:-1]).norm(dim=1).sum()) / np.linalg.norm(gradients[:-1], axis=1).sum()
-    allowed, coupled = 2 * np.abs(start_at) / (rate * values[valley]), np.linalg.norm(coupling, axis=0)
-    relative = values[valley] / values[0]
-    shares = [parts[:, (relative > low) & (relative <= high)].sum(axis=1) @ force / (force @ force)
-              for low, high in SLICES]  # fmt: skip
+    force = -coupling @ movement
+    rate = float((way[1:] - way[:-1]).norm(dim=1).sum()) / float(np.linalg.norm(gradients, axis=1).sum())
+    steep, relative, turns = rate * values[valley], values[valley] / values[0], np.abs(sums / begin)
+    coupled = np.linalg.norm(coupling, axis=0)
+    descended = np.abs((1 - (1 - steep) ** window) / steep)
     return {
         "eigenvalues": relative.tolist(),
-        "sums": np.abs(sums).tolist(),
-        "shares": [float(each) for each in shares],
-        "counts": [int(((relative > low) & (relative <= high)).sum()) for low, high in SLICES],
+        "turns": turns.tolist(),
+        "shares": _shares(coupling * sums, relative),
+        "moved": _shares(coupling * movement, relative),
+        "counts": [int(_within(relative, each).sum()) for each in SLICES],
         "cosine": float(force @ whole / (np.linalg.norm(force) * np.linalg.norm(whole))),
         "ratio": float(np.linalg.norm(force) / np.linalg.norm(whole)),
-        "slope": float(np.polyfit(np.log(relative), np.log(np.abs(sums)), 1)[0]),
-        "rate": float(rate),
+        "slope": _slope(relative, turns),
+        "descent": _slope(relative, descended),
+        "still": float(np.median(turns) / window),
+        "rate": rate,
+        "steepness": float(steep.max()),
         "pushed": float(np.linalg.norm(coupling @ sums)),
         "triangle": float(coupled @ np.abs(sums)),
-        "bound": float(coupled @ allowed),
-        "within": float((np.abs(sums) <= allowed).mean()),
+        "bound": float(coupled @ (2 * np.abs(begin) / steep)),
+        "within": float((turns <= 2 / steep).mean()),
+        "within_still": float((window <= 2 / steep).mean()),
     }
+
+
+def _within(relative: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    return (relative > bounds[0]) & (relative <= bounds[1])
+
+
+def _shares(parts: np.ndarray, relative: np.ndarray) -> list[float]:
+    """Each slice's share of the sum of parts (river, valley), projected on that sum: they sum to one."""
+    force = parts.sum(axis=1)
+    return [float(parts[:, _within(relative, each)].sum(axis=1) @ force / (force @ force)) for each in SLICES]
+
+
+def _slope(relative: np.ndarray, values: np.ndarray) -> float:
+    return float(np.polyfit(np.log(relative), np.log(values), 1)[0])
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
@@ -180,20 +202,25 @@ draws with its 95 % interval.
 {_order(found["synthetic"])}
 
 **Trained runs**, {window} steps of Adam from step {start}, eigenbasis at the start, valley lambda > {RIVER:g}
-lambda_max. The slope of log |sum_k x_i(k)| by log lambda_i is -1 where Theorem 1's 1 / lambda_i holds. Shares are of
-the valley's cumulative force on the river, by slices of lambda / lambda_max; in parentheses how many eigenvalues a
-slice has. The last columns hold the valley's force against all that the gradient did to the river beyond the linear
-model.
+lambda_max; the coordinate x_i is counted from the floor of the quadratic model. Where Theorem 1's 1 / lambda_i holds,
+|sum_k x_i(k)| / |x_i(0)| has a slope of -1 on logarithmic scales; where the valley doesn't move it is the number of
+steps, with a slope of 0; beside it the slope of gradient descent at the rate eta at which it would have gone as far as
+Adam (the way by the gradients on 256 sequences).
 
-{_trained(data, found, seeds)}
-The same windows against Theorem 1's bound, at the rate eta at which gradient descent would have gone as far as Adam.
-The exact statement of Theorem 2, for losses that aren't quadratic, isn't public here; this is Theorem 1's, read along
-a run. |sum_i c_i sum_k x_i(k)| is what the theorem bounds; it can't exceed sum_i |c_i| |sum_k x_i(k)|, whatever the
-dynamics, and what it falls short of that has cancelled. "Within" is the share of valley directions whose sum is at most
-2 |x_i(0)| / (eta lambda_i).
+{_slopes(data)}
+Which slices of the valley, by lambda / lambda_max, carry the cumulative force on the river: the force of Theorem 1,
+and that of the valley's movement within the window, beside the shares of the eigenvalues themselves. The last columns
+hold the movement's force against all that the gradient did to the river beyond the linear model.
+
+{_carried(data)}
+Theorem 1's bound. The exact statement of Theorem 2, for losses that aren't quadratic, isn't public here; this is
+Theorem 1's, read along a run, and it is of steps with eta lambda_max below 2. |sum_i c_i sum_k x_i(k)| is what it
+bounds. It can't exceed sum_i |c_i| |sum_k x_i(k)|, whatever the dynamics: what it falls short of that has cancelled.
+"Within" is the share of valley directions whose sum is at most 2 |x_i(0)| / (eta lambda_i), beside the share of a
+valley that doesn't move.
 
 {_bounds(data)}"""
-    return Report(text, data, {"sums": _figure(found, seeds)})
+    return Report(text, data, {"sums": _figure(found, seeds, window)})
 
 
 def _synthetic(found: Mapping[str, Mapping[str, list[float]]]) -> str:
@@ -201,10 +228,11 @@ def _synthetic(found: Mapping[str, Mapping[str, list[float]]]) -> str:
     for kind, values in found.items():
         ratio = np.array(values["force"]) / np.array(values["bound"])
         cells = [mean_of(values[name]).text(3) for name in ("force", "closed", "bound")]
-        more = [mean_of(values[name]).text(3) for name in ("flattest", "river", "loss_before", "loss_after")]
-        rows.append([kind, *cells, mean_of(ratio).text(3), *more])
+        more = [mean_of(values[name]).text(3) for name in ("flattest", "river", "loss_before")]
+        last = mean_of(values["loss_after"]).text(2, scale=1e6)
+        rows.append([kind, *cells, mean_of(ratio).text(3), *more, last])
     header = ["", "cumulative force", "river held still", "bound", "force by bound", "share of the flattest quarter",
-              "way along the river", "loss before", "loss after"]  # fmt: skip
+              "way along the river", "loss before", "loss after [1e-6]"]  # fmt: skip
     return markdown_table(header, rows)
 
 
@@ -234,52 +262,65 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
 
     at = ("arm", "seed")
     variables: dict[str, Any] = {name: (at, every(name)) for name in TOLD}
-    variables["shares"] = ((*at, "slice"), every("shares"))
-    variables["counts"] = ((*at, "slice"), every("counts"))
+    for name in ("shares", "moved", "counts"):
+        variables[name] = ((*at, "slice"), every(name))
     for name in QUANTITIES:
         variables[f"synthetic_{name}"] = (("kind", "draw"), [each[name] for each in found["synthetic"].values()])
     return xr.Dataset(variables, {"arm": list(PAIR), "seed": list(seeds), "kind": list(found["synthetic"])})
 
 
+def _columns(data: xr.Dataset, columns: Mapping[str, xr.DataArray]) -> str:
+    """A row for each arm, with means over seeds."""
+    rows = [[NAMES[arm], *(mean_of(each.sel(arm=arm).values).text(3) for each in columns.values())] for arm in PAIR]
+    return markdown_table(["", *columns], rows)
+
+
+def _slopes(data: xr.Dataset) -> str:
+    return _columns(
+        data,
+        {"slope": data.slope, "of gradient descent": data.descent, "median, by the number of steps": data.still,
+         "eta": data.rate, "eta lambda_max": data.steepness},
+    )  # fmt: skip
+
+
+def _carried(data: xr.Dataset) -> str:
+    rows = []
+    for arm in PAIR:
+        own = data.sel(arm=arm)
+        share = own.counts / own.counts.sum("slice")
+        last = [mean_of(own[name].values).text(2) for name in ("cosine", "ratio")]
+        for title, values, more in (
+            ("Theorem 1's force", own.shares, ["", ""]), ("the movement's", own.moved, last),
+            ("eigenvalues", share, ["", ""]),
+        ):  # fmt: skip
+            cells = [mean_of(values.isel(slice=place).values).text(2) for place in range(len(SLICES))]
+            rows.append([f"{NAMES[arm]}, {title}", *cells, *more])
+    header = ["", *(f"{low:g} to {high:g}" for low, high in SLICES), "cosine", "norm by whole"]
+    return markdown_table(header, rows)
+
+
 def _bounds(data: xr.Dataset) -> str:
-    rows = []
-    for arm in PAIR:
-        own = data.sel(arm=arm)
-        columns = (own.rate, own.pushed, own.triangle, own.bound, own.pushed / own.triangle, own.pushed / own.bound,
-                   own.within)  # fmt: skip
-        rows.append([NAMES[arm], *(mean_of(each.values).text(3) for each in columns)])
-    header = ["", "eta", "measured", "without cancelling", "bound", "measured by without cancelling",
-              "measured by bound", "within"]  # fmt: skip
-    return markdown_table(header, rows)
+    return _columns(
+        data,
+        {"measured": data.pushed, "without cancelling": data.triangle, "bound": data.bound,
+         "measured by without cancelling": data.pushed / data.triangle, "measured by bound": data.pushed / data.bound,
+         "within": data.within, "within if still": data.within_still},
+    )  # fmt: skip
 
 
-def _trained(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
-    rows = []
-    for arm in PAIR:
-        own = data.sel(arm=arm)
-        cells = [
-            f"{mean_of(own.shares.isel(slice=place).values).text(2)} ({float(own.counts.isel(slice=place).mean()):.0f})"
-            for place in range(len(SLICES))
-        ]
-        rows.append([NAMES[arm], mean_of(own.slope.values).text(2), *cells, mean_of(own.cosine.values).text(2),
-                     mean_of(own.ratio.values).text(2)])  # fmt: skip
-    header = ["", "slope", *(f"{low:g} to {high:g}" for low, high in SLICES), "cosine", "norm by whole"]
-    return markdown_table(header, rows)
-
-
-def _figure(found: Mapping[str, Any], seeds: range) -> Figure:
-    """Sums of the valley coordinates by eigenvalue, and a line of slope -1."""
+def _figure(found: Mapping[str, Any], seeds: range, window: int) -> Figure:
+    """Sums of the valley coordinates by where they began, against the eigenvalue, with Theorem 1's slope and none."""
     figure = Figure(figsize=(3.35, 2.6), layout="constrained")
     axes = figure.subplots()
     for arm, colour in zip(PAIR, COLOURS, strict=False):
         for seed in seeds:
             own = found[f"force-{arm}-{seed}"]
-            axes.plot(own["eigenvalues"], own["sums"], ".", color=colour, alpha=0.4,
+            axes.plot(own["eigenvalues"], own["turns"], ".", color=colour, alpha=0.4,
                       label=NAMES[arm] if seed == 0 else None)  # fmt: skip
     line = np.array([RIVER, 1.0])
-    middle = np.median(found[f"force-{PAIR[0]}-0"]["sums"])
-    axes.plot(line, middle * np.sqrt(RIVER) / line, color="black", label="slope $-1$")
-    axes.set(xscale="log", yscale="log", xlabel=r"$\lambda_i / \lambda_{max}$", ylabel=r"$|\sum_k x_i(k)|$ [parameter]")
+    axes.plot(line, window * RIVER / line, color="black", label="slope $-1$")
+    axes.plot(line, np.full(2, window), color="black", linestyle=":", label="nothing moves")
+    axes.set(xscale="log", yscale="log", xlabel=r"$\lambda_i / \lambda_{max}$", ylabel=r"$|\sum_k x_i(k)| / |x_i(0)|$")
     axes.legend()
     return figure
 

@@ -31,9 +31,12 @@ from models.settings import checkpoints_of, step_of
 STEPS = (60, 400, 4000)
 DIRECTIONS = ("next step", "gradient", "top eigenvector", "random")
 MULTIPLES = (1.0, 3.0, 10.0, 30.0, 100.0)
-PARTS = ("change", "linear", "quadratic", "valley")
+PARTS = ("change", "linear", "quadratic", "shares")
 THRESHOLDS = (0.001, 0.01, 0.1)
-"""eps by lambda_max: the valley is what lies above."""
+"""eps by lambda_max."""
+
+SUBSPACES = ("valley", "river", "negative")
+"""lambda > eps, |lambda| <= eps, lambda < -eps."""
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
@@ -48,8 +51,8 @@ def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
 
     Returns:
         ``steps``, ``length`` of the next step (parameter units), and arrays (step, direction, multiple) of the whole
-        ``change`` of the loss, its ``linear`` and its ``quadratic`` part; ``valley`` (step, direction, threshold), the
-        part of the quadratic term that lies in the valley.
+        ``change`` of the loss, its ``linear`` and its ``quadratic`` part; ``shares`` (step, direction, threshold,
+        subspace): the parts of d.H.d that lie in each of `SUBSPACES`, by sum_i |lambda_i| (v_i . d)^2.
     """
     found: dict[str, Any] = {name: [] for name in ("steps", "length", *PARTS)}
     for path in checkpoints_of(Path(folder)):
@@ -78,7 +81,7 @@ class _Lines:
         self.eigenvalues = torch.from_numpy(eigenvalues.copy())
         self.eigenvectors = torch.from_numpy(np.ascontiguousarray(eigenvectors))
 
-    def along(self, direction: Tensor, length: float) -> dict[str, list[float]]:
+    def along(self, direction: Tensor, length: float) -> dict[str, list[Any]]:
         """The parts of the change along a unit direction, at multiples of a length."""
         curvature = self.eigenvalues * (self.eigenvectors.T @ direction) ** 2
         whole = float(direction @ (self.hessian @ direction))
@@ -87,24 +90,28 @@ class _Lines:
             "change": [self.problem.at(self.problem.vector + r * direction).loss() - self.loss for r in reach],
             "linear": [r * float(self.gradient @ direction) for r in reach],
             "quadratic": [0.5 * r**2 * whole for r in reach],
-            "valley": [
-                float(curvature[self.eigenvalues > share * self.eigenvalues[0]].sum()) / whole for share in THRESHOLDS
-            ],
+            "shares": [self._shares(curvature, share * float(self.eigenvalues[0])) for share in THRESHOLDS],
         }
+
+    def _shares(self, curvature: Tensor, eps: float) -> list[float]:
+        valley, negative = self.eigenvalues > eps, self.eigenvalues < -eps
+        chosen = (valley, ~(valley | negative), negative)
+        return [float(curvature[each].sum() / curvature.abs().sum()) for each in chosen]
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     """What the quadratic model misses by direction and length, and what of it is the valley's."""
     data = _dataset(found, range(scale.pick(5, 2)))
-    text = f"""The remainder |dL - g.d - d.H.d/2| by |dL - g.d|: 0 where the quadratic term is all there is beyond the
-linear one, 1 where it might as well be left out. Mean over seeds at multiples of the length of the optimiser's next
-step, in float64 on 256 sequences; eigenvectors are of the `spectra` study, in float32.
+    text = f"""The remainder |b - q| / (|b| + |q|) of the quadratic term q = d.H.d/2 against b = dL - g.d, all that
+there is beyond the linear term: 0 where they are equal, 1/3 where one is twice the other, 1 where their signs differ.
+Mean over seeds at multiples of the length of the optimiser's next step, in float64 on 256 sequences; eigenvectors are
+those of the `spectra` study, in float32.
 
 {_remainders(data)}
-The share of d.H.d that lies in the valley, lambda > eps (it may exceed 1 where the rest is negative), along the next
-step: what is left is what neglecting H_river and the negative directions costs.
+Where d.H.d comes from along the next step: the parts of the valley, lambda > eps, of the river, |lambda| <= eps, and
+of the negative directions, by the sum of all their magnitudes. What neglecting H_river costs is the river's.
 
-{_valleys(data)}"""
+{_shares(data)}"""
     return Report(text, data, {"remainders": _figure(data)})
 
 
@@ -117,12 +124,12 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     at = ("arm", "seed", "step", "direction")
     data = xr.Dataset(
         {name: ((*at, "multiple"), every(name)) for name in ("change", "linear", "quadratic")}
-        | {"valley": ((*at, "eps"), every("valley")), "length": (at[:3], every("length"))},
+        | {"shares": ((*at, "eps", "subspace"), every("shares")), "length": (at[:3], every("length"))},
         {"arm": list(PAIR), "seed": list(seeds), "step": first["steps"], "direction": list(DIRECTIONS),
-         "multiple": list(MULTIPLES), "eps": list(THRESHOLDS)},
+         "multiple": list(MULTIPLES), "eps": list(THRESHOLDS), "subspace": list(SUBSPACES)},
     )  # fmt: skip
     beyond = data.change - data.linear
-    return data.assign(remainder=abs(beyond - data.quadratic) / abs(beyond))
+    return data.assign(remainder=abs(beyond - data.quadratic) / (abs(beyond) + abs(data.quadratic)))
 
 
 def _remainders(data: xr.Dataset) -> str:
@@ -136,15 +143,16 @@ def _remainders(data: xr.Dataset) -> str:
     return markdown_table(["", *(f"{each:g} steps" for each in MULTIPLES)], rows)
 
 
-def _valleys(data: xr.Dataset) -> str:
+def _shares(data: xr.Dataset) -> str:
+    along = data.sel(direction="next step")
     rows = [
-        [f"{NAMES[arm]}, step {step}", mean_of(data.length.sel(arm=arm, step=step).values).text(3), *(
-            mean_of(data.valley.sel(arm=arm, step=step, direction="next step", eps=eps).values).text(2)
-            for eps in THRESHOLDS
-        )]
-        for arm in PAIR for step in data.step.values
+        [f"{NAMES[arm]}, step {step}, eps = {eps:g} lambda_max", *(
+            mean_of(along.shares.sel(arm=arm, step=step, eps=eps, subspace=each).values).text(3, "+")
+            for each in SUBSPACES
+        ), mean_of(along.length.sel(arm=arm, step=step).values).text(3)]
+        for arm in PAIR for step in data.step.values for eps in THRESHOLDS
     ]  # fmt: skip
-    return markdown_table(["", "length of a step", *(f"eps = {eps:g} lambda_max" for eps in THRESHOLDS)], rows)
+    return markdown_table(["", *SUBSPACES, "length of a step"], rows)
 
 
 def _figure(data: xr.Dataset) -> Figure:
@@ -154,7 +162,7 @@ def _figure(data: xr.Dataset) -> Figure:
             own = data.remainder.sel(arm=arm, direction=direction).isel(step=-1)
             axes.plot(MULTIPLES, own.mean("seed"), "o-", color=colour, label=direction)
             axes.fill_between(MULTIPLES, own.min("seed"), own.max("seed"), color=colour, alpha=0.15, linewidth=0)
-        axes.set(xscale="log", yscale="log", xlabel="lengths of a step", title=f"{NAMES[arm]}, last checkpoint")
+        axes.set(xscale="log", ylim=(0, 1), xlabel="lengths of a step", title=f"{NAMES[arm]}, last checkpoint")
     figure.axes[0].set_ylabel("remainder of the quadratic model")
     figure.axes[0].legend()
     return figure

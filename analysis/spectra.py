@@ -8,7 +8,7 @@ delta separate U from V (R1), and whether the looped spectrum dominates eigenval
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
 from landscape.figures import COLOURS
 from landscape.spectrum.full import MAX_DIM
-from landscape.valley import noise_floor
+from landscape.valley import kappa_map, noise_floor
 from models.settings import checkpoints_of, step_of
 
 RECORD = "spectra.landscape.h5"
@@ -33,9 +33,22 @@ RECORD = "spectra.landscape.h5"
 STEPS = (0, 20, 60, 120, 200, 400, 800, 1200, 2000, 4000)
 CURVES = ("entropy", "negative_mass", "information", "information_null", "joint_information", "joint_information_null",
           "overlap", "stability_ratio")  # fmt: skip
-VALLEY = ("label", "exponent", "exponent_interval", "height_share", "participation", "quantile_ratio", "sentence")
-SHARES = (0.001, 0.01, 0.1, 0.5)
-"""Thresholds eps by lambda_max at which the map is tabulated."""
+VALLEY = ("label", "exponent", "exponent_interval", "height_share", "sampling_floor", "positive", "participation",
+          "quantile_ratio", "sentence")  # fmt: skip
+BANDS: tuple[tuple[int, int | None], ...] = ((0, 10), (10, 30), (30, None))
+"""Ranks that are compared together."""
+
+THRESHOLDS: dict[str, Callable[[np.ndarray, float], float]] = {
+    "eps = 0.001 lambda_max": lambda values, floor: 0.001 * values.max(),
+    "eps = 0.01 lambda_max": lambda values, floor: 0.01 * values.max(),
+    "eps = 0.1 lambda_max": lambda values, floor: 0.1 * values.max(),
+    "eps = 0.5 lambda_max": lambda values, floor: 0.5 * values.max(),
+    "eps = 0.1": lambda values, floor: 0.1,
+    "eps = 1": lambda values, floor: 1.0,
+    "eps = |lambda_min|": lambda values, floor: abs(values.min()),
+    "eps = sampling floor": lambda values, floor: floor,
+}
+"""eps of Definition 1, of the eigenvalues and the sampling floor, at which the map is tabulated."""
 
 TOLERANCES = (0.1, 1.0, 10.0, 100.0)
 """Values of delta at which it is: U where kappa is at most 1 + delta."""
@@ -102,18 +115,22 @@ The course of the entropy, by run (change points with "no phases" among the cand
 alarm; docs/dynamics.md):
 
 {_courses(found, seeds)}
-**R2.** At equal ranks among the positive eigenvalues above the checkpoint's noise floor in all runs: the
-share of ranks at which the looped eigenvalue is larger in every seed, at which it is smaller in every seed, and the
-mean of log2(looped / single) over ranks.
+**R2.** At equal ranks among the eigenvalues above their numerical floor in all runs: the share of ranks at which the
+looped eigenvalue is larger in every seed, the share at which it is smaller in every seed, and the mean of
+log2(looped / single) over ranks. How many of the ranks are told from sampling noise is in the last table: the rest are
+those of these 256 sequences.
 
 {_dominance(data)}
-**R1.** Definition 1 at the last checkpoint: the verdict of each seed by eps / lambda_max and delta (U where kappa is at
-most 1 + delta, else V), and kappa eps / lambda_max, which is 1 where kappa only restates the cut.
+**R1.** Definition 1 at the last checkpoint: the verdict of each seed by eps and delta (U where kappa is at most
+1 + delta, else V), and kappa eps / lambda_max, which is 1 where kappa only restates the cut. Verdicts in parentheses
+are U by arithmetic, as kappa is below lambda_max / eps.
 
 {_map(data)}
-Anisotropy above the noise floor, and the exponent of the walls along the top valley directions (U 2 or more, V near 1):
+Anisotropy of the eigenvalues above the sampling floor (half the norm of the difference of the Hessians of two halves of
+the sequences; the quantile ratio can't exceed lambda_max by this floor), and the walls along the top valley directions:
+U where the exponent's interval is at least 1.6, V where it is at most 1.4. Exponents are of directions that have walls.
 
-{_shapes(data, found, seeds)}"""
+{_shapes(data)}"""
     return Report(text, data, {"spectra": _spectra_figure(data), "entropy": _entropy_figure(data)})
 
 
@@ -130,7 +147,7 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
     variables["exponent"] = ((*at, "direction", "height"), every("exponent"))
     variables["exponent_interval"] = ((*at, "direction", "height", "bound"), every("exponent_interval"))
     variables["label"] = ((*at, "direction", "height"), every("label"))
-    for name in ("participation", "quantile_ratio", "phases"):
+    for name in ("sampling_floor", "positive", "participation", "quantile_ratio", "phases"):
         variables[name] = (at, every(name))
     return xr.Dataset(
         variables, {"arm": list(PAIR), "seed": list(seeds), "step": first["steps"], "height": first["height_share"]}
@@ -170,52 +187,64 @@ def _dominance(data: xr.Dataset) -> str:
     rows = []
     for step in data.step.values:
         here = data.sel(step=step)
-        positive = [np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in PAIR]
+        single, looped = (np.sort(here.eigenvalues.sel(arm=arm).values, axis=-1)[:, ::-1] for arm in PAIR)
         floor = float(here.floors.max())
-        count = min(int((each > floor).sum(axis=1).min()) for each in positive)
-        if not count:
-            rows.append([str(step), "0", "", "", ""])
-            continue
-        ratios = np.log2(positive[1][:, :count] / positive[0][:, :count])  # (seed, rank)
-        above, below = (ratios > 0).all(axis=0).mean(), (ratios < 0).all(axis=0).mean()
-        rows.append([str(step), str(count), f"{above:.0%}", f"{below:.0%}", mean_of(ratios.mean(axis=1)).text(2, "+")])
-    return markdown_table(["step", "ranks", "looped above", "below", "mean log2 ratio"], rows)
+        known = min(int((each > floor).sum(axis=1).min()) for each in (single, looped))
+        cells = []
+        for first, last in BANDS:
+            band = slice(first, known if last is None else min(last, known))
+            ratios = np.log2(looped[:, band] / single[:, band])  # (seed, rank)
+            if not ratios.size:
+                cells += ["none", ""]
+                continue
+            above, below = ((ratios > 0).all(axis=0).mean(), (ratios < 0).all(axis=0).mean())
+            cells += [f"{above:.0%}, {below:.0%}", mean_of(ratios.mean(axis=1)).text(2, "+")]
+        rows.append([str(step), str(known), *cells])
+    titles = [f"ranks {first + 1} to {'the floor' if last is None else last}" for first, last in BANDS]
+    return markdown_table(["step", "ranks", *(cell for title in titles for cell in (title, "mean log2 ratio"))], rows)
 
 
 def _map(data: xr.Dataset) -> str:
     rows = []
     for arm in PAIR:
-        for share in SHARES:
-            cells, restates = {delta: Counter[str]() for delta in TOLERANCES}, []
+        for title, threshold in THRESHOLDS.items():
+            counts: list[Counter[str]] = [Counter() for _ in TOLERANCES]
+            forced, restates = np.ones(len(TOLERANCES), dtype=bool), []
             for seed in data.seed.values:
-                values = data.eigenvalues.sel(arm=arm, seed=seed).isel(step=-1).values
-                kappa = values.max() / values[values > share * values.max()].min()
-                restates.append(share * kappa)
-                for delta, counted in cells.items():
-                    counted["U" if kappa <= 1 + delta else "V"] += 1
-            told = [", ".join(f"{count} {label}" for label, count in sorted(each.items())) for each in cells.values()]
-            rows.append([f"{NAMES[arm]}, eps = {share:g} lambda_max", *told, mean_of(restates).text(2)])
+                own = data.sel(arm=arm, seed=seed)
+                values = own.eigenvalues.isel(step=-1).values
+                eps = threshold(values, float(own.sampling_floor))
+                found = kappa_map(values, np.array([eps]))
+                restates.append(found.restates[0])
+                forced &= values.max() / eps <= 1 + np.array(TOLERANCES)
+                for counted, label in zip(counts, found.labels(np.array(TOLERANCES))[0], strict=True):
+                    counted[str(label)] += 1
+            told = [", ".join(f"{count} {label}" for label, count in sorted(each.items())) for each in counts]
+            cells = [f"({cell})" if certain else cell for cell, certain in zip(told, forced, strict=True)]
+            rows.append([f"{NAMES[arm]}, {title}", *cells, mean_of(restates).text(2)])
     return markdown_table(["", *(f"delta = {delta:g}" for delta in TOLERANCES), "kappa eps / lambda_max"], rows)
 
 
-def _shapes(data: xr.Dataset, found: Mapping[str, Any], seeds: range) -> str:
+def _shapes(data: xr.Dataset) -> str:
+    top = data.eigenvalues.isel(step=-1).max("index")
     rows = []
     for arm in PAIR:
         own = data.sel(arm=arm)
-        labels = [
-            ", ".join(
-                f"{count} {label}"
-                for label, count in Counter(own.label.isel(height=place).values.ravel()).most_common()
-            )
-            for place in range(data.sizes["height"])
-        ]
-        exponent = own.exponent.isel(height=-1).median("direction").values
-        rows.append([NAMES[arm], mean_of(own.participation.values).text(1), mean_of(own.quantile_ratio.values).text(1),
-                     mean_of(exponent).text(2), *labels])  # fmt: skip
+        exponents = own.exponent.where(own.label != "no valley").isel(height=-1)
+        rows.append([NAMES[arm], mean_of((own.sampling_floor / top.sel(arm=arm)).values).text(2),
+                     mean_of(own.positive.values).text(0), mean_of(own.participation.values).text(1),
+                     mean_of(own.quantile_ratio.values).text(1), mean_of(exponents.median("direction").values).text(2),
+                     *(_labels(own.label.isel(height=place)) for place in range(data.sizes["height"]))])  # fmt: skip
     heights = [f"verdicts at {height:g} of the depth" for height in data.height.values]
     return markdown_table(
-        ["", "participation ratio", "90 % by 10 % quantile", "median exponent, largest height", *heights], rows
-    )
+        ["", "sampling floor / lambda_max", "eigenvalues above", "participation ratio", "90 % by 10 % quantile",
+         "median exponent, largest height", *heights],
+        rows,
+    )  # fmt: skip
+
+
+def _labels(labels: xr.DataArray) -> str:
+    return ", ".join(f"{count} {label}" for label, count in Counter(labels.values.ravel().tolist()).most_common())
 
 
 def _spectra_figure(data: xr.Dataset) -> Figure:

@@ -274,9 +274,9 @@ class TestQuadratic:
         hessian = 2 * np.c_[x, np.ones(20)].T @ np.c_[x, np.ones(20)] / 20
         assert found["quadratic"][2] == pytest.approx(0.5 * direction.numpy() @ hessian @ direction.numpy(), rel=1e-10)
 
-    def test_the_valley_s_share_is_of_the_eigenvalues_above_the_threshold(self) -> None:
-        """Of diag(1, 0.05, 0.0005) along (1, 1, 1): 1/1.0505 lies above 0.1, 1.05/1.0505 above 0.01."""
-        scales = torch.tensor([1.0, 0.05, 0.0005], dtype=torch.float64)
+    def test_shares_are_of_the_eigenvalues_beyond_the_threshold(self) -> None:
+        """Of diag(1, 0.05, -0.02) along (1, 1, 1), magnitudes 1.07 in all, at eps = 0.001, 0.01 and 0.1."""
+        scales = torch.tensor([1.0, 0.05, -0.02], dtype=torch.float64)
         model = torch.nn.ParameterList([torch.zeros(3, dtype=torch.float64)])
         problem = landscape.Problem.from_sample_losses(
             model,
@@ -284,8 +284,9 @@ class TestQuadratic:
             [torch.ones(2, dtype=torch.float64)],
         )
         lines = quadratic._Lines(problem, *basis_of(problem))
-        found = lines.along(torch.full((3,), 3**-0.5, dtype=torch.float64), 1.0)["valley"]
-        assert found == pytest.approx([1.05 / 1.0505, 1.05 / 1.0505, 1 / 1.0505], rel=1e-9)
+        found = lines.along(torch.full((3,), 3**-0.5, dtype=torch.float64), 1.0)["shares"]
+        cut = [1.05 / 1.07, 0, -0.02 / 1.07]
+        assert np.array(found) == pytest.approx(np.array([cut, cut, [1 / 1.07, 0.03 / 1.07, 0]]), rel=1e-9)
 
 
 class TestForce:
@@ -313,8 +314,9 @@ class TestForce:
         run = train_run("a", settings, str(tmp_path))
         spectra.measure(run["folder"], (0, 4), 1)
         found = force.measure(run["folder"], 4, 2)
-        assert sum(found["shares"]) == pytest.approx(1, abs=1e-9)
-        assert sum(found["counts"]) == len(found["eigenvalues"]) == len(found["sums"])
+        for name in ("shares", "moved"):
+            assert sum(found[name]) == pytest.approx(1, abs=1e-9)
+        assert sum(found["counts"]) == len(found["eigenvalues"]) == len(found["turns"])
         assert max(found["eigenvalues"]) == 1
         assert 0 < found["pushed"] <= found["triangle"]
 
