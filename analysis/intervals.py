@@ -59,25 +59,40 @@ def effect_size(first: ArrayLike, second: ArrayLike) -> float:
     return float(differences.mean()) / spread if spread > 0 else float("nan")
 
 
-def rank_correlation(x: ArrayLike, y: ArrayLike, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Spearman's correlation with a percentile interval over resampled pairs.
+def rank_correlation(
+    x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, resamples: int = 5000, seed: int = 0
+) -> Interval:
+    """Spearman's correlation with a percentile interval over resampled groups of pairs.
+
+    Args:
+        x: (n,) one of the two.
+        y: (n,) the other.
+        groups: (n,) of each pair, which are resampled together, as pairs of a group aren't independent; default: each
+            its own.
+        resamples: how many.
+        seed: of the resampling.
 
     Raises:
-        InputError: there are fewer than four pairs.
+        InputError: there are fewer than four groups, or the pairs don't match.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if len(x) != len(y) or len(x) < 4:
+    _, group = np.unique(np.arange(len(x)) if groups is None else np.asarray(groups), return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    if not len(x) == len(y) == len(group) or count < 4:
         raise InputError(
-            f"{len(x)} and {len(y)} values have no rank correlation with an interval; give 4 pairs or more"
+            f"{len(x)} and {len(y)} values in {count} groups have no rank correlation with an interval; give pairs in "
+            "4 groups or more"
         )
-    drawn = np.random.default_rng(seed).integers(len(x), size=(resamples, len(x)))
-    found = _row_correlations(stats.rankdata(x[drawn], axis=1), stats.rankdata(y[drawn], axis=1))
+    members = [np.flatnonzero(group == each) for each in range(count)]
+    drawn = np.random.default_rng(seed).integers(count, size=(resamples, count))
+    found = [_correlation(*(np.concatenate([values[members[each]] for each in row]) for values in (x, y)))
+             for row in drawn]  # fmt: skip
     low, high = np.nanquantile(found, (0.025, 0.975))
-    return Interval(float(stats.spearmanr(x, y).statistic), float(low), float(high), len(x))
+    return Interval(_correlation(x, y), float(low), float(high), len(x))
 
 
-def _row_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson's correlation of each row; NaN where one of the two is constant."""
-    x, y = (each - each.mean(axis=1, keepdims=True) for each in (x, y))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(axis=1) / np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of ranks; NaN where one of the two is constant."""
+    x, y = (ranks - ranks.mean() for ranks in map(stats.rankdata, (x, y)))
+    scale = float(np.sqrt((x**2).sum() * (y**2).sum()))
+    return float((x * y).sum()) / scale if scale > 0 else float("nan")

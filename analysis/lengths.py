@@ -9,7 +9,7 @@ eigenvectors.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import landscape
-from analysis.intervals import Interval, mean_of, rank_correlation
+from analysis.intervals import mean_of, rank_correlation
 from analysis.runs import measuring_units, training_units
 from analysis.shift import LEARNT, TASKS, contest_of
 from analysis.study import Report, Scale, Study, markdown_table
@@ -28,8 +28,12 @@ from data.algorithmic import ALGORITHMS
 from landscape.figures import COLOURS
 from landscape.measurements.valley import HEIGHTS
 from models.settings import TaskName, TrainingSettings, checkpoints_of, step_of
+from models.tasks import HELD_OUT_SEQUENCES
 
-STEPS = (200, 4000)
+STEPS = (0, 1000, 4000)
+FEWEST_MODELS, FEWEST_GROUPS = 10, 6
+"""With fewer, a correlation in the right order by chance would have an interval without zero."""
+
 MEASURES = {
     "exponent": "exponent, half of the depth",
     "effective_rank": "effective rank",
@@ -81,9 +85,15 @@ def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dic
         "kappa": [_kappa(each["hessian"].eigenvalues.values) for each in rows],
         "effective_rank": [float(each["trace"].trace ** 2 / each["trace"].frobenius ** 2) for each in rows],
         "loss": [float(each["loss"].loss) for each in rows],
-        "exponent": [float(np.median(valley.exponent.values[:, -1]))],
+        "exponent": [_median(valley.exponent.values[:, -1], valley.label.values[:, -1])],
         "labels": valley.label.values.tolist(),
     }
+
+
+def _median(exponents: np.ndarray, labels: np.ndarray) -> float:
+    """Of the directions that have walls; NaN where none has."""
+    walled = exponents[labels != "no valley"]
+    return float(np.median(walled)) if len(walled) else float("nan")
 
 
 def _kappa(eigenvalues: np.ndarray) -> float:
@@ -99,12 +109,14 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
 at least {LEARNT:.0%} of the questions of trained lengths. Longer: mean accuracy over the task's longer lengths.
 The effective rank is (tr H)^2 by the squared Frobenius norm, from random probes.
 
-**R8.** Spearman's correlation of each measure with the accuracy on longer questions, with 95 % intervals over
-resampled models. Tasks differ in everything, so ranks are taken within each task and pooled; a task on which all
-models are equally accurate says nothing and is left out.
+**R8.** Spearman's correlation of each measure with the accuracy on longer questions. Tasks differ in everything, so
+ranks are taken within each task and pooled; a task on which models differ by no more than sampling makes of equal ones
+is left out. Models of one task and arm aren't independent: the 95 % intervals are over resampled tasks and arms, and
+the last column has ranks within task and arm, among seeds alone, which neither explains.
 
 {_correlations(data, good)}
-**R7.** Single and looped over training, mean over seeds.
+**R7.** Single and looped at the start, after a quarter of the training and at its end, mean over seeds. The logarithm
+of the effective rank is the entropy of second order; the matrix entropy and phases aren't told of models of this size.
 
 {_training(scale, found)}
 R2 past the toy: of the ten largest eigenvalues at the last checkpoint, rank by rank, how many are larger in the looped
@@ -126,34 +138,50 @@ def _dataset(scale: Scale, found: Mapping[str, Any]) -> xr.Dataset:
                 metrics = found[f"train-{task}-{arm}-{seed}"]["metrics"]
                 longer = [metrics[f"evaluation_accuracy_{length}"][-1] for length in ALGORITHMS[task].longer]
                 shape = found[f"shape-{task}-{arm}-{seed}"]
-                rows.append(
-                    {"task": task, "arm": arm, "seed": seed, "accuracy": metrics["evaluation_accuracy"][-1],
-                     "longer": float(np.mean(longer))} | {name: shape[name][-1] for name in MEASURES}
-                )  # fmt: skip
+                rows.append({
+                    "task": task, "arm": arm, "seed": seed, "accuracy": metrics["evaluation_accuracy"][-1],
+                    "longer": float(np.mean(longer)), "asked": HELD_OUT_SEQUENCES * len(longer),
+                    **{name: shape[name][-1] for name in MEASURES},
+                })  # fmt: skip
     return xr.Dataset({name: ("model", [row[name] for row in rows]) for name in rows[0]})
 
 
-def _ranks(data: xr.Dataset, name: str, chosen: np.ndarray) -> np.ndarray:
-    """Ranks within each task, from 0 to 1; NaN where a model isn't among the chosen ones or a task doesn't vary."""
-    ranks = np.full(data.sizes["model"], np.nan)
-    for task in np.unique(data.task.values):
-        here = chosen & (data.task.values == task) & np.isfinite(data[name].values)
-        if here.sum() > 2 and np.ptp(data.longer.values[here]) > 0:
-            ranks[here] = (stats.rankdata(data[name].values[here]) - 1) / (here.sum() - 1)
-    return ranks
+def _ranks(data: xr.Dataset, name: str, chosen: np.ndarray, within: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Ranks of a measure and of the accuracy within each group, from 0 to 1, and the task and arm of each model.
+
+    Of the chosen models whose measure is known, in groups of three or more that differ by more than sampling.
+    """
+    cells = np.array([f"{task} {arm}" for task, arm in zip(data.task.values, data.arm.values, strict=True)])
+    groups = np.array([" ".join(each) for each in zip(*(data[kind].values for kind in within), strict=True)])
+    chosen = chosen & np.isfinite(data[name].values)
+    found: list[tuple[np.ndarray, ...]] = [(np.empty(0), np.empty(0), np.empty(0, dtype=cells.dtype))]
+    for group in np.unique(groups):
+        here = np.flatnonzero(chosen & (groups == group))
+        longer = data.longer.values[here]
+        if len(here) > 2 and longer.std(ddof=1) > 2 * np.sqrt(
+            (longer * (1 - longer)).mean() / data.asked.values[here[0]]
+        ):
+            ranks = [(stats.rankdata(each) - 1) / (len(here) - 1) for each in (data[name].values[here], longer)]
+            found.append((*ranks, cells[here]))
+    return tuple(np.concatenate(each) for each in zip(*found, strict=True))
 
 
 def _correlations(data: xr.Dataset, good: xr.DataArray) -> str:
+    everything = np.ones(data.sizes["model"], dtype=bool)
+    columns = {
+        "all models": (everything, ("task",)),
+        "models that learnt their task": (good.values, ("task",)),
+        "among seeds of a task and arm": (everything, ("task", "arm")),
+    }
     rows = []
     for name, title in MEASURES.items():
         cells = []
-        for chosen in (np.ones(data.sizes["model"], dtype=bool), good.values):
-            x, y = (_ranks(data, each, chosen) for each in (name, "longer"))
-            known = np.isfinite(x) & np.isfinite(y)
-            told: Interval | None = rank_correlation(x[known], y[known]) if known.sum() > 3 else None
-            cells.append("too few" if told is None else f"{told.text(2, '+')}, {told.count} models")
+        for chosen, within in columns.values():
+            x, y, groups = _ranks(data, name, chosen, within)
+            enough = len(x) >= FEWEST_MODELS and len(np.unique(groups)) >= FEWEST_GROUPS
+            cells.append(f"{rank_correlation(x, y, groups).text(2, '+')}, {len(x)} models" if enough else "too few")
         rows.append([title, *cells])
-    return markdown_table(["", "all models", "models that learnt their task"], rows)
+    return markdown_table(["", *columns], rows)
 
 
 def _training(scale: Scale, found: Mapping[str, Any]) -> str:
@@ -175,10 +203,12 @@ def _dominance(scale: Scale, found: Mapping[str, Any]) -> str:
             np.array([found[f"shape-{task}-{arm}-{seed}"]["eigenvalues"][-1] for seed in range(_seeds(scale))])
             for arm in ("single", "looped")
         )
-        ratios = np.log2(looped / single)  # (seed, rank)
+        positive = (np.stack([single, looped]) > 0).all(axis=(0, 1))
+        ratios = np.log2(looped[:, positive] / single[:, positive])  # (seed, rank)
         above, below = (int(each.all(axis=0).sum()) for each in (ratios > 0, ratios < 0))
-        rows.append([task, str(above), str(below), mean_of(ratios.mean(axis=1)).text(2, "+")])
-    return markdown_table(["", "looped above", "below", "mean log2 ratio"], rows)
+        mean = mean_of(ratios.mean(axis=1)).text(2, "+") if positive.any() else "none"
+        rows.append([task, str(int(positive.sum())), str(above), str(below), mean])
+    return markdown_table(["", "positive in all", "looped above", "below", "mean log2 ratio"], rows)
 
 
 def _verdicts(scale: Scale, found: Mapping[str, Any]) -> str:

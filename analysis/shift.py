@@ -16,13 +16,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.intervals import difference_of, mean_of
+from analysis.intervals import Interval, difference_of, mean_of
 from analysis.runs import training_units
 from analysis.study import Report, Results, Scale, Stage, Study, markdown_table
 from analysis.units import Unit
 from landscape.figures import COLOURS
 from models.criteria import ShiftCriterion
-from models.settings import SwitchSettings, TaskName, TrainingSettings
+from models.settings import AFTER_SWITCH, SwitchSettings, TaskName, TrainingSettings
 
 TASKS: tuple[TaskName, ...] = (
     "markov", "parity", "copy", "addition", "binary-sum", "multiplication", "unique-set",
@@ -70,7 +70,8 @@ class Contest:
         others: further arms without a switch.
         switches: the staged arms by name.
         accuracy: the metric of the checkpoints that is compared.
-        kept: the metric that shows what the switch costs.
+        kept: the accuracy that shows what the switch costs, of what was known before.
+        kept_loss: its loss.
         learnt: the accuracy that pure looped training must reach for shorter training to be of use.
         seeds: how many.
     """
@@ -82,6 +83,7 @@ class Contest:
     switches: Mapping[str, SwitchSettings]
     accuracy: str
     kept: str
+    kept_loss: str
     learnt: float
     seeds: int
 
@@ -107,7 +109,7 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
     if task == "markov":
         looped = TrainingSettings("looped", epochs=scale.pick(200, 4), steps_per_epoch=scale.pick(20, 2))
         single, others, switches = replace(looped, model="single"), {}, _TOY_SWITCHES
-        metrics = ("evaluation_accuracy_complex", "evaluation_accuracy_simple")
+        metrics = ("evaluation_accuracy_complex", "evaluation_accuracy_simple", "evaluation_loss_simple")
     else:
         looped = TrainingSettings(
             "gpt", task=task, epochs=scale.pick(200, 4), steps_per_epoch=scale.pick(20, 2), learning_rate=1e-3,
@@ -115,7 +117,7 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
         )  # fmt: skip
         single, switches = replace(looped, model="gpt-single"), _SWITCHES
         others = {"untied": replace(looped, model="gpt-untied")}
-        metrics = ("evaluation_accuracy", "evaluation_accuracy")
+        metrics = ("evaluation_accuracy", "evaluation_accuracy", "evaluation_loss")
     if scale.quick:
         switches, others = (
             {"shift-gain": SwitchSettings("shift", latest=2, soften="gain", soften_epochs=1, subset=16)},
@@ -131,16 +133,16 @@ def report_on(contest: Contest, found: Results) -> Report:
     learnt = contest.is_learnt(found)
     data = _dataset(contest, found, [*contest.unstaged, *contest.switches] if learnt else list(contest.unstaged))
     text = f"""Accuracy is `{contest.accuracy}` at the last checkpoint. Operations are those of the matrix products,
-what the criterion measures included; time is processor time on one thread. Equal accuracy means that the paired
-interval lies within {100 * PARITY:.0f} points.
+what the criterion measures included; time is processor time on one thread. Equal: the paired interval of the
+difference lies within {100 * PARITY:.0f} points; different: it lies beyond them; else it can't be told.
 
 {_reached(data)}
 {_staged(contest, data, found) if learnt else NOT_LEARNT}"""
     return Report(text, data, {"accuracy": _figure(contest, data)})
 
 
-NOT_LEARNT = f"""Pure looped training stays below {LEARNT:.0%}: the task isn't learnt within this budget, and staged
-training isn't tried.
+NOT_LEARNT = f"""The mean of pure looped training over seeds stays below {LEARNT:.0%}: the task isn't learnt within this
+budget, and staged training isn't tried.
 """
 
 
@@ -148,8 +150,9 @@ def _staged(contest: Contest, data: xr.Dataset, found: Results) -> str:
     """The switches and the thresholds."""
     return f"""{ARMS}
 
-At the switch: its epoch, the accuracy (`{contest.kept}`) before and of the same weights after it, the
-lowest at a checkpoint after it, and the epochs until the evaluation loss is back to what it was.
+At the switch, with medians over seeds and the lowest and highest: its epoch, the accuracy (`{contest.kept}`)
+before and of the same weights after it, the lowest within {AFTER_SWITCH} epochs of it, and the epochs until
+`{contest.kept_loss}` is back to what it was.
 
 {_switches(contest, data)}
 R6: the epoch at which the criterion would switch, of a run that stays single, by its thresholds and patience: the
@@ -187,46 +190,44 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
     for name in ("switched", "before", "after", "lowest", "recovered"):
         variables[name] = (at, [[_switch(run, contest)[name] for run in row] for row in runs])
     coordinates = {"arm": arms, "seed": list(range(contest.seeds)), "step": steps}
-    return xr.Dataset(variables, coordinates, {"task": contest.task})
+    told = {"task": contest.task, "steps_per_epoch": contest.looped.steps_per_epoch}
+    return xr.Dataset(variables, coordinates, told)
 
 
 def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:
     return np.array(run["metrics"][metric], dtype=float)
 
 
-def _per_epoch(run: Mapping[str, Any]) -> int:
-    """Steps in an epoch."""
-    return int(run["steps"][-1] // len(run["flops"]))
-
-
 def _at_flops(run: Mapping[str, Any], contest: Contest, flops: float) -> float:
-    """The accuracy of a run when it had taken so many operations, between two checkpoints along a line."""
+    """The accuracy of a run when it had taken so many operations, between two checkpoints along a line.
+
+    NaN where it took fewer in all.
+    """
     spent = np.concatenate([[0.0], np.cumsum(run["flops"])])
-    steps = np.interp(flops, spent, _per_epoch(run) * np.arange(len(spent)))
+    if flops > spent[-1]:
+        return float("nan")
+    steps = np.interp(flops, spent, contest.looped.steps_per_epoch * np.arange(len(spent)))
     return float(np.interp(steps, run["steps"], _column(run, contest.accuracy)))
 
 
 def _switch(run: Mapping[str, Any], contest: Contest) -> dict[str, float]:
-    """What happened at the switch; NaN where there was none."""
+    """What happened at the switch; NaN where there was none, and infinity for a recovery that did not come."""
     nothing = dict.fromkeys(("switched", "before", "after", "lowest", "recovered"), float("nan"))
-    epochs, per_epoch = len(run["flops"]), _per_epoch(run)
+    epochs, per_epoch = len(run["flops"]), contest.looped.steps_per_epoch
     if run["switched"] is None or run["switched"] >= epochs or set(run["loops"]) == {1}:
         return nothing
-    place = run["steps"].index(run["switched"] * per_epoch)
-    kept, losses = _column(run, contest.kept), _column(run, _loss_of(contest))
-    back = np.flatnonzero(losses[place + 1 :] <= losses[place])
-    steps = np.array(run["steps"][place + 1 :])
+    since = np.array(run["steps"]) / per_epoch - run["switched"]  # epochs
+    (place,) = np.flatnonzero(since == 0)
+    kept, losses = _column(run, contest.kept), _column(run, contest.kept_loss)
+    after = _column(run, f"switched_{contest.kept}")[place]
+    back = np.flatnonzero((since > 0) & (losses <= losses[place]))
     return {
         "switched": run["switched"],
         "before": kept[place],
-        "after": _column(run, f"switched_{contest.kept}")[place],
-        "lowest": kept[place + 1 :].min(),
-        "recovered": float(steps[back[0]] / per_epoch - run["switched"]) if len(back) else float("nan"),
+        "after": after,
+        "lowest": min(after, kept[(since > 0) & (since <= AFTER_SWITCH)].min()),
+        "recovered": since[back[0]] if len(back) else float("inf"),
     }
-
-
-def _loss_of(contest: Contest) -> str:
-    return "evaluation_loss_overall" if contest.task == "markov" else "evaluation_loss"
 
 
 def _reached(data: xr.Dataset) -> str:
@@ -239,15 +240,21 @@ def _reached(data: xr.Dataset) -> str:
             rows.append([*row, "", "", "1", "1", ""])
             continue
         difference = difference_of(own.accuracy.values, looped.accuracy.values)
-        equal = difference.low >= -PARITY and difference.high <= PARITY
+        then = own.looped_at_equal_flops.values
         rows.append([
-            *row, difference.text(3, "+"), "yes" if equal else "no", mean_of((own.flops / looped.flops).values).text(3),
+            *row, difference.text(3, "+"), _verdict(difference), mean_of((own.flops / looped.flops).values).text(3),
             mean_of((own.seconds / looped.seconds).values).text(3),
-            difference_of(own.accuracy.values, own.looped_at_equal_flops.values).text(3, "+"),
+            difference_of(own.accuracy.values, then).text(3, "+") if np.isfinite(then).all() else "costs more",
         ])  # fmt: skip
-    header = ["", "accuracy", "minus looped", "equal", "operations by looped", "time by looped",
+    header = ["", "accuracy", "minus looped", "verdict", "operations by looped", "time by looped",
               "minus looped at equal operations"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def _verdict(difference: Interval) -> str:
+    if difference.low >= -PARITY and difference.high <= PARITY:
+        return "equal"
+    return "different" if difference.low > PARITY or difference.high < -PARITY else "can't be told"
 
 
 def _switches(contest: Contest, data: xr.Dataset) -> str:
@@ -261,12 +268,13 @@ def _switches(contest: Contest, data: xr.Dataset) -> str:
     return markdown_table(["", "switched", "epoch", "before", "after", "lowest", "epochs to recover"], rows)
 
 
-def _spread(values: np.ndarray, digits: int) -> str:
-    """Median and extremes: epochs of switches aren't normal."""
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return "none"
-    return f"{np.median(values):.{digits}f} ({values.min():.{digits}f} to {values.max():.{digits}f})"
+def _spread(values: np.ndarray, digits: int = 0) -> str:
+    """Median and extremes, as epochs of switches aren't normal; infinity is never."""
+    if not len(values) or np.isinf(values).all():
+        return "never"
+    middle, least, most = ("never" if np.isinf(each) else f"{each:.{digits}f}"
+                           for each in (np.median(values), values.min(), values.max()))  # fmt: skip
+    return f"{middle} ({least} to {most})"
 
 
 def _thresholds(contest: Contest, found: Results) -> str:
@@ -278,11 +286,7 @@ def _thresholds(contest: Contest, found: Results) -> str:
         cells = []
         for patience in (3, 10, 30):
             epochs = [_fires(run, loss, norm, patience) for run in runs]
-            known = np.array([np.inf if epoch is None else epoch for epoch in epochs])
-            told = [
-                "never" if np.isinf(each) else f"{each:.0f}" for each in (np.median(known), known.min(), known.max())
-            ]
-            cells.append("never" if np.isinf(known).all() else f"{told[0]} ({told[1]} to {told[2]})")
+            cells.append(_spread(np.array([np.inf if epoch is None else epoch for epoch in epochs])))
         rows.append([*("noise" if each is None else f"{each:g}" for each in (loss, norm)), *cells])
     return markdown_table(["delta_1, loss", "delta_2, gradient norm", "W = 3", "W = 10", "W = 30"], rows)
 
@@ -295,17 +299,24 @@ def _fires(run: Mapping[str, Any], loss: float | None, norm: float | None, patie
 
 
 def _figure(contest: Contest, data: xr.Dataset) -> Figure:
-    """Accuracy over training and what the switch does to it, seed by seed."""
+    """Accuracy over training, and what is known of before about the switch, seed by seed."""
     figure = Figure(figsize=(6.9, 2.6), layout="constrained")
-    shown = [arm for arm in ("single", "looped", *list(contest.switches)[:3]) if arm in data.arm.values]
-    panels = ((data.curve_accuracy, contest.accuracy), (data.curve_kept, contest.kept))
-    for axes, (curve, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        for arm, colour in zip(shown, COLOURS, strict=False):
-            for seed in data.seed.values:
-                own = curve.sel(arm=arm, seed=seed).dropna("step")
-                axes.plot(own.step, own, color=colour, alpha=0.6, linewidth=0.6, label=arm if seed == 0 else None)
-        axes.set(xlabel="training step", ylabel=title)
-    figure.axes[0].legend()
+    staged = [arm for arm in list(contest.switches)[:3] if arm in data.arm.values]
+    left, right = figure.subplots(1, 2)
+    for arm, colour in zip(["single", "looped", *staged], COLOURS, strict=False):
+        for seed in data.seed.values:
+            own = data.sel(arm=arm, seed=seed)
+            curve = own.curve_accuracy.dropna("step")
+            style: dict[str, Any] = {"color": colour, "alpha": 0.6, "linewidth": 0.6}
+            left.plot(curve.step, curve, label=arm if seed == 0 else None, **style)
+            if np.isfinite(own.switched):
+                kept = own.curve_kept.dropna("step")
+                since = kept.step.values / data.steps_per_epoch - float(own.switched)
+                place = int(np.searchsorted(since, 0)) + 1  # the same weights again, in the passes that follow
+                right.plot(np.insert(since, place, 0), np.insert(kept.values, place, own.after), **style)
+    left.set(xlabel="training step", ylabel=contest.accuracy)
+    right.set(xlabel="epochs from the switch", ylabel=contest.kept, xlim=(-5, AFTER_SWITCH))
+    left.legend()
     return figure
 
 

@@ -17,6 +17,9 @@ CriterionName = Literal["shift", "loss", "gradient", "curvature", "epoch"]
 Softening = Literal["none", "loops", "gain", "rate"]
 SETTINGS_FILE = "settings.json"
 
+AFTER_SWITCH = 20
+"""Epochs after a switch that have a checkpoint each, so that its cost can be seen."""
+
 
 @dataclass(frozen=True)
 class SwitchSettings:

@@ -21,15 +21,12 @@ from landscape.errors import InputError
 from models.cost import counted
 from models.journal import read_journal, write_journal
 from models.registry import build_model, complete_sizes
-from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
+from models.settings import AFTER_SWITCH, TrainingSettings, checkpoint_path, claim, newest_checkpoint
 from models.stages import Stage, stage_at
 from models.switching import Data, Watch
 from models.tasks import TASKS, Task
 
 BETAS = (0.9, 0.99)
-
-AFTER_SWITCH = 20
-"""Epochs after a switch that have a checkpoint each, so that its cost can be seen."""
 
 _SUBSET = (0, 1)
 """The key of the subset on which a criterion looks; the data of a step have a key of one number."""
