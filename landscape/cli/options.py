@@ -79,6 +79,7 @@ Points = Annotated[Whole | None, _of(SETTINGS, "Of an axis.  [default: 51, 25 x 
 Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis.  [default: as the loss rises]")]
 GroupBy = Annotated[str | None, _of(SETTINGS, "Groups of samples.  [default: by itself]")]
 Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
+Adaptive = Annotated[float | None, _of(SETTINGS, "A plane's error by its range.  [default: no error]")]
 At = Annotated[
     list[Whole] | None,
     Parameter(name="--at", group=SETTINGS, help="Slices, valleys at this step alone (-1: last).", negative=""),

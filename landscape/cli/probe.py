@@ -70,6 +70,7 @@ def probe(
     reach: options.Reach = None,
     group_by: options.GroupBy = None,
     subset: options.Subset = None,
+    adaptive: options.Adaptive = None,
     at: options.At = None,
     seed: options.Seed = 0,
     problem: options.ProblemName = None,
@@ -113,7 +114,7 @@ def probe(
         (per_layer, lambda: made.Layers(tol, tol_trace, probes, seed, matrix)),
         (loops, lambda: made.Loops(loop_module, k, tol, tol_trace, probes, seed, matrix)),
         ("1d" in (slices or ()), lambda: made.Slices1D(*slices_of)),
-        ("2d" in (slices or ()), lambda: made.Slices2D(*slices_of)),
+        ("2d" in (slices or ()), lambda: made.Slices2D(*slices_of, adaptive=adaptive)),
         (valley, lambda: made.Valley(k, tol, made.Valley.points if points is None else points, seed)),
         (dynamics, lambda: made.Stability(tol, seed)),
         (samples and len(checkpoints) > 1, lambda: made.Learning(group_by, seed)),
@@ -182,6 +183,7 @@ _SETTINGS = {
     "reach": ["slices"],
     "group_by": ["samples"],
     "subset": ["slices"],
+    "adaptive": ["slices"],
     "at": ["slices", "valley"],
     "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "samples", "dynamics", "hops", "crosscheck"],
 }
@@ -203,6 +205,8 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         raise InputError("--tol and --tol-value are two goals; give one of them")
     if "tol_trace" in given and "probes" in given:
         raise InputError("--tol-trace and --probes are two goals; give one of them")
+    if "adaptive" in given and "2d" not in given["slices"]:
+        raise InputError("--adaptive is of planes: add --slice 2d")
     if "fisher_unit" in given and not str(given.get("kind")).startswith("fisher"):
         raise InputError("--fisher-unit is of the Fisher matrices: add --matrix fisher, fisher-mc or fisher-empirical")
     if "fisher_samples" in given and given.get("kind") != "fisher-mc":

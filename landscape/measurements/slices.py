@@ -22,6 +22,7 @@ from landscape.measurements.directions import (
 from landscape.measurements.samples import told_about
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.slices.adaptive import refuse_tolerance, span
 from landscape.slices.directions import cosine, orthogonalised
 from landscape.slices.extent import Extent, find_extent
 from landscape.slices.grid import positions
@@ -176,7 +177,12 @@ class Slices2D(_Slice):
     """The loss over the plane of two directions, the second made orthogonal to the first, and the run's path on it.
 
     The path is of the checkpoints that were named when the plane was drawn; a row that was there before keeps its own.
+
+    Attributes:
+        adaptive: the error by the loss's range up to which points may be interpolated; None evaluates all.
     """
+
+    adaptive: float | None = None
 
     name: ClassVar[str] = "slices_2d"
     _directions_by_default = ("filter", "filter")
@@ -184,6 +190,8 @@ class Slices2D(_Slice):
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Two directions make a plane."""
+        if self.adaptive is not None:
+            refuse_tolerance(self.adaptive)
         settled = super().settle(problem, checkpoints)
         if len(settled.directions) != 2:
             raise InputError(f"a plane has two directions, and {len(settled.directions)} given")
@@ -198,7 +206,9 @@ class Slices2D(_Slice):
         found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
         extents = [self._extent(problem, each, history) for each in found]
         across, up = map(self._grid, extents)
-        made = plane(problem, first, second, across, up, part(bar, 0.3, 1.0))
+        made = plane(
+            problem, first, second, across, up, adaptive=self.adaptive, seed=self.seed, progress=part(bar, 0.3, 1.0)
+        )
         if abs(angle) > _TURNED:  # what was known of the second was of another direction
             found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
         samples = problem.by_sample().estimate().samples
@@ -216,7 +226,8 @@ class Slices2D(_Slice):
         at, (first, second) = (row.first.values, row.second.values), _titles(row)
         centre = losses[np.flatnonzero(at[1] == 0)[0], np.flatnonzero(at[0] == 0)[0]]
         return [
-            f"loss over the plane of {first} (across) and {second} (up): {losses.shape[1]} x {losses.shape[0]} points",
+            f"loss over the plane of {first} (across) and {second} (up): {losses.shape[1]} x {losses.shape[0]} points"
+            f"{_interpolated(row)}",
             f"{centre:.4g} at the checkpoint, lowest {losses[lowest]:.4g} at ({at[0][lowest[1]]:.3g}, "
             f"{at[1][lowest[0]]:.3g}), highest {np.nanmax(losses):.4g}; across {at[0][0]:.3g} to {at[0][-1]:.3g}, up "
             f"{at[1][0]:.3g} to {at[1][-1]:.3g}, in steps of {row.norm.values[0]:.3g} and {row.norm.values[1]:.3g}, on "
@@ -229,6 +240,17 @@ def _path(problem: Problem, history: History, found: Sequence[Found]) -> Path:
     """The run's checkpoints on the span of the directions; of none where there is one checkpoint alone."""
     points = (each.vector for each in history.run.problems()) if len(history.run) > 1 else ()
     return project(points, problem.vector, [each.direction for each in found])
+
+
+def _interpolated(row: xr.Dataset) -> str:
+    """How many of a plane's points were evaluated, if not all."""
+    evaluated, error, whole = row.evaluated.values, float(row.interpolation_error), span(row.loss.values)
+    if evaluated.all():
+        return ""
+    return (
+        f", {int(evaluated.sum()):,} of {evaluated.size:,} evaluated and the others interpolated, off by up to "
+        f"{error:.2g} ({error / (whole or np.nan):.1%} of the range) where most was in doubt"
+    )
 
 
 def _titles(row: xr.Dataset) -> list[str]:
@@ -318,4 +340,8 @@ def _plane_variables(found: Plane) -> dict[str, xr.Variable]:
         "loss": variable(at, found.losses, "objective there", "loss"),
         "standard_error": variable(at, found.standard_errors, "over samples", "loss"),
         "accuracy": variable(at, found.accuracies, "share of terms that are right"),
+        "evaluated": variable(at, found.evaluated, "the loss was evaluated here, not interpolated"),
+        "interpolation_error": variable(
+            (), found.interpolation_error, "largest error found in the interpolated loss", "loss"
+        ),
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
 
 from landscape.problem import Problem
+from landscape.slices.adaptive import adapt
 from landscape.slices.directions import Direction, cosine
 from landscape.slices.line import points_made
 from landscape.spectrum.progress import Progress
@@ -22,10 +24,12 @@ class Plane:
         first: (p,) float64, positions a along d1, ascending, 0 among them.
         second: (q,) positions b along d2.
         losses: (q, p) float64: row j, column i is the loss at a_i, b_j; NaN or infinite where it is.
-        standard_errors: (q, p) of the objective as a mean over samples.
-        accuracies: (q, p) weighted share of terms that are right; NaN where the loss has no classes.
+        standard_errors: (q, p) of the objective as a mean over samples; NaN where it wasn't evaluated.
+        accuracies: (q, p) weighted share of terms that are right; NaN without classes and where it wasn't evaluated.
         norms: ||d1|| and ||d2||.
         cosine: of the angle between d1 and d2.
+        evaluated: (q, p) where the loss was evaluated; elsewhere it is interpolated.
+        interpolation_error: the largest error that was found in the interpolated loss; see `adaptive.Adapted`.
     """
 
     first: np.ndarray
@@ -35,6 +39,8 @@ class Plane:
     accuracies: np.ndarray
     norms: tuple[float, float]
     cosine: float
+    evaluated: np.ndarray
+    interpolation_error: float
 
     @property
     def centre(self) -> tuple[int, int]:
@@ -48,6 +54,9 @@ def plane(
     second: Direction,
     first_positions: np.ndarray,
     second_positions: np.ndarray,
+    *,
+    adaptive: float | None = None,
+    seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Plane:
     """Evaluate the loss over a plane; see `landscape.slices.line.line` for how.
@@ -58,26 +67,46 @@ def plane(
         second: d2, drawn upwards. They need not be orthogonal; see `landscape.slices.orthogonalised`.
         first_positions: (p,) a.
         second_positions: (q,) b.
+        adaptive: evaluate as many of the points as it takes to interpolate the others with an error of at most this
+            share of the loss's range; see `landscape.slices.adaptive`. Default: all.
+        seed: of the points that are then evaluated at random.
         progress: called after every point.
+
+    Raises:
+        InputError: ``adaptive`` isn't above 0 and below 1.
     """
-    shape = len(second_positions), len(first_positions)
-    losses, errors, accuracies = np.empty(shape), np.empty(shape), np.empty(shape)
+    across, up = (np.asarray(each, dtype=np.float64) for each in (first_positions, second_positions))
+    shape = len(up), len(across)
+    losses, errors, accuracies = (np.full(shape, np.nan) for _ in range(3))
+    made = count(1)
+
+    def evaluate(row: int, column: int) -> float:
+        start = torch.add(problem.vector, second.vector, alpha=float(up[row]))
+        sums = problem.sums_at(torch.add(start, first.vector, alpha=float(across[column])))
+        estimate = sums.estimate()
+        losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
+        accuracies[row, column] = sums.accuracy
+        if progress is not None:
+            progress(points_made(next(made), losses.size))
+        return float(estimate.loss)
+
+    evaluated, error = np.ones(shape, dtype=bool), 0.0
     with torch.no_grad(), problem.evaluating():
-        for row, b in enumerate(second_positions):
-            start = torch.add(problem.vector, second.vector, alpha=float(b))
-            for column, a in enumerate(first_positions):
-                sums = problem.sums_at(torch.add(start, first.vector, alpha=float(a)))
-                estimate = sums.estimate()
-                losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
-                accuracies[row, column] = sums.accuracy
-                if progress is not None:
-                    progress(points_made(row * shape[1] + column + 1, losses.size))
+        if adaptive is None:
+            for place in np.ndindex(shape):
+                evaluate(*place)
+        else:
+            centre = int(np.abs(up).argmin()), int(np.abs(across).argmin())
+            adapted = adapt(evaluate, shape, centre, adaptive, seed)
+            losses, evaluated, error = adapted.values, adapted.evaluated, adapted.error
     return Plane(
-        first=np.asarray(first_positions, dtype=np.float64),
-        second=np.asarray(second_positions, dtype=np.float64),
+        first=across,
+        second=up,
         losses=losses,
         standard_errors=errors,
         accuracies=accuracies,
         norms=(first.norm, second.norm),
         cosine=cosine(first, second),
+        evaluated=evaluated,
+        interpolation_error=error,
     )
