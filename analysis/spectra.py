@@ -45,7 +45,7 @@ THRESHOLDS: dict[str, Callable[[np.ndarray, float], float]] = {
     "eps = 0.5 lambda_max": lambda values, floor: 0.5 * values.max(),
     "eps = 0.1": lambda values, floor: 0.1,
     "eps = 1": lambda values, floor: 1.0,
-    "eps = |lambda_min|": lambda values, floor: abs(values.min()),
+    "eps = -lambda_min": lambda values, floor: abs(values.min()),
     "eps = sampling floor": lambda values, floor: floor,
 }
 """eps of Definition 1, of the eigenvalues and the sampling floor, at which the map is tabulated."""
