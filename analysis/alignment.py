@@ -94,8 +94,8 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
     data = xr.Dataset(variables, {"arm": list(PAIR), "seed": list(seeds), "step": steps, "weight": list(WEIGHTS)})
     tables = "\n".join(f"At the weights of {NAMES[arm]}:\n\n{_table(data, arm)}" for arm in PAIR)
     text = f"""The cosine of the gradient with one pass and the one with three, at the same weights and on the same
-{scale.pick(SEQUENCES, 64):,} sequences. Last column: the lowest mean cosine, over kinds of weight, of gradients
-with equal passes on the two halves of the sequences: sampling alone keeps it below 1. Random vectors of 256 entries have
+{scale.pick(SEQUENCES, 64):,} sequences. Last column: the lowest mean cosine, over kinds of weight, of gradients with
+equal passes on the two halves of the sequences: sampling alone keeps it below 1. Random vectors of 256 entries have
 cosines of 0 with a standard deviation of 0.06.
 
 {tables}"""
