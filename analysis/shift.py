@@ -134,7 +134,8 @@ def report_on(contest: Contest, found: Results) -> Report:
     data = _dataset(contest, found, [*contest.unstaged, *contest.switches] if learnt else list(contest.unstaged))
     text = f"""Accuracy is `{contest.accuracy}` at the last checkpoint. Operations are those of the matrix products,
 what the criterion measures included; time is processor time on one thread. Equal: the paired interval of the
-difference lies within {100 * PARITY:.0f} points; different: it lies beyond them; else it can't be told.
+difference lies within {100 * PARITY:.0f} points; different: it lies beyond them; not lower: it lies above
+-{100 * PARITY:.0f} points; else it can't be told.
 
 {_reached(data)}
 {_staged(contest, data, found) if learnt else NOT_LEARNT}"""
@@ -254,7 +255,9 @@ def _reached(data: xr.Dataset) -> str:
 def _verdict(difference: Interval) -> str:
     if difference.low >= -PARITY and difference.high <= PARITY:
         return "equal"
-    return "different" if difference.low > PARITY or difference.high < -PARITY else "can't be told"
+    if difference.low > PARITY or difference.high < -PARITY:
+        return "different"
+    return "not lower" if difference.low >= -PARITY else "can't be told"
 
 
 def _switches(contest: Contest, data: xr.Dataset) -> str:

@@ -113,8 +113,8 @@ def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
     replace_text(table, f"""# {study.question}
 
 Made by `{command}`: {spent / 60:.0f} minutes of processor time, training included, with --workers {workers},
-{told["machine"]}; {told["versions"]}. Brackets are 95 % intervals over seeds (Student's t); differences are paired
-by seed.
+{told["machine"]}; {told["versions"]}.
+Brackets are 95 % intervals over seeds (Student's t); differences are paired by seed.
 
 {report.text.strip()}
 

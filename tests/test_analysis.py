@@ -229,7 +229,14 @@ class TestShift:
         assert shift._spread(np.array([3.0, math.inf, math.inf])) == "never (3 to never)"
 
     @pytest.mark.parametrize(
-        ("low", "high", "verdict"), [(-0.01, 0.02, "equal"), (0.021, 0.1, "different"), (-0.03, 0.01, "can't be told")]
+        ("low", "high", "verdict"),
+        [
+            (-0.01, 0.02, "equal"),
+            (0.021, 0.1, "different"),
+            (-0.1, -0.03, "different"),
+            (-0.01, 0.03, "not lower"),
+            (-0.03, 0.01, "can't be told"),
+        ],
     )
     def test_a_difference_is_equal_different_or_untold(self, low: float, high: float, verdict: str) -> None:
         assert shift._verdict(Interval((low + high) / 2, low, high, 3)) == verdict
