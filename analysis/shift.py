@@ -315,10 +315,12 @@ def _figure(contest: Contest, data: xr.Dataset) -> Figure:
             if np.isfinite(own.switched):
                 kept = own.curve_kept.dropna("step")
                 since = kept.step.values / data.steps_per_epoch - float(own.switched)
+                near = (since >= -5) & (since <= AFTER_SWITCH)
+                since, known = since[near], kept.values[near]
                 place = int(np.searchsorted(since, 0)) + 1  # the same weights again, in the passes that follow
-                right.plot(np.insert(since, place, 0), np.insert(kept.values, place, own.after), **style)
+                right.plot(np.insert(since, place, 0), np.insert(known, place, own.after), **style)
     left.set(xlabel="training step", ylabel=contest.accuracy)
-    right.set(xlabel="epochs from the switch", ylabel=contest.kept, xlim=(-5, AFTER_SWITCH))
+    right.set(xlabel="epochs from the switch", ylabel=contest.kept)
     left.legend()
     return figure
 
