@@ -112,7 +112,8 @@ def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
     pictures = "\n".join(f"![{name}]({study.name}-{name}.png)\n" for name in report.figures)
     replace_text(table, f"""# {study.question}
 
-Made by `{command}`: {spent / 60:.0f} minutes of processor time, training included, with --workers {workers},
+Made by `{command}`: {spent / 60:.0f} minutes of processor time (what was found measured counts
+as nothing), with --workers {workers},
 {told["machine"]}; {told["versions"]}.
 Brackets are 95 % intervals over seeds (Student's t); differences are paired by seed.
 
