@@ -30,7 +30,9 @@ from landscape.measurements.valley import HEIGHTS
 from models.settings import TaskName, TrainingSettings, checkpoints_of, step_of
 from models.tasks import HELD_OUT_SEQUENCES
 
-STEPS = (0, 1000, 4000)
+STEPS = (0, 1000)
+"""At which curvature is measured, beside the last."""
+
 FEWEST_MODELS, FEWEST_GROUPS = 10, 6
 """With fewer, a correlation in the right order by chance would have an interval without zero."""
 
@@ -51,7 +53,7 @@ def stages(scale: Scale) -> list[list[Unit]]:
         unit
         for task in tasks
         for unit in measuring_units(
-            scale.runs, _arms(task, scale), seeds, f"shape-{task}", measure, steps=scale.pick(STEPS, (8,)),
+            scale.runs, _arms(task, scale), seeds, f"shape-{task}", measure, steps=scale.pick(STEPS, (0,)),
             directions=scale.pick(5, 1), k=scale.pick(10, 2),
         )
     ]  # fmt: skip
@@ -71,8 +73,9 @@ def _arms(task: TaskName, scale: Scale) -> dict[str, TrainingSettings]:
 
 
 def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dict[str, Any]:
-    """Curvature at some checkpoints by the k largest eigenvalues and the trace, and the valley at the last one."""
-    chosen = [path for path in checkpoints_of(Path(folder)) if step_of(path) in steps]
+    """Curvature at some steps and the last by the k largest eigenvalues and the trace, and the valley at the last."""
+    *before, last = checkpoints_of(Path(folder))
+    chosen = [*(path for path in before if step_of(path) in steps), last]
     pairs, trace = landscape.TopEigenpairs(k, "LA"), landscape.Trace(0.1)
     asked = [landscape.Loss(), pairs, trace, landscape.Valley(directions)]
     result = landscape.probe(chosen, asked, Path(folder) / f"shape-{directions}.landscape.h5", at=(-1,))
@@ -115,7 +118,7 @@ is left out. Models of one task and arm aren't independent: the 95 % intervals a
 the last column has ranks within task and arm, among seeds alone, which neither explains.
 
 {_correlations(data, good)}
-**R7.** Single and looped at the start, after a quarter of the training and at its end, mean over seeds. The logarithm
+**R7.** Single and looped at the start, after 1,000 steps and at the end of training, mean over seeds. The logarithm
 of the effective rank is the entropy of second order; the matrix entropy and phases aren't told of models of this size.
 
 {_training(scale, found)}
