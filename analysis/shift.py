@@ -116,7 +116,8 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
     else:
         looped = TrainingSettings(
             "gpt", task=task, epochs=scale.pick(EPOCHS.get(task, 400), 4), steps_per_epoch=scale.pick(20, 2),
-            learning_rate=1e-3, warmup=scale.pick(200, 2), width=scale.pick(64, 2), heads=scale.pick(4, 1), positions="none",
+            learning_rate=1e-3, warmup=scale.pick(200, 2), width=scale.pick(64, 2), heads=scale.pick(4, 1),
+            positions="none",
         )  # fmt: skip
         single, switches = replace(looped, model="gpt-single"), _SWITCHES
         others = {"untied": replace(looped, model="gpt-untied")}
