@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from landscape.operator import MatrixOperator, SymmetricOperator
     from landscape.problem import Problem
     from landscape.progress import ProgressBar
-    from landscape.record import open_record
+    from landscape.record import join_records, open_record
     from landscape.samples import LossEstimate
     from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
@@ -93,7 +93,7 @@ _HOMES = {
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
     "landscape.problem": ["Problem"],
     "landscape.progress": ["ProgressBar"],
-    "landscape.record": ["open_record"],
+    "landscape.record": ["join_records", "open_record"],
     "landscape.samples": ["LossEstimate"],
     "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
@@ -153,6 +153,7 @@ __all__ = [
     "effective_dimension",
     "estimate_trace",
     "full_spectrum",
+    "join_records",
     "lanczos",
     "load_problem",
     "log_det",

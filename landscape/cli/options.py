@@ -99,5 +99,6 @@ AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files that run code. Only f
 Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]
 Overwrite = Annotated[bool, _flag(OUTPUT, "Measure anew and replace the record.")]
 Append = Annotated[bool, _flag(OUTPUT, "Add to a record.")]
+Merge = Annotated[bool, _flag(OUTPUT, "Join records into one, and measure nothing.")]
 AsJson = Annotated[bool, _flag(OUTPUT, "Print JSON, not tables.", "--json")]
 Debug = Annotated[bool, _flag(OUTPUT, "Show the traceback of an error.")]

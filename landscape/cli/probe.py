@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -12,6 +13,7 @@ from landscape.cli import options
 from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, run_command
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
+from landscape.wording import counted
 
 if TYPE_CHECKING:
     from landscape.crosscheck import CrossCheck
@@ -82,11 +84,14 @@ def probe(
     out: options.Out = None,
     overwrite: options.Overwrite = False,
     append: options.Append = False,
+    merge: options.Merge = False,
     as_json: options.AsJson = False,
     debug: options.Debug = False,
     command: Annotated[str, Parameter(parse=False)],
 ) -> int:
     """Measure, store and show; see HELP. ``command`` goes into the record."""
+    if merge:
+        return _merge(checkpoints, out, overwrite)
     from landscape import measurements as made
     from landscape.crosscheck import check_arguments
     from landscape.measure import Source
@@ -143,6 +148,16 @@ def probe(
     return EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
 
 
+def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
+    from landscape.record import join_records
+
+    if out is None:
+        raise InputError("--merge makes a record of several: name it with -o")
+    path = join_records(records, out, overwrite=overwrite)
+    print(f"Record: {path} (of {counted(len(records), 'record')})")
+    return EXIT_DONE
+
+
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
     from landscape.crosscheck import pyhessian_eigenvalues
 
@@ -196,6 +211,8 @@ def _option(parameter: str) -> str:
 
 def _refuse_idle(given: Mapping[str, Any]) -> None:
     """A setting of a measurement that isn't asked for is a measurement forgotten."""
+    if given.get("merge") and (more := sorted(given.keys() - {"merge", "checkpoints", "out", "overwrite", "debug"})):
+        raise InputError(f"--merge joins records and measures nothing: leave out {_option(more[0])}")
     asked = {name for name, value in given.items() if value is not None and value is not False}
     idle = [name for name, users in _SETTINGS.items() if name in given and not asked.intersection(users)]
     if idle:

@@ -1,0 +1,76 @@
+"""Records of jobs that each measured some checkpoints, joined: against one record of all of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import landscape
+from landscape.cli.probe import main
+from landscape.errors import InputError
+from models.settings import TrainingSettings, checkpoints_of
+from models.training import train
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four checkpoints: as a whole, and by two jobs, of which the first has the later ones."""
+    folder = tmp_path_factory.mktemp("jobs")
+    train(TrainingSettings("single", epochs=1, steps_per_epoch=4, batch=4, width=2, heads=1), folder / "run")
+    files = checkpoints_of(folder / "run")
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    for name, chosen in (("whole", files), ("late", files[2:]), ("early", files[:2])):
+        landscape.probe(chosen, measurements, folder / f"{name}.h5")
+    return folder
+
+
+def test_rows_are_those_of_one_record_in_the_order_of_their_steps(jobs: Path, tmp_path: Path) -> None:
+    out = landscape.join_records([jobs / "late.h5", jobs / "early.h5"], tmp_path / "joined.h5")
+    with landscape.open_record(out) as joined, landscape.open_record(jobs / "whole.h5") as whole:
+        assert list(joined.children) == list(whole.children)
+        for name, group in whole.children.items():
+            assert joined[name].step.values.tolist() == [0, 1, 2, 4]
+            for variable in group.data_vars:
+                if variable not in ("provenance", "started", "seconds"):
+                    assert np.array_equal(joined[name][variable].values, group[variable].values), (name, variable)
+
+
+def test_a_joined_record_is_resumed_as_one_of_all(jobs: Path, tmp_path: Path) -> None:
+    """The same request finds everything measured."""
+    out = landscape.join_records([jobs / "late.h5", jobs / "early.h5"], tmp_path / "joined.h5")
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 0
+
+
+def test_records_stay_and_overlap(jobs: Path, tmp_path: Path) -> None:
+    before = (jobs / "late.h5").read_bytes()
+    out = landscape.join_records([jobs / "late.h5", jobs / "whole.h5"], tmp_path / "joined.h5")
+    with landscape.open_record(out) as joined:
+        assert joined["loss"].step.values.tolist() == [0, 1, 2, 4]
+    assert (jobs / "late.h5").read_bytes() == before
+
+
+def test_other_settings_and_what_is_there_are_refused(jobs: Path, tmp_path: Path) -> None:
+    other = landscape.probe(checkpoints_of(jobs / "run")[:1], [landscape.Trace(probes=11)], tmp_path / "other.h5").path
+    with pytest.raises(InputError, match=r"other\.h5 doesn't go together with .*late\.h5: trace probes is 10 there"):
+        landscape.join_records([jobs / "late.h5", other], tmp_path / "joined.h5")
+    assert not (tmp_path / "joined.h5").exists()
+    (tmp_path / "there.h5").touch()
+    with pytest.raises(InputError, match="is there already"):
+        landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5")
+    landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5", overwrite=True)
+    with pytest.raises(InputError, match="no record given"):
+        landscape.join_records([], tmp_path / "joined.h5")
+
+
+def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--merge", str(jobs / "late.h5"), str(jobs / "early.h5")]
+    assert main([*arguments, "-o", str(tmp_path / "joined.h5")]) == 0
+    assert "(of 2 records)" in capsys.readouterr().out
+    for wrong, says in (
+        (arguments, "name it with -o"),
+        ([*arguments, "--hessian"], "leave out --hessian"),
+        (["--merge", str(jobs / "run" / "step-000000.pt"), "-o", str(tmp_path / "a.h5")], "step-000000.pt"),
+    ):
+        assert main(wrong) == 2
+        assert says in capsys.readouterr().err
