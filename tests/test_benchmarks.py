@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import slices
+from benchmarks import adaptive, slices
 from benchmarks.agreement import DTYPES, MARGIN, Measured, compare, distance, furthest_eigenvalue, measured
 from benchmarks.cases import pose
 from benchmarks.plan import QUICK, SMALL
 from benchmarks.products import PlainModel, pyhessian_product
 from benchmarks.report import BEGIN, END, Report, insert, measure
+from benchmarks.resnet import resnet20, trained_resnet
 from benchmarks.solvers import TOL, Found, K, reference, start_vector, summarise
 from benchmarks.timing import Spread
 from landscape import load_problem
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.slices import Plane
 from landscape.spectrum.krylov import KrylovBasis
 
 ROOT = Path(__file__).parent.parent
@@ -220,3 +222,31 @@ def test_a_plane_beside_bare_forward_passes():
     made, bare = slices.cost(load_problem(ROOT / "data/single.pt"), 3, 1)
     assert bare > 0
     assert made > 0
+
+
+class TestAdaptive:
+    def test_it_tells_what_is_missed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Four kinds of planes, each with its share of points and its errors."""
+        threads = torch.get_num_threads()
+        try:
+            assert adaptive.main("Looped-Attn", points=13, samples=4) == 0
+        finally:
+            torch.set_num_threads(threads)
+        shown = capsys.readouterr().out
+        assert shown.count("| Looped-Attn, ") == 4
+        assert "Median share of points" in shown
+
+    def test_the_error_is_by_the_range_of_the_whole_plane(self) -> None:
+        at = np.linspace(-1, 1, 31)
+        losses = 1 + at[:, None] ** 2 + at**2
+        whole = Plane(at, at, losses, losses, losses, (1.0, 1.0), 0.0, np.ones((31, 31), dtype=bool), 0.0)
+        found = adaptive.compare(whole, 0.5, 0.01, 0)
+        assert found.share < 0.25
+        assert found.error <= 0.01
+        assert found.low_error <= 4 * found.error  # a quarter of the range lies within 0.5 of the lowest point
+        assert found.told <= 0.01
+
+    def test_resnet_is_that_of_the_paper(self) -> None:
+        """0.27 million parameters."""
+        assert sum(each.numel() for each in resnet20().parameters()) == 269_722
+        assert trained_resnet(4, steps=1).loss() > 0

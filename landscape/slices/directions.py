@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -59,14 +59,29 @@ def gaussian(problem: Problem, seed: int, index: int = 0, normalisation: Normali
     Raises:
         InputError: an argument is out of range, or nothing is left: all of theta that counts is zero.
     """
-    if normalisation not in get_args(Normalisation):
-        raise InputError(f"a direction is normalised by {', '.join(get_args(Normalisation))}, not {normalisation!r}")
     drawn = probe(problem.layout.dim, seed, index, "gaussian").to(problem.device, problem.dtype)
     if normalisation == "none":
         return Direction(drawn, f"Gaussian {index + 1}")
-    at, along = (problem.layout.unflatten(vector) for vector in (problem.vector, drawn))
-    parts = {name: _normalised(along[name], at[name], normalisation) for name in problem.layout.names}
-    direction = Direction(problem.layout.flatten(parts), f"{normalisation}-normalised Gaussian {index + 1}")
+    return normalised(problem, drawn, f"Gaussian {index + 1}", normalisation)
+
+
+def normalised(problem: Problem, vector: Tensor, name: str, normalisation: Normalisation = "filter") -> Direction:
+    """A vector (n,) made comparable between networks, such as an eigenvector; see `gaussian`.
+
+    Args:
+        problem: at the point theta.
+        vector: the direction.
+        name: what to call it.
+        normalisation: ``filter`` or ``layer``.
+
+    Raises:
+        InputError: the normalisation is another, or nothing is left: all of theta that counts is zero.
+    """
+    if normalisation not in ("filter", "layer"):
+        raise InputError(f"a direction is normalised by filter, layer or none, not {normalisation!r}")
+    at, along = (problem.layout.unflatten(each) for each in (problem.vector, vector))
+    parts = {each: _normalised(along[each], at[each], normalisation) for each in problem.layout.names}
+    direction = Direction(problem.layout.flatten(parts), f"{normalisation}-normalised {name}")
     if direction.norm == 0:
         raise InputError(
             f"a {normalisation}-normalised direction has nothing to go along: every filter of the weights is zero, or "
