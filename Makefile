@@ -47,6 +47,7 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.valleys
 	$(BIN)/python -m benchmarks.phases
+	$(BIN)/python -m benchmarks.adaptive
 
 # The paper's questions, in full: hours on two cores, resumed by the same command.
 study: $(INSTALLED)
