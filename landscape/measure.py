@@ -29,6 +29,7 @@ from landscape.measurements import History, Loss, Measurement, Run
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record, row_at
+from landscape.record.order import place_in_run
 from landscape.wording import cause, counted, listed
 
 SUFFIX = ".landscape.h5"
@@ -219,7 +220,7 @@ def probe(
         there = at_checkpoint(problem, checkpoint)
         measurements = [measurement.settle(there, len(checkpoints)) for measurement in measurements]
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
-    run = _Checkpoints(source, problem, sorted(known.values(), key=_place_in_run))
+    run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     for measurement in measurements:
         measurement.check_run(run.known())
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
@@ -374,15 +375,6 @@ class _Probing:
             }
             | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
         }
-
-
-def _place_in_run(checkpoint: Checkpoint) -> tuple[float, list[Any]]:
-    """What checkpoints are ordered by: their stored step, then their names, with numbers in them as numbers."""
-    words = re.split(r"(\d+)", str(checkpoint.path))
-    return (
-        math.inf if checkpoint.step is None else checkpoint.step,
-        [int(word) if word.isdigit() else word for word in words],
-    )
 
 
 def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:

@@ -81,6 +81,22 @@ def test_the_border_of_what_is_not_finite_is_looked_at(value: float) -> None:
     assert found.points < 0.4 * values.size
 
 
+@pytest.mark.parametrize("radius", [1.5, 2.2, 4.0])
+def test_a_valley_that_is_finite_only_about_its_centre_is_found(radius: float) -> None:
+    """Of the coarse grid the centre alone is finite, and its neighbours are looked at one after another."""
+    rows, columns = np.indices((25, 25)) - 12
+    values = np.where(rows**2 + columns**2 <= radius**2, 1.0 + rows**2 + columns, np.inf)
+    found = adapt(lambda row, column: float(values[row, column]), (25, 25), (12, 12), 0.01)
+    assert np.array_equal(np.isfinite(found.values), np.isfinite(values))
+
+
+def test_what_is_interpolated_lies_within_what_was_found() -> None:
+    """A flat floor between steep walls, over which an interpolant would swing below zero."""
+    values = 0.001 + np.maximum(0, np.hypot(X, Y) - 0.5) ** 2 * 100
+    found, _ = adapted_to(values)
+    assert found.values.min() == values[found.evaluated].min()
+
+
 def test_a_surface_without_a_range_ends() -> None:
     found = adapt(lambda row, column: 3.0, (30, 30), (3, 3), 0.01)
     assert found.points < 150

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import landscape
+from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
 from landscape.errors import InputError
+from landscape.measurements.base import History
+from landscape.record import RecordWriter, read_provenance, read_request
 from models.settings import TrainingSettings, checkpoints_of
 from models.training import train
 
@@ -58,9 +61,43 @@ def test_other_settings_and_what_is_there_are_refused(jobs: Path, tmp_path: Path
     (tmp_path / "there.h5").touch()
     with pytest.raises(InputError, match="is there already"):
         landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5")
-    landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5", overwrite=True)
+    with pytest.raises(InputError, match="is not a landscape record"):
+        landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5", overwrite=True)
+    assert (tmp_path / "there.h5").read_bytes() == b""
+    landscape.join_records([jobs / "late.h5"], other, overwrite=True)
+    with pytest.raises(InputError, match="is one of the records"):
+        landscape.join_records([jobs / "late.h5"], jobs / "late.h5", overwrite=True)
     with pytest.raises(InputError, match="no record given"):
         landscape.join_records([], tmp_path / "joined.h5")
+
+
+def test_a_part_of_an_unfinished_record_is_no_record(jobs: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.h5"
+    with RecordWriter(tmp_path / "a.h5", read_request(jobs / "whole.h5")) as writer:
+        loss = landscape.Loss().measure(
+            landscape.load_problem(checkpoints_of(jobs / "run")[0]), lambda *_: None, History()
+        )
+        with landscape.open_record(jobs / "whole.h5") as whole:
+            writer.add("loss", loss.dataset, read_provenance(whole, "loss", 0))
+    (written,) = (tmp_path / "a.h5.parts").glob("loss-*.h5")
+    written.rename(part)
+    with pytest.raises(InputError, match=r"part\.h5 is unfinished: 11 rows are missing"):
+        landscape.join_records([part], tmp_path / "joined.h5")
+
+
+def test_without_steps_rows_are_in_the_order_of_their_names(jobs: Path, tmp_path: Path) -> None:
+    """Numbers as numbers, and the record is gone on with."""
+    state = read_checkpoint(checkpoints_of(jobs / "run")[0])
+    files = []
+    for number in (10, 2, 1):
+        files.append(tmp_path / f"w{number}.pt")
+        changed = {name: value + 0.01 * number for name, value in state.state.items()}
+        save_checkpoint(files[-1], changed, problem=state.problem, arguments=state.arguments)
+        landscape.probe(files[-1], [landscape.Loss()], tmp_path / f"{number}.h5")
+    out = landscape.join_records([tmp_path / f"{number}.h5" for number in (10, 2, 1)], tmp_path / "joined.h5")
+    with landscape.open_record(out) as joined:
+        assert [Path(each).name for each in joined["loss"].dataset["path"].values] == ["w1.pt", "w2.pt", "w10.pt"]
+    assert landscape.probe(files, [landscape.Loss()], out).measured == 0
 
 
 def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -179,10 +179,16 @@ class Slices2D(_Slice):
     The path is of the checkpoints that were named when the plane was drawn; a row that was there before keeps its own.
 
     Attributes:
-        adaptive: the error by the loss's range up to which points may be interpolated; None evaluates all.
+        adaptive: the error by the loss's range that may be found where points are interpolated; None evaluates all.
     """
 
     adaptive: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Without what is left at its default, so that records of before it was there are gone on with."""
+        settings = super().settings
+        return settings if self.adaptive is not None else {k: v for k, v in settings.items() if k != "adaptive"}
 
     name: ClassVar[str] = "slices_2d"
     _directions_by_default = ("filter", "filter")
@@ -244,12 +250,14 @@ def _path(problem: Problem, history: History, found: Sequence[Found]) -> Path:
 
 def _interpolated(row: xr.Dataset) -> str:
     """How many of a plane's points were evaluated, if not all."""
+    if "evaluated" not in row:
+        return ""
     evaluated, error, whole = row.evaluated.values, float(row.interpolation_error), span(row.loss.values)
     if evaluated.all():
         return ""
     return (
-        f", {int(evaluated.sum()):,} of {evaluated.size:,} evaluated and the others interpolated, off by up to "
-        f"{error:.2g} ({error / (whole or np.nan):.1%} of the range) where most was in doubt"
+        f", {int(evaluated.sum()):,} of {evaluated.size:,} evaluated and the others interpolated; the largest error "
+        f"found where most was in doubt is {error:.2g}, {error / (whole or np.nan):.1%} of the range"
     )
 
 
@@ -342,6 +350,6 @@ def _plane_variables(found: Plane) -> dict[str, xr.Variable]:
         "accuracy": variable(at, found.accuracies, "share of terms that are right"),
         "evaluated": variable(at, found.evaluated, "the loss was evaluated here, not interpolated"),
         "interpolation_error": variable(
-            (), found.interpolation_error, "largest error found in the interpolated loss", "loss"
+            (), found.interpolation_error, "largest error found in the last rounds of interpolation", "loss"
         ),
     }

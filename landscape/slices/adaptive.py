@@ -27,6 +27,8 @@ _BATCH = 0.015  # of all points in a round
 _AT_RANDOM = 0.2  # of a round
 _CALM = 2  # rounds in a row that must find small errors
 _SAFETY = 0.7  # of the tolerance, which they must not exceed: what wasn't looked at may be worse
+_ADJACENT = 1.5  # grid steps, diagonals included
+_MOST = 4000  # known points: a round takes their cube in time and their square in memory
 _ROUNDING = 1e-10  # of the values, that solving for the surface may leave
 _NEIGHBOURS = 8  # known points whose errors make the doubt about one
 
@@ -36,10 +38,12 @@ class Adapted:
     """A surface on a grid.
 
     Attributes:
-        values: (q, p) found where ``evaluated``, else interpolated; NaN among points that aren't finite.
+        values: (q, p) found where ``evaluated``, else interpolated, within the range of those found; NaN among points
+            that aren't finite.
         evaluated: (q, p) whether a point was looked at.
         error: the largest difference between what was predicted and what was found in the last two rounds, in the unit
-            of the values; 0 where every point was looked at.
+            of the values; 0 where every point was looked at. It is of the points that were most in doubt, and some at
+            random: on surfaces with kinks the largest error of all is 1.3 times this in the median, and up to 2.2.
         points: how many were looked at.
     """
 
@@ -86,18 +90,25 @@ def adapt(
     batch = max(8, round(_BATCH * len(points)))
     errors: list[float] = []
     while not evaluated.all():
-        predicted, doubt = _predict(points, values, evaluated)
+        if (evaluated & np.isfinite(values)).sum() > _MOST:
+            look(np.flatnonzero(~evaluated))
+            break
+        predicted, doubt, is_known = _predict(points, values, evaluated)
         chosen = _doubtful(points, evaluated, doubt, batch - round(_AT_RANDOM * batch))
         rest = np.setdiff1d(np.flatnonzero(~evaluated), chosen)
         chosen = np.append(chosen, generator.permutation(rest)[: batch - len(chosen)])
         look(chosen)
-        errors.append(_largest_error(predicted[chosen], values[chosen]))
+        is_settled = is_known and np.isfinite(doubt[~evaluated]).all()
+        errors.append(_largest_error(predicted[chosen], values[chosen]) if is_settled else np.inf)
         rounding = _ROUNDING * float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
         if len(errors) >= _CALM and max(errors[-_CALM:]) <= _SAFETY * tol * span(values) + rounding:
             break
-    predicted, _ = _predict(points, values, evaluated)
-    error = 0.0 if evaluated.all() else max(errors[-_CALM:])
-    return Adapted(np.where(evaluated, values, predicted).reshape(shape), evaluated.reshape(shape), error)
+    if evaluated.all():
+        return Adapted(values.reshape(shape), evaluated.reshape(shape), 0.0)
+    predicted, _, _ = _predict(points, values, evaluated)
+    return Adapted(
+        np.where(evaluated, values, predicted).reshape(shape), evaluated.reshape(shape), max(errors[-_CALM:])
+    )
 
 
 def refuse_tolerance(tol: float) -> None:
@@ -121,30 +132,38 @@ def _coarse(shape: tuple[int, int], centre: tuple[int, int]) -> np.ndarray:
     return (rows[:, None] * shape[1] + columns).ravel()
 
 
-def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is believed of every point, and the doubt about it.
+def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+    """What is believed of every point, the doubt about it, and whether anything can be believed.
 
-    Where known points about one are finite and others aren't, the border is in doubt without limit; where none is
-    finite, it isn't either.
+    Where known points about one are finite and others aren't, the border is in doubt without limit, and so is what
+    adjoins it; farther on, where none is finite, it isn't either. Of too few finite points, or points in a row, nothing
+    is told but that their neighbours come first.
     """
     known = evaluated & np.isfinite(values)
-    predicted, doubt = np.full(len(points), np.nan), np.full(len(points), np.inf)
+    predicted, doubt = np.full(len(points), np.nan), np.zeros(len(points))
     if np.linalg.matrix_rank(_plane(points[known])) < 3:
-        return predicted, doubt
+        if known.any():
+            doubt = -cKDTree(points[known]).query(points)[0]
+        return predicted, doubt, not known.any()
+    free = np.flatnonzero(~evaluated)
     coefficients, left_out = _fit(points[known], values[known])
-    predicted = cdist(points, points[known]) ** 3 @ coefficients[:-3] + _plane(points) @ coefficients[-3:]
+    believed = cdist(points[free], points[known]) ** 3 @ coefficients[:-3] + _plane(points[free]) @ coefficients[-3:]
+    believed = believed.clip(values[known].min(), values[known].max())
     wrong = np.full(len(points), np.nan)
     wrong[known] = np.abs(left_out)
     seen = np.flatnonzero(evaluated)
     tree = cKDTree(points[seen])
-    distance, nearest = tree.query(points, k=_NEIGHBOURS)
+    distance, nearest = tree.query(points[free], k=_NEIGHBOURS)
     spacing = tree.query(points[seen], k=2)[0][:, 1]
-    about = wrong[seen][nearest]  # (n, neighbours), NaN where they aren't finite
-    doubt = np.nan_to_num(about * np.minimum(1, distance[:, :1] / spacing[nearest])).max(axis=1)
+    about = wrong[seen][nearest]  # (free, neighbours), NaN where they aren't finite
     finite = np.isfinite(about)
-    doubt[finite.any(axis=1) & ~finite.all(axis=1)] = np.inf
-    predicted[~finite.any(axis=1)] = np.nan
-    return predicted, doubt
+    doubt[free] = np.nan_to_num(about * np.minimum(1, distance[:, :1] / spacing[nearest])).max(axis=1)
+    doubt[free[finite.any(axis=1) & ~finite.all(axis=1)]] = np.inf
+    predicted[free] = np.where(finite.any(axis=1), believed, np.nan)
+    beyond = free[~finite.any(axis=1)]
+    reached = cKDTree(points[known | np.isfinite(predicted)]).query(points[beyond])[0]
+    doubt[beyond[reached < _ADJACENT]] = np.inf
+    return predicted, doubt, True
 
 
 def _fit(points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -29,7 +29,7 @@ class Plane:
         norms: ||d1|| and ||d2||.
         cosine: of the angle between d1 and d2.
         evaluated: (q, p) where the loss was evaluated; elsewhere it is interpolated.
-        interpolation_error: the largest error that was found in the interpolated loss; see `adaptive.Adapted`.
+        interpolation_error: the largest error that was found in what was interpolated; see `adaptive.Adapted`.
     """
 
     first: np.ndarray
@@ -67,8 +67,8 @@ def plane(
         second: d2, drawn upwards. They need not be orthogonal; see `landscape.slices.orthogonalised`.
         first_positions: (p,) a.
         second_positions: (q,) b.
-        adaptive: evaluate as many of the points as it takes to interpolate the others with an error of at most this
-            share of the loss's range; see `landscape.slices.adaptive`. Default: all.
+        adaptive: evaluate as many of the points as it takes to find no larger error than this share of the loss's
+            range where the others are interpolated; see `landscape.slices.adaptive`. Default: all.
         seed: of the points that are then evaluated at random.
         progress: called after every point.
 
