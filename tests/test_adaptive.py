@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import landscape
+from landscape.cli.plot import main as plot
 from landscape.cli.probe import main
 from landscape.errors import InputError
 from landscape.slices import gaussian, plane
@@ -148,6 +149,13 @@ class TestCommand:
         row = landscape.open_record(out)["slices_2d"].isel(checkpoint=0)
         assert f"{int(row.evaluated.sum())} of 625 evaluated and the others interpolated" in shown
         assert 0 < float(row.interpolation_error) <= 0.05 * np.ptp(row.loss.values)
+
+    def test_a_figure_tells_it_too(self, tmp_path: Path) -> None:
+        out = tmp_path / "a.h5"
+        arguments = ["--slice", "2d", "--subset", "8", "--reach", "0.5", "--adaptive", "0.05", "-o", str(out)]
+        assert main(["data/single.pt", *arguments]) == 0
+        assert plot(["--figure", "slices-2d", "--format", "svg", "-o", str(tmp_path), str(out)]) == 0
+        assert "interpolated between the dots" in (tmp_path / "a-slices-2d.svg").read_text()
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -139,8 +139,10 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     parts = zip(told(shown, rows), rows, strict=True)
     texts = [", ".join(filter(None, [text, _components(row), slices.path_told(row) * (not surface)]))
              for text, row in parts]  # fmt: skip
+    interpolated = any(map(slices.is_interpolated, rows))
     note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),
-                 "white: not measured" * (not covered and not surface)])  # fmt: skip
+                 "white: not measured" * (not covered and not surface),
+                 f"interpolated{' between the dots' * (not surface)}" * interpolated])  # fmt: skip
 
 
 def _components(row: xr.Dataset) -> str:

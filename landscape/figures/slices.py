@@ -174,13 +174,18 @@ def draw_plane(
         axes.xaxis.label.set_fontsize("x-small")
         axes.yaxis.label.set_fontsize("x-small")
     if kind != "surface":
-        if "evaluated" in row and not row.evaluated.values.all():  # what lies between the dots is interpolated
-            at = np.nonzero(row.evaluated.values)
-            axes.plot(first[at[1]], second[at[0]], ",", color="black", alpha=0.5, zorder=2)
+        if is_interpolated(row):
+            rows, columns = np.nonzero(row.evaluated.values)
+            axes.plot(first[columns], second[rows], "o", color="white", alpha=0.7, markersize=0.8, zorder=2)
         axes.plot([0], [0], "*", color="white", markeredgecolor="black", markersize=7, zorder=5)
         if path and row.sizes.get("run", 0):
             _draw_path(axes, row)
     return mappable
+
+
+def is_interpolated(row: xr.Dataset) -> bool:
+    """Whether some of a plane's losses weren't evaluated."""
+    return "evaluated" in row and not bool(row.evaluated.all())
 
 
 def ticks_of(norm: colors.Normalize, count: int = 6) -> list[float]:
