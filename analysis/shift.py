@@ -20,6 +20,7 @@ from analysis.intervals import Interval, difference_of, mean_of
 from analysis.runs import training_units
 from analysis.study import Report, Results, Scale, Stage, Study, markdown_table
 from analysis.units import Unit
+from data.algorithmic import ALGORITHMS
 from landscape.figures import COLOURS
 from models.criteria import ShiftCriterion
 from models.settings import AFTER_SWITCH, SwitchSettings, TaskName, TrainingSettings
@@ -142,7 +143,7 @@ difference lies within {100 * PARITY:.0f} points; different: it lies beyond them
 -{100 * PARITY:.0f} points; else it can't be told.
 
 {_reached(data)}
-{_staged(contest, data, found) if learnt else NOT_LEARNT}"""
+{_longer(data)}{_staged(contest, data, found) if learnt else NOT_LEARNT}"""
     return Report(text, data, {"accuracy": _figure(contest, data)})
 
 
@@ -192,9 +193,13 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
         "curve_accuracy": (over, curves(contest.accuracy)),
         "curve_kept": (over, curves(contest.kept)),
     }  # fmt: skip
+    lengths = ALGORITHMS[contest.task].longer if contest.task in ALGORITHMS else ()
+    if lengths:
+        longer = every(lambda run: [run["metrics"][f"evaluation_accuracy_{length}"][-1] for length in lengths])
+        variables["longer"] = ((*at, "length"), longer)
     for name in ("switched", "before", "after", "lowest", "recovered"):
         variables[name] = (at, [[_switch(run, contest)[name] for run in row] for row in runs])
-    coordinates = {"arm": arms, "seed": list(range(contest.seeds)), "step": steps}
+    coordinates = {"arm": arms, "seed": list(range(contest.seeds)), "step": steps, "length": list(lengths)}
     told = {"task": contest.task, "steps_per_epoch": contest.looped.steps_per_epoch}
     return xr.Dataset(variables, coordinates, told)
 
@@ -254,6 +259,21 @@ def _reached(data: xr.Dataset) -> str:
     header = ["", "accuracy", "minus looped", "verdict", "operations by looped", "time by looped",
               "minus looped at equal operations"]  # fmt: skip
     return markdown_table(header, rows)
+
+
+def _longer(data: xr.Dataset) -> str:
+    """Accuracy on longer questions than the trained ones, where the task has them."""
+    if "longer" not in data:
+        return ""
+    table = markdown_table(
+        ["", *(f"length {length}" for length in data.length.values), "mean, minus looped"],
+        [
+            [str(arm), *(mean_of(own.sel(length=length)).text(3) for length in data.length.values),
+             difference_of(own.mean("length"), data.longer.sel(arm="looped").mean("length")).text(3, "+")]
+            for arm in data.arm.values for own in (data.longer.sel(arm=arm),)
+        ],
+    )  # fmt: skip
+    return f"Accuracy on longer questions than any trained on, at the last checkpoint:\n\n{table}\n"
 
 
 def _verdict(difference: Interval) -> str:
