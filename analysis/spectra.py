@@ -22,6 +22,7 @@ from analysis.runs import measuring_units, training_units
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, PAIR, pair
 from analysis.units import Unit
+from landscape.errors import InputError
 from landscape.figures import COLOURS
 from landscape.spectrum.full import MAX_DIM
 from landscape.valley import kappa_map, noise_floor
@@ -94,10 +95,13 @@ def eigenbasis(folder: str, step: int) -> tuple[np.ndarray, np.ndarray]:
     """All eigenvalues (n,), descending, and eigenvectors (n, n), as columns, that `measure` found at a checkpoint.
 
     Raises:
-        InputError: `measure` wasn't run.
+        InputError: `measure` wasn't run, or not at this step.
     """
     record = landscape.open_record(Path(folder) / RECORD)
-    place = record["loss"].step.values.tolist().index(step)
+    steps = record["loss"].step.values.tolist()
+    if step not in steps:
+        raise InputError(f"{folder} has no spectrum at step {step}; there are {', '.join(map(str, steps))}")
+    place = steps.index(step)
     row = record["spectrum"].isel(checkpoint=place)
     order = np.argsort(row.leading_index.values)
     return row.eigenvalues.values, row.leading_vectors.values[order].T.astype(np.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ app = App(name="python -m benchmarks.adaptive", version_flags=[])
 
 
 @app.default
-def main(*models: str, points: int = 51, samples: int = 64) -> int:
+def main(*models: Literal["Looped-Attn", "looped GPT", "ResNet-20"], points: int = 51, samples: int = 64) -> int:
     """Print, as Markdown, what adaptive planes take and miss: the worst of three seeds.
 
     Args:

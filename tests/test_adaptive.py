@@ -66,8 +66,11 @@ def test_kinks_take_more_points_and_no_error_is_twice_what_was_asked_for(seed: i
 
 
 def test_most_are_within_what_was_asked_for() -> None:
-    """And the median takes a fifth of the points."""
+    """And the median takes a fifth of the points; docs/accuracy.md has how much larger than told an error can be."""
     found = [adapted_to(random_surface(seed), seed=seed) for seed in range(40)]
+    beyond = [error * span(random_surface(seed)) / found[seed][0].error for seed, (_, error) in enumerate(found)]
+    assert np.median(beyond) < 1.5
+    assert max(beyond) < 2.5
     assert np.mean([error <= 0.01 for _, error in found]) > 0.9
     assert np.median([each.points / X.size for each, _ in found]) < 0.2
 

@@ -43,7 +43,7 @@ class Adapted:
         evaluated: (q, p) whether a point was looked at.
         error: the largest difference between what was predicted and what was found in the last two rounds, in the unit
             of the values; 0 where every point was looked at. It is of the points that were most in doubt, and some at
-            random: on surfaces with kinks the largest error of all is 1.3 times this in the median, and up to 2.2.
+            random: on surfaces with kinks the largest error of all is 1.4 times this in the median, and up to 2.2.
         points: how many were looked at.
     """
 

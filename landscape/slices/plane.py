@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 import numpy as np
@@ -80,9 +81,12 @@ def plane(
     losses, errors, accuracies = (np.full(shape, np.nan) for _ in range(3))
     made = count(1)
 
+    @lru_cache(maxsize=1)  # of one row at a time: whole planes go row by row
+    def start(row: int) -> torch.Tensor:
+        return torch.add(problem.vector, second.vector, alpha=float(up[row]))
+
     def evaluate(row: int, column: int) -> float:
-        start = torch.add(problem.vector, second.vector, alpha=float(up[row]))
-        sums = problem.sums_at(torch.add(start, first.vector, alpha=float(across[column])))
+        sums = problem.sums_at(torch.add(start(row), first.vector, alpha=float(across[column])))
         estimate = sums.estimate()
         losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
         accuracies[row, column] = sums.accuracy
