@@ -43,6 +43,22 @@ def samples_in(batch: Any) -> int:
     return next(len(tensor) for tensor in tensors_in(batch) if tensor.ndim)
 
 
+def shape_of(batch: Any) -> str:
+    """What two batches have in common where tensors of one can take the places of the other's."""
+    return repr(map_tensors(lambda each: f"{each.dtype} {tuple(each.shape)} {each.stride()}", batch))  # type: ignore[arg-type, return-value]
+
+
+def refilled(batch: Any, tensors: Iterable[Tensor]) -> Any:
+    """The same nesting with other tensors, in the order of `tensors_in`."""
+    rest = iter(tensors)
+    return map_tensors(lambda _: next(rest), batch)
+
+
+def of_all_batches(batches: list[Any], count: int) -> int:
+    """What was counted on the first batch, scaled to all by the number of samples."""
+    return count * sum(map(samples_in, batches)) // samples_in(batches[0])
+
+
 def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype) -> list[Any]:
     """Read the batches once, on ``device``, floating-point tensors as ``dtype``.
 

@@ -26,7 +26,7 @@ from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.measurements import History, Loss, Measurement, Run
-from landscape.problem import Problem
+from landscape.problem import Compile, Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record, row_at
 from landscape.record.order import place_in_run
@@ -46,6 +46,7 @@ class Source:
         device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
         dtype: ``float32`` or ``float64``; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
+        compiling: whether products are compiled; see `Problem`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
     """
@@ -57,6 +58,7 @@ class Source:
     batch_size: int | None = None
     params: str | Sequence[str] = ()
     allow_code_execution: bool = False
+    compiling: Compile = "auto"
 
     def __post_init__(self) -> None:
         """One glob is a list of one."""
@@ -75,7 +77,7 @@ class Source:
         """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
-            problem = problem.to(_device(self.device), dtype, self.batch_size)
+            problem = problem.to(_device(self.device), dtype, self.batch_size, self.compiling)
         except (RuntimeError, TypeError) as error:
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
@@ -100,13 +102,14 @@ def load_problem(
     batch_size: int | None = None,
     params: str | Sequence[str] = (),
     allow_code_execution: bool = False,
+    compiling: Compile = "auto",
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
-    return Source(problem, project, device, dtype, batch_size, params, allow_code_execution).load(checkpoint)
+    return Source(problem, project, device, dtype, batch_size, params, allow_code_execution, compiling).load(checkpoint)
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:

@@ -8,8 +8,8 @@ import fnmatch
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
 
 
+Compile = Literal["auto", "on", "off"]
+
+
 class Problem:
     """A model, a loss and a data set at one parameter vector; what every measurement of this library is made on.
 
@@ -46,10 +49,13 @@ class Problem:
         dtype: floating-point type of parameters, buffers and data.
         about: what the data set says of its samples: arrays (samples,) of text or numbers, by name.
         notes: what was decided or changed on the user's behalf, a sentence each.
+        programs: computations that were traced for this problem or one like it, by their `signature` and kind.
+        compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
 
     optimizer: Mapping[str, Any] | None = None
+    compiling: Compile = "auto"
 
     def __init__(
         self,
@@ -122,6 +128,7 @@ class Problem:
         self.model = model
         self.layout = ParameterLayout.of(model)
         self._slots = slots(model)
+        self.programs: dict[Hashable, Any] = {}
         self.device, self.dtype = point
         self._form = form
         self._training = training
@@ -168,8 +175,9 @@ class Problem:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         micro_batch: int | None = None,
+        compiling: Compile | None = None,
     ) -> Self:
-        """The same problem computed elsewhere, in another precision or in smaller pieces; None keeps what is.
+        """The same problem computed elsewhere, in another precision, in smaller pieces or compiled; None keeps what is.
 
         Raises:
             InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
@@ -178,6 +186,7 @@ class Problem:
         other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
         other.vector = other._own(self.vector)
         other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
+        other.compiling = compiling or self.compiling
         other._form = self._form.on(other.device, other.dtype)
         other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
         other.total_weight, _ = other._audit()
@@ -329,6 +338,19 @@ class Problem:
         """The buffers and frozen parameters."""
         return self._constants.values()
 
+    def with_tensors(self, constants: Iterable[Tensor], batch: Any) -> Self:
+        """The same problem with one batch alone, still weighed against all data, and other buffers in their order."""
+        other = copy.copy(self)
+        other._constants = dict(zip(self._constants, constants, strict=True))
+        other.batches = [batch]
+        return other
+
+    def signature(self, batch: Any) -> Hashable:
+        """What two points and batches must have in common for a computation traced at one to hold at the other."""
+        constants = tuple((name, tensor.dtype, tensor.shape) for name, tensor in self._constants.items())
+        point = self.layout.names, self.vector.dtype, self.device, self._training
+        return self._form, self.total_weight, point, constants, data.shape_of(batch)
+
     def _state(self, vector: Tensor) -> dict[str, Tensor]:
         """Every parameter and buffer of the model, the trainable ones as views of ``vector``."""
         # BatchNorm in training mode writes its running statistics.
@@ -450,12 +472,16 @@ class Problem:
                 total += part
         return total.to(self.dtype)
 
-    def hessian(self) -> Hessian:
-        """The Hessian of the objective at this point, as an operator on flat vectors."""
+    def hessian(self, products: int | None = None) -> Hessian:
+        """The Hessian of the objective at this point, as an operator on flat vectors.
+
+        Args:
+            products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
+        """
         # The one import upwards: a Problem knows its curvature by name, curvature is built on Problem.
         from landscape.curvature.hessian import Hessian
 
-        return Hessian(self)
+        return Hessian(self, products=products)
 
     @property
     def description(self) -> str:

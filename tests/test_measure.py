@@ -79,7 +79,7 @@ def test_how_a_row_came_to_be(tiny):
 def test_a_resumed_sweep_makes_its_products_as_it_began(tiny, monkeypatch):
     """The memory that decides may have changed in between; the numbers must not."""
     probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
-    monkeypatch.setattr("landscape.curvature.batched._half_of_memory", lambda _: 0)
+    monkeypatch.setattr("landscape.curvature.batched.half_of_memory", lambda _: 0)
     result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
     routes = [json.loads(str(row.data["hessian"].provenance.values))["route"]["name"] for row in result.rows]
     assert routes == ["cached", "cached"]

@@ -94,7 +94,8 @@ Project = Annotated[Path | None, _of(PROBLEM, "Folder of the pyproject.toml that
 Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.  [default: the model's]")]
 BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]
-AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files that run code. Only for files you trust.")]
+Compiling = Annotated[Literal["auto", "on", "off"], _of(PROBLEM, "Products.", "--compile")]
+AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files you trust that run code.")]
 
 Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]
 Overwrite = Annotated[bool, _flag(OUTPUT, "Measure anew and replace the record.")]

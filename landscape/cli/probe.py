@@ -80,6 +80,7 @@ def probe(
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
+    compiling: options.Compiling = "auto",
     allow_code_execution: options.AllowCode = False,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
@@ -99,7 +100,7 @@ def probe(
 
     if group_by is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
-    source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution)
+    source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution, compiling)
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix
     slices_of = tuple(directions or ()), points, reach, seed, subset
@@ -202,7 +203,8 @@ _SETTINGS = {
     "at": ["slices", "valley"],
     "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "samples", "dynamics", "hops", "crosscheck"],
 }
-_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction"}
+_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
+          "compiling": "--compile"}  # fmt: skip
 
 
 def _option(parameter: str) -> str:

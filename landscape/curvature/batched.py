@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import psutil
 import torch
 from torch import Tensor
 
-from landscape.batches import samples_in, tensors_in
+from landscape.batches import of_all_batches, shape_of, tensors_in
+from landscape.curvature.program import Program
+from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest, half_of_memory
+from landscape.curvature.traced import prepared, programs_of
+from landscape.curvature.work import Counting
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.wording import cause
 
 if TYPE_CHECKING:
-    from landscape.problem import Problem
-
-
-@dataclass(frozen=True)
-class Route:
-    """How products are made, decided once before the first of them.
-
-    Attributes:
-        name: ``cached`` keeps the graph of every batch, so that a product is two backward passes through what exists;
-            ``rebuilt`` makes the graph anew for each product.
-        graph_bytes: what the graphs of all batches hold beyond parameters and data: counted on the first batch and
-            scaled to all by the number of samples, and a flat vector for each batch.
-        budget_bytes: the most that kept graphs may hold.
-    """
-
-    name: str
-    graph_bytes: int
-    budget_bytes: int
-
-    def plain(self) -> dict[str, str | int]:
-        """As a dictionary, the form in which a record keeps it."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        """What the screen says of it."""
-        if self.name == "cached":
-            return f"cached double-backward graph, {self.graph_bytes / 1e6:.0f} MB"
-        return (
-            f"graph rebuilt for each product: kept, it would hold {self.graph_bytes / 1e9:.1f} GB of the "
-            f"{self.budget_bytes / 1e9:.1f} GB allowed"
-        )
+    from landscape.problem import Compile, Problem
 
 
 @dataclass(frozen=True)
@@ -73,16 +47,29 @@ class BatchedOperator(SymmetricOperator):
     A subclass gives `_linearise`, which is called by the constructor: what it needs is set before that.
 
     Attributes:
-        route: which way the products are made and why; see `Route`.
+        route: which way the products are made and why; see `landscape.curvature.route.Route`.
     """
 
-    def __init__(self, problem: Problem, memory: int | None = None, route: str | None = None) -> None:
+    traceable: ClassVar[bool] = False
+    """Whether a batch's contribution is made of the problem, the flat vector and the batch alone."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        memory: int | None = None,
+        route: str | None = None,
+        *,
+        products: int | None = None,
+        compiling: Compile | None = None,
+    ) -> None:
         """Prepare products at the problem's point.
 
         Args:
             problem: where the curvature is taken.
             memory: bytes that kept graphs may hold; default: half of the device's memory. 0 rebuilds always.
-            route: ``cached`` or ``rebuilt``, to make products as an earlier run did; default: decided by the memory.
+            route: the name of one, to make products as an earlier run did; default: the cheapest within the memory.
+            products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
+            compiling: see `Problem`; default: the problem's.
 
         Raises:
             InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
@@ -91,11 +78,19 @@ class BatchedOperator(SymmetricOperator):
         self._problem = problem
         self._vector = problem.vector.clone().requires_grad_()
         self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
-        budget = _half_of_memory(problem.device) if memory is None else memory
+        self._programs: dict[str, Program] = {}  # by the shape of the batch
+        budget = half_of_memory(problem.device) if memory is None else memory
         needed = self._graph_bytes()
-        self.route = Route(route or ("cached" if needed <= budget else "rebuilt"), needed, budget)
+        autograd = Route("cached" if needed <= budget else "rebuilt", needed, budget)
+        self.route = (
+            replace(autograd, name=route)
+            if route
+            else self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
+        )
         with problem.evaluating():
-            self._kept = list(self._linearised()) if self.route.name == "cached" else None
+            if self.route.traced:
+                self._trace()
+            self._kept = list(self._linearised()) if self.route.keeps else None
 
     @abstractmethod
     def _linearise(self, index: int) -> Linearised:
@@ -106,22 +101,64 @@ class BatchedOperator(SymmetricOperator):
         """
 
     def _linearised(self) -> Iterator[Linearised]:
-        for index in range(len(self._problem.batches)):
-            yield self._linearise(index)
+        for index, batch in enumerate(self._problem.batches):
+            program = self._programs.get(shape_of(batch))
+            if program is None:
+                yield self._linearise(index)
+            else:
+                apply, tensors = prepared(program, self._problem, batch)
+                yield Linearised(apply, (), tensors)
+
+    def _linearise_first(self, problem: Problem, point: Tensor) -> Callable[[Tensor], Tensor]:
+        """The same curvature of another problem's first batch."""
+        other = copy.copy(self)
+        other._problem, other._vector = problem, point.detach().requires_grad_()
+        other._one = torch.ones_like(self._one, requires_grad=True)
+        return other._linearise(0).apply
 
     def _graph_bytes(self) -> int:
         """What the graphs would hold: deterministic, at the price of making one batch's."""
         batches = self._problem.batches
-        counter = _SavedBytes([self._vector, *self._problem.constants(), *tensors_in(batches[0])])
-        with self._problem.evaluating(), torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
+        saved = self._bytes_saved()
+        hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
+        with self._problem.evaluating(), hooks:
             linearised = self._linearise(0)
         for tensor in linearised.tensors:
-            counter.pack(tensor)
-        counter.let_go()
+            saved.pack(tensor)
+        saved.let_go()
         _refuse_once_differentiable(linearised.derivatives)
-        samples = sum(samples_in(batch) for batch in batches)
-        flat_vectors = len(batches) * self._vector.nbytes
-        return counter.bytes * samples // samples_in(batches[0]) + flat_vectors
+        return of_all_batches(batches, saved.bytes) + len(batches) * self._vector.nbytes
+
+    def _chosen(self, autograd: Route, products: int, compiling: Compile) -> Route:
+        """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
+        if not self.traceable or (compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING):
+            return autograd
+        with self._problem.evaluating(), Counting() as counting:
+            self._linearise(0)
+        return cheapest(counting.work.of_all(self._problem.batches), autograd, products, compiling, self.device)
+
+    def _bytes_saved(self) -> _SavedBytes:
+        """A count of the bytes that are saved beyond parameters and data, of the first batch."""
+        return _SavedBytes([self._vector, *self._problem.constants(), *tensors_in(self._problem.batches[0])])
+
+    def _trace(self) -> None:
+        """Get the programs of the route; where there are none, or they keep too much, take the route without."""
+        try:
+            self._programs = programs_of(self._problem, self._linearise_first, type(self).__name__, self.route.compiles)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever torch, a compiler or the model says to being traced
+            self.route = self.route.without_program(f"no program of the product, {cause(error)}")
+            return
+        saved = self._bytes_saved()
+        for tensor in next(self._linearised()).tensors:
+            saved.pack(tensor)
+        held = of_all_batches(self._problem.batches, saved.bytes)
+        if self.route.keeps and held > self.route.budget_bytes:
+            self._programs = {}
+            self.route = self.route.without_program(f"its program would keep {held / 1e9:.1f} GB")
+        elif self.route.keeps:
+            self.route = replace(self.route, graph_bytes=held)
 
     def _product(self, vectors: Tensor) -> Tensor:
         products = torch.zeros(vectors.shape, dtype=torch.float64, device=self.device)
@@ -188,10 +225,3 @@ class _SavedBytes:
     def let_go(self) -> None:
         """Break the cycle of graph, hooks and saved tensors, which no garbage collector sees."""
         self.saved.clear()
-
-
-def _half_of_memory(device: torch.device) -> int:
-    """Half of the device's memory in bytes: of its total, so that the route doesn't depend on the moment."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 2
-    return psutil.virtual_memory().total // 2

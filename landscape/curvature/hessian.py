@@ -19,6 +19,8 @@ class Hessian(BatchedOperator):
     graph is kept, 3.0 where it is rebuilt. Batches are summed in float64.
     """
 
+    traceable = True
+
     def _linearise(self, index: int) -> Linearised:
         vector = self._vector
         share = self._one * self._problem.share(vector, self._problem.batches[index])

@@ -48,7 +48,8 @@ class Density(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        expected = 4 * self.k + self._probes * self.steps
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
         found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, progress=bar)
         return Measured(_variables(found, self.matrix), {"route": made.route.plain()})
 

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.curvature.batched import Route
+from landscape.curvature.route import Route
 from landscape.display import eigenvalue_table, rounded_up
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
@@ -62,7 +62,7 @@ class TopEigenpairs(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), 20 + 4 * self.k)
         before = self._vectors_before(history, problem)
         pairs = top_eigenpairs(
             operator,

@@ -24,6 +24,7 @@ from landscape.spectrum.functions import (
     log_det,
 )
 from landscape.spectrum.spectral_sum import STEPS, K, Settings, SpectralSum
+from landscape.spectrum.trace import FEWEST_PROBES
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class _SpectralSum(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        expected = self.k + (self.probes or FEWEST_PROBES) * self.steps
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
         try:
             found = type(self)._estimate(
                 operator, self.alpha, tol=self.tol, probes=self.probes, steps=self.steps, k=self.k, seed=self.seed,

@@ -97,7 +97,7 @@ class ValleyHops(Measurement):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues, descending, eigenvectors, and of the first k the error and whether they converged."""
         if problem.layout.dim <= MAX_DIM:
-            full = full_spectrum(problem.hessian(), eigenvectors=True, progress=tell)
+            full = full_spectrum(problem.hessian(problem.layout.dim), eigenvectors=True, progress=tell)
             assert full.eigenvectors is not None, "asked for"
             return full.eigenvalues, full.eigenvectors, np.full(self.k, full.rounding), np.full(self.k, True)
         pairs = top_eigenpairs(problem.hessian(), self.k, "LA", self.tol, self.seed, progress=tell)

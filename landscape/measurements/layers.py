@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from landscape.curvature.batched import Route
+from landscape.curvature.route import Route
 from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, variable

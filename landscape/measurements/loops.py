@@ -13,7 +13,7 @@ import xarray as xr
 from rich.console import RenderableType
 from rich.table import Table
 
-from landscape.curvature.batched import Route
+from landscape.curvature.route import Route
 from landscape.curvature.untied import untied
 from landscape.display import to_error
 from landscape.errors import InputError

@@ -86,17 +86,20 @@ class Matrix:
         label = "" if self.kind == "hessian" else "_" + self.kind.replace("-", "_")
         return f"{measurement}{label}{'_preconditioned' if self.precondition else ''}"
 
-    def operator(self, problem: Problem, route: str | None = None) -> tuple[SymmetricOperator, BatchedOperator]:
+    def operator(
+        self, problem: Problem, route: str | None = None, products: int | None = None
+    ) -> tuple[SymmetricOperator, BatchedOperator]:
         """The operator at a problem's point, and what makes its products (itself, unless it is preconditioned).
 
         Args:
             problem: where.
             route: the way to make products, where it was decided before.
+            products: so many are expected; None if nobody knows.
 
         Raises:
             InputError: the problem has no such matrix, or there is nothing to precondition with.
         """
-        made = self._plain(problem, route)
+        made = self._plain(problem, route, products)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
     def settled(self, problem: Problem) -> Matrix:
@@ -122,10 +125,10 @@ class Matrix:
             raise InputError(f"--precondition {self.precondition}: {error}") from error
         return replace(self, digest=None if self.precondition == "adam" else digest_of(self.precondition))
 
-    def _plain(self, problem: Problem, route: str | None) -> BatchedOperator:
+    def _plain(self, problem: Problem, route: str | None, products: int | None) -> BatchedOperator:
         match self.kind:
             case "hessian":
-                return Hessian(problem, route=route)
+                return Hessian(problem, route=route, products=products)
             case "ggn":
                 return GaussNewton(problem, route=route)
             case "fisher":

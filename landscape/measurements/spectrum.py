@@ -38,7 +38,7 @@ class Spectrum(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), problem.layout.dim)
         found = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
         units = self.matrix.units
         return Measured(

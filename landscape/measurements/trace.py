@@ -42,7 +42,7 @@ class Trace(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices))
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
         found = estimate_trace(operator, self.tol, self.probes, self.seed, max_products=self.max_products, progress=bar)
         return Measured(trace_variables(found, self.matrix), {"route": made.route.plain()})
 

@@ -188,7 +188,7 @@ def _spectrum(problem: Problem, history: History, tell: Callable[[Progress], Non
     known = history.of_checkpoint("spectrum")
     if known is not None:
         return known.eigenvalues.values, float(known.rounding)
-    found = full_spectrum(problem.hessian(), progress=tell)
+    found = full_spectrum(problem.hessian(problem.layout.dim), progress=tell)
     return found.eigenvalues, found.rounding
 
 

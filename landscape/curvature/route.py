@@ -1,0 +1,124 @@
+"""The ways of making products, and the choice between them: by memory first, then by what all products will cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import psutil
+import torch
+
+from landscape.curvature.work import Work
+from landscape.problem import Compile
+
+EXPECTED = 60
+"""Products, where nobody says how many: those of ten eigenpairs."""
+
+_KEPT = {"cached": "cached double-backward graph", "linearised": "linearised once and kept",
+         "compiled": "linearised once, kept and compiled"}  # fmt: skip
+_REBUILT = {"rebuilt": "graph rebuilt for each product",
+            "recompiled": "compiled, with all that it needs made anew for each product"}  # fmt: skip
+
+# In gradients, all measured on one thread: docs/performance.md.
+_CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
+WORTH_COUNTING = 5e9
+"""Bytes of graphs that all products together go through, below which no program pays: some seconds' work."""
+
+# Seconds for each operation of a gradient, which makes some six in the program of a product.
+_TRACING, _COMPILING = 0.02, 0.15
+# What compiling saves of the time of everything but matrix products. Networks whose products are convolutions gain
+# nothing: what is saved there goes into changes of layout.
+_FUSED = 0.45
+
+
+@dataclass(frozen=True)
+class Route:
+    """How products are made, decided once before the first of them.
+
+    Attributes:
+        name: ``cached`` keeps the graph of every batch, so that a product is two backward passes through what exists;
+            ``rebuilt`` makes the graph anew for each product; ``linearised`` keeps, of a program of the product, what
+            is the same for every vector; ``compiled`` has the rest of it compiled; ``recompiled`` as well, and keeps
+            nothing.
+        graph_bytes: what the graphs of all batches hold beyond parameters and data: counted on the first batch and
+            scaled to all by the number of samples, and a flat vector for each batch.
+        budget_bytes: the most that kept graphs may hold.
+        note: why another route that would have been cheaper wasn't taken; empty if none.
+    """
+
+    name: str
+    graph_bytes: int
+    budget_bytes: int
+    note: str = ""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether something of every batch is kept from one product to the next."""
+        return self.name in _KEPT
+
+    @property
+    def traced(self) -> bool:
+        """Whether programs make the products, rather than autograd."""
+        return self.name in ("linearised", "compiled", "recompiled")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether these are compiled."""
+        return self.name in ("compiled", "recompiled")
+
+    def plain(self) -> dict[str, str | int]:
+        """As a dictionary, the form in which a record keeps it."""
+        return asdict(self)
+
+    def without_program(self, why: str) -> Route:
+        """The route to take where a product can't be traced or compiled."""
+        return replace(self, name="cached" if self.keeps else "rebuilt", note=why)
+
+    def __str__(self) -> str:
+        """What the screen says of it."""
+        note = f" ({self.note})" if self.note else ""
+        if self.keeps:
+            return f"{_KEPT[self.name]}, {self.graph_bytes / 1e6:.0f} MB{note}"
+        return (
+            f"{_REBUILT[self.name]}: kept, it would hold {self.graph_bytes / 1e9:.1f} GB of the "
+            f"{self.budget_bytes / 1e9:.1f} GB allowed{note}"
+        )
+
+
+def cheapest(work: Work, autograd: Route, products: int, compiling: Compile, device: torch.device) -> Route:
+    """The cheapest route by counted work and round figures, so the same in each run.
+
+    Args:
+        work: of one gradient over all data; its operations are those of one batch.
+        autograd: the route without programs, within the memory that there is.
+        products: so many are expected.
+        compiling: ``on`` compiles whatever it costs, ``off`` never.
+        device: where.
+    """
+    seconds = _seconds(work, autograd.keeps, device, products)
+    routes = [replace(autograd, name=name) for name in seconds]
+    allowed = [route for route in routes if compiling == "auto" or route.compiles == (compiling == "on")]
+    return min(allowed, key=lambda route: seconds[route.name])
+
+
+def _seconds(work: Work, kept: bool, device: torch.device, products: int) -> dict[str, float]:
+    """What each route would take in all, with what is kept or without."""
+    gradient = work.seconds(device)
+    saved = 0.0 if 2 * work.convolutions > work.flops else _FUSED * work.pointwise(device)
+    tracing, fusing = _TRACING * work.operations, (_TRACING + _COMPILING) * work.operations
+    if kept:
+        return {
+            "cached": products * _CACHED * gradient,
+            "linearised": tracing + products * _LINEARISED * gradient,
+            "compiled": fusing + products * _LINEARISED * (gradient - saved),
+        }
+    return {
+        "rebuilt": products * _REBUILDING * gradient,
+        "recompiled": fusing + products * (_PREPARING * gradient + _LINEARISED * (gradient - saved)),
+    }
+
+
+def half_of_memory(device: torch.device) -> int:
+    """Half of the device's memory in bytes: of its total, so that the route doesn't depend on the moment."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 2
+    return psutil.virtual_memory().total // 2
