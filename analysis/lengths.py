@@ -10,29 +10,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 from scipy import stats
 
-import landscape
 from analysis.intervals import mean_of, rank_correlation
-from analysis.runs import measuring_units, training_units
-from analysis.shift import LEARNT, TASKS, contest_of
-from analysis.study import Report, Scale, Study, markdown_table
-from analysis.units import Unit
+from analysis.shift import LEARNT, TASKS, study_of
+from analysis.study import Report, Results, Scale, Study, markdown_table
 from data.algorithmic import ALGORITHMS
+from landscape.errors import InputError
 from landscape.figures import COLOURS
-from landscape.measurements.valley import HEIGHTS
-from models.settings import TaskName, TrainingSettings, checkpoints_of, step_of
+from models.settings import TaskName
 from models.tasks import HELD_OUT_SEQUENCES
-
-STEPS = (1000,)
-"""At which curvature is measured, beside the last. Not at the start, where the trace is near zero: a tenth of it takes
-more products than all the rest."""
 
 FEWEST_MODELS, FEWEST_GROUPS = 10, 6
 """With fewer, a correlation in the right order by chance would have an interval without zero."""
@@ -46,68 +39,41 @@ MEASURES = {
 }
 
 
-def stages(scale: Scale) -> list[list[Unit]]:
-    """Training as in the SHIFT studies, then the shapes."""
-    tasks, seeds = _tasks(scale), _seeds(scale)
-    training = [unit for task in tasks for unit in training_units(scale.runs, _arms(task, scale), seeds, f"{task}-")]
-    measured = [
-        unit
-        for task in tasks
-        for unit in measuring_units(
-            scale.runs, _arms(task, scale), seeds, f"shape-{task}", measure, steps=scale.pick(STEPS, (4,)),
-            directions=scale.pick(5, 1), k=scale.pick(10, 2),
-        )
-    ]  # fmt: skip
-    return [training, measured]
+def _found(scale: Scale) -> dict[TaskName, xr.Dataset]:
+    """What the SHIFT study of each task found, by arm, seed and step measured.
+
+    Raises:
+        InputError: one of them has no results yet.
+    """
+    tasks = scale.pick(tuple(task for task in TASKS if task in ALGORITHMS), ("copy",))
+    return {task: _shapes(scale.results / f"{study_of(task).name}.h5") for task in tasks}
 
 
-def _tasks(scale: Scale) -> tuple[TaskName, ...]:
-    return scale.pick(tuple(task for task in TASKS if task in ALGORITHMS), ("copy",))
+def _shapes(file: Path) -> xr.Dataset:
+    if not file.exists():
+        raise InputError(f"{file} isn't there: run python -m analysis {file.stem} first")
+    data = xr.load_dataset(file, engine="h5netcdf")
+    values = data.shape_eigenvalues
+    walled = data.shape_labels.isel(height=-1) != "no valley"
+    smallest = values.min("rank")
+    return xr.Dataset({
+        "accuracy": data.accuracy.sel(arm=data.shaped.values).rename(arm="shaped"),
+        "longer": data.longer.sel(arm=data.shaped.values).mean("length").rename(arm="shaped"),
+        "questions": HELD_OUT_SEQUENCES * data.sizes["length"],
+        "eigenvalues": values,
+        "labels": data.shape_labels,
+        "lambda_max": values.max("rank"),
+        "kappa": (values.max("rank") / smallest).where(smallest > 0),  # NaN where the smallest isn't positive
+        "effective_rank": data.shape_effective_rank,
+        "loss": data.shape_loss,
+        "exponent": data.shape_exponents.isel(height=-1).where(walled).median("direction"),  # NaN where none has walls
+    }).rename(shaped="arm").drop_vars("arm_", errors="ignore")  # fmt: skip
 
 
-def _seeds(scale: Scale) -> int:
-    return scale.pick(3, 2)
-
-
-def _arms(task: TaskName, scale: Scale) -> dict[str, TrainingSettings]:
-    return dict(contest_of(task, scale).unstaged)
-
-
-def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dict[str, Any]:
-    """Curvature at some steps and the last by the k largest eigenvalues and the trace, and the valley at the last."""
-    *before, last = checkpoints_of(Path(folder))
-    chosen = [*(path for path in before if step_of(path) in steps), last]
-    pairs, trace = landscape.TopEigenpairs(k, "LA"), landscape.Trace(0.1)
-    asked = [landscape.Loss(), pairs, trace, landscape.Valley(directions)]
-    result = landscape.probe(chosen, asked, Path(folder) / f"shape-{directions}.landscape.h5", at=(-1,))
-    rows = [row.data for row in result.rows]
-    valley = rows[-1]["valley"]
-    return {
-        "steps": [step_of(path) for path in chosen],
-        "eigenvalues": [each["hessian"].eigenvalues.values.tolist() for each in rows],
-        "lambda_max": [float(each["hessian"].eigenvalues[0]) for each in rows],
-        "kappa": [_kappa(each["hessian"].eigenvalues.values) for each in rows],
-        "effective_rank": [float(each["trace"].trace ** 2 / each["trace"].frobenius ** 2) for each in rows],
-        "loss": [float(each["loss"].loss) for each in rows],
-        "exponent": [_median(valley.exponent.values[:, -1], valley.label.values[:, -1])],
-        "labels": valley.label.values.tolist(),
-    }
-
-
-def _median(exponents: np.ndarray, labels: np.ndarray) -> float:
-    """Of the directions that have walls; NaN where none has."""
-    walled = exponents[labels != "no valley"]
-    return float(np.median(walled)) if len(walled) else float("nan")
-
-
-def _kappa(eigenvalues: np.ndarray) -> float:
-    """The largest by the smallest of some top eigenvalues; NaN where that isn't positive."""
-    return float(eigenvalues.max() / eigenvalues.min()) if eigenvalues.min() > 0 else float("nan")
-
-
-def report(scale: Scale, found: Mapping[str, Any]) -> Report:
+def report(scale: Scale, results: Results) -> Report:
     """Rank correlations over models, and curvature over training."""
-    data = _dataset(scale, found)
+    found = _found(scale)
+    data = _dataset(found)
     good = data.accuracy >= LEARNT
     text = f"""One model for each task, arm and seed: {data.sizes["model"]} in all, {int(good.sum())} of which answer
 at least {LEARNT:.0%} of the questions of trained lengths. Longer: mean accuracy over the task's longer lengths.
@@ -122,31 +88,26 @@ the last column has ranks within task and arm, among seeds alone, which neither 
 **R7.** Single and looped after 1,000 steps and at the end of training, mean over seeds. The logarithm
 of the effective rank is the entropy of second order; the matrix entropy and phases aren't told of models of this size.
 
-{_training(scale, found)}
+{_training(found)}
 R2 past the toy: of the ten largest eigenvalues at the last checkpoint, rank by rank, how many are larger in the looped
 model in every seed, how many smaller in every seed, and the mean of log2(looped / single) over ranks.
 
-{_dominance(scale, found)}
+{_dominance(found)}
 Verdicts of the geometry at the last checkpoint, over all directions, by height:
 
-{_verdicts(scale, found)}"""
+{_verdicts(found)}"""
     return Report(text, data, {"exponents": _figure(data)})
 
 
-def _dataset(scale: Scale, found: Mapping[str, Any]) -> xr.Dataset:
-    """A row for each model."""
-    rows: list[dict[str, Any]] = []
-    for task in _tasks(scale):
-        for arm in _arms(task, scale):
-            for seed in range(_seeds(scale)):
-                metrics = found[f"train-{task}-{arm}-{seed}"]["metrics"]
-                longer = [metrics[f"evaluation_accuracy_{length}"][-1] for length in ALGORITHMS[task].longer]
-                shape = found[f"shape-{task}-{arm}-{seed}"]
-                rows.append({
-                    "task": task, "arm": arm, "seed": seed, "accuracy": metrics["evaluation_accuracy"][-1],
-                    "longer": float(np.mean(longer)), "asked": HELD_OUT_SEQUENCES * len(longer),
-                    **{name: shape[name][-1] for name in MEASURES},
-                })  # fmt: skip
+def _dataset(found: Mapping[TaskName, xr.Dataset]) -> xr.Dataset:
+    """A row for each model, at the end of its training."""
+    rows = []
+    for task, data in found.items():
+        last = data.isel(measured=-1)
+        for arm, seed in product(data.arm.values, data.seed.values):
+            one = last.sel(arm=arm, seed=seed)
+            names = ("accuracy", "longer", "questions", *MEASURES)
+            rows.append({"task": task, "arm": str(arm), "seed": int(seed)} | {name: float(one[name]) for name in names})
     return xr.Dataset({name: ("model", [row[name] for row in rows]) for name in rows[0]})
 
 
@@ -163,7 +124,7 @@ def _ranks(data: xr.Dataset, name: str, chosen: np.ndarray, within: Sequence[str
         here = np.flatnonzero(chosen & (groups == group))
         longer = data.longer.values[here]
         if len(here) > 2 and longer.std(ddof=1) > 2 * np.sqrt(
-            (longer * (1 - longer)).mean() / data.asked.values[here[0]]
+            (longer * (1 - longer)).mean() / data.questions.values[here[0]]
         ):
             ranks = [(stats.rankdata(each) - 1) / (len(here) - 1) for each in (data[name].values[here], longer)]
             found.append((*ranks, cells[here]))
@@ -188,25 +149,19 @@ def _correlations(data: xr.Dataset, good: xr.DataArray) -> str:
     return markdown_table(["", *columns], rows)
 
 
-def _training(scale: Scale, found: Mapping[str, Any]) -> str:
-    rows = []
-    for task in _tasks(scale):
-        for arm in ("single", "looped"):
-            shapes = [found[f"shape-{task}-{arm}-{seed}"] for seed in range(_seeds(scale))]
-            for place, step in enumerate(shapes[0]["steps"]):
-                cells = [mean_of([each[name][place] for each in shapes]).text(2) for name in
-                         ("loss", "lambda_max", "effective_rank", "kappa")]  # fmt: skip
-                rows.append([f"{task}, {arm}, step {step}", *cells])
-    return markdown_table(["", *(MEASURES[name] for name in ("loss", "lambda_max", "effective_rank", "kappa"))], rows)
+def _training(found: Mapping[TaskName, xr.Dataset]) -> str:
+    names, rows = ("loss", "lambda_max", "effective_rank", "kappa"), []
+    for task, data in found.items():
+        for arm, step in product(("single", "looped"), data.measured.values):
+            one = data.sel(arm=arm, measured=step)
+            rows.append([f"{task}, {arm}, step {step}", *(mean_of(one[name].values).text(2) for name in names)])
+    return markdown_table(["", *(MEASURES[name] for name in names)], rows)
 
 
-def _dominance(scale: Scale, found: Mapping[str, Any]) -> str:
+def _dominance(found: Mapping[TaskName, xr.Dataset]) -> str:
     rows = []
-    for task in _tasks(scale):
-        single, looped = (
-            np.array([found[f"shape-{task}-{arm}-{seed}"]["eigenvalues"][-1] for seed in range(_seeds(scale))])
-            for arm in ("single", "looped")
-        )
+    for task, data in found.items():
+        single, looped = (data.eigenvalues.sel(arm=arm).isel(measured=-1).values for arm in ("single", "looped"))
         positive = (np.stack([single, looped]) > 0).all(axis=(0, 1))
         ratios = np.log2(looped[:, positive] / single[:, positive])  # (seed, rank)
         above, below = (int(each.all(axis=0).sum()) for each in (ratios > 0, ratios < 0))
@@ -215,17 +170,14 @@ def _dominance(scale: Scale, found: Mapping[str, Any]) -> str:
     return markdown_table(["", "positive in all", "looped above", "below", "mean log2 ratio"], rows)
 
 
-def _verdicts(scale: Scale, found: Mapping[str, Any]) -> str:
+def _verdicts(found: Mapping[TaskName, xr.Dataset]) -> str:
     rows = []
-    for task in _tasks(scale):
-        for arm in _arms(task, scale):
-            labels = np.array([found[f"shape-{task}-{arm}-{seed}"]["labels"] for seed in range(_seeds(scale))])
-            cells = [
-                ", ".join(f"{count} {label}" for label, count in Counter(labels[..., place].ravel()).most_common())
-                for place in range(labels.shape[-1])
-            ]
+    for task, data in found.items():
+        for arm in data.arm.values:
+            counts = [Counter(data.labels.sel(arm=arm, height=height).values.ravel()) for height in data.height.values]
+            cells = [", ".join(f"{count} {label}" for label, count in each.most_common()) for each in counts]
             rows.append([f"{task}, {arm}", *cells])
-    return markdown_table(["", *(f"{height:g} of the depth" for height in HEIGHTS)], rows)
+    return markdown_table(["", *(f"{height:g} of the depth" for height in data.height.values)], rows)
 
 
 def _figure(data: xr.Dataset) -> Figure:
@@ -241,5 +193,8 @@ def _figure(data: xr.Dataset) -> Figure:
 
 
 STUDY = Study(
-    "lengths", "R7, R8: past the toy, does the valley's shape predict accuracy on longer questions?", stages, report
+    "lengths",
+    "R7, R8: past the toy, does the valley's shape predict accuracy on longer questions?",
+    lambda scale: [],
+    report,
 )

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from analysis.intervals import Interval, difference_of, mean_of
 from analysis.runs import training_units
+from analysis.shape import shape_units, shapes_of
 from analysis.study import Report, Results, Scale, Stage, Study, markdown_table
 from analysis.units import Unit
 from data.algorithmic import ALGORITHMS
@@ -41,8 +42,8 @@ epochs; `-loops` adds a pass at a time over 10 epochs, `-gain` lets the new pass
 Hessian's largest eigenvalue) are criteria of one quantity; `epoch-N` switches after N epochs; `untied` has three layers
 of its own."""
 
-EPOCHS: dict[TaskName, int] = {"unique-set": 200}
-"""Of algorithmic tasks that are learnt in fewer than 400 epochs of 20 steps."""
+EPOCHS: dict[TaskName, int] = {"unique-set": 200, "copy": 600, "binary-sum": 600}
+"""Of algorithmic tasks that take fewer or more than 400 epochs of 20 steps; in the last quarter the rate falls to 0."""
 
 NEVER = 1_000_000
 """The patience of the run that is watched and never switches."""
@@ -102,6 +103,11 @@ class Contest:
         every = {**self.switches, "watched": SwitchSettings("shift", patience=NEVER)}
         return {name: replace(self.looped, switch=switch) for name, switch in every.items()}
 
+    @property
+    def has_shapes(self) -> bool:
+        """Whether the valleys are measured here too; the toy's are by other studies."""
+        return self.task != "markov"
+
     def is_learnt(self, found: Results) -> bool:
         """Whether pure looped training is as accurate as it must be."""
         reached = [found[f"train-looped-{seed}"]["metrics"][self.accuracy][-1] for seed in range(self.seeds)]
@@ -115,10 +121,10 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
         single, others, switches = replace(looped, model="single"), {}, _TOY_SWITCHES
         metrics = ("evaluation_accuracy_complex", "evaluation_accuracy_simple", "evaluation_loss_simple")
     else:
+        epochs, steps = scale.pick(EPOCHS.get(task, 400), 4), scale.pick(20, 2)
         looped = TrainingSettings(
-            "gpt", task=task, epochs=scale.pick(EPOCHS.get(task, 400), 4), steps_per_epoch=scale.pick(20, 2),
-            learning_rate=1e-3, warmup=scale.pick(200, 2), width=scale.pick(64, 2), heads=scale.pick(4, 1),
-            positions="none",
+            "gpt", task=task, epochs=epochs, steps_per_epoch=steps, learning_rate=1e-3, warmup=scale.pick(200, 2),
+            cooldown=epochs * steps // 4, width=scale.pick(64, 2), heads=scale.pick(4, 1), positions="none",
         )  # fmt: skip
         single, switches = replace(looped, model="gpt-single"), _SWITCHES
         others = {"untied": replace(looped, model="gpt-untied")}
@@ -144,7 +150,10 @@ difference lies within {100 * PARITY:.0f} points; different: it lies beyond them
 
 {_reached(data)}
 {_longer(data)}{_staged(contest, data, found) if learnt else NOT_LEARNT}"""
-    return Report(text, data, {"accuracy": _figure(contest, data)})
+    figures = {"accuracy": _figure(contest, data)}
+    if contest.has_shapes:
+        data = data.merge(shapes_of(found, contest.unstaged, contest.seeds))
+    return Report(text, data, figures)
 
 
 NOT_LEARNT = f"""The mean of pure looped training over seeds stays below {LEARNT:.0%}: the task isn't learnt within this
@@ -355,10 +364,11 @@ def study_of(task: TaskName) -> Study:
     def stages(scale: Scale) -> list[Stage]:
         contest = contest_of(task, scale)
 
-        def staged(found: Results) -> list[Unit]:
-            return training_units(scale.runs, contest.staged, contest.seeds) if contest.is_learnt(found) else []
+        def rest(found: Results) -> list[Unit]:
+            staged = training_units(scale.runs, contest.staged, contest.seeds) if contest.is_learnt(found) else []
+            return staged + (shape_units(scale, contest.unstaged, contest.seeds) if contest.has_shapes else [])
 
-        return [training_units(scale.runs, contest.unstaged, contest.seeds), staged]
+        return [training_units(scale.runs, contest.unstaged, contest.seeds), rest]
 
     def report(scale: Scale, found: Results) -> Report:
         return report_on(contest_of(task, scale), found)

@@ -32,10 +32,12 @@ class Scale:
     Attributes:
         quick: minutes instead of an hour: few seeds, short runs; for the tests, and says nothing about the question.
         runs: folder of training runs and of finished units.
+        results: folder of ``NAME.md``, ``NAME.h5`` and ``NAME-FIGURE.png`` of every study.
     """
 
     quick: bool
     runs: Path
+    results: Path
 
     def pick(self, full: T, quick: T) -> T:
         """One of the two."""
@@ -74,19 +76,18 @@ class Study:
     report: Callable[[Scale, Results], Report]
 
 
-def run_study(study: Study, scale: Scale, results: Path, workers: int) -> Path:
+def run_study(study: Study, scale: Scale, workers: int) -> Path:
     """Do what isn't done yet, and write record, table and figures.
 
     Args:
         study: which.
         scale: how much.
-        results: folder of ``NAME.md``, ``NAME.h5`` and ``NAME-FIGURE.png``.
         workers: processes at a time.
 
     Returns:
         The table.
     """
-    started = time.monotonic()
+    started, results = time.monotonic(), scale.results
     kept = scale.runs / "units" / study.name
     found: dict[str, Any] = {}
     spent = 0.0

@@ -101,6 +101,7 @@ class TrainingSettings:
         batch: Fresh sequences in a step.
         learning_rate: Learning rate of Adam.
         warmup: Steps over which the learning rate rises from 0.
+        cooldown: Steps at the end over which it falls to 0.
         width: Width of the embedding.
         heads: Number of attention heads.
         loops: How often the layer is applied.
@@ -122,6 +123,7 @@ class TrainingSettings:
     batch: int = 64
     learning_rate: float = 3e-3
     warmup: int = 0
+    cooldown: int = 0
     width: int | None = None
     heads: int | None = None
     loops: int | None = None
@@ -146,8 +148,10 @@ class TrainingSettings:
             )
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"the learning rate is {self.learning_rate}; give a number above 0")
-        if self.warmup < 0:
-            raise InputError(f"the learning rate can't rise over {self.warmup} steps; give 0 or more")
+        if min(self.warmup, self.cooldown) < 0:
+            raise InputError(
+                f"the learning rate can't rise over {self.warmup} steps and fall over {self.cooldown}; give 0 or more"
+            )
         if self.switch is not None:
             self.switch.check()
 
@@ -232,6 +236,8 @@ def replace_text(path: Path, text: str) -> None:
 
 def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse a folder whose settings are others, naming them."""
+    # A setting that there wasn't yet was what its default is now.
+    found = {each.name: each.default for each in fields(TrainingSettings)} | found
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if names:
         theirs, ours = (", ".join(f"{name}={side.get(name)}" for name in names) for side in (found, wanted))

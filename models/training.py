@@ -218,9 +218,12 @@ class Run:
     def _enter(self, stage: Stage) -> None:
         """Set passes, gain and learning rate."""
         self.model.loops, self.model.gain = stage.loops, stage.gain  # type: ignore[assignment]
-        warm = min(1.0, (self.step + 1) / (self.settings.warmup + 1))
+        settings = self.settings
+        left = max(0, settings.epochs * settings.steps_per_epoch - self.step)
+        rate = settings.learning_rate * stage.rate
+        rate *= min(1.0, (self.step + 1) / (settings.warmup + 1)) * min(1.0, (left + 1) / (settings.cooldown + 1))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate * stage.rate * warm
+            group["lr"] = rate
 
     def _draw(self, count: int, key: tuple[int, ...]) -> Data:
         # A spawn key can't coincide with a bare seed, as the held-out data have; [seed, step] could, as zeros pad it.

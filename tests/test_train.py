@@ -1,11 +1,13 @@
 """Training: what a run writes, and that it continues without a trace."""
 
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,26 @@ class TestSchedule:
         schedule = TrainingSettings("single", epochs=epochs, steps_per_epoch=steps).checkpoint_steps()
         assert (schedule[0], schedule[-1]) == (0, last)
         assert schedule == sorted(set(schedule))
+
+    def test_the_rate_rises_falls_and_stays_where_neither_is_asked_for(self) -> None:
+        settings = replace(TINY, warmup=3, cooldown=4, learning_rate=1.0)
+        run = Run.begin(settings)
+        rates = []
+        for step in range(13):  # one beyond the end, as who goes on from a checkpoint would
+            run.step = step
+            run._enter(run.stage)
+            rates.append(run.optimizer.param_groups[0]["lr"])
+        assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+        assert {group["lr"] for group in Run.begin(TINY).optimizer.param_groups} == {TINY.learning_rate}
+
+    def test_a_run_from_before_a_setting_existed_goes_on(self, tmp_path: Path) -> None:
+        claim(tmp_path, TINY, {})
+        stored = json.loads((tmp_path / "settings.json").read_text())
+        del stored["cooldown"]
+        (tmp_path / "settings.json").write_text(json.dumps(stored))
+        claim(tmp_path, TINY, {})
+        with pytest.raises(InputError, match="cooldown=0, not cooldown=5"):
+            claim(tmp_path, replace(TINY, cooldown=5), {})
 
     def test_names_order_as_steps_do(self, tmp_path: Path) -> None:
         for step in (0, 20, 4000, 999_999, 1_000_000):
@@ -187,7 +209,9 @@ class TestContinuing:
         with pytest.raises(InputError, match=r"no settings\.json"):
             claim(tmp_path, TINY, {})
 
-    @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch": 0}, {"seed": -1}, {"learning_rate": math.nan}])
+    @pytest.mark.parametrize(
+        "wrong", [{"epochs": 0}, {"batch": 0}, {"seed": -1}, {"cooldown": -1}, {"learning_rate": math.nan}]
+    )
     def test_settings_of_no_run_are_refused(self, tmp_path: Path, wrong: dict[str, float]) -> None:
         with pytest.raises(InputError):
             train(TrainingSettings("single", **wrong), tmp_path / "new")
