@@ -118,12 +118,18 @@ def split(batch: Any, size: int) -> list[Any]:
     """
     if size < 1:
         raise InputError(f"the batch size must be at least 1, not {size}")
+    return [part(batch, start, start + size) for start in range(0, samples_in(batch), size)]
+
+
+def part(batch: Any, start: int, stop: int) -> Any:
+    """Some samples of a batch in a row, as views; tensors without the sample dimension are shared."""
     samples = samples_in(batch)
+    return map_tensors(lambda t: t[start:stop] if t.ndim and len(t) == samples else t, batch)
 
-    def part(start: int) -> Any:
-        return map_tensors(lambda t: t[start : start + size] if t.ndim and len(t) == samples else t, batch)
 
-    return [part(start) for start in range(0, samples, size)]
+def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
+    """The first and the end of the samples of a batch that a process has; shares differ by at most one."""
+    return samples * rank // size, samples * (rank + 1) // size
 
 
 def digest(batches: list[Any]) -> str:

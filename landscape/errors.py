@@ -19,3 +19,7 @@ def refuse_fractions(**numbers: Any) -> None:
     for name, number in numbers.items():
         if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
             raise InputError(f"{name} must be a whole number, not {number!r}")
+
+
+class PeerError(Exception):
+    """Another of several processes that work together has ended, and with it the work of all."""

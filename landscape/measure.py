@@ -26,6 +26,7 @@ from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.measurements import History, Loss, Measurement, Run
+from landscape.parallel import ALONE, Processes, own_device
 from landscape.problem import Compile, Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record, row_at
@@ -47,6 +48,7 @@ class Source:
         dtype: ``float32`` or ``float64``; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
         compiling: whether products are compiled; see `Problem`.
+        processes: that share the work; see `Problem.split_over`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
     """
@@ -59,6 +61,7 @@ class Source:
     params: str | Sequence[str] = ()
     allow_code_execution: bool = False
     compiling: Compile = "auto"
+    processes: Processes = ALONE
 
     def __post_init__(self) -> None:
         """One glob is a list of one."""
@@ -77,14 +80,14 @@ class Source:
         """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
-            problem = problem.to(_device(self.device), dtype, self.batch_size, self.compiling)
+            problem = problem.to(_device(self.device, self.processes), dtype, self.batch_size, self.compiling)
         except (RuntimeError, TypeError) as error:
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
                 f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
                 "parameter nor buffer stays as it was made"
             ) from error
-        return problem.restricted(self.params) if self.params else problem
+        return (problem.restricted(self.params) if self.params else problem).split_over(self.processes)
 
     def load(self, path: str | Path) -> Problem:
         """The problem at the weights of a checkpoint."""
@@ -243,11 +246,16 @@ def probe(
     )
     path = _record(out, run.files[0].path)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
-    with RecordWriter(path, request, overwrite=overwrite, append=append) as writer, bar or ProgressBar() as shown:
+    processes = source.processes
+    writer = processes.in_order(
+        lambda: RecordWriter(path, request, overwrite=overwrite, append=append, follows=not processes.first)
+    )
+    with bar or ProgressBar(shown=processes.first) as shown:
         probing = _Probing(run, request, writer, shown, command)
         probing.check_unchanged()
         for unit in (*run.files, run.whole):
             probing.measure(unit, asked[unit.sha256])
+    processes.in_order(writer.close)
     return Result(path, _rows(path, run, asked), probing.measured)
 
 
@@ -325,8 +333,11 @@ class _Probing:
                 raise InputError(f"{unit.path}: {error}") from error
             told = self.provenance(problem, unit, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
-            self.writer.add(measurement.name, measured.dataset, told)
+            self._add(measurement.name, measured.dataset, told)
             self.measured += 1
+
+    def _add(self, measurement: str, measured: xr.Dataset, told: dict[str, Any]) -> None:
+        self.run.source.processes.in_order(lambda: self.writer.add(measurement, measured, told))
 
     def check_unchanged(self) -> None:
         """Hold the loss at one checkpoint to what the record has of it, where it has something.
@@ -367,6 +378,7 @@ class _Probing:
             | {"python": platform.python_version()},
             "device": _device_name(problem.device),
             "threads": torch.get_num_threads(),
+            "processes": self.run.source.processes.size,
             "settings": measurement.settings,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "notes": list(problem.notes),
@@ -438,9 +450,11 @@ def _project(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _device(name: str | None) -> str | None:
+def _device(name: str | None, processes: Processes) -> str | None:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and processes.size > 1:
+        return own_device()
     if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
     return name

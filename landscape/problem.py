@@ -22,6 +22,7 @@ from landscape import batches as data
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
+from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.wording import listed
@@ -51,11 +52,13 @@ class Problem:
         notes: what was decided or changed on the user's behalf, a sentence each.
         programs: computations that were traced for this problem or one like it, by their `signature` and kind.
         compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
+        processes: that share the work, see `split_over`.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
 
     optimizer: Mapping[str, Any] | None = None
     compiling: Compile = "auto"
+    processes: Processes = ALONE
 
     def __init__(
         self,
@@ -286,6 +289,49 @@ class Problem:
         other.about = {name: values[chosen] for name, values in self.about.items()}
         return other
 
+    def split_over(self, processes: Processes) -> Self:
+        """The same problem, of whose losses, gradients and products each process makes those of a part of every batch.
+
+        Every process calls the same methods in the same order. Losses term by term (`judged`, `sample_losses`) are made
+        by each of them, of all samples.
+
+        Raises:
+            InputError: the samples of a batch aren't independent, or there are fewer than processes.
+        """
+        if processes.size == 1:
+            return self
+        other = copy.copy(self)
+        other.processes = processes
+        sizes = [data.samples_in(batch) for batch in self.batches]
+        if sum(sizes) < processes.size or not all(
+            sum(stop - start for _, start, stop in other._parts(sizes, rank)) for rank in range(processes.size)
+        ):
+            raise InputError(f"{sum(sizes)} samples are too few for {processes.size} processes: start fewer")
+        self._refuse_dependent_samples(max(1, max(sizes) // processes.size))
+        return other
+
+    def own(self) -> Self:
+        """The same problem on this process's part of the data alone, still weighed against all of it."""
+        if self.processes.size == 1:
+            return self
+        other = copy.copy(self)
+        other.batches = self.own_parts(self.batches)
+        return other
+
+    def own_parts(self, batches: list[Any]) -> list[Any]:
+        """This process's part of each of the problem's batches, or of what has as many samples; empty ones left out."""
+        sizes = [data.samples_in(batch) for batch in batches]
+        return [
+            data.part(batches[index], start, stop) for index, start, stop in self._parts(sizes, self.processes.rank)
+        ]
+
+    def _parts(self, sizes: list[int], rank: int) -> list[tuple[int, int, int]]:
+        """For a process: the index of each batch of which it has samples, the first of them and the end."""
+        size = self.processes.size
+        # Each batch begins with another process, so that none has all that remains of a division.
+        parts = [(index, *data.bounds(samples, (rank + index) % size, size)) for index, samples in enumerate(sizes)]
+        return [(index, start, stop) for index, start, stop in parts if stop > start]
+
     def _on(self, batches: list[Any]) -> Self:
         """The same problem on other batches, of which nothing is known."""
         other = copy.copy(self)
@@ -427,8 +473,15 @@ class Problem:
 
     def sums_at(self, vector: Tensor) -> SampleSums:
         """The same at another flat vector, finite or not; call inside `evaluating`, entered once for many points."""
-        judged = (self._form.judged(self._state(vector), batch) for batch in self.batches)
-        return SampleSums.of(judged, self.total_weight)
+        judged = (self._form.judged(self._state(vector), batch) for batch in self.own().batches)
+        sums = SampleSums.of(judged, self.total_weight)
+        if self.processes.size == 1:
+            return sums
+        sizes = [data.samples_in(batch) for batch in self.batches]
+        starts = np.cumsum([0, *sizes])
+        parts = self._parts(sizes, self.processes.rank)
+        places = torch.cat([starts[index] + torch.arange(start, stop) for index, start, stop in parts])
+        return sums.among(places, sum(sizes), self.processes.total)
 
     def loss(self) -> float:
         """The objective at this point, summed in float64.
@@ -467,10 +520,10 @@ class Problem:
         total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
         vector = self.vector.clone().requires_grad_()
         with self.evaluating():
-            for batch in self.batches:
+            for batch in self.own().batches:
                 (part,) = torch.autograd.grad(self.share(vector, batch), vector)
                 total += part
-        return total.to(self.dtype)
+        return self.processes.total(total).to(self.dtype)
 
     def hessian(self, products: int | None = None) -> Hessian:
         """The Hessian of the objective at this point, as an operator on flat vectors.

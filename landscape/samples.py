@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -71,6 +71,21 @@ class SampleSums:
             terms += int((wide != 0).sum())
         numerators, denominators, *right = (torch.cat(each) for each in zip(*pieces, strict=True))
         return cls(numerators, denominators, right[0] if right else None, terms, total_weight)
+
+    def among(self, places: Tensor, samples: int, total: Callable[[Tensor], Tensor]) -> Self:
+        """The sums of all samples, of which these are a part.
+
+        Args:
+            places: (n,) where these stand among all.
+            samples: how many there are in all.
+            total: the sum of a tensor over all that have a part.
+        """
+        own = [self.losses, self.weights, *([] if self.correct is None else [self.correct])]
+        whole = self.losses.new_zeros(len(own), samples + 1)
+        whole[:, places.to(whole.device)] = torch.stack(own)
+        whole[0, -1] = self.terms
+        losses, weights, *correct = total(whole)[:, :-1]
+        return type(self)(losses, weights, correct[0] if correct else None, int(whole[0, -1]), self.total_weight)
 
     @property
     def mean(self) -> float:

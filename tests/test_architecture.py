@@ -25,7 +25,7 @@ LAYERS = [
     ["samples"],
     ["forms"],
     ["batches", "losses"],
-    ["operator", "parameters", "importing", "display", "dynamics", "valley"],
+    ["operator", "parallel", "parameters", "importing", "display", "dynamics", "valley"],
     ["wording"],
     ["errors"],
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from landscape.cli import options
-from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, run_command
+from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, rank_of_process, run_command
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 from landscape.wording import counted
@@ -97,6 +98,7 @@ def probe(
     from landscape.crosscheck import check_arguments
     from landscape.measure import Source
     from landscape.measure import probe as run
+    from landscape.parallel import joined
 
     if group_by is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
@@ -130,28 +132,34 @@ def probe(
     measurements = [make() for wanted, make in asked if wanted]
     if crosscheck:
         check_arguments(which, device, matrix.group("") or "hessian")
-    result = run(
-        checkpoints,
-        measurements,
-        out,
-        source=source,
-        overwrite=overwrite,
-        append=append,
-        at=tuple(at or ()),
-        command=command,
-    )
+    with joined() as processes:
+        result = run(
+            checkpoints,
+            measurements,
+            out,
+            source=replace(source, processes=processes),
+            overwrite=overwrite,
+            append=append,
+            at=tuple(at or ()),
+            command=command,
+        )
+    status = EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
+    if not processes.first:
+        return status
     peers: list[CrossCheck] = []
     try:
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
         (print_json if as_json else print_tables)(result, measurements, peers)
-    return EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
+    return status
 
 
 def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
     from landscape.record import join_records
 
+    if rank_of_process() is not None:
+        raise InputError("--merge is the work of one process: start it without torchrun")
     if out is None:
         raise InputError("--merge makes a record of several: name it with -o")
     path = join_records(records, out, overwrite=overwrite)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -12,7 +14,9 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
-from landscape.errors import InputError
+from landscape.errors import InputError, PeerError
+
+_TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -70,8 +74,10 @@ def run_command(
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold what the terminal has no letter for
     before = signal.signal(signal.SIGTERM, _terminate)
 
-    def say(line: str, status: int) -> int:
-        print(f"{name}: {line}", file=sys.stderr)
+    def say(line: str, status: int, turn: int | None = None) -> int:
+        """Print a line, unless another process has said why it ended before this one's turn comes."""
+        if _outlives(_TURN * (bool(rank_of_process()) if turn is None else turn)):
+            print(f"{name}: {line}", file=sys.stderr)
         return status
 
     try:
@@ -82,12 +88,31 @@ def run_command(
         if "--debug" in arguments:
             Console(stderr=True).print_exception()
         return say(" ".join(str(error).split()), EXIT_INPUT)
+    except PeerError as error:
+        return say(str(error), EXIT_INTERNAL, 3)  # after the one that it is about
     except KeyboardInterrupt:
         return say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)
     except _Terminated:
+        if rank_of_process():
+            return EXIT_TERMINATED
         return say("terminated; what was finished is kept, the same command goes on from there", EXIT_TERMINATED)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def rank_of_process() -> int | None:
+    """The number of this process among those that torchrun started; None if it was started by itself."""
+    rank = os.environ.get("RANK")
+    return None if rank is None or os.environ.get("WORLD_SIZE") == "1" else int(rank)
+
+
+def _outlives(seconds: float) -> bool:
+    """Whether nobody ends this process within some seconds, as torchrun does when another one has failed."""
+    try:
+        time.sleep(seconds)
+    except _Terminated:
+        return False
+    return True
 
 
 class _Terminated(BaseException):

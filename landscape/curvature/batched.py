@@ -75,7 +75,7 @@ class BatchedOperator(SymmetricOperator):
             InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
         """
         super().__init__(problem.layout.dim, problem.device, problem.dtype)
-        self._problem = problem
+        self._problem = problem.own()
         self._vector = problem.vector.clone().requires_grad_()
         self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
         self._programs: dict[str, Program] = {}  # by the shape of the batch
@@ -87,7 +87,11 @@ class BatchedOperator(SymmetricOperator):
             if route
             else self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
         )
-        with problem.evaluating():
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what all products share."""
+        with self._problem.evaluating():
             if self.route.traced:
                 self._trace()
             self._kept = list(self._linearised()) if self.route.keeps else None
@@ -167,7 +171,7 @@ class BatchedOperator(SymmetricOperator):
                 for column, vector in enumerate(vectors.unbind(1)):
                     products[:, column] += _apply(linearised, vector)
                 del linearised  # or a rebuilt graph would outlive the making of the next
-        return products.to(self.dtype)
+        return self._problem.processes.total(products).to(self.dtype)
 
 
 def _apply(linearised: Linearised, vector: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class MonteCarloFisher(Sandwich):
     independent and alike, so the standard error of v^T F_S v is the standard deviation of theirs over sqrt(S).
 
     Attributes:
-        labels: (samples of the batch, S, places of labels) for each batch.
+        labels: (samples of the batch, S, places of labels) for each batch, or this process's part of it.
     """
 
     def __init__(
@@ -145,7 +145,8 @@ class MonteCarloFisher(Sandwich):
             raise InputError(f"the draws are numbered from 0 to {samples - 1}, there is none with number {index}")
         other = copy.copy(self)
         other.labels = [labels[:, index : index + 1] for labels in self.labels]
-        Sandwich.__init__(other, self._problem, route=self.route.name)
+        other.products = 0
+        other._prepare()
         return other
 
     def _parts(self, index: int) -> Parts:
@@ -230,7 +231,9 @@ def _sampled(problem: Problem, likelihood: Likelihood, samples: int, seed: int) 
     streams = [_stream(seed, index) for index in range(samples)]
     with problem.evaluating():
         outputs = (problem.output(problem.vector, batch) for batch in problem.batches)
-        return [torch.stack([likelihood.draw(output, stream) for stream in streams], dim=1) for output in outputs]
+        return problem.own_parts(
+            [torch.stack([likelihood.draw(output, stream) for stream in streams], dim=1) for output in outputs]
+        )
 
 
 def _stream(seed: int, index: int) -> np.random.Generator:

@@ -77,10 +77,14 @@ class Parts:
 
     def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> Row:
         """One part of about so many bytes, which is there as a whole or not at all."""
-        path = self.folder / f"{'-'.join(unit)}.h5"
-        with replacing(path, self.folder, size) as temporary:
+        row = self.row(unit)
+        with replacing(row.path, self.folder, size) as temporary:
             write(temporary)
-        return Row(path, 0)
+        return row
+
+    def row(self, unit: Unit) -> Row:
+        """Where a unit's part is, or will be."""
+        return Row(self.folder / f"{'-'.join(unit)}.h5", 0)
 
     def remove(self) -> None:
         """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle."""

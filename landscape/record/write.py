@@ -28,10 +28,19 @@ class RecordWriter:
     Attributes:
         path: OUT.
         request: what was asked for.
+        follows: another process writes.
         finished: OUT has all that was asked for; there is nothing to measure.
     """
 
-    def __init__(self, path: str | Path, request: Request, *, overwrite: bool = False, append: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        request: Request,
+        *,
+        overwrite: bool = False,
+        append: bool = False,
+        follows: bool = False,
+    ) -> None:
         """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
 
         Args:
@@ -39,6 +48,7 @@ class RecordWriter:
             request: what is asked for.
             overwrite: replace a record of another request, when the new one is complete; drop the parts of another.
             append: join the units to the record that is there.
+            follows: write nothing, as another process writes the same; each call here is made after its own.
 
         Raises:
             InputError: the folder is missing or not writable; OUT is not a landscape record; OUT or its parts are of
@@ -48,6 +58,7 @@ class RecordWriter:
             raise InputError("--overwrite and --append exclude each other; give one of them")
         self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
         self.request = request
+        self.follows = follows
         self._parts = Parts.of(self.path)
         _check_writable(self.path, self._parts.folder)
         there, rows = survey(self.path) if self.path.exists() else (None, {})
@@ -135,6 +146,9 @@ class RecordWriter:
             raise ValueError(f"{measurement} of {unit[1]} was not asked for, or is there already")
         dataset = unit_of(measured, provenance)
         self._fit(measurement, layout_of(dataset), provenance["checkpoint"]["path"])
+        if self.follows:
+            self._rows[unit] = self._parts.row(unit)
+            return
         self._parts.prepare(self.request)
         self._rows[unit] = self._parts.write(
             unit,
@@ -165,10 +179,11 @@ class RecordWriter:
             return self.path
         if missing := [unit for unit in self._target.units if unit not in self._rows]:
             raise RuntimeError(f"{len(missing)} units are missing, the first is {missing[0]}")
-        self._parts.prepare(self.request)
-        with replacing(self.path, self._parts.folder, size_of_merged(self._rows)) as temporary:
-            merge(temporary, self._target, self._rows)
-        self._parts.remove()
+        if not self.follows:
+            self._parts.prepare(self.request)
+            with replacing(self.path, self._parts.folder, size_of_merged(self._rows)) as temporary:
+                merge(temporary, self._target, self._rows)
+            self._parts.remove()
         self.finished = True
         return self.path
 
@@ -180,7 +195,12 @@ class RecordWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Finish what is complete."""
-        if kind is None and all(unit in self._rows for unit in self._target.units):
+        if kind is None:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the record if it is complete."""
+        if all(unit in self._rows for unit in self._target.units):
             self.finish()
 
 
