@@ -165,7 +165,8 @@ class BatchedOperator(SymmetricOperator):
             self.route = replace(self.route, graph_bytes=held)
 
     def _product(self, vectors: Tensor) -> Tensor:
-        products = torch.zeros(vectors.shape, dtype=torch.float64, device=self.device)
+        several = len(self._problem.batches) > 1 or self._problem.processes.size > 1
+        products = torch.zeros(vectors.shape, dtype=torch.float64 if several else self.dtype, device=self.device)
         with self._problem.evaluating():
             for linearised in self._kept or self._linearised():
                 for column, vector in enumerate(vectors.unbind(1)):

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, refuse_underflow
+from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
 
 # Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
 _CHUNK = 1 << 16
@@ -50,8 +50,7 @@ def orthogonalise(vector: Tensor, rows: Tensor) -> tuple[np.ndarray, Tensor, flo
         projection = rows @ vector
         vector = torch.addmv(vector, rows.T, projection, alpha=-1)
         coefficients += projection
-    norm = torch.linalg.vector_norm(vector, dtype=torch.float64)
-    host = torch.cat([coefficients, norm.unsqueeze(0)]).cpu().numpy()  # one transfer a step
+    host = torch.cat([coefficients, norm(vector).unsqueeze(0)]).cpu().numpy()  # one transfer a step
     return host[:-1], vector, float(host[-1])
 
 
@@ -94,7 +93,8 @@ class KrylovBasis:
         self.capacity = capacity
         self.expanded = 0
         self.size = 0
-        self._rows = torch.empty((0, operator.dim), device=operator.device, dtype=operator.dtype)
+        # All at once: growing would hold an old and a new basis. A CPU gives the pages when they are written to.
+        self._rows = torch.empty((capacity, operator.dim), device=operator.device, dtype=operator.dtype)
         self._projection = np.zeros((capacity, capacity))
         self._largest_product = 0.0
         self._eps = torch.finfo(operator.dtype).eps
@@ -139,7 +139,7 @@ class KrylovBasis:
         """
         count = len(values)
         if count:
-            self._rows = vectors.T.clone(memory_format=torch.contiguous_format)
+            self._rows[:count] = vectors.T
             self._projection[range(count), range(count)] = values
             self._largest_product = float(np.abs(values).max())
         self.expanded = self.size = count
@@ -215,7 +215,8 @@ class KrylovBasis:
         """The vectors (n, l) with given coordinates (m, l) in the expanded basis, normalised."""
         weights = self._to_device(coordinates)
         vectors = self._rows[: self.expanded].T @ weights
-        return vectors / torch.linalg.vector_norm(vectors, dim=0, dtype=torch.float64).to(vectors.dtype)
+        vectors /= torch.stack([norm(each) for each in vectors.unbind(1)]).to(vectors.dtype)
+        return vectors
 
     def restart(self, values: np.ndarray, coordinates: np.ndarray, pending: int) -> None:
         """Keep l Ritz pairs, values (l,) and coordinates (m, l), in place of the expanded basis (thick restart).
@@ -263,9 +264,6 @@ class KrylovBasis:
         return None
 
     def _append(self, vector: Tensor) -> int:
-        if self.size == len(self._rows):  # grow by doubling, up to the capacity
-            more = min(self.capacity, max(16, 2 * self.size)) - self.size
-            self._rows = torch.cat([self._rows, self._rows.new_empty((more, self.operator.dim))])
         self._rows[self.size] = vector
         self._projection[self.size] = 0
         self.size += 1

@@ -27,6 +27,22 @@ def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
     return max(1, min(most, _BLOCK_BYTES // (8 * operator.dim)))
 
 
+# Numbers summed at a time in float64: torch would make a copy of a whole vector for that.
+_PIECE = 1 << 20
+
+
+def norm(vector: Tensor) -> Tensor:
+    """||v|| of a vector (n,), a number in float64."""
+    pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in vector.split(_PIECE)]
+    return torch.linalg.vector_norm(torch.stack(pieces))
+
+
+def inner(vectors: Tensor, vector: Tensor) -> Tensor:
+    """The inner products (k,) of the columns of (n, k) with a vector (n,), in float64."""
+    pieces = zip(vectors.split(_PIECE), vector.split(_PIECE), strict=True)
+    return torch.stack([a.T.to(torch.float64) @ b.to(torch.float64) for a, b in pieces]).sum(0)
+
+
 def refuse_underflow(largest: float) -> None:
     """Raise InputError where the largest of some products, by a norm, isn't zero and yet its square is."""
     if 0 < largest < LEAST_SQUARED:

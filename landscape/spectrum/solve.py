@@ -20,6 +20,7 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, edges, select
 from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.products import block_size, finite_products, inner, norm
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
@@ -209,31 +210,46 @@ class Solve(Iteration):
         ritz = self.wanted()
         assert ritz is not None, "iterate returns with k pairs"
         vectors = self.basis.combine(ritz.coordinates)
-        products = self.operator.matmat(vectors)
-        values = (vectors * products).sum(0, dtype=torch.float64)
-        residuals = torch.linalg.vector_norm(products - values.to(products.dtype) * vectors, dim=0, dtype=torch.float64)
-        # The same product at another scale is rounded differently all the way through.
-        leading = int(values.abs().argmax())
-        again = self.operator.matvec(vectors[:, leading] / 3) * 3
-        measured = float(torch.linalg.vector_norm(again - products[:, leading], dtype=torch.float64))
+        compressed, residuals, measured = self._compute(vectors)
         self.verification += self.goal.k + 1
-        self.refuse_asymmetry(vectors.T.double() @ products.double(), measured)
+        self.refuse_asymmetry(compressed, measured)
+        values = np.diag(compressed)
         # Rayleigh quotients can stand in another order than the Ritz values, within their errors.
-        order = select(values.cpu().numpy(), self.goal.k, self.goal.which)
-        host_values, host_residuals = values.cpu().numpy()[order], residuals.cpu().numpy()[order]
+        order = select(values, self.goal.k, self.goal.which)
+        values, residuals = values[order], residuals[order]
         # A Ritz vector sums m basis vectors, each of whose products is off by this much.
         rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(ritz.scale)
-        allowed = self._counted(host_values, rounding)
+        allowed = self._counted(values, rounding)
         self.tell("verifying", ritz, allowed)
-        ordered = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
-        radius = host_residuals + rounding
-        intervals = np.stack([host_values - radius, host_values + radius], axis=1)
-        return Verified(host_values, intervals, host_residuals, host_residuals <= allowed, ordered, rounding)
+        if (np.diff(order) < 0).any():
+            vectors = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
+        radius = residuals + rounding
+        intervals = np.stack([values - radius, values + radius], axis=1)
+        return Verified(values, intervals, residuals, residuals <= allowed, vectors, rounding)
 
-    def refuse_asymmetry(self, compressed: Tensor, measured: float) -> None:
+    def _compute(self, vectors: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
+        """Of vectors V (n, k): V^T A V, the norms (k,) of A v - (v^T A v) v, and the rounding of a product.
+
+        Block by block, as large problems have no memory for a product of each vector beside the vectors.
+        """
+        k, size, leading = vectors.shape[1], block_size(self.operator), -1.0
+        compressed, residuals = np.zeros((k, k)), np.zeros(k)
+        for start in range(0, k, size):
+            block = vectors[:, start : start + size]
+            for place, product in enumerate(finite_products(self.operator, block).unbind(1), start):
+                compressed[:, place] = inner(vectors, product).cpu().numpy()
+                value = compressed[place, place]
+                residuals[place] = float(norm(product - float(value) * vectors[:, place]))
+                if abs(value) > leading:
+                    leading, known = abs(value), (vectors[:, place], product.clone())
+        # The same product at another scale is rounded differently all the way through.
+        again = self.operator.matvec(known[0] / 3) * 3
+        return compressed, residuals, float(norm(again - known[1]))
+
+    def refuse_asymmetry(self, compressed: np.ndarray, measured: float) -> None:
         """Hold v_i^T A v_j to v_j^T A v_i: a layer whose double backward is wrong shows here."""
         # Rounding is told by what was measured; derivatives that are wrong are off by percents, not by less.
-        asymmetry, scale = float((compressed - compressed.T).abs().max()), float(compressed.abs().max())
+        asymmetry, scale = float(np.abs(compressed - compressed.T).max()), float(np.abs(compressed).max())
         if asymmetry > max(0.01 * scale, 10 * measured):
             raise InputError(
                 f"the operator isn't symmetric: v^T A w and w^T A v differ by {asymmetry:.2g} of {scale:.2g}; some "
