@@ -37,8 +37,7 @@ test-lowest:
 	.venv-lowest/bin/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.eigenpairs
-	$(BIN)/python -m benchmarks.slices
+	$(BIN)/python -m benchmarks.peers
 
 # Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.
 bench-accuracy: $(INSTALLED)

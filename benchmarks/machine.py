@@ -41,7 +41,7 @@ class Machine:
 
 def this_machine(device: torch.device) -> Machine:
     """The machine that this runs on, now."""
-    packages = ("torch", "numpy", "scipy", "pyhessian")
+    packages = ("torch", "numpy", "scipy", "pyhessian", "hessian-eigenthings", "loss-landscapes")
     return Machine(
         date=datetime.now(UTC).date().isoformat(),
         processor=_processor(),

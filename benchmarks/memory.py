@@ -1,4 +1,4 @@
-"""The memory that kept graphs were said to take, against what the process takes."""
+"""The memory that solves take, and that kept graphs were said to take, against what the process takes."""
 
 from __future__ import annotations
 
@@ -9,50 +9,73 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.cases import pose
+from benchmarks import solvers
+from benchmarks.cases import CASES
 from landscape.curvature.hessian import Hessian
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+SOLVERS = {"landscape": "landscape", "SciPy eigsh, double backward": "scipy_eigsh",
+           "hessian-eigenthings": "eigenthings", "PyHessian": "pyhessian"}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class GraphMemory:
-    """Bytes that the kept graphs of one problem take.
+class Memory:
+    """Bytes that one case takes beyond its model and data.
 
     Attributes:
-        problem: its checkpoint.
-        samples: sequences in its data.
+        case: its name.
         counted: `Route.graph_bytes`, which decides the route.
-        held: growth of the process's resident memory once they are made.
-        peak: growth of its maximum by making them and two products.
+        held: growth of the process's resident memory once the graphs are made.
+        products: growth of its maximum by making them and two products.
+        solves: growth of its maximum in a whole solve for the pairs, by each library.
     """
 
-    problem: str
-    samples: int
+    case: str
     counted: int
     held: int
-    peak: int
+    products: int
+    solves: dict[str, int]
 
 
-def graph_memory(checkpoint: str, samples: int) -> GraphMemory | None:
-    """Measure in a process of its own, whose memory nothing has touched before; None where it isn't Linux."""
+def memory_of(case: str, k: int) -> Memory | None:
+    """Measure each thing in a process of its own, whose memory nothing has touched; None where it isn't Linux."""
     if not _CLEAR.exists():
         return None
+    counted, held, products = _alone(_graphs, case)
+    return Memory(case, counted, held, products, {name: _alone(_solve, case, k, of) for name, of in SOLVERS.items()})
+
+
+def _alone(function, *arguments):  # type: ignore[no-untyped-def]
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(_measure, checkpoint, samples).result()
+        return process.submit(function, *arguments).result()
 
 
-def _measure(checkpoint: str, samples: int) -> GraphMemory:
+def _graphs(case: str) -> tuple[int, int, int]:
     torch.set_num_threads(1)
-    problem = pose(checkpoint, samples)
+    problem = CASES[case][1]()
     problem.gradient()  # what every later step needs too
-    _CLEAR.write_text("5")  # the maximum starts again from here (proc(5))
-    before = _resident("VmRSS")
+    before = _begin()
     hessian = Hessian(problem, route="cached")
     held = _resident("VmRSS") - before
     for _ in range(2):
         hessian.matvec(problem.vector)
-    return GraphMemory(checkpoint, samples, hessian.route.graph_bytes, held, _resident("VmHWM") - before)
+    return hessian.route.graph_bytes, held, _resident("VmHWM") - before
+
+
+def _solve(case: str, k: int, solver: str) -> int:
+    torch.set_num_threads(1)
+    problem = CASES[case][1]()
+    problem.gradient()
+    before = _begin()
+    with problem.evaluating():
+        getattr(solvers, solver)(problem, k, 0)
+    return _resident("VmHWM") - before
+
+
+def _begin() -> int:
+    """Let the maximum start again from here (proc(5)); what is resident now."""
+    _CLEAR.write_text("5")
+    return _resident("VmRSS")
 
 
 def _resident(field: str) -> int:

@@ -1,4 +1,4 @@
-"""What is measured, on which checkpoints; without torch, so that threads can be set before it is imported."""
+"""What is measured, on which models; without torch, so that threads can be set before it is imported."""
 
 from __future__ import annotations
 
@@ -9,25 +9,45 @@ GPT = "runs/gpt-0/step-004000.pt"
 
 
 @dataclass(frozen=True)
+class Row:
+    """One model and what is done with it.
+
+    Attributes:
+        case: its name in `benchmarks.cases`.
+        ks: how many eigenpairs are found.
+        rounds: of timing products and planes.
+        reaching: whether PyHessian is also made to reach the residual, which takes over a thousand products.
+        points: of each axis of a plane; 0 for none.
+    """
+
+    case: str
+    ks: tuple[int, ...]
+    rounds: int
+    reaching: bool = False
+    points: int = 0
+
+
+@dataclass(frozen=True)
 class Plan:
     """One run of the benchmark.
 
     Attributes:
-        checkpoint: of the model whose eigenpairs are found.
-        samples: sequences on which they are found.
+        rows: the models.
         seeds: of the start vectors.
-        pyhessian_seeds: the first of them, on which PyHessian runs too.
-        costs: checkpoints on which products are timed, with the number of rounds.
-        cost_samples: sequences on which they are timed and the memory is measured.
     """
 
-    checkpoint: str
-    samples: int
+    rows: tuple[Row, ...]
     seeds: int
-    pyhessian_seeds: int
-    costs: dict[str, int]
-    cost_samples: int
 
 
-FULL = Plan(GPT, samples=64, seeds=10, pyhessian_seeds=3, costs={GPT: 5, SMALL: 15}, cost_samples=256)
-QUICK = Plan(SMALL, samples=16, seeds=2, pyhessian_seeds=1, costs={SMALL: 2}, cost_samples=16)
+FULL = Plan(
+    (
+        Row("toy", (1, 10, 50), 15, reaching=True, points=51),
+        Row("looped-66k", (1, 10, 50), 7, reaching=True, points=51),
+        Row("looped-270k", (1, 10, 50), 5),
+        Row("gpt-900k", (1, 10), 5),
+        Row("resnet-20", (1, 10), 5, points=51),
+    ),
+    seeds=3,
+)
+QUICK = Plan((Row("tiny", (1, 3), 1, points=3),), seeds=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.plain import PlainModel
 from benchmarks.timing import Spread, alternate
 from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
 from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+
+ROUTES = ("cached", "linearised", "compiled", "rebuilt", "recompiled")
 
 
 @dataclass(frozen=True)
@@ -33,26 +36,31 @@ class ProductCosts:
     """What products cost on one problem.
 
     Attributes:
-        problem: its checkpoint.
+        case: its name.
         parameters: their number.
-        samples: sequences in its data.
+        samples: in its data.
         gradient_ms: the unit, a gradient in plain PyTorch, in milliseconds.
         costs: in that unit, paired within each round.
+        set_up_seconds: what each route takes before its first product, once, on the clock: a compiler has processes of
+            its own.
     """
 
-    problem: str
+    case: str
     parameters: int
     samples: int
     gradient_ms: Spread
     costs: list[Cost]
+    set_up_seconds: dict[str, float]
 
 
-def product_costs(name: str, problem: Problem, rounds: int) -> ProductCosts:
+def product_costs(case: str, problem: Problem, rounds: int) -> ProductCosts:
     """Time every way in turn, each round against its own gradient."""
-    plain, theirs = PlainModel(problem), PlainModel(problem)
+    plain = PlainModel(problem)
     vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0)).to(problem.vector)
-    pieces = list(problem.layout.unflatten(vector).values())
-    cached, rebuilt = Hessian(problem, route="cached"), Hessian(problem, route="rebuilt")
+    pieces = plain.pieces(vector)
+    forward = plain.forward_over_reverse()
+    along = dict(zip((name for name, _ in plain.model.named_parameters()), pieces, strict=True))
+    routes, set_up = _routes(problem)
     others: dict[str, SymmetricOperator] = {
         "Gauss-Newton": GaussNewton(problem, route="cached"),
         "exact Fisher": ExactFisher(problem, route="cached"),
@@ -60,28 +68,41 @@ def product_costs(name: str, problem: Problem, rounds: int) -> ProductCosts:
         "empirical Fisher": EmpiricalFisher(problem, route="cached"),
     }
     with problem.evaluating():
-        solver = theirs.pyhessian()
+        solver = pyhessian_solver(PlainModel(problem))
+    eigenthings = eigenthings_operator(PlainModel(problem))
     actions: dict[str, Callable[[], object]] = {
         "plain gradient": plain.gradient,
         "Problem.gradient": problem.gradient,
-        "route cached, product": lambda: cached.matvec(vector),
-        "route rebuilt, product": lambda: rebuilt.matvec(vector),
+        **{f"route {name}, product": partial(hessian.matvec, vector) for name, hessian in routes.items()},
         "plain reverse-over-reverse, product": lambda: plain.product(pieces),
+        "torch.func jvp(grad), product": lambda: forward(along),
+        "hessian-eigenthings, product": lambda: eigenthings.matvec(vector),
         "PyHessian, product": lambda: pyhessian_product(solver, pieces),
         "route cached, set-up": lambda: Hessian(problem, route="cached"),
-        "route rebuilt, set-up": lambda: Hessian(problem, route="rebuilt"),
-        "PyHessian, set-up": PlainModel(problem).pyhessian,
+        "PyHessian, set-up": lambda: pyhessian_solver(PlainModel(problem)),
         **{f"{name}, product": partial(operator.matvec, vector) for name, operator in others.items()},
     }
     with problem.evaluating():  # for all the same attention kernel
         times = alternate(actions, rounds, problem.device)
     return ProductCosts(
-        problem=name,
+        case=case,
         parameters=problem.layout.dim,
         samples=len(problem.batches[0][0]),
         gradient_ms=Spread.of(1e3 * row["plain gradient"] for row in times),
         costs=[Cost(what, Spread.of(row[what] / row["plain gradient"] for row in times)) for what in actions],
+        set_up_seconds=set_up,
     )
+
+
+def _routes(problem: Problem) -> tuple[dict[str, Hessian], dict[str, float]]:
+    """The Hessian by every route, and the seconds that each took; those that can't be taken are left out."""
+    routes, seconds = {}, {}
+    for route in ROUTES:
+        started = time.perf_counter()
+        hessian = Hessian(problem.to(), route=route)  # which knows no program of another route
+        if not hessian.route.note:
+            routes[route], seconds[route] = hessian, time.perf_counter() - started
+    return routes, seconds
 
 
 def operator_cost(problem: Problem, rounds: int) -> tuple[Spread, Spread]:
@@ -93,33 +114,21 @@ def operator_cost(problem: Problem, rounds: int) -> tuple[Spread, Spread]:
     return Spread.of(1e3 * row["gradient"] for row in times), in_gradients
 
 
-class PlainModel:
-    """The model of a problem on its one batch, used as any script uses it: without this library."""
+def eigenthings_operator(plain: PlainModel) -> Any:
+    """The Hessian of hessian-eigenthings on the bare model."""
+    from hessian_eigenthings import HessianOperator, supervised_loss
 
-    def __init__(self, problem: Problem) -> None:
-        self.model = copy.deepcopy(problem.model).eval()
-        self.parameters = list(self.model.parameters())
-        nn.utils.vector_to_parameters(problem.vector, self.parameters)
-        ((self.inputs, self.targets),) = problem.batches
-        self.criterion = nn.CrossEntropyLoss()
+    return HessianOperator(plain.model, [(plain.inputs, plain.targets)], supervised_loss(plain.criterion))
 
-    def gradient(self, create_graph: bool = False) -> tuple[Tensor, ...]:
-        """The gradient, a piece for each parameter."""
-        loss = self.criterion(self.model(self.inputs), self.targets)
-        return torch.autograd.grad(loss, self.parameters, create_graph=create_graph)
 
-    def product(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
-        """One Hessian-vector product by differentiating the gradient again, from nothing."""
-        return torch.autograd.grad(self.gradient(create_graph=True), self.parameters, pieces)
+def pyhessian_solver(plain: PlainModel) -> Any:
+    """PyHessian's solver in its single-batch mode, which keeps the gradient's graph."""
+    import pyhessian
 
-    def pyhessian(self) -> Any:
-        """PyHessian's solver in its single-batch mode, which keeps the gradient's graph."""
-        import pyhessian
-
-        self.model.zero_grad()  # it leaves a gradient behind and would add to it
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
-            return pyhessian.hessian(self.model, self.criterion, data=(self.inputs, self.targets), cuda=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
+        solver = pyhessian.hessian(plain.model, plain.criterion, data=(plain.inputs, plain.targets), cuda=False)
+    return solver
 
 
 def pyhessian_product(solver: Any, pieces: list[Tensor]) -> tuple[Tensor, ...]:

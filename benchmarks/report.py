@@ -1,24 +1,49 @@
-"""Everything that one run of the benchmark measured: as tables, as a section of the documentation and as JSON."""
+"""Everything that one run of the benchmark measured: as tables, as a picture, in the documentation and as JSON."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
-from benchmarks.cases import ROOT, pose, train_if_missing
+from benchmarks.cases import CASES, ROOT
 from benchmarks.machine import Machine, this_machine
-from benchmarks.memory import GraphMemory, graph_memory
-from benchmarks.plan import Plan
+from benchmarks.memory import Memory, memory_of
+from benchmarks.plan import Plan, Row
 from benchmarks.products import ProductCosts, product_costs
+from benchmarks.slices import PlaneCosts, plane_costs
 from benchmarks.solvers import OFF, SolverSummary, compare_solvers
 from benchmarks.tables import Table
 from landscape.errors import InputError
+from landscape.figures import COLOURS, styled
 from models.settings import replace_text
 
 DOCUMENT, NUMBERS = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
-BEGIN, END = "<!-- begin: python -m benchmarks.eigenpairs --write -->\n", "<!-- end -->\n"
+PICTURE = ROOT / "docs" / "figures" / "performance.png"
+BEGIN, END = "<!-- begin: python -m benchmarks.peers --write -->\n", "<!-- end -->\n"
+
+
+@dataclass(frozen=True)
+class RowReport:
+    """What was measured of one model.
+
+    Attributes:
+        case: its name.
+        costs: of products.
+        solvers: of each number of eigenpairs, all solvers.
+        plane: None where none was asked for.
+        memory: None where it can't be told.
+    """
+
+    case: str
+    costs: ProductCosts
+    solvers: list[SolverSummary]
+    plane: PlaneCosts | None
+    memory: Memory | None
 
 
 @dataclass(frozen=True)
@@ -27,16 +52,36 @@ class Report:
 
     machine: Machine
     plan: Plan
-    solvers: list[SolverSummary]
-    costs: list[ProductCosts]
-    memory: list[GraphMemory]
+    rows: list[RowReport]
 
     def tables(self) -> list[Table]:
         """All of it, for a person."""
-        data = f"{self.plan.checkpoint}, {self.plan.samples} sequences"
-        tables = [_products_table(self.solvers, data), _accuracy_table(self.solvers, data)]
-        tables += [_costs_table(costs) for costs in self.costs]
-        return [*tables, _memory_table(self.memory)] if self.memory else tables
+        tables = [
+            _products_table([row.costs for row in self.rows]),
+            *(_solvers_table(row) for row in self.rows),
+        ]
+        planes = [row.plane for row in self.rows if row.plane]
+        memory = [row.memory for row in self.rows if row.memory]
+        return tables + ([_planes_table(planes)] if planes else []) + ([_memory_table(memory)] if memory else [])
+
+    def figure(self) -> Figure:
+        """Seconds to ten eigenpairs, or the number next to it, by every solver that gets there."""
+        with styled("paper"):
+            figure = Figure(figsize=(6.9, 2.8), layout="constrained")
+            axes = figure.subplots()
+            names = list(dict.fromkeys(each.solver for row in self.rows for each in row.solvers))
+            for place, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+                for at, row in enumerate(self.rows):
+                    k = min({each.k for each in row.solvers}, key=lambda each: abs(each - 10))
+                    for each in row.solvers:
+                        if (each.solver, each.k) == (name, k):
+                            style: dict[str, Any] = {"color": colour, "alpha": 1.0 if each.meets_tolerance else 0.3}
+                            label = name if at == 0 else None
+                            axes.bar(at + 0.13 * (place - 2.5), each.seconds.median, 0.12, label=label, **style)
+            axes.set(yscale="log", ylabel="seconds to ten eigenpairs", xticks=range(len(self.rows)))
+            axes.set_xticklabels([row.case for row in self.rows])
+            axes.legend(title="pale: residuals above 1e-3", fontsize="small")
+        return figure
 
 
 def measure(plan: Plan) -> Report:
@@ -46,26 +91,30 @@ def measure(plan: Plan) -> Report:
         InputError: a checkpoint is missing and could not be made.
     """
     torch.set_num_threads(1)
-    train_if_missing(plan.checkpoint)
-    memory = [graph_memory(checkpoint, plan.cost_samples) for checkpoint in plan.costs]
-    return Report(
-        machine=this_machine(torch.device("cpu")),
-        plan=plan,
-        costs=[product_costs(path, pose(path, plan.cost_samples), rounds) for path, rounds in plan.costs.items()],
-        solvers=compare_solvers(pose(plan.checkpoint, plan.samples), plan.seeds, plan.pyhessian_seeds),
-        memory=[measured for measured in memory if measured is not None],
+    return Report(this_machine(torch.device("cpu")), plan, [_measured(row, plan.seeds) for row in plan.rows])
+
+
+def _measured(row: Row, seeds: int) -> RowReport:
+    problem = CASES[row.case][1]()
+    return RowReport(
+        case=row.case,
+        costs=product_costs(row.case, problem, row.rounds),
+        solvers=[each for k in row.ks for each in compare_solvers(problem, k, seeds, row.reaching and k == 10)],
+        plane=plane_costs(row.case, problem, row.points, 3) if row.points else None,
+        memory=memory_of(row.case, 10 if 10 in row.ks else row.ks[-1]),
     )
 
 
 def store(report: Report) -> None:
-    """Put the tables and the numbers into the documentation.
+    """Put tables, numbers and picture into the documentation.
 
     Raises:
         InputError: the document has no place for the tables.
     """
     document = insert(DOCUMENT.read_text(encoding="utf-8"), report)
     replace_text(NUMBERS, json.dumps(asdict(report), indent=1) + "\n")
-    replace_text(DOCUMENT, document)
+    report.figure().savefig(PICTURE, dpi=200, metadata={"Source": "python -m benchmarks.peers --write"})
+    replace_text(Path(DOCUMENT), document)
 
 
 def insert(document: str, report: Report) -> str:
@@ -82,47 +131,66 @@ def insert(document: str, report: Report) -> str:
     return f"{before}{BEGIN}\n{report.machine}\n\n{tables}\n{END}{after}"
 
 
-def _products_table(solvers: list[SolverSummary], data: str) -> Table:
+def _products_table(costs: list[ProductCosts]) -> Table:
+    """A column for each model, a row for each way."""
+    ways = list(dict.fromkeys(cost.what for each in costs for cost in each.costs))
+    found = [{cost.what: cost.gradients.show(".2f") for cost in each.costs} for each in costs]
+    seconds = list(dict.fromkeys(route for each in costs for route in each.set_up_seconds))
     rows = [
-        (
-            each.solver,
-            str(each.seeds),
-            each.products_search.show(".0f"),
-            each.products_verification.show(".0f"),
-            each.products.show(".0f"),
-            each.seconds.show(".1f"),
-        )
-        for each in solvers
+        ("parameters", *(f"{each.parameters:,}" for each in costs)),
+        ("samples", *(str(each.samples) for each in costs)),
+        ("a plain gradient, ms", *(each.gradient_ms.show(".1f") for each in costs)),
+        *((way, *(each.get(way, "none") for each in found)) for way in ways),
+        *(
+            (f"route {route}, set-up, s", *(f"{each.set_up_seconds.get(route, float('nan')):.1f}" for each in costs))
+            for route in seconds
+        ),
     ]
-    header = ("solver", "seeds", "products to find", "to verify", "together", "seconds")
-    return Table(f"Products: top 10 at 1e-3, {data}; median (range)", header, rows)
+    return Table("Costs in gradients; median (range)", ("", *(each.case for each in costs)), rows)
 
 
-def _accuracy_table(solvers: list[SolverSummary], data: str) -> Table:
+def _solvers_table(row: RowReport) -> Table:
     rows = [
         (
-            each.solver,
+            f"top {each.k}, {each.solver}",
+            each.products.show(".0f"),
+            each.products_verification.show(".0f"),
+            each.seconds.show(".1f"),
+            each.set_up.show(".1f"),
             each.relative_residual.show(".1e"),
             "yes" if each.meets_tolerance else "NO",
             each.error.show(".0e"),
             each.off.show(".0f"),
             each.out_of_order.show(".0f"),
         )
-        for each in solvers
+        for each in row.solvers
     ]
-    header = ("solver", "worst relative residual", "all within 1e-3", "worst error", f"off by > {OFF:.0%}", "misplaced")
-    return Table(f"Accuracy of the ten eigenvalues of a run, {data}; median (range)", header, rows)
+    header = (
+        "", "products", "of them to verify", "seconds", "of them set-up", "worst relative residual", "all within 1e-3",
+        "worst error", f"off by > {OFF:.0%}", "misplaced",
+    )  # fmt: skip
+    return Table(f"{row.case}: {CASES[row.case][0]}; median (range) over seeds", header, rows)
 
 
-def _costs_table(costs: ProductCosts) -> Table:
-    unit = f"one is {costs.gradient_ms.show('.1f')} ms"
-    title = f"In gradients: {costs.problem}, {costs.parameters} parameters, {costs.samples} sequences; {unit}"
-    return Table(title, ("", "gradients"), [(cost.what, cost.gradients.show(".2f")) for cost in costs.costs])
-
-
-def _memory_table(memory: list[GraphMemory]) -> Table:
+def _planes_table(planes: list[PlaneCosts]) -> Table:
+    ways = list(planes[0].ratios)
     rows = [
-        (f"{each.problem}, {each.samples} sequences", *(f"{n / 1e6:.0f}" for n in (each.counted, each.held, each.peak)))
+        (
+            f"{each.case}, {each.points} x {each.points}",
+            each.seconds.show(".2f"),
+            *(each.ratios[way].show(".3f") for way in ways),
+        )
+        for each in planes
+    ]
+    header = ("", "bare forward passes, s", *(f"{way}, by these" for way in ways))
+    return Table("A plane of the loss beside as many bare forward passes; median (range)", header, rows)
+
+
+def _memory_table(memory: list[Memory]) -> Table:
+    solvers = list(memory[0].solves)
+    rows = [
+        (each.case, *(f"{n / 1e6:.0f}" for n in (each.counted, each.held, each.products, *each.solves.values())))
         for each in memory
     ]
-    return Table("Memory of the kept graphs, MB", ("", "counted before", "held", "at the peak"), rows)
+    header = ("", "graphs, counted", "held", "at the peak", *(f"a solve, {name}" for name in solvers))
+    return Table("Memory beyond model and data, MB", header, rows)

@@ -20,7 +20,7 @@ class Table:
         """As a terminal shows it."""
         table = rich.table.Table(title=self.title, title_justify="left")
         for index, name in enumerate(self.header):
-            table.add_column(name, justify="right" if index else "left")
+            table.add_column(name, justify="right" if index else "left", no_wrap=not index)
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -62,7 +62,7 @@ def pyhessian_eigenvalues(
     """
     check_arguments("LM", str(problem.device), "hessian")
     shares = _Shares(problem)
-    with _counted() as count, _defaults(problem.dtype, seed), problem.evaluating():
+    with counted_products() as count, _defaults(problem.dtype, seed), problem.evaluating():
         started = time.perf_counter()
         try:
             values, vectors = _solver(shares).eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
@@ -138,7 +138,7 @@ class _Count:
 
 
 @contextmanager
-def _counted() -> Iterator[_Count]:
+def counted_products() -> Iterator[_Count]:
     """Count PyHessian's products, which it makes in two places and doesn't count itself."""
     import pyhessian  # noqa: F401
 

@@ -1,0 +1,58 @@
+"""The command ``python -m benchmarks.peers``: products, eigenpairs, planes and memory beside other libraries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+
+from cyclopts import App
+from rich.console import Console
+
+from benchmarks.plan import FULL, QUICK
+from landscape.errors import InputError
+
+app = App(name="python -m benchmarks.peers", version_flags=[])
+
+
+@app.default
+def main(*rows: str, quick: bool = False, write: bool = False) -> int:
+    """Compare on several models with one thread; those that aren't shipped are trained first.
+
+    Args:
+        rows: Of these models alone.
+        quick: One small model, little data and one seed: shows that everything runs, its figures mean nothing.
+        write: Put the tables and a picture into docs/performance.md and the numbers into docs/performance.json.
+    """
+    plan = QUICK if quick else FULL
+    known = [row.case for row in plan.rows]
+    wrong = [row for row in rows if row not in known]
+    if (quick or rows) and write:
+        print("error: what is written is of all models: leave out --write", file=sys.stderr)
+        return 2
+    if wrong:
+        print(f"error: there is no model {wrong[0]!r}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    # Before NumPy and SciPy are imported, whose libraries read it then.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    from benchmarks.report import measure, store
+
+    try:
+        report = measure(replace(plan, rows=tuple(row for row in plan.rows if not rows or row.case in rows)))
+        console = Console(highlight=False)
+        console.print(str(report.machine))
+        for table in report.tables():
+            console.print(table.rich())
+        if write:
+            store(report)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    app()
