@@ -50,9 +50,9 @@ def _found(scale: Scale) -> dict[TaskName, xr.Dataset]:
 
 
 def _shapes(file: Path) -> xr.Dataset:
-    if not file.exists():
-        raise InputError(f"{file} isn't there: run python -m analysis {file.stem} first")
-    data = xr.load_dataset(file, engine="h5netcdf")
+    data = xr.load_dataset(file, engine="h5netcdf") if file.exists() else xr.Dataset()
+    if "shape_eigenvalues" not in data:
+        raise InputError(f"{file} has no shapes of valleys yet: run python -m analysis {file.stem} first")
     values = data.shape_eigenvalues
     walled = data.shape_labels.isel(height=-1) != "no valley"
     smallest = values.min("rank")
@@ -67,7 +67,7 @@ def _shapes(file: Path) -> xr.Dataset:
         "effective_rank": data.shape_effective_rank,
         "loss": data.shape_loss,
         "exponent": data.shape_exponents.isel(height=-1).where(walled).median("direction"),  # NaN where none has walls
-    }).rename(shaped="arm").drop_vars("arm_", errors="ignore")  # fmt: skip
+    }).rename(shaped="arm")  # fmt: skip
 
 
 def report(scale: Scale, results: Results) -> Report:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -14,16 +15,25 @@ from torch.utils.data import DataLoader, SequentialSampler
 from landscape.errors import InputError
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """The same nesting of tuples, lists and mappings with ``function`` applied to every tensor."""
+def map_tensors(
+    function: Callable[[Tensor], Any], batch: Any, other: Callable[[Any], Any] = lambda value: value
+) -> Any:
+    """The same nesting of tuples, lists and mappings, ``function`` applied to tensors and ``other`` to the rest."""
     if isinstance(batch, Tensor):
         return function(batch)
     if isinstance(batch, Mapping):
-        return {key: map_tensors(function, value) for key, value in batch.items()}
+        return {key: map_tensors(function, value, other) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        items = [map_tensors(function, item) for item in batch]
+        items = [map_tensors(function, item, other) for item in batch]
         return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)  # a namedtuple
-    return batch
+    return other(batch)
+
+
+def _told(value: Any) -> Any:
+    """An array by its bytes, since it prints shortened; anything else as it is."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -45,7 +55,7 @@ def samples_in(batch: Any) -> int:
 
 def shape_of(batch: Any) -> str:
     """What two batches have in common where tensors of one can take the places of the other's."""
-    return repr(map_tensors(lambda each: f"{each.dtype} {tuple(each.shape)} {each.stride()}", batch))  # type: ignore[arg-type, return-value]
+    return repr(map_tensors(lambda each: f"{each.dtype} {tuple(each.shape)} {each.stride()}", batch, _told))
 
 
 def refilled(batch: Any, tensors: Iterable[Tensor]) -> Any:
@@ -136,7 +146,7 @@ def digest(batches: list[Any]) -> str:
     """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints."""
     sha = hashlib.sha256()
     for batch in batches:
-        sha.update(repr(map_tensors(lambda _: "tensor", batch)).encode())  # type: ignore[arg-type, return-value]
+        sha.update(repr(map_tensors(lambda _: "tensor", batch, _told)).encode())
         for tensor in tensors_in(batch):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""The one exception a user of landscape-probe is meant to see."""
+"""The exception a user of landscape-probe is meant to see, and the one of processes that lose each other."""
 
 from __future__ import annotations
 

@@ -453,7 +453,9 @@ def _project(folder: Path) -> Path:
 def _device(name: str | None, processes: Processes) -> str | None:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and processes.size > 1:
+    if processes.size > 1 and name is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise InputError(f"--device {name} is one device for {processes.size} processes: give cuda or auto")
         return own_device()
     if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise InputError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")

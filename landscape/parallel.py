@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 4 -m landscape CHECKPOINT --hessian
 
-All of them run the same program on the same numbers: only products and losses are made of parts, and what is added up
-is the same in each of them to the last bit. So nothing but these sums is exchanged.
+All of them run the same program: only products and losses are made of parts, and what is added up is the same in each
+of them to the last bit. So nothing but these sums is exchanged, as long as the machines compute alike.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed
 
 from landscape.errors import PeerError
+from landscape.wording import cause
 
 T = TypeVar("T")
 
@@ -62,7 +63,11 @@ class Processes:
             result = function()
         with _peers():
             distributed.barrier()
-        return result if self.first else function()
+        if not self.first:
+            result = function()
+        with _peers():  # or the first would go on while the others look at what it left
+            distributed.barrier()
+        return result
 
 
 ALONE = Processes()
@@ -91,5 +96,7 @@ def own_device() -> str:
 def _peers() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise PeerError("another process ended; its own message says why") from error
+        raise PeerError(f"the processes have lost each other ({cause(error)}): see what the others say") from error

@@ -246,6 +246,7 @@ class Problem:
         """
         other = copy.copy(self)
         other.model, other._form, other._slots = model, self._form.with_model(model), slots(model)
+        other.programs = {}
         other.layout = ParameterLayout.of(model)
         other.vector = other._own(other.layout.flatten(tensors))
         fixed = {name for name in other._slots.values() if name not in other.layout.names}
@@ -302,13 +303,18 @@ class Problem:
             return self
         other = copy.copy(self)
         other.processes = processes
-        sizes = [data.samples_in(batch) for batch in self.batches]
-        if sum(sizes) < processes.size or not all(
-            sum(stop - start for _, start, stop in other._parts(sizes, rank)) for rank in range(processes.size)
-        ):
-            raise InputError(f"{sum(sizes)} samples are too few for {processes.size} processes: start fewer")
-        self._refuse_dependent_samples(max(1, max(sizes) // processes.size))
+        other._refuse_idle_processes()
+        self._refuse_dependent_samples(max(1, max(map(data.samples_in, self.batches)) // processes.size))
         return other
+
+    def _refuse_idle_processes(self) -> None:
+        """Refuse data of which a process would have nothing."""
+        sizes, processes = [data.samples_in(batch) for batch in self.batches], range(self.processes.size)
+        if not all(self._parts(sizes, rank) for rank in processes):
+            raise InputError(
+                f"some of {len(processes)} processes would have none of the {sum(sizes)} samples in {len(sizes)} "
+                "batches: start fewer, or give larger batches"
+            )
 
     def own(self) -> Self:
         """The same problem on this process's part of the data alone, still weighed against all of it."""
@@ -336,6 +342,7 @@ class Problem:
         """The same problem on other batches, of which nothing is known."""
         other = copy.copy(self)
         other.batches, other.about = batches, {}
+        other._refuse_idle_processes()
         other.total_weight, _ = other._audit()
         return other
 
@@ -393,7 +400,9 @@ class Problem:
 
     def signature(self, batch: Any) -> Hashable:
         """What two points and batches must have in common for a computation traced at one to hold at the other."""
-        constants = tuple((name, tensor.dtype, tensor.shape) for name, tensor in self._constants.items())
+        constants = tuple(
+            (name, tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in self._constants.items()
+        )
         point = self.layout.names, self.vector.dtype, self.device, self._training
         return self._form, self.total_weight, point, constants, data.shape_of(batch)
 

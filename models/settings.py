@@ -101,7 +101,7 @@ class TrainingSettings:
         batch: Fresh sequences in a step.
         learning_rate: Learning rate of Adam.
         warmup: Steps over which the learning rate rises from 0.
-        cooldown: Steps at the end over which it falls to 0.
+        cooldown: Steps at the end within which it falls, evenly, to 2 / (cooldown + 1) of itself.
         width: Width of the embedding.
         heads: Number of attention heads.
         loops: How often the layer is applied.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,14 @@ def posed(sizes, training=False, model=None):
 @settings(max_examples=30, deadline=None)
 def test_every_sample_is_of_one_process_and_shares_are_even(sizes, size):
     problem = posed(sizes)
-    if sum(n >= size for n in sizes) == 0:  # a batch of fewer samples leaves some processes out
+    parts = [posed(sizes)] if size == 1 else []
+    if size > 1:
+        probe = copy.copy(problem)
+        probe.processes = Processes(0, size)
+        parts = [probe._parts(sizes, rank) for rank in range(size)]
+    if not all(parts):
+        with pytest.raises(InputError, match="start fewer, or give larger batches"):
+            problem.split_over(Processes(0, size))
         return
     split = [problem.split_over(Processes(rank, size)) for rank in range(size)]
     own = [each.own().batches for each in split]
@@ -69,8 +77,12 @@ def test_parts_add_up_to_the_whole(sizes, size, monkeypatch):
 
 
 def test_what_cannot_be_split_is_refused():
-    with pytest.raises(InputError, match="2 samples are too few for 3 processes: start fewer"):
+    with pytest.raises(InputError, match="some of 3 processes would have none of the 2 samples in 1 batches"):
         posed([2]).split_over(Processes(0, 3))
+    split = posed([8]).split_over(Processes(0, 8))
+    for fewer in (split.halves, lambda: split.sampled(3)):
+        with pytest.raises(InputError, match="some of 8 processes would have none"):
+            fewer()
     mixing = posed([8], training=True, model=nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)))
     with pytest.raises(InputError, match="can't be split"):
         mixing.split_over(Processes(0, 2))

@@ -145,7 +145,7 @@ def probe(
         )
     status = EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
     if not processes.first:
-        return status
+        return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it
     peers: list[CrossCheck] = []
     try:
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
@@ -209,6 +209,7 @@ _SETTINGS = {
     "subset": ["slices"],
     "adaptive": ["slices"],
     "at": ["slices", "valley"],
+    "compiling": [*_OF_CURVATURE, "slices", "valley", "dynamics", "hops"],
     "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "samples", "dynamics", "hops", "crosscheck"],
 }
 _SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",

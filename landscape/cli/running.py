@@ -89,6 +89,8 @@ def run_command(
             Console(stderr=True).print_exception()
         return say(" ".join(str(error).split()), EXIT_INPUT)
     except PeerError as error:
+        if "--debug" in arguments:
+            Console(stderr=True).print_exception()
         return say(str(error), EXIT_INTERNAL, 3)  # after the one that it is about
     except KeyboardInterrupt:
         return say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.batches import of_all_batches, shape_of, tensors_in
-from landscape.curvature.program import Program
+from landscape.curvature.program import Program, UntraceableError
 from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest, half_of_memory
 from landscape.curvature.traced import prepared, programs_of
 from landscape.curvature.work import Counting
@@ -39,6 +39,10 @@ class Linearised:
     apply: Callable[[Tensor], Tensor]
     derivatives: tuple[Tensor, ...]
     tensors: tuple[Tensor, ...] = ()
+
+
+# By how many measured roundings a program may differ from autograd: compiled, sums are in another order.
+_ROUNDINGS = 30
 
 
 class BatchedOperator(SymmetricOperator):
@@ -82,11 +86,10 @@ class BatchedOperator(SymmetricOperator):
         budget = half_of_memory(problem.device) if memory is None else memory
         needed = self._graph_bytes()
         autograd = Route("cached" if needed <= budget else "rebuilt", needed, budget)
-        self.route = (
-            replace(autograd, name=route)
-            if route
-            else self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
-        )
+        if route is None:
+            self.route = self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
+        else:
+            self.route = autograd.named(route, self.traceable)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -135,7 +138,9 @@ class BatchedOperator(SymmetricOperator):
 
     def _chosen(self, autograd: Route, products: int, compiling: Compile) -> Route:
         """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
-        if not self.traceable or (compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING):
+        if not self.traceable:
+            return replace(autograd, note="of this matrix nothing is compiled") if compiling == "on" else autograd
+        if compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
             return autograd
         with self._problem.evaluating(), Counting() as counting:
             self._linearise(0)
@@ -143,26 +148,70 @@ class BatchedOperator(SymmetricOperator):
 
     def _bytes_saved(self) -> _SavedBytes:
         """A count of the bytes that are saved beyond parameters and data, of the first batch."""
-        return _SavedBytes([self._vector, *self._problem.constants(), *tensors_in(self._problem.batches[0])])
+        problem = self._problem
+        return _SavedBytes([self._vector, problem.vector, *problem.constants(), *tensors_in(problem.batches[0])])
 
     def _trace(self) -> None:
         """Get the programs of the route; where there are none, or they keep too much, take the route without."""
-        try:
-            self._programs = programs_of(self._problem, self._linearise_first, type(self).__name__, self.route.compiles)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever torch, a compiler or the model says to being traced
-            self.route = self.route.without_program(f"no program of the product, {cause(error)}")
+        problem = self._problem
+        asked = "failed", type(self).__name__, self.route.name, problem.signature(problem.batches[0])
+        if asked not in problem.programs:
+            try:
+                self._programs = self._held_to_autograd()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever torch, a compiler or the model says to being traced
+                # Kept, so that it isn't tried again at every point.
+                problem.programs[asked] = str(error) if isinstance(error, UntraceableError) else cause(error)
+        if asked in problem.programs:
+            self.route = self.route.without_program(f"no program of the product: {problem.programs[asked]}")
             return
         saved = self._bytes_saved()
         for tensor in next(self._linearised()).tensors:
             saved.pack(tensor)
-        held = of_all_batches(self._problem.batches, saved.bytes)
+        held = of_all_batches(problem.batches, saved.bytes)
         if self.route.keeps and held > self.route.budget_bytes:
             self._programs = {}
             self.route = self.route.without_program(f"its program would keep {held / 1e9:.1f} GB")
         elif self.route.keeps:
             self.route = replace(self.route, graph_bytes=held)
+
+    def _held_to_autograd(self) -> dict[str, Program]:
+        """Programs that give autograd's product here, with every batch; those known of another point first.
+
+        A trace keeps numbers that Python took from tensors by ways that torch doesn't see (``tolist``), and what the
+        model or the loss were like when it was made: a program is believed where it was tried.
+
+        Raises:
+            UntraceableError: programs traced just now give something else.
+            Exception: see `programs_of`.
+        """
+        for fresh in (False, True):
+            programs = programs_of(
+                self._problem, self._linearise_first, type(self).__name__, self.route.compiles, fresh
+            )
+            off, allowed = self._difference(programs)
+            if off <= allowed:
+                return programs
+        raise UntraceableError(f"it differs from autograd's by {off:.1e} of the product, rounding by {allowed:.1e}")
+
+    def _difference(self, programs: dict[str, Program]) -> tuple[float, float]:
+        """How far the programs' product with one vector is from autograd's, and how far it may be for rounding."""
+        vector = torch.randn(self.dim, generator=torch.Generator().manual_seed(0)).to(self._vector.detach())
+        difference, sizes, rounding = torch.zeros(self.dim, dtype=torch.float64, device=self.device), 0.0, 0.0
+        for index, batch in enumerate(self._problem.batches):
+            eager = self._linearise(index)
+            part = _apply(eager, vector)
+            size = float(torch.linalg.vector_norm(part))
+            if index == 0 and size:  # whose rounding is seen by another scale
+                again = 3 * _apply(eager, vector / 3)
+                rounding = float(torch.linalg.vector_norm(again - part)) / size
+            product, _ = prepared(programs[shape_of(batch)], self._problem, batch)
+            difference += product(vector).to(torch.float64) - part
+            sizes += size
+        off = float(torch.linalg.vector_norm(difference))
+        allowed = _ROUNDINGS * (rounding + torch.finfo(self.dtype).eps) * sizes
+        return (off / sizes, allowed / sizes) if sizes else (off, 0.0)
 
     def _product(self, vectors: Tensor) -> Tensor:
         several = len(self._problem.batches) > 1 or self._problem.processes.size > 1

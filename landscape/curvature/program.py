@@ -82,7 +82,9 @@ def _refuse_by_value(graph: fx.Graph) -> None:
 
 
 def _is_mask(index: fx.Node | None) -> bool:
-    return index is not None and index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8)
+    if index is None or index.op == "get_attr":  # a constant, whose values don't differ
+        return False
+    return index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8)
 
 
 def _split(traced: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:

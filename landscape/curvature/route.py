@@ -8,6 +8,7 @@ import psutil
 import torch
 
 from landscape.curvature.work import Work
+from landscape.errors import InputError
 from landscape.problem import Compile
 
 EXPECTED = 60
@@ -23,6 +24,7 @@ _CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
 WORTH_COUNTING = 5e9
 """Bytes of graphs that all products together go through, below which no program pays: some seconds' work."""
 
+_CHECKING = _REBUILDING + _PREPARING + _LINEARISED  # a program's product beside autograd's, once
 # Seconds for each operation of a gradient, which makes some six in the program of a product.
 _TRACING, _COMPILING = 0.02, 0.15
 # What compiling saves of the time of everything but matrix products. Networks whose products are convolutions gain
@@ -71,7 +73,20 @@ class Route:
 
     def without_program(self, why: str) -> Route:
         """The route to take where a product can't be traced or compiled."""
-        return replace(self, name="cached" if self.keeps else "rebuilt", note=why)
+        fits = self.keeps and self.graph_bytes <= self.budget_bytes
+        return replace(self, name="cached" if fits else "rebuilt", note=why)
+
+    def named(self, name: str, traceable: bool) -> Route:
+        """The same with another name, of an operator whose products can be traced or not.
+
+        Raises:
+            InputError: there is no such route.
+        """
+        other = replace(self, name=name)
+        if name not in (*_KEPT, *_REBUILT) or (other.traced and not traceable):
+            known = [each for each in (*_KEPT, *_REBUILT) if traceable or not replace(self, name=each).traced]
+            raise InputError(f"products of this matrix go no route {name!r}; there are {', '.join(known)}")
+        return other
 
     def __str__(self) -> str:
         """What the screen says of it."""
@@ -103,17 +118,18 @@ def cheapest(work: Work, autograd: Route, products: int, compiling: Compile, dev
 def _seconds(work: Work, kept: bool, device: torch.device, products: int) -> dict[str, float]:
     """What each route would take in all, with what is kept or without."""
     gradient = work.seconds(device)
+    checking = _CHECKING * gradient
     saved = 0.0 if 2 * work.convolutions > work.flops else _FUSED * work.pointwise(device)
     tracing, fusing = _TRACING * work.operations, (_TRACING + _COMPILING) * work.operations
     if kept:
         return {
             "cached": products * _CACHED * gradient,
-            "linearised": tracing + products * _LINEARISED * gradient,
-            "compiled": fusing + products * _LINEARISED * (gradient - saved),
+            "linearised": tracing + checking + products * _LINEARISED * gradient,
+            "compiled": fusing + checking + products * _LINEARISED * (gradient - saved),
         }
     return {
         "rebuilt": products * _REBUILDING * gradient,
-        "recompiled": fusing + products * (_PREPARING * gradient + _LINEARISED * (gradient - saved)),
+        "recompiled": fusing + checking + products * (_PREPARING * gradient + _LINEARISED * (gradient - saved)),
     }
 
 

@@ -93,7 +93,8 @@ class KrylovBasis:
         self.capacity = capacity
         self.expanded = 0
         self.size = 0
-        # All at once: growing would hold an old and a new basis. A CPU gives the pages when they are written to.
+        # All at once, as growing would hold an old and a new basis: a CPU gives pages when they are written to, and
+        # what a GPU gives is bounded by the capacity.
         self._rows = torch.empty((capacity, operator.dim), device=operator.device, dtype=operator.dtype)
         self._projection = np.zeros((capacity, capacity))
         self._largest_product = 0.0

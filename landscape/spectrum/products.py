@@ -37,9 +37,9 @@ def norm(vector: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(pieces))
 
 
-def inner(vectors: Tensor, vector: Tensor) -> Tensor:
-    """The inner products (k,) of the columns of (n, k) with a vector (n,), in float64."""
-    pieces = zip(vectors.split(_PIECE), vector.split(_PIECE), strict=True)
+def inner(first: Tensor, second: Tensor) -> Tensor:
+    """The inner products (k, m) of the columns of (n, k) with those of (n, m), in float64."""
+    pieces = zip(first.split(_PIECE), second.split(_PIECE), strict=True)
     return torch.stack([a.T.to(torch.float64) @ b.to(torch.float64) for a, b in pieces]).sum(0)
 
 

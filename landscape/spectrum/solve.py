@@ -235,9 +235,9 @@ class Solve(Iteration):
         k, size, leading = vectors.shape[1], block_size(self.operator), -1.0
         compressed, residuals = np.zeros((k, k)), np.zeros(k)
         for start in range(0, k, size):
-            block = vectors[:, start : start + size]
-            for place, product in enumerate(finite_products(self.operator, block).unbind(1), start):
-                compressed[:, place] = inner(vectors, product).cpu().numpy()
+            products = finite_products(self.operator, vectors[:, start : start + size])
+            compressed[:, start : start + size] = inner(vectors, products).cpu().numpy()
+            for place, product in enumerate(products.unbind(1), start):
                 value = compressed[place, place]
                 residuals[place] = float(norm(product - float(value) * vectors[:, place]))
                 if abs(value) > leading:
