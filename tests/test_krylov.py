@@ -10,6 +10,7 @@ import torch
 
 from landscape import InputError, MatrixOperator
 from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.products import inner, norm
 from tests.oracles import symmetric
 
 
@@ -47,3 +48,14 @@ def test_chains_beside_held_pairs_see_the_operator_compressed_to_their_complemen
     allowed = 4 * math.sqrt(40 * len(values)) * torch.finfo(dtype).eps * 100
     assert abs(found[-1] - 2) < max(allowed, 1e-9)
     assert basis.orthogonality_defect() < 20 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("n", [1, 1000, (1 << 20) + 7])
+def test_norms_and_inner_products_of_float32_are_summed_in_float64(n):
+    """In pieces: as of the whole in float64, to the rounding of float64."""
+    g = torch.Generator().manual_seed(n)
+    first, second = torch.randn(n, 3, generator=g), torch.randn(n, 2, generator=g)
+    expected = first.T.double() @ second.double()
+    assert torch.allclose(inner(first, second), expected, rtol=0, atol=1e-12 * n)
+    assert float(norm(first[:, 0])) == pytest.approx(float(first[:, 0].double().square().sum().sqrt()), rel=1e-13)
+    assert norm(first[:, 1]).dtype == torch.float64
