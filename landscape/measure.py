@@ -26,6 +26,7 @@ from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.measurements import History, Loss, Measurement, Run
+from landscape.memory import bytes_of
 from landscape.parallel import ALONE, Processes, own_device
 from landscape.problem import Compile, Problem
 from landscape.progress import ProgressBar
@@ -48,6 +49,7 @@ class Source:
         dtype: ``float32`` or ``float64``; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
         compiling: whether products are compiled; see `Problem`.
+        memory: bytes that a measurement may take; see `Problem`.
         processes: that share the work; see `Problem.split_over`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
@@ -61,6 +63,7 @@ class Source:
     params: str | Sequence[str] = ()
     allow_code_execution: bool = False
     compiling: Compile = "auto"
+    memory: int | None = None
     processes: Processes = ALONE
 
     def __post_init__(self) -> None:
@@ -80,7 +83,9 @@ class Source:
         """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
-            problem = problem.to(_device(self.device, self.processes), dtype, self.batch_size, self.compiling)
+            problem = problem.to(
+                _device(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
+            )
         except (RuntimeError, TypeError) as error:
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
@@ -106,13 +111,16 @@ def load_problem(
     params: str | Sequence[str] = (),
     allow_code_execution: bool = False,
     compiling: Compile = "auto",
+    memory: str | int | None = None,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
-    return Source(problem, project, device, dtype, batch_size, params, allow_code_execution, compiling).load(checkpoint)
+    allowed = bytes_of(memory) if isinstance(memory, str) else memory
+    source = Source(problem, project, device, dtype, batch_size, params, allow_code_execution, compiling, allowed)
+    return source.load(checkpoint)
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:

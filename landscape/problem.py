@@ -52,12 +52,14 @@ class Problem:
         notes: what was decided or changed on the user's behalf, a sentence each.
         programs: computations that were traced for this problem or one like it, by their `signature` and kind.
         compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
+        memory: bytes that a measurement may take beyond model and data; None leaves it to each.
         processes: that share the work, see `split_over`.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
 
     optimizer: Mapping[str, Any] | None = None
     compiling: Compile = "auto"
+    memory: int | None = None
     processes: Processes = ALONE
 
     def __init__(
@@ -179,8 +181,9 @@ class Problem:
         dtype: torch.dtype | None = None,
         micro_batch: int | None = None,
         compiling: Compile | None = None,
+        memory: int | None = None,
     ) -> Self:
-        """The same problem computed elsewhere, in another precision, in smaller pieces or compiled; None keeps what is.
+        """The same problem computed elsewhere or otherwise; see `Problem` for what each is; None keeps what is.
 
         Raises:
             InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
@@ -189,7 +192,7 @@ class Problem:
         other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
         other.vector = other._own(self.vector)
         other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
-        other.compiling = compiling or self.compiling
+        other.compiling, other.memory = compiling or self.compiling, memory or self.memory
         other._form = self._form.on(other.device, other.dtype)
         other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
         other.total_weight, _ = other._audit()
@@ -395,7 +398,7 @@ class Problem:
         """The same problem with one batch alone, still weighed against all data, and other buffers in their order."""
         other = copy.copy(self)
         other._constants = dict(zip(self._constants, constants, strict=True))
-        other.batches = [batch]
+        other.batches, other.processes = [batch], ALONE
         return other
 
     def signature(self, batch: Any) -> Hashable:
@@ -412,6 +415,16 @@ class Problem:
         constants = {n: t.clone() for n, t in self._constants.items()} if self._training else self._constants
         tensors = self.layout.unflatten(vector) | constants
         return {slot: tensors[name] for slot, name in self._slots.items()}
+
+    def micro_batched(self, size: int) -> Self:
+        """The same problem in micro-batches of at most so many samples.
+
+        Raises:
+            InputError: the samples of a batch aren't independent.
+        """
+        other = copy.copy(self)
+        other._split(size)
+        return other
 
     def _split(self, size: int | None) -> None:
         """Go over to micro-batches of at most ``size`` samples, which must give the same losses.

@@ -14,6 +14,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def amount(size: float) -> str:
+    """Bytes as a person reads them: ``36 MB``, ``1.2 GB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
 def listed(names: Iterable[object], limit: int = 4) -> str:
     """The first ``limit`` names, and how many more there are: ``a, b and 7 more``."""
     shown = [one_line(name, 120) for name in names]

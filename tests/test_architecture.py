@@ -25,7 +25,7 @@ LAYERS = [
     ["samples"],
     ["forms"],
     ["batches", "losses"],
-    ["operator", "parallel", "parameters", "importing", "display", "dynamics", "valley"],
+    ["operator", "memory", "parallel", "parameters", "importing", "display", "dynamics", "valley"],
     ["wording"],
     ["errors"],
 ]

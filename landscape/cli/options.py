@@ -95,6 +95,7 @@ Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.  [default: the model's]")]
 BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]
 Compiling = Annotated[Literal["auto", "on", "off"], _of(PROBLEM, "Products.", "--compile")]
+Memory = Annotated[str | None, _of(PROBLEM, "Beyond model and data, such as 8GB.")]
 AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files you trust that run code.")]
 
 Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]

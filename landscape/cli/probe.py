@@ -82,6 +82,7 @@ def probe(
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
     compiling: options.Compiling = "auto",
+    memory: options.Memory = None,
     allow_code_execution: options.AllowCode = False,
     out: options.Out = None,
     overwrite: options.Overwrite = False,
@@ -98,11 +99,22 @@ def probe(
     from landscape.crosscheck import check_arguments
     from landscape.measure import Source
     from landscape.measure import probe as run
+    from landscape.memory import bytes_of
     from landscape.parallel import joined
 
     if group_by is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
-    source = Source(problem, project, device, dtype, batch_size, tuple(params or ()), allow_code_execution, compiling)
+    source = Source(
+        problem,
+        project,
+        device,
+        dtype,
+        batch_size,
+        tuple(params or ()),
+        allow_code_execution,
+        compiling,
+        None if memory is None else bytes_of(memory),
+    )
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix
     slices_of = tuple(directions or ()), points, reach, seed, subset
@@ -210,6 +222,7 @@ _SETTINGS = {
     "adaptive": ["slices"],
     "at": ["slices", "valley"],
     "compiling": [*_OF_CURVATURE, "slices", "valley", "dynamics", "hops"],
+    "memory": [*_OF_CURVATURE, "slices", "valley", "dynamics", "hops"],
     "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "samples", "dynamics", "hops", "crosscheck"],
 }
 _SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from landscape.batches import of_all_batches, shape_of, tensors_in
+from landscape.batches import of_all_batches, samples_in, shape_of, tensors_in
 from landscape.curvature.program import Program, UntraceableError
-from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest, half_of_memory
+from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest
 from landscape.curvature.traced import prepared, programs_of
 from landscape.curvature.work import Counting
 from landscape.errors import InputError
+from landscape.memory import OVERHEAD, half_of_memory
 from landscape.operator import SymmetricOperator
-from landscape.wording import cause
+from landscape.wording import amount, cause
 
 if TYPE_CHECKING:
     from landscape.problem import Compile, Problem
@@ -70,7 +71,8 @@ class BatchedOperator(SymmetricOperator):
 
         Args:
             problem: where the curvature is taken.
-            memory: bytes that kept graphs may hold; default: half of the device's memory. 0 rebuilds always.
+            memory: bytes that kept graphs may hold; default: half of the problem's, or of the device's. 0 rebuilds
+                always.
             route: the name of one, to make products as an earlier run did; default: the cheapest within the memory.
             products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
             compiling: see `Problem`; default: the problem's.
@@ -83,9 +85,11 @@ class BatchedOperator(SymmetricOperator):
         self._vector = problem.vector.clone().requires_grad_()
         self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
         self._programs: dict[str, Program] = {}  # by the shape of the batch
-        budget = half_of_memory(problem.device) if memory is None else memory
+        if memory is None:
+            device = half_of_memory(problem.device)
+            memory = device if problem.memory is None else (problem.memory - OVERHEAD) // 2
         needed = self._graph_bytes()
-        autograd = Route("cached" if needed <= budget else "rebuilt", needed, budget)
+        autograd = Route("cached" if needed <= memory else "rebuilt", needed, memory)
         if route is None:
             self.route = self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
         else:
@@ -98,6 +102,14 @@ class BatchedOperator(SymmetricOperator):
             if self.route.traced:
                 self._trace()
             self._kept = list(self._linearised()) if self.route.keeps else None
+
+    @property
+    def peak_bytes(self) -> int:
+        """About what is taken while a product is made, beyond model and data: what is kept, and a batch's work."""
+        batches = self._problem.batches
+        first = self.route.graph_bytes * samples_in(batches[0]) // sum(map(samples_in, batches))
+        vectors = 4 * self._vector.nbytes + 8 * self.dim * (len(batches) > 1)
+        return (self.route.graph_bytes if self.route.keeps else first) + first + vectors + OVERHEAD
 
     @abstractmethod
     def _linearise(self, index: int) -> Linearised:
@@ -172,7 +184,7 @@ class BatchedOperator(SymmetricOperator):
         held = of_all_batches(problem.batches, saved.bytes)
         if self.route.keeps and held > self.route.budget_bytes:
             self._programs = {}
-            self.route = self.route.without_program(f"its program would keep {held / 1e9:.1f} GB")
+            self.route = self.route.without_program(f"its program would keep {amount(held)}")
         elif self.route.keeps:
             self.route = replace(self.route, graph_bytes=held)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-import psutil
 import torch
 
 from landscape.curvature.work import Work
 from landscape.errors import InputError
 from landscape.problem import Compile
+from landscape.wording import amount
 
 EXPECTED = 60
 """Products, where nobody says how many: those of ten eigenpairs."""
@@ -92,10 +92,10 @@ class Route:
         """What the screen says of it."""
         note = f" ({self.note})" if self.note else ""
         if self.keeps:
-            return f"{_KEPT[self.name]}, {self.graph_bytes / 1e6:.0f} MB{note}"
+            return f"{_KEPT[self.name]}, {amount(self.graph_bytes)}{note}"
         return (
-            f"{_REBUILT[self.name]}: kept, it would hold {self.graph_bytes / 1e9:.1f} GB of the "
-            f"{self.budget_bytes / 1e9:.1f} GB allowed{note}"
+            f"{_REBUILT[self.name]}: kept, it would hold {amount(self.graph_bytes)} of the "
+            f"{amount(self.budget_bytes)} allowed{note}"
         )
 
 
@@ -131,10 +131,3 @@ def _seconds(work: Work, kept: bool, device: torch.device, products: int) -> dic
         "rebuilt": products * _REBUILDING * gradient,
         "recompiled": fusing + checking + products * (_PREPARING * gradient + _LINEARISED * (gradient - saved)),
     }
-
-
-def half_of_memory(device: torch.device) -> int:
-    """Half of the device's memory in bytes: of its total, so that the route doesn't depend on the moment."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 2
-    return psutil.virtual_memory().total // 2

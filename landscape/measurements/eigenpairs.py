@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -15,13 +16,21 @@ from landscape.curvature.route import Route
 from landscape.display import eigenvalue_table, rounded_up
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.memory import Growth
 from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
+from landscape.spectrum.eigenpairs import (
+    Eigenpairs,
+    basis_capacity,
+    check_arguments,
+    top_eigenpairs,
+    vectors_beside,
+)
 from landscape.spectrum.ends import Which
+from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST
-from landscape.wording import counted
+from landscape.wording import amount, counted
 
 _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
 
@@ -62,8 +71,18 @@ class TopEigenpairs(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), 20 + 4 * self.k)
+        growth, products = Growth(problem.device), 20 + 4 * self.k
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
+        left = None if problem.memory is None else problem.memory - made.peak_bytes
+        vectors = min(basis_capacity(operator, self.k, left), products) + vectors_beside(self.k)
+        foreseen: list[float] = []
+
+        def tell(at: Progress) -> None:
+            if not foreseen:  # some products are made, and as many vectors there
+                foreseen.append(growth.most() + max(0, vectors - at.products) * problem.vector.nbytes)
+            bar(at)
+
         pairs = top_eigenpairs(
             operator,
             self.k,
@@ -73,7 +92,8 @@ class TopEigenpairs(OfMatrix):
             tol_value=self.tol_value,
             start=before,
             max_products=self.max_products,
-            progress=bar,
+            memory=left,
+            progress=tell,
         )
         variables = _pairs(pairs, self.matrix)
         if self.eigenvectors:
@@ -81,7 +101,8 @@ class TopEigenpairs(OfMatrix):
             variables["overlap"] = variable(
                 (), _overlap(before, pairs.eigenvectors), "||V'^T V||_F^2 / k with the V' of the checkpoint before"
             )
-        return Measured(variables, {"route": made.route.plain()})
+        taken = {"memory": _known(growth.most()), "memory_foreseen": _known(foreseen[0])}
+        return Measured(variables, {"route": made.route.plain(), **taken})
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
         """The eigenvectors (n, k) of the checkpoint before."""
@@ -120,9 +141,16 @@ class TopEigenpairs(OfMatrix):
             f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
             f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
         ]
+        if told.get("memory"):
+            lines.append(f"memory beyond model and data: {amount(told['memory'])}")
         if "overlap" in row and row.overlap.notnull():
             lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
         return lines
+
+
+def _known(size: float) -> int | None:
+    """Bytes; None where nothing tells."""
+    return None if math.isnan(size) else int(size)
 
 
 def _chance(missed: float) -> str:

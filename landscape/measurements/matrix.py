@@ -11,6 +11,7 @@ from torch import Tensor
 from landscape.checkpoint import OPTIMIZER_KEYS
 from landscape.curvature.batched import BatchedOperator
 from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
+from landscape.curvature.fitting import fitted
 from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
@@ -99,7 +100,7 @@ class Matrix:
         Raises:
             InputError: the problem has no such matrix, or there is nothing to precondition with.
         """
-        made = self._plain(problem, route, products)
+        made = self._plain(fitted(problem), route, products)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
     def settled(self, problem: Problem) -> Matrix:

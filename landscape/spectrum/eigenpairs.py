@@ -18,6 +18,7 @@ from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.spectrum.solve import Goal, Iteration, Solve
+from landscape.wording import amount
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def top_eigenpairs(
     start: Tensor | None = None,
     max_products: int | None = None,
     basis_size: int | None = None,
+    memory: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Eigenpairs:
     """The k eigenpairs at the end of the spectrum that ``which`` names, by thick-restart Lanczos.
@@ -110,8 +112,9 @@ def top_eigenpairs(
         start: (n, l), vectors of an earlier solve; the basis then starts from their sum instead of a random vector.
             The search for what was missed is random all the same.
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
-        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in 2 GB but at least
-            2 k + 20.
+        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in ``memory`` or in 2 GB,
+            but in 2 GB at least 2 k + 20.
+        memory: bytes that all vectors may take; default: 2 GB, or what 2 k + 20 of them take.
         progress: called after every product.
 
     Raises:
@@ -123,7 +126,8 @@ def top_eigenpairs(
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
-    basis = KrylovBasis(operator, _capacity(operator, k, basis_size), seed)
+    capacity = basis_capacity(operator, k, memory) if basis_size is None else min(operator.dim, basis_size)
+    basis = KrylovBasis(operator, capacity, seed)
     if start is not None:
         _refuse_misshapen(operator.dim, start)
         basis.start(start.sum(dim=1))
@@ -179,8 +183,25 @@ def _refuse_misshapen(dim: int, start: Tensor) -> None:
         raise InputError(f"start must have the shape ({dim}, l), a vector in each column, not {tuple(start.shape)}")
 
 
-def _capacity(operator: SymmetricOperator, k: int, basis_size: int | None) -> int:
-    if basis_size is None:
-        fitting = int(2e9) // (operator.dim * torch.finfo(operator.dtype).bits // 8)
-        basis_size = max(2 * k + 20, min(10 * k + 300, fitting))
-    return min(operator.dim, basis_size)
+def vectors_beside(k: int) -> int:
+    """Vectors that a solve holds beside its basis: the pairs, some of them twice, and what a step works with."""
+    return k + 6
+
+
+def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = None) -> int:
+    """How many vectors a solve for k pairs keeps at most, by default; see `top_eigenpairs`.
+
+    Raises:
+        InputError: too few fit into the memory.
+    """
+    size = operator.dim * torch.finfo(operator.dtype).bits // 8
+    if memory is None:
+        return min(operator.dim, max(2 * k + 20, min(10 * k + 300, int(2e9) // size)))
+    capacity = min(operator.dim, 10 * k + 300, memory // size - vectors_beside(k))
+    if capacity < min(operator.dim, 2 * k + 4):
+        needed = (2 * k + 4 + vectors_beside(k)) * size
+        raise InputError(
+            f"{k} eigenpairs of {operator.dim:,} parameters need {amount(needed)} for vectors, and "
+            f"{amount(max(0, memory))} are left for them: ask for fewer, or allow more memory"
+        )
+    return capacity
