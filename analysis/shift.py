@@ -7,7 +7,7 @@ the switch cost, and what softens it?
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -44,6 +44,9 @@ of its own."""
 
 EPOCHS: dict[TaskName, int] = {"unique-set": 200, "copy": 600, "binary-sum": 600}
 """Of algorithmic tasks that take fewer or more than 400 epochs of 20 steps; in the last quarter the rate falls to 0."""
+
+SHORTER = 0.65
+"""The share of its epochs that looped training is given to see what fewer operations reach."""
 
 NEVER = 1_000_000
 """The patience of the run that is watched and never switches."""
@@ -98,10 +101,23 @@ class Contest:
         return {"single": self.single, "looped": self.looped, **self.others}
 
     @property
+    def shorter(self) -> dict[str, TrainingSettings]:
+        """Pure looped training of fewer epochs, where the rate falls at the end: stopped halfway it would be hot."""
+        if not self.looped.cooldown:
+            return {}
+        epochs = int(SHORTER * self.looped.epochs)
+        return {"looped-short": replace(self.looped, epochs=epochs, cooldown=int(SHORTER * self.looped.cooldown))}
+
+    @property
     def staged(self) -> dict[str, TrainingSettings]:
         """Those with one; ``watched`` is one pass throughout, with what a criterion is told."""
         every = {**self.switches, "watched": SwitchSettings("shift", patience=NEVER)}
         return {name: replace(self.looped, switch=switch) for name, switch in every.items()}
+
+    @property
+    def reported(self) -> list[str]:
+        """The arms that are compared where the task is learnt."""
+        return [*self.unstaged, *self.shorter, *self.switches]
 
     @property
     def has_shapes(self) -> bool:
@@ -142,11 +158,11 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
 def report_on(contest: Contest, found: Results) -> Report:
     """Tables of what is reached at which cost and, where the task is learnt, of the switches and the thresholds."""
     learnt = contest.is_learnt(found)
-    data = _dataset(contest, found, [*contest.unstaged, *contest.switches] if learnt else list(contest.unstaged))
+    data = _dataset(contest, found, contest.reported if learnt else list(contest.unstaged))
     text = f"""Accuracy is `{contest.accuracy}` at the last checkpoint. Operations are those of the matrix products,
 what the criterion measures included; time is processor time on one thread. Equal: the paired interval of the
 difference lies within {100 * PARITY:.0f} points; different: it lies beyond them; not lower: it lies above
--{100 * PARITY:.0f} points; else it can't be told.
+-{100 * PARITY:.0f} points; else it can't be told. {_EQUAL[bool(contest.looped.cooldown)]}
 
 {_reached(data)}
 {_longer(data)}{_staged(contest, data, found) if learnt else NOT_LEARNT}"""
@@ -155,6 +171,12 @@ difference lies within {100 * PARITY:.0f} points; different: it lies beyond them
         data = data.merge(shapes_of(found, contest.unstaged, contest.seeds))
     return Report(text, data, figures)
 
+
+_EQUAL = {
+    False: "At equal operations: at those of the arm, along the run of pure looped training.",
+    True: f"""At equal operations: between the ends of pure looped training and of the same with {SHORTER:.0%} of
+the epochs (`looped-short`), as the rate falls at the end of either.""",
+}
 
 NOT_LEARNT = f"""The mean of pure looped training over seeds stays below {LEARNT:.0%}: the task isn't learnt within this
 budget, and staged training isn't tried.
@@ -191,13 +213,14 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
         return every(lambda run: xr.DataArray(_column(run, metric), {"step": run["steps"]}).reindex(step=steps).values)
 
     flops = np.array(every(lambda run: float(np.sum(run["flops"]))))
-    looped = runs[arms.index("looped")]
+    ways = [arm for arm in ("looped-short", "looped") if arm in arms]
+    looped = list(zip(*(runs[arms.index(arm)] for arm in ways), strict=True))
     variables = {
         "accuracy": (at, every(lambda run: run["metrics"][contest.accuracy][-1])),
         "flops": (at, flops),
         "seconds": (at, every(lambda run: float(np.sum(run["seconds"])))),
         "looped_at_equal_flops": (
-            at, [[_at_flops(run, contest, spent) for run, spent in zip(looped, row, strict=True)] for row in flops],
+            at, [[_at_flops(whole, contest, spent) for whole, spent in zip(looped, row, strict=True)] for row in flops],
         ),
         "curve_accuracy": (over, curves(contest.accuracy)),
         "curve_kept": (over, curves(contest.kept)),
@@ -217,15 +240,24 @@ def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:
     return np.array(run["metrics"][metric], dtype=float)
 
 
-def _at_flops(run: Mapping[str, Any], contest: Contest, flops: float) -> float:
-    """The accuracy of a run when it had taken so many operations, between two checkpoints along a line.
+def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float) -> float:
+    """The accuracy that pure looped training reaches with so many operations, along a line between two that are known.
 
-    NaN where it took fewer in all.
+    These are two checkpoints of the one run there is; or, where the rate falls at the end, the ends of a shorter and
+    of the whole run. NaN where more operations are asked about than there were, or fewer than the shorter run took.
+
+    Args:
+        runs: of one seed, the shorter one first.
+        contest: which they are of.
+        flops: so many operations.
     """
-    spent = np.concatenate([[0.0], np.cumsum(run["flops"])])
-    if flops > spent[-1]:
-        return float("nan")
-    steps = np.interp(flops, spent, contest.looped.steps_per_epoch * np.arange(len(spent)))
+    if contest.looped.cooldown:
+        ends = [float(np.sum(run["flops"])) for run in runs]
+        reached = [_column(run, contest.accuracy)[-1] for run in runs]
+        return float(np.interp(flops, ends, reached, np.nan, np.nan)) if len(runs) > 1 else float("nan")
+    (run,) = runs
+    spent = [0.0, *np.cumsum(run["flops"])]
+    steps = np.interp(flops, spent, contest.looped.steps_per_epoch * np.arange(len(spent)), right=np.nan)
     return float(np.interp(steps, run["steps"], _column(run, contest.accuracy)))
 
 
@@ -263,7 +295,7 @@ def _reached(data: xr.Dataset) -> str:
         rows.append([
             *row, difference.text(3, "+"), _verdict(difference), mean_of((own.flops / looped.flops).values).text(3),
             mean_of((own.seconds / looped.seconds).values).text(3),
-            difference_of(own.accuracy.values, then).text(3, "+") if np.isfinite(then).all() else "costs more",
+            difference_of(own.accuracy.values, then).text(3, "+") if np.isfinite(then).all() else "not known",
         ])  # fmt: skip
     header = ["", "accuracy", "minus looped", "verdict", "operations by looped", "time by looped",
               "minus looped at equal operations"]  # fmt: skip
@@ -365,7 +397,8 @@ def study_of(task: TaskName) -> Study:
         contest = contest_of(task, scale)
 
         def rest(found: Results) -> list[Unit]:
-            staged = training_units(scale.runs, contest.staged, contest.seeds) if contest.is_learnt(found) else []
+            later = contest.staged | contest.shorter if contest.is_learnt(found) else {}
+            staged = training_units(scale.runs, later, contest.seeds)
             return staged + (shape_units(scale, contest.unstaged, contest.seeds) if contest.has_shapes else [])
 
         return [training_units(scale.runs, contest.unstaged, contest.seeds), rest]

@@ -243,10 +243,19 @@ class TestShift:
 
     def test_equal_operations_lie_between_checkpoints(self) -> None:
         """After 8 operations: epoch 4, step 8; after 6.5 half way from step 6 to step 8."""
+        contest = replace(shift.contest_of("markov", Scale(True, Path(), Path())), accuracy="evaluation_accuracy")
+        assert shift._at_flops([self.run()], contest, 8.0) == pytest.approx(0.4)
+        assert shift._at_flops([self.run()], contest, 6.5) == pytest.approx(0.3)
+        assert math.isnan(shift._at_flops([self.run()], contest, 99.0))
+
+    def test_equal_operations_lie_between_two_runs_whose_rate_falls(self) -> None:
+        """14 operations reach 0.8, and 6 of them 0.6: what lies between them is on a line, what doesn't isn't known."""
         contest = shift.contest_of("copy", Scale(True, Path(), Path()))
-        assert shift._at_flops(self.run(), contest, 8.0) == pytest.approx(0.4)
-        assert shift._at_flops(self.run(), contest, 6.5) == pytest.approx(0.3)
-        assert math.isnan(shift._at_flops(self.run(), contest, 99.0))
+        shorter = {"flops": [3.0, 3.0], "metrics": {"evaluation_accuracy": [0.0, 0.5, 0.6]}}
+        assert shift._at_flops([shorter, self.run()], contest, 10.0) == pytest.approx(0.7)
+        for flops in (5.0, 15.0):
+            assert math.isnan(shift._at_flops([shorter, self.run()], contest, flops))
+        assert math.isnan(shift._at_flops([self.run()], contest, 10.0))
 
     def test_the_watched_run_tells_when_any_threshold_would_switch(self) -> None:
         run = {"loss": [5.0, 4, 3, 3, 3, 3], "gradient_norms": [1.0] * 6}
@@ -258,9 +267,9 @@ class TestShift:
         assert contest.staged["watched"].switch == SwitchSettings("shift", patience=shift.NEVER)
         assert {arm.epochs for arm in (contest.unstaged | contest.staged).values()} == {200}
 
-    @pytest.mark.parametrize(("accuracy", "units"), [(0.89, 0), (0.91, 12)])
+    @pytest.mark.parametrize(("accuracy", "units"), [(0.89, 0), (0.91, 15)])
     def test_staged_training_is_tried_where_looped_training_learns(self, accuracy: float, units: int) -> None:
-        """Three switches and the watched run, three seeds each; pure looped training at this mean accuracy."""
+        """Three switches, the watched run and a shorter one, of three seeds; pure looped training at this accuracy."""
         scale = Scale(False, Path(), Path())
         _, staged = shift.study_of("copy").stages(scale)
         assert callable(staged)
