@@ -367,27 +367,34 @@ def _fires(run: Mapping[str, Any], loss: float | None, norm: float | None, patie
 
 
 def _figure(contest: Contest, data: xr.Dataset) -> Figure:
-    """Accuracy over training, and what is known of before about the switch, seed by seed."""
-    figure = Figure(figsize=(6.9, 2.6), layout="constrained")
+    """Accuracy over training and, where there are switches, what is known of before about them, seed by seed."""
     staged = [arm for arm in list(contest.switches)[:3] if arm in data.arm.values]
-    left, right = figure.subplots(1, 2)
-    for arm, colour in zip(["single", "looped", *staged], COLOURS, strict=False):
+    arms = ["single", "looped", *(staged or contest.others)]
+    figure = Figure(figsize=(6.9 if staged else 3.35, 2.6), layout="constrained")
+    left, *right = figure.subplots(1, 2 if staged else 1, squeeze=False)[0]
+    for arm, colour in zip(arms, COLOURS, strict=False):
         for seed in data.seed.values:
             own = data.sel(arm=arm, seed=seed)
             curve = own.curve_accuracy.dropna("step")
             style: dict[str, Any] = {"color": colour, "alpha": 0.6, "linewidth": 0.6}
             left.plot(curve.step, curve, label=arm if seed == 0 else None, **style)
-            if np.isfinite(own.switched):
-                kept = own.curve_kept.dropna("step")
-                since = kept.step.values / data.steps_per_epoch - float(own.switched)
-                near = (since >= -5) & (since <= AFTER_SWITCH)
-                since, known = since[near], kept.values[near]
-                place = int(np.searchsorted(since, 0)) + 1  # the same weights again, in the passes that follow
-                right.plot(np.insert(since, place, 0), np.insert(known, place, own.after), **style)
+            if right and np.isfinite(own.switched):
+                right[0].plot(*_about_the_switch(own, data.steps_per_epoch), **style)
     left.set(xlabel="training step", ylabel=contest.accuracy)
-    right.set(xlabel="epochs from the switch", ylabel=contest.kept)
+    for axes in right:
+        axes.set(xlabel="epochs from the switch", ylabel=contest.kept)
     left.legend()
     return figure
+
+
+def _about_the_switch(run: xr.Dataset, steps_per_epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Epochs from the switch and what is known of before, that of the same weights in the passes that follow too."""
+    kept = run.curve_kept.dropna("step")
+    since = kept.step.values / steps_per_epoch - float(run.switched)
+    near = (since >= -5) & (since <= AFTER_SWITCH)
+    since, known = since[near], kept.values[near]
+    place = int(np.searchsorted(since, 0)) + 1
+    return np.insert(since, place, 0), np.insert(known, place, run.after)
 
 
 def study_of(task: TaskName) -> Study:
