@@ -30,6 +30,14 @@ def classes(model, seed=0, count=12, features=4):
     return Problem(model.double(), nn.CrossEntropyLoss(), list(zip(x.split(5), target.split(5), strict=True)))
 
 
+def assert_like_autograd(problem):
+    """A program of the product is used, and gives what autograd gives."""
+    hessian = Hessian(problem, route="linearised")
+    assert not hessian.route.note
+    expected = dense(Hessian(problem, route="cached"))
+    assert (dense(hessian) - expected).abs().max() <= 1e-12 * expected.abs().max()
+
+
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_programs_give_closed_forms(name):
     form = CLOSED_FORMS[name]()
@@ -53,10 +61,7 @@ def test_programs_give_what_autograd_does(model, parts):
     torch.manual_seed(0)
     batches = [(part[:, :-1], part[:, 1:]) for part in TOKENS.split(parts)]
     problem = Problem(model().double(), nn.CrossEntropyLoss(ignore_index=2), batches)
-    expected = dense(Hessian(problem, route="cached"))
-    hessian = Hessian(problem, route="linearised")
-    assert not hessian.route.note
-    assert (dense(hessian) - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert_like_autograd(problem)
 
 
 def test_a_compiled_program_gives_what_autograd_does_kept_or_made_anew():
@@ -81,10 +86,7 @@ def test_convolutions_and_normalisation_in_evaluation_mode():
     model(torch.randn(8, 2, 6, 6).double())  # statistics of its own
     images = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     problem = Problem(model, nn.CrossEntropyLoss(), [(images, torch.tensor([0, 2, 1, 1]))])
-    expected = dense(Hessian(problem, route="cached"))
-    hessian = Hessian(problem, route="linearised")
-    assert not hessian.route.note
-    assert (dense(hessian) - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert_like_autograd(problem)
 
 
 def test_products_of_a_program_do_not_change_it():
@@ -106,8 +108,7 @@ def test_a_program_holds_at_other_points_and_for_other_buffers():
     assert len(known) == 2  # batches of 5 and of 2
     state = {name: tensor + 0.3 for name, tensor in problem.tensors().items() if tensor.is_floating_point()}
     there = problem.with_state(state)
-    expected = dense(Hessian(there, route="cached"))
-    assert (dense(Hessian(there, route="linearised")) - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert_like_autograd(there)
     assert there.programs == known  # nothing was traced anew
 
 
@@ -230,9 +231,8 @@ def test_numbers_that_differ_from_point_to_point_are_found_out():
     problem = Problem(Reading("list").double(), nn.CrossEntropyLoss(), [(x, y)])
     assert not Hessian(problem, route="linearised").route.note  # of one batch, here, they are right
     there = problem.at(2 * problem.vector)
-    expected = dense(Hessian(there, route="cached"))
     for _ in range(2):
-        assert (dense(Hessian(there, route="linearised")) - expected).abs().max() <= 1e-12 * expected.abs().max()
+        assert_like_autograd(there)
 
 
 def test_a_model_that_was_changed_has_another_program():
@@ -241,10 +241,7 @@ def test_a_model_that_was_changed_has_another_program():
     problem = classes(model)
     Hessian(problem, route="linearised")
     model.power = 3.0
-    expected = dense(Hessian(problem, route="cached"))
-    hessian = Hessian(problem, route="linearised")
-    assert not hessian.route.note
-    assert (dense(hessian) - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert_like_autograd(problem)
 
 
 def test_buffers_of_other_strides_have_another_program():
@@ -262,8 +259,7 @@ def test_buffers_of_other_strides_have_another_program():
     problem = Problem(Model().double(), nn.CrossEntropyLoss(), [(x, y)])
     Hessian(problem, route="linearised")
     there = problem.with_state(problem.tensors() | {"mix": problem.tensors()["mix"].T})
-    expected = dense(Hessian(there, route="cached"))
-    assert (dense(Hessian(there, route="linearised")) - expected).abs().max() <= 1e-12 * expected.abs().max()
+    assert_like_autograd(there)
 
 
 def test_indices_that_the_model_holds_are_no_riddle():
