@@ -215,6 +215,7 @@ class TestAgreement:
 
 
 class TestCommands:
+    @pytest.mark.slow  # the fixture above measures the same
     def test_quick_benchmark(self) -> None:
         done = run("benchmarks.peers", "--quick")
         assert done.returncode == 0, done.stderr
