@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import solvers
 from benchmarks.cases import CASES
 from landscape.curvature.hessian import Hessian
+from landscape.memory import Growth
+from landscape.problem import Problem
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 SOLVERS = {"landscape": "landscape", "SciPy eigsh, double backward": "scipy_eigsh",
            "hessian-eigenthings": "eigenthings", "PyHessian": "pyhessian"}  # fmt: skip
 
@@ -38,47 +41,37 @@ class Memory:
 
 
 def memory_of(case: str, k: int) -> Memory | None:
-    """Measure each thing in a process of its own, whose memory nothing has touched; None where it isn't Linux."""
-    if not _CLEAR.exists():
+    """Measure each thing in a process of its own, whose memory nothing has touched; None where nothing tells."""
+    if math.isnan(Growth(torch.device("cpu")).now()):
         return None
     counted, held, products = _alone(_graphs, case)
     return Memory(case, counted, held, products, {name: _alone(_solve, case, k, of) for name, of in SOLVERS.items()})
 
 
-def _alone(function, *arguments):  # type: ignore[no-untyped-def]
+def _alone(function: Callable[..., Any], *arguments: object) -> Any:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
 
 
 def _graphs(case: str) -> tuple[int, int, int]:
-    torch.set_num_threads(1)
-    problem = CASES[case][1]()
-    problem.gradient()  # what every later step needs too
-    before = _begin()
+    problem, growth = _begin(case)
     hessian = Hessian(problem, route="cached")
-    held = _resident("VmRSS") - before
+    held = growth.now()
     for _ in range(2):
         hessian.matvec(problem.vector)
-    return hessian.route.graph_bytes, held, _resident("VmHWM") - before
+    return hessian.route.graph_bytes, int(held), int(growth.most())
 
 
 def _solve(case: str, k: int, solver: str) -> int:
+    problem, growth = _begin(case)
+    with problem.evaluating():
+        getattr(solvers, solver)(problem, k, 0)
+    return int(growth.most())
+
+
+def _begin(case: str) -> tuple[Problem, Growth]:
+    """The case, once what every later step needs is there, and its growth from there."""
     torch.set_num_threads(1)
     problem = CASES[case][1]()
     problem.gradient()
-    before = _begin()
-    with problem.evaluating():
-        getattr(solvers, solver)(problem, k, 0)
-    return _resident("VmHWM") - before
-
-
-def _begin() -> int:
-    """Let the maximum start again from here (proc(5)); what is resident now."""
-    _CLEAR.write_text("5")
-    return _resident("VmRSS")
-
-
-def _resident(field: str) -> int:
-    """Resident bytes: VmRSS now, VmHWM at most so far."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
+    return problem, Growth(problem.device)

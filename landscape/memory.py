@@ -56,6 +56,12 @@ class Growth:
             _CLEAR.write_text("5")  # the maximum starts again from here (proc(5))
             self._before = _resident("VmRSS")
 
+    def now(self) -> float:
+        """The bytes there are now, above those before; NaN where nothing tells."""
+        if self._device.type == "cuda":
+            return torch.cuda.memory_allocated(self._device) - self._before
+        return _resident("VmRSS") - self._before if _CLEAR.exists() else float("nan")
+
     def most(self) -> float:
         """The most bytes there were since, above those before; NaN where nothing tells."""
         if self._device.type == "cuda":

@@ -13,6 +13,8 @@ from torch import nn
 from landscape import Hessian, InputError, MatrixOperator, Problem, load_problem, open_record, top_eigenpairs
 from landscape.batches import part
 from landscape.curvature.fitting import fitted
+from landscape.measure import Source, probe
+from landscape.measurements import TopEigenpairs
 from landscape.memory import OVERHEAD, Growth, bytes_of
 from landscape.spectrum.eigenpairs import basis_capacity, vectors_beside
 from tests.conftest import ROOT
@@ -92,6 +94,9 @@ def test_the_basis_is_what_fits():
     with pytest.raises(InputError, match=r"5 eigenpairs of 1,000 parameters need 0 MB for vectors, and 0 MB are left"):
         basis_capacity(operator, 5, least * size - 1)
     assert basis_capacity(MatrixOperator(torch.eye(3)), 3, 20 * 12) == 3
+    with pytest.raises(InputError, match="ask for fewer"):  # a certified solve has two bases, one of them larger
+        top_eigenpairs(operator, 5, tol_value=0.1, memory=2 * least * size)
+    assert top_eigenpairs(operator, 5, tol=0.1, memory=2 * least * size).converged.all()
 
 
 def test_a_small_basis_finds_the_same_pairs():
@@ -126,3 +131,13 @@ def test_memory_of_a_problem_that_is_loaded():
     problem = load_problem(ROOT / "data/looped.pt", project=ROOT, memory="1GB", compiling="off")
     assert (problem.memory, problem.compiling) == (10**9, "off")
     assert problem.at(problem.vector).memory == 10**9
+
+
+def test_a_solve_that_tells_nothing_on_its_way_is_measured_too(tiny):
+    """Of one parameter, certified: the basis spans the space after one product."""
+    result = probe(
+        ["a.pt"], [TopEigenpairs(1, tol_value=0.1)], "one.h5", source=Source(params="2.bias", compiling="off")
+    )
+    told = json.loads(str(result.rows[0].data["hessian"].provenance.values))
+    assert told["memory_foreseen"] is not None or sys.platform != "linux"
+    assert bool(result.rows[0].data["hessian"].converged.all())

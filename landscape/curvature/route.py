@@ -19,7 +19,7 @@ _KEPT = {"cached": "cached double-backward graph", "linearised": "linearised onc
 _REBUILT = {"rebuilt": "graph rebuilt for each product",
             "recompiled": "compiled, with all that it needs made anew for each product"}  # fmt: skip
 
-# In gradients, all measured on one thread: docs/performance.md.
+# In gradients, from trials on one thread (docs/performance.md); `python -m benchmarks.peers` measures them anew.
 _CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
 WORTH_COUNTING = 5e9
 """Bytes of graphs that all products together go through, below which no program pays: some seconds' work."""

@@ -101,7 +101,9 @@ class TopEigenpairs(OfMatrix):
             variables["overlap"] = variable(
                 (), _overlap(before, pairs.eigenvectors), "||V'^T V||_F^2 / k with the V' of the checkpoint before"
             )
-        taken = {"memory": _known(growth.most()), "memory_foreseen": _known(foreseen[0])}
+        most = growth.most()
+        # A solve that fills its space at once tells nothing on its way.
+        taken = {"memory": _known(most), "memory_foreseen": _known(foreseen[0] if foreseen else most)}
         return Measured(variables, {"route": made.route.plain(), **taken})
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:

@@ -126,6 +126,8 @@ def top_eigenpairs(
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
+    if memory is not None and tol_value is not None:
+        memory //= 3  # a search has a basis of its own, for what it holds and for its chain
     capacity = basis_capacity(operator, k, memory) if basis_size is None else min(operator.dim, basis_size)
     basis = KrylovBasis(operator, capacity, seed)
     if start is not None:
