@@ -38,6 +38,8 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.processes
 
 # Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.
 bench-accuracy: $(INSTALLED)

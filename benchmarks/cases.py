@@ -48,12 +48,12 @@ def train_if_missing(checkpoint: str) -> None:
         raise InputError(f"{GPT} could not be trained; run `python {' '.join(TRAINING)}` to see why")
 
 
-def untrained_gpt(samples: int) -> Problem:
-    """A looped GPT at GPT-2's initial weights on this many sequences."""
+def untrained_gpt(samples: int, **sizes: Any) -> Problem:
+    """A looped GPT, of other sizes where told, at GPT-2's initial weights on this many sequences."""
     language = MarkovLanguage()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model("gpt", language.symbols)
+        model = build_model("gpt", language.symbols, **sizes)
     return Problem(model, nn.CrossEntropyLoss(), [inputs_and_targets(language.sample(samples, HELD_OUT_SEED))])
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks import document
 from benchmarks.cases import CASES, ROOT
 from benchmarks.machine import Machine, this_machine
 from benchmarks.memory import Memory, memory_of
@@ -18,13 +18,12 @@ from benchmarks.products import ProductCosts, product_costs
 from benchmarks.slices import PlaneCosts, plane_costs
 from benchmarks.solvers import OFF, SolverSummary, compare_solvers
 from benchmarks.tables import Table
-from landscape.errors import InputError
 from landscape.figures import COLOURS, styled
 from models.settings import replace_text
 
-DOCUMENT, NUMBERS = ROOT / "docs" / "performance.md", ROOT / "docs" / "performance.json"
+COMMAND = "python -m benchmarks.peers --write"
+NUMBERS = ROOT / "docs" / "performance.json"
 PICTURE = ROOT / "docs" / "figures" / "performance.png"
-BEGIN, END = "<!-- begin: python -m benchmarks.peers --write -->\n", "<!-- end -->\n"
 
 
 @dataclass(frozen=True)
@@ -111,24 +110,9 @@ def store(report: Report) -> None:
     Raises:
         InputError: the document has no place for the tables.
     """
-    document = insert(DOCUMENT.read_text(encoding="utf-8"), report)
+    document.write(COMMAND, report.machine, report.tables())
     replace_text(NUMBERS, json.dumps(asdict(report), indent=1) + "\n")
-    report.figure().savefig(PICTURE, dpi=200, metadata={"Source": "python -m benchmarks.peers --write"})
-    replace_text(Path(DOCUMENT), document)
-
-
-def insert(document: str, report: Report) -> str:
-    """A document with the tables between the two markers, in place of what stood there.
-
-    Raises:
-        InputError: a marker is missing.
-    """
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{DOCUMENT.name} has no place for the tables: put {BEGIN.strip()} and {END.strip()} into it")
-    tables = "\n".join(table.markdown() for table in report.tables())
-    return f"{before}{BEGIN}\n{report.machine}\n\n{tables}\n{END}{after}"
+    report.figure().savefig(PICTURE, dpi=200, metadata={"Source": COMMAND})
 
 
 def _products_table(costs: list[ProductCosts]) -> Table:

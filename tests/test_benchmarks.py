@@ -10,18 +10,22 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import adaptive
+from benchmarks import adaptive, large, processes, scaling
 from benchmarks.agreement import DTYPES, MARGIN, Measured, compare, distance, furthest_eigenvalue, measured
-from benchmarks.cases import pose
+from benchmarks.cases import pose, untrained_gpt
+from benchmarks.document import DOCUMENT, END, begin, insert
 from benchmarks.memory import SOLVERS
 from benchmarks.plain import PlainModel
 from benchmarks.plan import QUICK, SMALL
+from benchmarks.processes import Times
 from benchmarks.products import ROUTES, eigenthings_operator, pyhessian_product, pyhessian_solver
-from benchmarks.report import BEGIN, END, Report, insert, measure
+from benchmarks.report import COMMAND, Report, measure
 from benchmarks.resnet import resnet20, trained_resnet
+from benchmarks.scaling import Trend
 from benchmarks.solvers import TOL, Found, _start, reference, summarise
 from benchmarks.timing import Spread
 from landscape.errors import InputError
+from landscape.measure import load_problem
 from landscape.problem import Problem
 from landscape.slices import Plane
 from landscape.spectrum.krylov import KrylovBasis
@@ -105,20 +109,22 @@ class TestReport:
         assert len(axes.get_legend_handles_labels()[1]) == 5
 
     def test_a_document_gets_the_tables_between_its_markers(self, report: Report) -> None:
-        once = insert(f"before\n{BEGIN}old\n{END}after\n", report)
-        assert once.startswith(f"before\n{BEGIN}")
-        assert once.endswith(f"{END}after\n")
+        contents = COMMAND, report.machine, report.tables()
+        once = insert(f"before\n{begin(COMMAND)}old\n{END}after\n{END}", *contents)
+        assert once.startswith(f"before\n{begin(COMMAND)}")
+        assert once.endswith(f"{END}after\n{END}")
         assert "old" not in once
-        assert insert(once, report) == once
+        assert insert(once, *contents) == once
         for table in report.tables():
             assert table.markdown() in once
 
-    def test_the_documentation_has_the_markers(self, report: Report) -> None:
-        assert insert((ROOT / "docs" / "performance.md").read_text(encoding="utf-8"), report)
+    @pytest.mark.parametrize("command", [COMMAND, scaling.COMMAND, processes.COMMAND])
+    def test_the_documentation_has_the_markers(self, report: Report, command: str) -> None:
+        assert insert(DOCUMENT.read_text(encoding="utf-8"), command, report.machine, [])
 
     def test_a_document_without_markers_is_refused(self, report: Report) -> None:
         with pytest.raises(InputError, match="no place for the tables"):
-            insert("nothing here\n", report)
+            insert("nothing here\n", COMMAND, report.machine, [])
 
 
 class TestWhatIsCompared:
@@ -248,6 +254,57 @@ class TestCommands:
         done = run("benchmarks.device_check", "--device", "cuda:99")
         assert done.returncode == 2
         assert done.stderr.startswith("error: device cuda:99 isn't available here")
+
+
+class TestScaling:
+    def test_an_exponent_is_that_of_the_power(self) -> None:
+        sizes = [1, 10, 100, 1000]
+        slope, low, high = Trend("", "", sizes, [3 * size**1.5 for size in sizes]).exponent
+        assert (slope, low, high) == pytest.approx((1.5, 1.5, 1.5))
+        _, low, high = Trend("", "", sizes, [1, 20, 90, 1000]).exponent
+        assert low < 1 < high
+
+    def test_everything_is_timed(self, capsys: pytest.CaptureFixture[str]) -> None:
+        threads = torch.get_num_threads()
+        try:
+            assert scaling.main(quick=True) == 0
+        finally:
+            torch.set_num_threads(threads)
+        assert capsys.readouterr().out.count(" against ") == 7
+        assert scaling.main(quick=True, write=True) == 2
+
+
+class TestProcesses:
+    def test_two_are_held_to_one(self) -> None:
+        done = run(
+            "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "benchmarks.processes",
+            "--case=tiny", "--rounds=2",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        lines = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+        told = {line[0]: line[1] for line in lines if len(line) == 2}
+        assert float(told["a product, float64"]) < 1e-13
+        assert float(told["top 10, float32"]) < 1e-5
+        assert "the sum's share of a product" in told
+
+    def test_one_alone_and_an_unknown_model_are_refused(self) -> None:
+        for arguments in ([], ["--case=none"]):
+            done = run("benchmarks.processes", *arguments)
+            assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+    def test_the_verdict_says_whether_the_machine_was_idle(self) -> None:
+        seconds = {"one": [2.0, 3.0], "both": [1.1, 5.0], "total": [0.01]}
+        assert Times(**seconds, apart=[1.0]).verdict == "reached"
+        slower = {**seconds, "both": [1.5]}
+        assert Times(**slower, apart=[1.0]).verdict == "missed"
+        assert Times(**slower, apart=[1.4]).verdict.startswith("inconclusive")
+
+
+def test_large_problem_is_that_of_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small: what is saved is read again by the command of the documentation."""
+    monkeypatch.setattr(large, "gpt2_small", lambda: untrained_gpt(4))
+    large.main(tmp_path / "new" / "large.pt")
+    assert load_problem(tmp_path / "new" / "large.pt", "benchmarks.large:problem").loss() == untrained_gpt(4).loss()
 
 
 class TestAdaptive:
