@@ -25,13 +25,14 @@ from torch import Tensor
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
-from landscape.measurements import History, Loss, Measurement, Run
-from landscape.memory import bytes_of
+from landscape.measurements import History, Loss, Measured, Measurement, Run
+from landscape.memory import bytes_of, ran_out
 from landscape.parallel import ALONE, Processes, own_device
 from landscape.problem import Compile, Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record, row_at
 from landscape.record.order import place_in_run
+from landscape.shortage import with_less
 from landscape.wording import cause, counted, listed
 
 SUFFIX = ".landscape.h5"
@@ -336,13 +337,27 @@ class _Probing:
             self.bar.label(f"{unit.path.name} {measurement.name}")
             started = time.monotonic()
             try:
-                measured = measurement.measure(problem, self.bar, self.history(measurement.name, unit.sha256))
+                measured, problem = self._measured(measurement, unit, problem)
             except InputError as error:
                 raise InputError(f"{unit.path}: {error}") from error
             told = self.provenance(problem, unit, measurement) | measured.choices
             told["seconds"] = round(time.monotonic() - started, 3)
             self._add(measurement.name, measured.dataset, told)
             self.measured += 1
+
+    def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[Measured, Problem]:
+        """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
+        history = self.history(measurement.name, unit.sha256)
+        while True:
+            try:
+                return measurement.measure(problem, self.bar, history), problem
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                why = cause(error)
+            # Not above, where the traceback still holds what was made.
+            self.run.problem = with_less(self.run.problem, why)
+            problem, history = self.run.load(unit), replace(history, choices=None)
 
     def _add(self, measurement: str, measured: xr.Dataset, told: dict[str, Any]) -> None:
         self.run.source.processes.in_order(lambda: self.writer.add(measurement, measured, told))

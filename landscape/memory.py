@@ -37,6 +37,11 @@ def bytes_of(text: str) -> int:
     return int(number)
 
 
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception says that there is no memory: torch's of a GPU, its allocator's of a CPU, Python's."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def half_of_memory(device: torch.device) -> int:
     """Half of the device's memory in bytes: of its total, so that what follows from it doesn't depend on the moment."""
     if device.type == "cuda":

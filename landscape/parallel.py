@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, distributed
 
 from landscape.errors import PeerError
+from landscape.memory import ran_out
 from landscape.wording import cause
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def own_device() -> str:
 def _peers() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if ran_out(error):
+            raise
         raise PeerError(f"the processes have lost each other ({cause(error)}): see what the others say") from error

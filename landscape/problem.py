@@ -22,6 +22,7 @@ from landscape import batches as data
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
+from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
 from landscape.samples import LossEstimate, SampleSums, about_samples
@@ -446,7 +447,9 @@ class Problem:
                 together, _ = self.terms(self.vector, whole)
                 apart = torch.cat([self.terms(self.vector, piece)[0] for piece in pieces])
             same = together.shape == apart.shape and equal_losses(together, apart)
-        except (RuntimeError, ValueError):  # shapes that no longer fit, or BatchNorm of a single sample
+        except (RuntimeError, ValueError) as error:  # shapes that no longer fit, or BatchNorm of a single sample
+            if ran_out(error):
+                raise
             same = False
         if not same:
             raise InputError(

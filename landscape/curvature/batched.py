@@ -17,7 +17,7 @@ from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest
 from landscape.curvature.traced import prepared, programs_of
 from landscape.curvature.work import Counting
 from landscape.errors import InputError
-from landscape.memory import OVERHEAD, half_of_memory
+from landscape.memory import OVERHEAD, half_of_memory, ran_out
 from landscape.operator import SymmetricOperator
 from landscape.wording import amount, cause
 
@@ -170,9 +170,9 @@ class BatchedOperator(SymmetricOperator):
         if asked not in problem.programs:
             try:
                 self._programs = self._held_to_autograd()
-            except torch.OutOfMemoryError:
-                raise
             except Exception as error:  # whatever torch, a compiler or the model says to being traced
+                if ran_out(error):
+                    raise
                 # Kept, so that it isn't tried again at every point.
                 problem.programs[asked] = str(error) if isinstance(error, UntraceableError) else cause(error)
         if asked in problem.programs:
@@ -239,9 +239,9 @@ class BatchedOperator(SymmetricOperator):
 def _apply(linearised: Linearised, vector: Tensor) -> Tensor:
     try:
         return linearised.apply(vector)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # nothing runs here but the graph of the user's model and loss
+        if ran_out(error):
+            raise
         raise InputError(
             f"the loss can't be differentiated twice ({cause(error)}); use layers and a loss that can be"
         ) from error

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from landscape.curvature.repeats import Repeated, find_repeated, hooked
 from landscape.errors import InputError
 from landscape.losses import Terms
+from landscape.memory import ran_out
 from landscape.problem import Problem, equal_losses
 from landscape.wording import cause, listed
 
@@ -240,13 +241,9 @@ def _same(reference: list[Terms], other: Problem, poisoned: bool = True) -> bool
     """
     try:
         losses = [losses for losses, _ in other.sample_losses()]
-    except torch.OutOfMemoryError:
-        raise
-    except InputError:
-        if not poisoned:
+    except Exception as error:
+        if ran_out(error) or (isinstance(error, InputError) and not poisoned):
             raise
-        return False
-    except Exception:
         return False
     pairs = zip(reference, losses, strict=True)
     return all(found.shape == expected.shape and equal_losses(expected, found) for (expected, _), found in pairs)
@@ -278,6 +275,8 @@ def _refuse_recomputation(posed: Problem, repeated: Repeated) -> None:
             with hooked(modules.values(), lambda module, _: again.append(module)):
                 torch.autograd.grad(share, vector)
         except RuntimeError as error:
+            if ran_out(error):
+                raise
             if not again:
                 raise InputError(f"the loss can't be differentiated ({cause(error)})") from error
     if again:

@@ -1,6 +1,6 @@
 """The measurements: what can be asked of a checkpoint, one module each."""
 
-from landscape.measurements.base import History, Measurement, Run
+from landscape.measurements.base import History, Measured, Measurement, Run
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.dynamics import LEADING, Dynamics
 from landscape.measurements.eigenpairs import TopEigenpairs
@@ -30,6 +30,7 @@ __all__ = [
     "Loops",
     "Loss",
     "Matrix",
+    "Measured",
     "Measurement",
     "Run",
     "Samples",
