@@ -15,7 +15,8 @@ from benchmarks.plan import SMALL
 from benchmarks.products import operator_cost
 from benchmarks.tables import Table
 from landscape.errors import InputError
-from landscape.problem import Problem, available_device
+from landscape.place import available_device
+from landscape.problem import Problem
 
 app = App(name="python -m benchmarks.device_check", version_flags=[])
 

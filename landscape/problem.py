@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
 from landscape import batches as data
+from landscape.audit import audit, equal_losses
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
+from landscape.place import checked_place, place_of
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.wording import listed
 
@@ -55,6 +55,7 @@ class Problem:
         compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
         memory: bytes that a measurement may take beyond model and data; None leaves it to each.
         processes: that share the work, see `split_over`.
+        training: whether the model is evaluated in training mode.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
     """
 
@@ -91,7 +92,7 @@ class Problem:
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
-        point = _point(model, device, dtype)
+        point = place_of(model, device, dtype)
         self._pose(model, PairForm(model, loss, *point), batches, point, micro_batch, training, about)
 
     @classmethod
@@ -117,7 +118,7 @@ class Problem:
         if not callable(fn):
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
         problem = cls.__new__(cls)
-        point = _point(model, device, dtype)
+        point = place_of(model, device, dtype)
         problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about)
         return problem
 
@@ -137,10 +138,10 @@ class Problem:
         self.programs: dict[Hashable, Any] = {}
         self.device, self.dtype = point
         self._form = form
-        self._training = training
+        self.training = training
         self.vector, self._constants = self._read_state(model)
         self.batches = data.freeze(batches, *point)
-        self.total_weight, notes = self._audit()
+        self.total_weight, notes = audit(self)
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
@@ -190,13 +191,13 @@ class Problem:
             InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
         """
         other = copy.copy(self)
-        other.device, other.dtype = _checked_point(device or self.device, dtype or self.dtype)
+        other.device, other.dtype = checked_place(device or self.device, dtype or self.dtype)
         other.vector = other._own(self.vector)
         other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
         other.compiling, other.memory = compiling or self.compiling, memory or self.memory
         other._form = self._form.on(other.device, other.dtype)
         other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
-        other.total_weight, _ = other._audit()
+        other.total_weight, _ = audit(other)
         other._split(micro_batch)
         return other
 
@@ -347,7 +348,7 @@ class Problem:
         other = copy.copy(self)
         other.batches, other.about = batches, {}
         other._refuse_idle_processes()
-        other.total_weight, _ = other._audit()
+        other.total_weight, _ = audit(other)
         return other
 
     def tensors(self) -> dict[str, Tensor]:
@@ -359,6 +360,14 @@ class Problem:
     def terms(self, vector: Tensor, batch: Any) -> Terms:
         """Losses and weights of one batch at a flat vector, differentiable in the vector; call inside `evaluating`."""
         return self._form.terms(self._state(vector), batch)
+
+    def checked_terms(self, batch: Any) -> Terms:
+        """The same at this point, held to the loss as the user gave it; call inside `evaluating`.
+
+        Raises:
+            InputError: the loss isn't the weighted mean of these terms.
+        """
+        return self._form.check(self._state(self.vector), batch)
 
     def output(self, vector: Tensor, batch: Any) -> Any:
         """The model's output on one batch at a flat vector, differentiable in the vector; call inside `evaluating`.
@@ -407,13 +416,13 @@ class Problem:
         constants = tuple(
             (name, tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in self._constants.items()
         )
-        point = self.layout.names, self.vector.dtype, self.device, self._training
+        point = self.layout.names, self.vector.dtype, self.device, self.training
         return self._form, self.total_weight, point, constants, data.shape_of(batch)
 
     def _state(self, vector: Tensor) -> dict[str, Tensor]:
         """Every parameter and buffer of the model, the trainable ones as views of ``vector``."""
         # BatchNorm in training mode writes its running statistics.
-        constants = {n: t.clone() for n, t in self._constants.items()} if self._training else self._constants
+        constants = {n: t.clone() for n, t in self._constants.items()} if self.training else self._constants
         tensors = self.layout.unflatten(vector) | constants
         return {slot: tensors[name] for slot, name in self._slots.items()}
 
@@ -577,7 +586,7 @@ class Problem:
         tf32 = torch.backends.cuda.matmul.allow_tf32
         recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
         try:
-            self.model.train(self._training)
+            self.model.train(self.training)
             torch.backends.cuda.matmul.allow_tf32 = False
             with (
                 sdpa_kernel(SDPBackend.MATH),
@@ -589,126 +598,6 @@ class Problem:
             for module, mode in modes.items():
                 module.training = mode
 
-    # ------------------------------------------------------------------ the audit before computing
-
-    def _audit(self) -> tuple[float, tuple[str, ...]]:
-        """The weight of the whole data, and notes on what was switched on the user's behalf.
-
-        Raises:
-            InputError: something makes the objective ill-defined.
-        """
-        self._refuse_nonfinite_parameters()
-        self._refuse_mixing_in_training()
-        total = 0.0
-        with torch.no_grad(), self.evaluating(), _FunctionsCalled() as called:
-            for batch in self.batches:
-                losses, weights = self._form.check(self._state(self.vector), batch)
-                _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
-                total += float(weights.sum(dtype=torch.float64))
-            self._refuse_changing_losses()
-        if not total > 0:
-            raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
-        if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
-            return total, ("attention runs on the math kernel: the fused kernels have no double backward",)
-        return total, ()
-
-    def _refuse_nonfinite_parameters(self) -> None:
-        tensors = self.tensors()
-        for name, _ in self.model.named_parameters():
-            if bad := int((~tensors[name].isfinite()).sum()):
-                raise InputError(
-                    f"parameter {name} has {bad} of {tensors[name].numel()} entries that are NaN or infinite; this "
-                    "point has no loss landscape, take an earlier checkpoint"
-                )
-
-    def _refuse_mixing_in_training(self) -> None:
-        for name, module in self.model.named_modules() if self._training and len(self.batches) > 1 else ():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                raise InputError(
-                    f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
-                    "training=False"
-                )
-
-    def _refuse_changing_losses(self) -> None:
-        """A landscape is a function: the same point must give the same losses."""
-        first, again = (self.terms(self.vector, self.batches[0])[0] for _ in range(2))
-        if not equal_losses(first, again):
-            raise InputError(
-                "the losses change from one evaluation to the next: the model or the loss draws random numbers "
-                "(dropout in training mode?) or changes its own buffers; make it deterministic"
-            )
-
 
 def _matches(place: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(place, pattern) or fnmatch.fnmatchcase(place, f"{pattern}.*")
-
-
-def equal_losses(first: Tensor, again: Tensor) -> bool:
-    """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
-    tolerance = 300 * torch.finfo(first.dtype).eps
-    scale = float(first.nan_to_num(0, 0, 0).abs().mean())
-    return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-
-
-def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
-    if losses.ndim == 0 or len(losses) != samples:
-        raise InputError(
-            f"expected one loss for each of the {samples} samples of a batch, the sample's dimension first, but got "
-            f"shape {tuple(losses.shape)}"
-        )
-    if weights.shape != losses.shape:
-        raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")
-    if (weights < 0).any():
-        raise InputError("a weight is negative; weights count samples or tokens, and are 0 or more")
-
-
-def _point(
-    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
-) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
-        raise InputError(
-            f"{type(model).__name__} can't be given other parameters; pass the plain module (model.module, or the one "
-            "that was scripted)"
-        )
-    first = next((p for p in model.parameters() if p.requires_grad), None)
-    if first is None:
-        raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
-    # Half-precision weights are upcast: their products would drown in rounding.
-    return _checked_point(
-        device or first.device, dtype or (torch.float64 if first.dtype == torch.float64 else torch.float32)
-    )
-
-
-def _checked_point(device: torch.device | str, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
-    if dtype not in (torch.float32, torch.float64):
-        raise InputError(f"curvature is computed in float32 or float64, not {dtype}")
-    return available_device(device), dtype
-
-
-def available_device(device: torch.device | str) -> torch.device:
-    """A device by name, with its index, once it is known to work.
-
-    Raises:
-        InputError: no such device here.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device} isn't available here ({str(error).splitlines()[0]}); try cpu") from error
-
-
-class _FunctionsCalled(TorchFunctionMode):
-    """Notes which torch functions run, so that what the audit says is what was seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.functions: set[Any] = set()
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.functions.add(func)
-        return func(*args, **(kwargs or {}))

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from landscape.audit import equal_losses
 from landscape.curvature.repeats import Repeated, find_repeated, hooked
 from landscape.errors import InputError
 from landscape.losses import Terms
 from landscape.memory import ran_out
-from landscape.problem import Problem, equal_losses
+from landscape.problem import Problem
 from landscape.wording import cause, listed
 
 

@@ -1,0 +1,116 @@
+"""What is looked at before anything is computed: that the objective is a function of the parameters, and finite."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from landscape import batches as data
+from landscape.errors import InputError
+from landscape.losses import Terms
+
+
+class Posed(Protocol):
+    """What is looked at of a `landscape.Problem`."""
+
+    model: nn.Module
+    vector: Tensor
+    batches: list[Any]
+    training: bool
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def evaluating(self) -> AbstractContextManager[None]: ...
+
+    def terms(self, vector: Tensor, batch: Any) -> Terms: ...
+
+    def checked_terms(self, batch: Any) -> Terms: ...
+
+
+def audit(problem: Posed) -> tuple[float, tuple[str, ...]]:
+    """The weight of the whole data, and notes on what was switched on the user's behalf.
+
+    Raises:
+        InputError: something makes the objective ill-defined.
+    """
+    _refuse_nonfinite_parameters(problem)
+    _refuse_mixing_in_training(problem)
+    total = 0.0
+    with torch.no_grad(), problem.evaluating(), _FunctionsCalled() as called:
+        for batch in problem.batches:
+            losses, weights = problem.checked_terms(batch)
+            _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
+            total += float(weights.sum(dtype=torch.float64))
+        _refuse_changing_losses(problem)
+    if not total > 0:
+        raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
+    if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
+        return total, ("attention runs on the math kernel: the fused kernels have no double backward",)
+    return total, ()
+
+
+def _refuse_nonfinite_parameters(problem: Posed) -> None:
+    tensors = problem.tensors()
+    for name, _ in problem.model.named_parameters():
+        if bad := int((~tensors[name].isfinite()).sum()):
+            raise InputError(
+                f"parameter {name} has {bad} of {tensors[name].numel()} entries that are NaN or infinite; this "
+                "point has no loss landscape, take an earlier checkpoint"
+            )
+
+
+def _refuse_mixing_in_training(problem: Posed) -> None:
+    for name, module in problem.model.named_modules() if problem.training and len(problem.batches) > 1 else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
+                "training=False"
+            )
+
+
+def _refuse_changing_losses(problem: Posed) -> None:
+    """A landscape is a function: the same point must give the same losses."""
+    first, again = (problem.terms(problem.vector, problem.batches[0])[0] for _ in range(2))
+    if not equal_losses(first, again):
+        raise InputError(
+            "the losses change from one evaluation to the next: the model or the loss draws random numbers "
+            "(dropout in training mode?) or changes its own buffers; make it deterministic"
+        )
+
+
+def equal_losses(first: Tensor, again: Tensor) -> bool:
+    """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
+    tolerance = 300 * torch.finfo(first.dtype).eps
+    scale = float(first.nan_to_num(0, 0, 0).abs().mean())
+    return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
+    if losses.ndim == 0 or len(losses) != samples:
+        raise InputError(
+            f"expected one loss for each of the {samples} samples of a batch, the sample's dimension first, but got "
+            f"shape {tuple(losses.shape)}"
+        )
+    if weights.shape != losses.shape:
+        raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")
+    if (weights < 0).any():
+        raise InputError("a weight is negative; weights count samples or tokens, and are 0 or more")
+
+
+class _FunctionsCalled(TorchFunctionMode):
+    """Notes which torch functions run, so that what the audit says is what was seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))

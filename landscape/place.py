@@ -1,0 +1,46 @@
+"""Where a problem is computed, and how precisely."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from landscape.errors import InputError
+
+
+def place_of(
+    model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
+        raise InputError(
+            f"{type(model).__name__} can't be given other parameters; pass the plain module (model.module, or the one "
+            "that was scripted)"
+        )
+    first = next((p for p in model.parameters() if p.requires_grad), None)
+    if first is None:
+        raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
+    # Half-precision weights are upcast: their products would drown in rounding.
+    return checked_place(
+        device or first.device, dtype or (torch.float64 if first.dtype == torch.float64 else torch.float32)
+    )
+
+
+def checked_place(device: torch.device | str, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
+    if dtype not in (torch.float32, torch.float64):
+        raise InputError(f"curvature is computed in float32 or float64, not {dtype}")
+    return available_device(device), dtype
+
+
+def available_device(device: torch.device | str) -> torch.device:
+    """A device by name, with its index, once it is known to work.
+
+    Raises:
+        InputError: no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device {device} isn't available here ({str(error).splitlines()[0]}); try cpu") from error
