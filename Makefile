@@ -54,10 +54,11 @@ bench-accuracy: $(INSTALLED)
 study: $(INSTALLED)
 	$(BIN)/python -m analysis all
 
-# Does another device give the CPU's numbers? Exit status 1 says no.
+# Does another device give the CPU's numbers (exit status 1 says no), and how fast is it, beside other libraries too?
 DEVICE ?= cuda
 gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.device_check --device $(DEVICE)
+	$(BIN)/python -m benchmarks.peers --device $(DEVICE)
 
 # The documentation is Markdown; its examples are run.
 docs: $(INSTALLED)

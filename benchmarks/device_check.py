@@ -13,6 +13,7 @@ from benchmarks.cases import pose, untrained_gpt
 from benchmarks.machine import this_machine
 from benchmarks.plan import SMALL
 from benchmarks.products import operator_cost
+from benchmarks.rates import orthogonalisation_rate, product_rate
 from benchmarks.tables import Table
 from landscape.errors import InputError
 from landscape.place import available_device
@@ -37,6 +38,7 @@ def main(*, device: str = "cuda", samples: int = 256) -> int:
         console.print(str(this_machine(place)))
         console.print(_agreement_table(rows, place).rich())
         console.print(_cost_table(problems, place).rich())
+        console.print(_rates_table(problems, place).rich())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,6 +71,18 @@ def _cost_table(problems: dict[str, Problem], device: torch.device) -> Table:
             cells.append((name, _name(dtype), gradient_ms.show(".2f"), product.show(".2f")))
     header = ("problem", "dtype", "gradient, ms", "cached product, in gradients")
     return Table(f"Cost on {device}; median (range)", header, cells)
+
+
+def _rates_table(problems: dict[str, Problem], device: torch.device) -> Table:
+    side = 1024 if device.type == "cpu" else 8192
+    cells = []
+    for name, problem in problems.items():
+        there = problem.to(device, torch.float32)
+        with there.evaluating():  # float32 is float32 for the plain product too
+            for rate in (product_rate(there, side, rounds=5), orthogonalisation_rate(there, rounds=5)):
+                rates = (f"{each.show('.1f')} {rate.unit}" for each in (rate.reached, rate.most))
+                cells.append((f"{name}, {rate.what}", *rates, f"{rate.share:.0%}"))
+    return Table(f"Rates on {device} in float32; median (range)", ("", "reached", "of a plain one", "share"), cells)
 
 
 def _name(dtype: torch.dtype) -> str:

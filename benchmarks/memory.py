@@ -40,12 +40,13 @@ class Memory:
     solves: dict[str, int]
 
 
-def memory_of(case: str, k: int) -> Memory | None:
+def memory_of(case: str, k: int, device: torch.device) -> Memory | None:
     """Measure each thing in a process of its own, whose memory nothing has touched; None where nothing tells."""
-    if math.isnan(Growth(torch.device("cpu")).now()):
+    if math.isnan(Growth(device).now()):
         return None
-    counted, held, products = _alone(_graphs, case)
-    return Memory(case, counted, held, products, {name: _alone(_solve, case, k, of) for name, of in SOLVERS.items()})
+    counted, held, products = _alone(_graphs, case, device)
+    solves = {name: _alone(_solve, case, device, k, of) for name, of in SOLVERS.items()}
+    return Memory(case, counted, held, products, solves)
 
 
 def _alone(function: Callable[..., Any], *arguments: object) -> Any:
@@ -53,8 +54,8 @@ def _alone(function: Callable[..., Any], *arguments: object) -> Any:
         return process.submit(function, *arguments).result()
 
 
-def _graphs(case: str) -> tuple[int, int, int]:
-    problem, growth = _begin(case)
+def _graphs(case: str, device: torch.device) -> tuple[int, int, int]:
+    problem, growth = _begin(case, device)
     hessian = Hessian(problem, route="cached")
     held = growth.now()
     for _ in range(2):
@@ -62,16 +63,16 @@ def _graphs(case: str) -> tuple[int, int, int]:
     return hessian.route.graph_bytes, int(held), int(growth.most())
 
 
-def _solve(case: str, k: int, solver: str) -> int:
-    problem, growth = _begin(case)
+def _solve(case: str, device: torch.device, k: int, solver: str) -> int:
+    problem, growth = _begin(case, device)
     with problem.evaluating():
         getattr(solvers, solver)(problem, k, 0)
     return int(growth.most())
 
 
-def _begin(case: str) -> tuple[Problem, Growth]:
+def _begin(case: str, device: torch.device) -> tuple[Problem, Growth]:
     """The case, once what every later step needs is there, and its growth from there."""
     torch.set_num_threads(1)
-    problem = CASES[case][1]()
+    problem = CASES[case][1]().to(device)
     problem.gradient()
     return problem, Growth(problem.device)

@@ -16,11 +16,12 @@ app = App(name="python -m benchmarks.peers", version_flags=[])
 
 
 @app.default
-def main(*rows: str, quick: bool = False, write: bool = False) -> int:
+def main(*rows: str, device: str = "cpu", quick: bool = False, write: bool = False) -> int:
     """Compare on several models with one thread; those that aren't shipped are trained first.
 
     Args:
         rows: Of these models alone.
+        device: Such as cuda; PyHessian and hessian-eigenthings are given the same.
         quick: One small model, little data and one seed: shows that everything runs, its figures mean nothing.
         write: Put the tables and a picture into docs/performance.md and the numbers into docs/performance.json.
     """
@@ -36,9 +37,11 @@ def main(*rows: str, quick: bool = False, write: bool = False) -> int:
     # Before NumPy and SciPy are imported, whose libraries read it then.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     from benchmarks.report import measure, store
+    from landscape.place import available_device
 
     try:
-        report = measure(replace(plan, rows=tuple(row for row in plan.rows if not rows or row.case in rows)))
+        chosen = replace(plan, rows=tuple(row for row in plan.rows if not rows or row.case in rows))
+        report = measure(chosen, available_device(device))
         console = Console(highlight=False)
         console.print(str(report.machine))
         for table in report.tables():

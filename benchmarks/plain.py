@@ -24,7 +24,7 @@ class PlainModel:
     """
 
     def __init__(self, problem: Problem) -> None:
-        self.model = copy.deepcopy(problem.model).eval()
+        self.model = copy.deepcopy(problem.model).to(problem.device, problem.dtype).eval()
         self.parameters = list(self.model.parameters())
         nn.utils.vector_to_parameters(problem.vector, self.parameters)
         ((self.inputs, self.targets),) = problem.batches

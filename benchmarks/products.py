@@ -125,9 +125,10 @@ def pyhessian_solver(plain: PlainModel) -> Any:
     """PyHessian's solver in its single-batch mode, which keeps the gradient's graph."""
     import pyhessian
 
+    cuda = plain.inputs.device.type == "cuda"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
-        solver = pyhessian.hessian(plain.model, plain.criterion, data=(plain.inputs, plain.targets), cuda=False)
+        solver = pyhessian.hessian(plain.model, plain.criterion, data=(plain.inputs, plain.targets), cuda=cuda)
     return solver
 
 

@@ -22,8 +22,8 @@ from landscape.figures import COLOURS, styled
 from models.settings import replace_text
 
 COMMAND = "python -m benchmarks.peers --write"
-NUMBERS = ROOT / "docs" / "performance.json"
-PICTURE = ROOT / "docs" / "figures" / "performance.png"
+ON_GPU = f"{COMMAND} --device cuda"
+FOLDER = ROOT / "docs" / "figures"
 
 
 @dataclass(frozen=True)
@@ -83,24 +83,24 @@ class Report:
         return figure
 
 
-def measure(plan: Plan) -> Report:
-    """Carry out a plan with one thread.
+def measure(plan: Plan, device: torch.device) -> Report:
+    """Carry out a plan, on the CPU with one thread.
 
     Raises:
         InputError: a checkpoint is missing and could not be made.
     """
     torch.set_num_threads(1)
-    return Report(this_machine(torch.device("cpu")), plan, [_measured(row, plan.seeds) for row in plan.rows])
+    return Report(this_machine(device), plan, [_measured(row, plan.seeds, device) for row in plan.rows])
 
 
-def _measured(row: Row, seeds: int) -> RowReport:
-    problem = CASES[row.case][1]()
+def _measured(row: Row, seeds: int, device: torch.device) -> RowReport:
+    problem = CASES[row.case][1]().to(device)
     return RowReport(
         case=row.case,
         costs=product_costs(row.case, problem, row.rounds),
         solvers=[each for k in row.ks for each in compare_solvers(problem, k, seeds, row.reaching and k == 10)],
         plane=plane_costs(row.case, problem, row.points, 3) if row.points else None,
-        memory=memory_of(row.case, 10 if 10 in row.ks else row.ks[-1]),
+        memory=memory_of(row.case, 10 if 10 in row.ks else row.ks[-1], device),
     )
 
 
@@ -110,9 +110,11 @@ def store(report: Report) -> None:
     Raises:
         InputError: the document has no place for the tables.
     """
-    document.write(COMMAND, report.machine, report.tables())
-    replace_text(NUMBERS, json.dumps(asdict(report), indent=1) + "\n")
-    report.figure().savefig(PICTURE, dpi=200, metadata={"Source": COMMAND})
+    on = "" if report.machine.device == "cpu" else "-gpu"
+    command = ON_GPU if on else COMMAND
+    document.write(command, report.machine, report.tables())
+    replace_text(ROOT / "docs" / f"performance{on}.json", json.dumps(asdict(report), indent=1) + "\n")
+    report.figure().savefig(FOLDER / f"performance{on}.png", dpi=200, metadata={"Source": command})
 
 
 def _products_table(costs: list[ProductCosts]) -> Table:

@@ -159,7 +159,7 @@ def eigenthings(problem: Problem, k: int, seed: int) -> Found:
         converged = bool(found.converged.all())
         steps += 10
     vectors = found.eigenvectors.T / torch.linalg.vector_norm(found.eigenvectors, dim=1)
-    return Found(found.eigenvalues.double().numpy(), vectors, found.iterations, 0, seconds, 0.0)
+    return Found(found.eigenvalues.double().cpu().numpy(), vectors, found.iterations, 0, seconds, 0.0)
 
 
 def pyhessian(problem: Problem, k: int, seed: int, tol: float = 1e-3, iterations: int = 100) -> Found:
@@ -192,7 +192,7 @@ def relative_residuals(problem: Problem, found: Found) -> np.ndarray:
     products = Hessian(problem, route="cached").matmat(found.vectors.to(problem.vector).contiguous())
     theta = torch.as_tensor(found.values.copy()).to(problem.vector)
     norms = torch.linalg.vector_norm(products - theta * found.vectors.to(products), dim=0, dtype=torch.float64)
-    return np.asarray(norms.numpy() / np.abs(found.values))
+    return np.asarray(norms.cpu().numpy() / np.abs(found.values))
 
 
 def reference(problem: Problem, k: int) -> np.ndarray:
@@ -227,7 +227,7 @@ def _arpack(problem: Problem, k: int, seed: int, product: Callable[[Tensor], Ten
     def apply(vector: np.ndarray) -> np.ndarray:
         nonlocal count
         count += 1
-        return product(torch.as_tensor(vector.reshape(-1)).to(problem.vector)).numpy()
+        return product(torch.as_tensor(vector.reshape(-1)).to(problem.vector)).cpu().numpy()
 
     dim = problem.layout.dim
     operator = scipy.sparse.linalg.LinearOperator((dim, dim), matvec=apply, dtype=np.float32)

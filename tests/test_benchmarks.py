@@ -19,7 +19,7 @@ from benchmarks.plain import PlainModel
 from benchmarks.plan import QUICK, SMALL
 from benchmarks.processes import Times
 from benchmarks.products import ROUTES, eigenthings_operator, pyhessian_product, pyhessian_solver
-from benchmarks.report import COMMAND, Report, measure
+from benchmarks.report import COMMAND, ON_GPU, Report, measure
 from benchmarks.resnet import resnet20, trained_resnet
 from benchmarks.scaling import Trend
 from benchmarks.solvers import TOL, Found, _start, reference, summarise
@@ -45,7 +45,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def report() -> Report:
     threads = torch.get_num_threads()
     try:
-        return measure(QUICK)
+        return measure(QUICK, torch.device("cpu"))
     finally:
         torch.set_num_threads(threads)
 
@@ -118,7 +118,7 @@ class TestReport:
         for table in report.tables():
             assert table.markdown() in once
 
-    @pytest.mark.parametrize("command", [COMMAND, scaling.COMMAND, processes.COMMAND])
+    @pytest.mark.parametrize("command", [COMMAND, ON_GPU, scaling.COMMAND, processes.COMMAND])
     def test_the_documentation_has_the_markers(self, report: Report, command: str) -> None:
         assert insert(DOCUMENT.read_text(encoding="utf-8"), command, report.machine, [])
 
@@ -237,7 +237,8 @@ class TestCommands:
         done = run("benchmarks.device_check", "--device", "cpu", "--samples", "8")
         assert done.returncode == 0, done.stderr
         assert "44 of 44 agree" in done.stdout
-        assert "untrained LoopedGPT" in done.stdout
+        assert "untrained LoopedGPT, product of the Hessian" in done.stdout
+        assert "orthogonalising against 30 vectors" in done.stdout
 
     def test_coverage_of_intervals(self) -> None:
         done = run("benchmarks.coverage", "--seeds", "3", "--samples", "1")

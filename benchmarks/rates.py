@@ -1,0 +1,88 @@
+"""How close a device comes to what it can do: products to its matrix products, orthogonalising to a plain copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.timing import Spread, alternate
+from landscape.curvature.hessian import Hessian
+from landscape.problem import Problem
+from landscape.spectrum.krylov import orthogonalise
+from models.cost import counted
+
+_BASIS = 30
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What is done in a second, beside what the device does at most.
+
+    Attributes:
+        what: was done.
+        unit: of the rates.
+        reached: in each round.
+        most: of a plain matrix product or a plain copy in the same rounds.
+    """
+
+    what: str
+    unit: str
+    reached: Spread
+    most: Spread
+
+    @property
+    def share(self) -> float:
+        """Of the two medians."""
+        return self.reached.median / self.most.median
+
+
+def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
+    """Operations a second of a product of the Hessian, its graph kept, beside one product of large matrices.
+
+    Args:
+        problem: of the Hessian.
+        side: of the matrices, enough to fill the device.
+        rounds: of timing.
+    """
+    hessian = Hessian(problem, route="cached")
+    with counted() as counter:
+        hessian.matvec(problem.vector)
+    left, right = (torch.randn(side, side, device=problem.device, dtype=problem.dtype) for _ in range(2))
+    return _rate(
+        "product of the Hessian", "GFLOP/s",
+        (lambda: hessian.matvec(problem.vector), counter.get_total_flops()),
+        (lambda: left @ right, 2 * side**3),
+        problem.device, rounds,
+    )  # fmt: skip
+
+
+def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
+    """Bytes a second that go into orthogonalising against a basis, beside those of copying it.
+
+    Two passes read the basis twice each.
+    """
+    rows = torch.randn(_BASIS, problem.layout.dim, device=problem.device, dtype=problem.dtype)
+    other, size = torch.empty_like(rows), rows.numel() * rows.element_size()
+    return _rate(
+        f"orthogonalising against {_BASIS} vectors", "GB/s",
+        (lambda: orthogonalise(problem.vector, rows), 4 * size),
+        (lambda: other.copy_(rows), 2 * size),
+        problem.device, rounds,
+    )  # fmt: skip
+
+
+def _rate(
+    what: str,
+    unit: str,
+    ours: tuple[Callable[[], object], int],
+    plain: tuple[Callable[[], object], int],
+    device: torch.device,
+    rounds: int,
+) -> Rate:
+    times = alternate({"ours": ours[0], "plain": plain[0]}, rounds, device)
+    reached, most = (
+        Spread.of(amount / row[name] / 1e9 for row in times) for name, (_, amount) in (("ours", ours), ("plain", plain))
+    )
+    return Rate(what, unit, reached, most)
