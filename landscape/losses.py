@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landscape.cross_entropy import cross_entropy, large
 from landscape.errors import InputError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -129,7 +130,10 @@ def _torch_function_as_module(loss: Loss) -> Loss:
 
 
 def _class_terms(unreduced: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, target: Tensor) -> Terms:
-    losses = unreduced(output, target)
+    if large(unreduced, output, target):
+        losses = cross_entropy(output, target, unreduced.ignore_index)
+    else:
+        losses = unreduced(output, target)
     if target.dtype.is_floating_point:  # class probabilities: torch divides by the number of samples
         return losses, torch.ones_like(losses)
     kept = target != unreduced.ignore_index

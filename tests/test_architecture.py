@@ -25,7 +25,7 @@ LAYERS = [
     ["samples", "audit"],
     ["forms"],
     ["batches", "losses"],
-    ["operator", "parallel", "parameters", "place", "importing", "display", "dynamics", "valley"],
+    ["operator", "parallel", "parameters", "place", "cross_entropy", "importing", "display", "dynamics", "valley"],
     ["memory"],
     ["wording"],
     ["errors"],

@@ -1,0 +1,105 @@
+"""Cross-entropy of a large vocabulary, twice differentiable without the copies of the logits that torch's own keeps.
+
+With p = softmax(z) the loss of row i is log sum exp z_i - z_i[t_i]. For a cotangent g its derivative is
+r_i = g_i (p_i - e[t_i]), and that of v^T r is g_i p_i (v_i - p_i^T v_i) by z_i and p_i^T v_i - v_i[t_i] by g_i. All of
+it is made from z, a block of rows at a time, so that beside z and what is returned there is a block alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+CLASSES, BYTES = 1024, 1 << 25
+"""A vocabulary has as many classes, and logits from as many bytes on don't stay in a cache."""
+_BLOCK_BYTES = 1 << 22
+
+
+def large(loss: nn.Module, logits: Any, target: Any) -> bool:
+    """Whether a loss is the plain cross-entropy of class indices, of logits that are large.
+
+    Not while a program is traced, whose compiler makes blocks of its own.
+    """
+    return (
+        type(loss) is nn.CrossEntropyLoss
+        and isinstance(logits, Tensor)
+        and isinstance(target, Tensor)
+        and loss.weight is None
+        and not loss.label_smoothing
+        and not target.is_floating_point()
+        and logits.ndim > 1
+        and logits.shape[1] >= CLASSES
+        and logits.nbytes >= BYTES
+        and get_proxy_mode() is None
+    )
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """What `torch.nn.functional.cross_entropy` gives for class indices without reduction, (n, ...).
+
+    Args:
+        logits: (n, classes, ...).
+        target: (n, ...).
+        ignore_index: the target whose loss is 0.
+    """
+    rows = logits.movedim(1, -1).flatten(0, -2)
+    target = target.flatten()
+    kept = target != ignore_index
+    losses: Tensor = _Losses.apply(rows, torch.where(kept, target, 0))
+    return torch.where(kept, losses, 0).view(logits.shape[0], *logits.shape[2:])
+
+
+def _blocks(rows: Tensor) -> Iterator[slice]:
+    size = max(1, _BLOCK_BYTES // (rows.shape[1] * rows.element_size()))
+    return (slice(start, start + size) for start in range(0, len(rows), size))
+
+
+def _softmax(rows: Tensor, most: Tensor, logarithm: Tensor) -> Tensor:
+    """From the largest logit of each row and the logarithm of the sum of exponentials above it."""
+    return rows.sub(most[:, None]).sub_(logarithm[:, None]).exp_()
+
+
+class _Losses(torch.autograd.Function):
+    """Logits (n, classes) and targets (n,) to losses (n,)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
+        most = rows.amax(1)
+        sums = [(rows[block] - most[block, None]).exp_().sum(1) for block in _blocks(rows)]
+        logarithm = torch.cat(sums).log_()
+        ctx.save_for_backward(rows, places, most, logarithm)
+        return logarithm - (rows.gather(1, places[:, None])[:, 0] - most)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        return _Residuals.apply(*ctx.saved_tensors, *cotangents), None
+
+
+class _Residuals(torch.autograd.Function):
+    """The same and a cotangent g (n,) to r (n, classes)."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, places: Tensor, most: Tensor, logarithm: Tensor, cotangent: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, places, most, logarithm, cotangent)
+        residuals = torch.empty_like(rows)
+        for block in _blocks(rows):
+            softmax = _softmax(rows[block], most[block], logarithm[block])
+            torch.mul(softmax, cotangent[block, None], out=residuals[block])
+        return residuals.scatter_add_(1, places[:, None], -cotangent[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, v: Tensor) -> Any:
+        rows, places, most, logarithm, cotangent = ctx.saved_tensors
+        by_rows, mean = torch.empty_like(rows), torch.empty_like(cotangent)
+        for block in _blocks(rows):
+            softmax = _softmax(rows[block], most[block], logarithm[block])
+            mean[block] = (softmax * v[block]).sum(1)
+            torch.sub(v[block], mean[block, None], out=by_rows[block])
+            by_rows[block].mul_(softmax).mul_(cotangent[block, None])
+        return by_rows, None, None, None, mean - v.gather(1, places[:, None])[:, 0]
