@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,6 +45,12 @@ def mean_of(values: ArrayLike) -> Interval:
     half = float(stats.t.ppf(0.975, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
     mean = float(array.mean())
     return Interval(mean, mean - half, mean + half, len(array))
+
+
+def share_of(values: ArrayLike) -> Interval:
+    """The same of shares, which lie between 0 and 1, and so does their mean."""
+    mean = mean_of(values)
+    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
 
 
 def difference_of(first: ArrayLike, second: ArrayLike) -> Interval:

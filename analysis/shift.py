@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis.intervals import Interval, difference_of, mean_of
+from analysis.intervals import Interval, difference_of, mean_of, share_of
 from analysis.runs import training_units
 from analysis.shape import shape_units, shapes_of
 from analysis.study import Report, Results, Scale, Stage, Study, markdown_table
@@ -215,20 +215,27 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
     flops = np.array(every(lambda run: float(np.sum(run["flops"]))))
     ways = [arm for arm in ("looped-short", "looped") if arm in arms]
     looped = list(zip(*(runs[arms.index(arm)] for arm in ways), strict=True))
+
+    def at_equal_flops(metrics: Sequence[str]) -> list[list[float]]:
+        """What pure looped training reaches, in the mean of some metrics, with the operations of each arm and seed."""
+        return [
+            [_at_flops(whole, contest, spent, metrics) for whole, spent in zip(looped, row, strict=True)]
+            for row in flops
+        ]
+
     variables = {
         "accuracy": (at, every(lambda run: run["metrics"][contest.accuracy][-1])),
         "flops": (at, flops),
         "seconds": (at, every(lambda run: float(np.sum(run["seconds"])))),
-        "looped_at_equal_flops": (
-            at, [[_at_flops(whole, contest, spent) for whole, spent in zip(looped, row, strict=True)] for row in flops],
-        ),
+        "looped_at_equal_flops": (at, at_equal_flops([contest.accuracy])),
         "curve_accuracy": (over, curves(contest.accuracy)),
         "curve_kept": (over, curves(contest.kept)),
     }  # fmt: skip
     lengths = ALGORITHMS[contest.task].longer if contest.task in ALGORITHMS else ()
     if lengths:
-        longer = every(lambda run: [run["metrics"][f"evaluation_accuracy_{length}"][-1] for length in lengths])
-        variables["longer"] = ((*at, "length"), longer)
+        names = [f"evaluation_accuracy_{length}" for length in lengths]
+        variables["longer"] = ((*at, "length"), every(lambda run: [run["metrics"][name][-1] for name in names]))
+        variables["looped_longer_at_equal_flops"] = (at, at_equal_flops(names))
     for name in ("switched", "before", "after", "lowest", "recovered"):
         variables[name] = (at, [[_switch(run, contest)[name] for run in row] for row in runs])
     coordinates = {"arm": arms, "seed": list(range(contest.seeds)), "step": steps, "length": list(lengths)}
@@ -240,7 +247,7 @@ def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:
     return np.array(run["metrics"][metric], dtype=float)
 
 
-def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float) -> float:
+def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float, metrics: Sequence[str]) -> float:
     """The accuracy that pure looped training reaches with so many operations, along a line between two that are known.
 
     These are two checkpoints of the one run there is; or, where the rate falls at the end, the ends of a shorter and
@@ -250,15 +257,17 @@ def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float)
         runs: of one seed, the shorter one first.
         contest: which they are of.
         flops: so many operations.
+        metrics: the accuracies whose mean is taken.
     """
+    reached = [np.mean([_column(run, metric) for metric in metrics], axis=0) for run in runs]
     if contest.looped.cooldown:
         ends = [float(np.sum(run["flops"])) for run in runs]
-        reached = [_column(run, contest.accuracy)[-1] for run in runs]
-        return float(np.interp(flops, ends, reached, np.nan, np.nan)) if len(runs) > 1 else float("nan")
+        last = [each[-1] for each in reached]
+        return float(np.interp(flops, ends, last, np.nan, np.nan)) if len(runs) > 1 else float("nan")
     (run,) = runs
     spent = [0.0, *np.cumsum(run["flops"])]
     steps = np.interp(flops, spent, contest.looped.steps_per_epoch * np.arange(len(spent)), right=np.nan)
-    return float(np.interp(steps, run["steps"], _column(run, contest.accuracy)))
+    return float(np.interp(steps, run["steps"], reached[0]))
 
 
 def _switch(run: Mapping[str, Any], contest: Contest) -> dict[str, float]:
@@ -286,16 +295,15 @@ def _reached(data: xr.Dataset) -> str:
     rows = []
     for arm in data.arm.values:
         own = data.sel(arm=arm)
-        row = [str(arm), mean_of(own.accuracy.values).text(3)]
+        row = [str(arm), share_of(own.accuracy.values).text(3)]
         if arm == "looped":
             rows.append([*row, "", "", "1", "1", ""])
             continue
         difference = difference_of(own.accuracy.values, looped.accuracy.values)
-        then = own.looped_at_equal_flops.values
         rows.append([
             *row, difference.text(3, "+"), _verdict(difference), mean_of((own.flops / looped.flops).values).text(3),
             mean_of((own.seconds / looped.seconds).values).text(3),
-            difference_of(own.accuracy.values, then).text(3, "+") if np.isfinite(then).all() else "not known",
+            _minus(own.accuracy, own.looped_at_equal_flops),
         ])  # fmt: skip
     header = ["", "accuracy", "minus looped", "verdict", "operations by looped", "time by looped",
               "minus looped at equal operations"]  # fmt: skip
@@ -306,15 +314,22 @@ def _longer(data: xr.Dataset) -> str:
     """Accuracy on longer questions than the trained ones, where the task has them."""
     if "longer" not in data:
         return ""
-    table = markdown_table(
-        ["", *(f"length {length}" for length in data.length.values), "mean, minus looped"],
-        [
-            [str(arm), *(mean_of(own.sel(length=length)).text(3) for length in data.length.values),
-             difference_of(own.mean("length"), data.longer.sel(arm="looped").mean("length")).text(3, "+")]
-            for arm in data.arm.values for own in (data.longer.sel(arm=arm),)
-        ],
-    )  # fmt: skip
+    rows = []
+    for arm in data.arm.values:
+        own, mean = data.sel(arm=arm).longer, data.sel(arm=arm).longer.mean("length")
+        rows.append([
+            str(arm), *(share_of(own.sel(length=length)).text(3) for length in data.length.values),
+            difference_of(mean, data.longer.sel(arm="looped").mean("length")).text(3, "+"),
+            _minus(mean, data.sel(arm=arm).looped_longer_at_equal_flops),
+        ])  # fmt: skip
+    lengths = (f"length {length}" for length in data.length.values)
+    table = markdown_table(["", *lengths, "mean, minus looped", "minus looped at equal operations"], rows)
     return f"Accuracy on longer questions than any trained on, at the last checkpoint:\n\n{table}\n"
+
+
+def _minus(own: xr.DataArray, looped: xr.DataArray) -> str:
+    """A difference to what pure looped training reaches with as many operations, where that is known of all seeds."""
+    return difference_of(own, looped).text(3, "+") if np.isfinite(looped).all() else "not known"
 
 
 def _verdict(difference: Interval) -> str:

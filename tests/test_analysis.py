@@ -20,7 +20,7 @@ from scipy import stats
 import landscape
 from analysis import __main__ as command
 from analysis import alignment, force, learning, lengths, quadratic, shift, spectra
-from analysis.intervals import Interval, difference_of, effect_size, mean_of, rank_correlation
+from analysis.intervals import Interval, difference_of, effect_size, mean_of, rank_correlation, share_of
 from analysis.runs import model_at, run_folder, train_run, training_units
 from analysis.studies import STUDIES
 from analysis.study import Scale
@@ -90,6 +90,10 @@ class TestIntervals:
             mean_of([1.0])
         with pytest.raises(InputError):
             rank_correlation([1, 2, 3], [1, 2, 3])
+
+    def test_shares_stay_between_0_and_1(self) -> None:
+        assert share_of([0.99, 1.0, 0.98]) == replace(mean_of([0.99, 1.0, 0.98]), high=1.0)
+        assert (share_of([0.0, 0.1]).low, share_of([0.4, 0.6]).value) == (0.0, 0.5)
 
 
 def doubled(number: int, log: str) -> int:
@@ -243,19 +247,26 @@ class TestShift:
 
     def test_equal_operations_lie_between_checkpoints(self) -> None:
         """After 8 operations: epoch 4, step 8; after 6.5 half way from step 6 to step 8."""
-        contest = replace(shift.contest_of("markov", Scale(True, Path(), Path())), accuracy="evaluation_accuracy")
-        assert shift._at_flops([self.run()], contest, 8.0) == pytest.approx(0.4)
-        assert shift._at_flops([self.run()], contest, 6.5) == pytest.approx(0.3)
-        assert math.isnan(shift._at_flops([self.run()], contest, 99.0))
+        contest = shift.contest_of("markov", Scale(True, Path(), Path()))
+        assert shift._at_flops([self.run()], contest, 8.0, ["evaluation_accuracy"]) == pytest.approx(0.4)
+        assert shift._at_flops([self.run()], contest, 6.5, ["evaluation_accuracy"]) == pytest.approx(0.3)
+        assert math.isnan(shift._at_flops([self.run()], contest, 99.0, ["evaluation_accuracy"]))
 
     def test_equal_operations_lie_between_two_runs_whose_rate_falls(self) -> None:
         """14 operations reach 0.8, and 6 of them 0.6: what lies between them is on a line, what doesn't isn't known."""
         contest = shift.contest_of("copy", Scale(True, Path(), Path()))
         shorter = {"flops": [3.0, 3.0], "metrics": {"evaluation_accuracy": [0.0, 0.5, 0.6]}}
-        assert shift._at_flops([shorter, self.run()], contest, 10.0) == pytest.approx(0.7)
+        assert shift._at_flops([shorter, self.run()], contest, 10.0, ["evaluation_accuracy"]) == pytest.approx(0.7)
         for flops in (5.0, 15.0):
-            assert math.isnan(shift._at_flops([shorter, self.run()], contest, flops))
-        assert math.isnan(shift._at_flops([self.run()], contest, 10.0))
+            assert math.isnan(shift._at_flops([shorter, self.run()], contest, flops, ["evaluation_accuracy"]))
+        assert math.isnan(shift._at_flops([self.run()], contest, 10.0, ["evaluation_accuracy"]))
+
+    def test_equal_operations_are_of_the_mean_of_several_accuracies(self) -> None:
+        contest = shift.contest_of("copy", Scale(True, Path(), Path()))
+        runs = [
+            {"flops": [flops], "metrics": {"a": [a], "b": [b]}} for flops, a, b in ((6.0, 0.2, 0.4), (14.0, 0.6, 1.0))
+        ]
+        assert shift._at_flops(runs, contest, 10.0, ["a", "b"]) == pytest.approx(0.55)
 
     def test_the_watched_run_tells_when_any_threshold_would_switch(self) -> None:
         run = {"loss": [5.0, 4, 3, 3, 3, 3], "gradient_norms": [1.0] * 6}
