@@ -28,17 +28,19 @@ class SymmetricOperator(ABC):
         device: where the vectors live.
         dtype: their floating-point type.
         products: products made so far.
+        memory: bytes that the vectors of a solver may take beside it; None for any number.
     """
 
     __array_ufunc__ = None  # so that a NumPy number times an operator is an operator
 
-    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype, memory: int | None = None) -> None:
         if dim < 1:
             raise InputError(f"an operator needs at least one dimension, not {dim}")
         self.dim = dim
         self.device = device
         self.dtype = dtype
         self.products = 0
+        self.memory = memory
 
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:
@@ -180,7 +182,8 @@ class LinearCombination(SymmetricOperator):
         first = terms[0][1]
         for _, operator in terms:
             _refuse_unlike(first, operator)
-        super().__init__(first.dim, first.device, first.dtype)
+        limits = [operator.memory for _, operator in terms if operator.memory is not None]
+        super().__init__(first.dim, first.device, first.dtype, min(limits, default=None))
         self._terms = [(_finite(factor), operator) for factor, operator in terms]
         self._shift = _finite(shift)
 

@@ -6,11 +6,22 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from landscape import Hessian, InputError, MatrixOperator, Problem, load_problem, open_record, top_eigenpairs
+from landscape import (
+    Hessian,
+    InputError,
+    MatrixOperator,
+    Preconditioned,
+    Problem,
+    lanczos,
+    load_problem,
+    open_record,
+    top_eigenpairs,
+)
 from landscape.batches import part
 from landscape.curvature.fitting import fitted
 from landscape.measure import Source, probe
@@ -107,6 +118,20 @@ def test_a_small_basis_finds_the_same_pairs():
     pairs = top_eigenpairs(operator, 3, tol=1e-6, memory=(12 + vectors_beside(3)) * 8 * 300, max_products=2000)
     assert pairs.converged.all()
     assert pairs.eigenvalues == pytest.approx(matrix.diag().flip(0)[:3].numpy(), rel=1e-10)
+
+
+def test_every_basis_is_held_to_what_the_operator_leaves():
+    problem = wide().to(memory=2 * OVERHEAD + 10 * 48003 * 4, compiling="off")
+    hessian = problem.hessian()
+    assert hessian.memory == problem.memory - hessian.peak_bytes
+    for kept in (2 * hessian + hessian, hessian.shifted(1.0), Preconditioned(hessian, np.ones(hessian.dim))):
+        assert kept.memory == hessian.memory
+    with pytest.raises(InputError, match=r"a basis of 901 vectors of 48,003 parameters takes 173 MB, and \d+ MB"):
+        lanczos(hessian, 900)
+    assert basis_capacity(hessian, 3, hessian.memory) < basis_capacity(hessian, 3)
+    assert top_eigenpairs(hessian, 3, tol=0.1).converged.all()
+    with pytest.raises(InputError, match="ask for fewer, or allow more memory"):
+        top_eigenpairs(hessian, 300)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

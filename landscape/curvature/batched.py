@@ -95,6 +95,8 @@ class BatchedOperator(SymmetricOperator):
         else:
             self.route = autograd.named(route, self.traceable)
         self._prepare()
+        if problem.memory is not None:
+            self.memory = problem.memory - self.peak_bytes
 
     def _prepare(self) -> None:
         """Make what all products share."""

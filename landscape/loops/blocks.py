@@ -97,7 +97,7 @@ class UseBlock(SymmetricOperator):
     """
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, use: int) -> None:
-        super().__init__(loop.dim, whole.device, whole.dtype)
+        super().__init__(loop.dim, whole.device, whole.dtype, whole.memory)
         self._whole = whole
         self._rows = slice(use * loop.dim, (use + 1) * loop.dim)
 

@@ -74,8 +74,7 @@ class TopEigenpairs(OfMatrix):
         growth, products = Growth(problem.device), 20 + 4 * self.k
         operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
-        left = None if problem.memory is None else problem.memory - made.peak_bytes
-        vectors = min(basis_capacity(operator, self.k, left), products) + vectors_beside(self.k)
+        vectors = min(basis_capacity(operator, self.k, operator.memory), products) + vectors_beside(self.k)
         foreseen: list[float] = []
 
         def tell(at: Progress) -> None:
@@ -92,7 +91,6 @@ class TopEigenpairs(OfMatrix):
             tol_value=self.tol_value,
             start=before,
             max_products=self.max_products,
-            memory=left,
             progress=tell,
         )
         variables = _pairs(pairs, self.matrix)

@@ -66,7 +66,7 @@ class Deflated(SymmetricOperator):
     """
 
     def __init__(self, operator: SymmetricOperator, basis: Tensor) -> None:
-        super().__init__(operator.dim, operator.device, operator.dtype)
+        super().__init__(operator.dim, operator.device, operator.dtype, operator.memory)
         self._operator = operator
         self._basis = basis
 

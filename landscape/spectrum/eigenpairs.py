@@ -114,7 +114,8 @@ def top_eigenpairs(
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
         basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in ``memory`` or in 2 GB,
             but in 2 GB at least 2 k + 20.
-        memory: bytes that all vectors may take; default: 2 GB, or what 2 k + 20 of them take.
+        memory: bytes that all vectors may take; default: what the operator leaves them, else 2 GB, or what 2 k + 20 of
+            them take.
         progress: called after every product.
 
     Raises:
@@ -125,6 +126,7 @@ def top_eigenpairs(
     check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
+    memory = operator.memory if memory is None else memory
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
     if memory is not None and tol_value is not None:
         memory //= 3  # a search has a basis of its own, for what it holds and for its chain

@@ -24,6 +24,7 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
+from landscape.wording import amount
 
 # Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
 _CHUNK = 1 << 16
@@ -86,6 +87,9 @@ class KrylovBasis:
         capacity: the most vectors it holds.
         expanded: m.
         size: m + p.
+
+    Raises:
+        InputError: it takes more memory than the operator leaves for vectors.
     """
 
     def __init__(self, operator: SymmetricOperator, capacity: int, seed: int) -> None:
@@ -93,6 +97,12 @@ class KrylovBasis:
         self.capacity = capacity
         self.expanded = 0
         self.size = 0
+        size = capacity * operator.dim * torch.finfo(operator.dtype).bits // 8
+        if operator.memory is not None and size > operator.memory:
+            raise InputError(
+                f"a basis of {capacity} vectors of {operator.dim:,} parameters takes {amount(size)}, and "
+                f"{amount(max(0, operator.memory))} are left for it: ask for less, or allow more memory"
+            )
         # All at once, as growing would hold an old and a new basis: a CPU gives pages when they are written to, and
         # what a GPU gives is bounded by the capacity.
         self._rows = torch.empty((capacity, operator.dim), device=operator.device, dtype=operator.dtype)
