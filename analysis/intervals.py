@@ -50,7 +50,8 @@ def mean_of(values: ArrayLike) -> Interval:
 def share_of(values: ArrayLike) -> Interval:
     """The same of shares, which lie between 0 and 1, and so does their mean."""
     mean = mean_of(values)
-    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+    low, high = np.clip((mean.low, mean.high), 0.0, 1.0)
+    return replace(mean, low=float(low), high=float(high))
 
 
 def difference_of(first: ArrayLike, second: ArrayLike) -> Interval:

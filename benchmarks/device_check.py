@@ -9,7 +9,7 @@ from cyclopts import App
 from rich.console import Console
 
 from benchmarks.agreement import Agreement, agreements
-from benchmarks.cases import pose, untrained_gpt
+from benchmarks.cases import gpt2_small, pose, untrained_gpt
 from benchmarks.machine import this_machine
 from benchmarks.plan import SMALL
 from benchmarks.products import operator_cost
@@ -74,15 +74,20 @@ def _cost_table(problems: dict[str, Problem], device: torch.device) -> Table:
 
 
 def _rates_table(problems: dict[str, Problem], device: torch.device) -> Table:
-    side = 1024 if device.type == "cpu" else 8192
-    cells = []
+    """Of models that fill the device: on a GPU one of 124 million parameters."""
+    cpu = device.type == "cpu"
+    side, cells = (1024, []) if cpu else (8192, [])
+    problems = problems if cpu else {"GPT-2 small": gpt2_small(8, 512)}
     for name, problem in problems.items():
         there = problem.to(device, torch.float32)
         with there.evaluating():  # float32 is float32 for the plain product too
             for rate in (product_rate(there, side, rounds=5), orthogonalisation_rate(there, rounds=5)):
                 rates = (f"{each.show('.1f')} {rate.unit}" for each in (rate.reached, rate.most))
                 cells.append((f"{name}, {rate.what}", *rates, f"{rate.share:.0%}"))
-    return Table(f"Rates on {device} in float32; median (range)", ("", "reached", "of a plain one", "share"), cells)
+    per = " a second of processor time" if cpu else ""
+    return Table(
+        f"Rates on {device} in float32{per}; median (range)", ("", "reached", "of a plain one", "share"), cells
+    )
 
 
 def _name(dtype: torch.dtype) -> str:

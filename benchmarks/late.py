@@ -26,7 +26,7 @@ def continue_training(checkpoint: Path, folder: Path, apart: int, pairs: int) ->
     """
     read = read_checkpoint(checkpoint)
     run = Run.begin(TrainingSettings(read.arguments["model"]))
-    run.load(checkpoint)
+    run.restore(checkpoint)
     snapshots = [checkpoint_path(folder, run.step + apart * i) for i in range(pairs + 1)]
     if all(path.exists() for path in snapshots):
         return snapshots

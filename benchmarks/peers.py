@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from typing import Literal
 
 from cyclopts import App
 from rich.console import Console
@@ -16,12 +17,12 @@ app = App(name="python -m benchmarks.peers", version_flags=[])
 
 
 @app.default
-def main(*rows: str, device: str = "cpu", quick: bool = False, write: bool = False) -> int:
+def main(*rows: str, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False, write: bool = False) -> int:
     """Compare on several models with one thread; those that aren't shipped are trained first.
 
     Args:
         rows: Of these models alone.
-        device: Such as cuda; PyHessian and hessian-eigenthings are given the same.
+        device: Where all of them compute; CUDA_VISIBLE_DEVICES says which GPU.
         quick: One small model, little data and one seed: shows that everything runs, its figures mean nothing.
         write: Put the tables and a picture into docs/performance.md and the numbers into docs/performance.json.
     """

@@ -13,7 +13,8 @@ from landscape.problem import Problem
 from landscape.spectrum.krylov import orthogonalise
 from models.cost import counted
 
-_BASIS = 30
+_BYTES = {"cpu": 1 << 28}  # of a basis that no cache holds
+_ON_GPU = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,11 @@ def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
 
     Two passes read the basis twice each.
     """
-    rows = torch.randn(_BASIS, problem.layout.dim, device=problem.device, dtype=problem.dtype)
-    other, size = torch.empty_like(rows), rows.numel() * rows.element_size()
+    count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
+    rows = torch.randn(count, problem.layout.dim, device=problem.device, dtype=problem.dtype)
+    other, size = torch.empty_like(rows), rows.nbytes
     return _rate(
-        f"orthogonalising against {_BASIS} vectors", "GB/s",
+        f"orthogonalising against {count} vectors", "GB/s",
         (lambda: orthogonalise(problem.vector, rows), 4 * size),
         (lambda: other.copy_(rows), 2 * size),
         problem.device, rounds,

@@ -61,7 +61,8 @@ class Report:
         ]
         planes = [row.plane for row in self.rows if row.plane]
         memory = [row.memory for row in self.rows if row.memory]
-        return tables + ([_planes_table(planes)] if planes else []) + ([_memory_table(memory)] if memory else [])
+        where = "" if self.machine.device == "cpu" else ", of the GPU alone"
+        return tables + ([_planes_table(planes)] if planes else []) + ([_memory_table(memory, where)] if memory else [])
 
     def figure(self) -> Figure:
         """Seconds to ten eigenpairs, or the number next to it, by every solver that gets there."""
@@ -172,11 +173,11 @@ def _planes_table(planes: list[PlaneCosts]) -> Table:
     return Table("A plane of the loss beside as many bare forward passes; median (range)", header, rows)
 
 
-def _memory_table(memory: list[Memory]) -> Table:
+def _memory_table(memory: list[Memory], where: str) -> Table:
     solvers = list(memory[0].solves)
     rows = [
         (each.case, *(f"{n / 1e6:.0f}" for n in (each.counted, each.held, each.products, *each.solves.values())))
         for each in memory
     ]
     header = ("", "graphs, counted", "held", "at the peak", *(f"a solve, {name}" for name in solvers))
-    return Table("Memory beyond model and data, MB", header, rows)
+    return Table(f"Memory beyond model and data, MB{where}", header, rows)

@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-CLASSES, BYTES = 1024, 1 << 25
-"""A vocabulary has as many classes, and logits from as many bytes on don't stay in a cache."""
-_BLOCK_BYTES = 1 << 22
+CLASSES = 1024
+"""A vocabulary has as many."""
+_BLOCK_BYTES = {"cpu": 1 << 22}  # what stays in a cache; on other devices enough to be worth an operation
+_LARGE_BLOCK = 1 << 28
 
 
 def large(loss: nn.Module, logits: Any, target: Any) -> bool:
-    """Whether a loss is the plain cross-entropy of class indices, of logits that are large.
+    """Whether a loss is the plain cross-entropy of indices into a vocabulary.
 
-    Not while a program is traced, whose compiler makes blocks of its own.
+    Not while a program is traced, whose compiler makes blocks of its own, nor under transforms of `torch.func`, which
+    would need other rules.
     """
     return (
         type(loss) is nn.CrossEntropyLoss
@@ -34,8 +36,8 @@ def large(loss: nn.Module, logits: Any, target: Any) -> bool:
         and not target.is_floating_point()
         and logits.ndim > 1
         and logits.shape[1] >= CLASSES
-        and logits.nbytes >= BYTES
         and get_proxy_mode() is None
+        and not torch._C._are_functorch_transforms_active()
     )
 
 
@@ -48,14 +50,14 @@ def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         ignore_index: the target whose loss is 0.
     """
     rows = logits.movedim(1, -1).flatten(0, -2)
-    target = target.flatten()
+    target = target.flatten().long()  # indices may be bytes
     kept = target != ignore_index
     losses: Tensor = _Losses.apply(rows, torch.where(kept, target, 0))
     return torch.where(kept, losses, 0).view(logits.shape[0], *logits.shape[2:])
 
 
 def _blocks(rows: Tensor) -> Iterator[slice]:
-    size = max(1, _BLOCK_BYTES // (rows.shape[1] * rows.element_size()))
+    size = max(1, _BLOCK_BYTES.get(rows.device.type, _LARGE_BLOCK) // (rows.shape[1] * rows.element_size()))
     return (slice(start, start + size) for start in range(0, len(rows), size))
 
 
@@ -96,10 +98,12 @@ class _Residuals(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> Any:
         rows, places, most, logarithm, cotangent = ctx.saved_tensors
-        by_rows, mean = torch.empty_like(rows), torch.empty_like(cotangent)
+        mean = torch.empty_like(cotangent)
+        by_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         for block in _blocks(rows):
             softmax = _softmax(rows[block], most[block], logarithm[block])
             mean[block] = (softmax * v[block]).sum(1)
-            torch.sub(v[block], mean[block, None], out=by_rows[block])
-            by_rows[block].mul_(softmax).mul_(cotangent[block, None])
+            if by_rows is not None:
+                torch.sub(v[block], mean[block, None], out=by_rows[block])
+                by_rows[block].mul_(softmax).mul_(cotangent[block, None])
         return by_rows, None, None, None, mean - v.gather(1, places[:, None])[:, 0]

@@ -88,6 +88,10 @@ class Source:
                 _device(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
             )
         except (RuntimeError, TypeError) as error:
+            if ran_out(error):
+                raise InputError(
+                    f"{factory.label}: memory ran out for losses without a graph ({cause(error)}): give smaller batches"
+                ) from error
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
                 f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
@@ -233,7 +237,7 @@ def probe(
     for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
         _check_same_problem(first, checkpoint)
         there = at_checkpoint(problem, checkpoint)
-        measurements = [measurement.settle(there, len(checkpoints)) for measurement in measurements]
+        measurements = _settled(measurements, there, len(checkpoints))
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     for measurement in measurements:
@@ -327,6 +331,7 @@ class _Probing:
         self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
         self.seen = run.known(writer)
         self.measured = 0
+        self.routes_hold = True  # the ways in which products were made before
 
     def measure(self, unit: Checkpoint, measurements: Sequence[Measurement]) -> None:
         missing = [m for m in measurements if not self.writer.done(m.name, unit.sha256)]
@@ -347,17 +352,16 @@ class _Probing:
 
     def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[Measured, Problem]:
         """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
-        history = self.history(measurement.name, unit.sha256)
         while True:
             try:
-                return measurement.measure(problem, self.bar, history), problem
+                return measurement.measure(problem, self.bar, self.history(measurement.name, unit.sha256)), problem
             except (RuntimeError, MemoryError) as error:
                 if not ran_out(error):
                     raise
                 why = cause(error)
             # Not above, where the traceback still holds what was made.
-            self.run.problem = with_less(self.run.problem, why)
-            problem, history = self.run.load(unit), replace(history, choices=None)
+            self.run.problem, self.routes_hold = with_less(self.run.problem, why), False
+            problem = self.run.load(unit)
 
     def _add(self, measurement: str, measured: xr.Dataset, told: dict[str, Any]) -> None:
         self.run.source.processes.in_order(lambda: self.writer.add(measurement, measured, told))
@@ -376,8 +380,8 @@ class _Probing:
             there = self.writer.stored(loss.name, checkpoint.sha256)
             if there is None:
                 continue
-            problem = self.run.load(checkpoint)
-            here = loss.measure(problem, self.bar, History()).dataset
+            measured, problem = self._measured(loss, checkpoint, self.run.load(checkpoint))
+            here = measured.dataset
             tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
             for name, allowed in (("loss", tolerance), ("gradient_norm", 100 * tolerance)):
                 before, now = float(there[name]), float(here[name])
@@ -390,8 +394,9 @@ class _Probing:
             return
 
     def history(self, measurement: str, sha256: str) -> History:
-        """What the record has of this measurement before this checkpoint."""
-        return History(self.writer.earlier(measurement), self.writer.previous(measurement, sha256), sha256, self.seen)
+        """What the record has of this measurement before this checkpoint, but for routes that take too much memory."""
+        choices = self.writer.earlier(measurement) if self.routes_hold else None
+        return History(choices, self.writer.previous(measurement, sha256), sha256, self.seen)
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
@@ -413,6 +418,22 @@ class _Probing:
             }
             | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
         }
+
+
+def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints: int) -> list[Measurement]:
+    """Measurements that a problem allows, before anything is measured.
+
+    Raises:
+        InputError: one of them can't be made of it.
+    """
+    try:
+        return [measurement.settle(problem, checkpoints) for measurement in measurements]
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise InputError(
+            f"memory ran out before anything was measured ({cause(error)}): give a --batch-size"
+        ) from error
 
 
 def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:

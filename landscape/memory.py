@@ -15,6 +15,8 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
+_NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 OVERHEAD = 30_000_000
 """Bytes that a process takes for itself when it first computes: code, buffers of libraries."""
 
@@ -39,7 +41,9 @@ def bytes_of(text: str) -> int:
 
 def ran_out(error: BaseException) -> bool:
     """Whether an exception says that there is no memory: torch's of a GPU, its allocator's of a CPU, Python's."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def half_of_memory(device: torch.device) -> int:

@@ -118,6 +118,23 @@ class Run:
             InputError: If the file cannot be read or holds no step and optimiser, or the journal doesn't tell what came
                 before it.
         """
+        self.restore(path)
+        self.journal = read_journal(path.parent, self.epoch)
+        within = self._watch is not None and self.step % self.settings.steps_per_epoch
+        if len(self.journal) < self.epoch or within:
+            raise InputError(f"{path} can't be continued from: the journal in its folder doesn't tell what came before")
+        if self.journal:
+            self.switched = self.journal[-1]["switched"]
+        if self._watch is not None:
+            for entry in self.journal[: self.switched]:
+                self._watch.tell(entry["epoch"], entry)
+
+    def restore(self, path: Path) -> None:
+        """Take up weights, optimiser and step of a checkpoint, without what led to them.
+
+        Raises:
+            InputError: If the file cannot be read or holds no step and optimiser.
+        """
         checkpoint = read_checkpoint(path)
         if checkpoint.step is None or checkpoint.optimizer is None:
             raise InputError(
@@ -128,15 +145,6 @@ class Run:
         self.model.loops = checkpoint.arguments.get("loops", self.model.loops)
         self.model.gain = checkpoint.arguments.get("gain", self.model.gain)
         self.step = checkpoint.step
-        self.journal = read_journal(path.parent, self.epoch)
-        within = self._watch is not None and self.step % self.settings.steps_per_epoch
-        if len(self.journal) < self.epoch or within:
-            raise InputError(f"{path} can't be continued from: the journal in its folder doesn't tell what came before")
-        if self.journal:
-            self.switched = self.journal[-1]["switched"]
-        if self._watch is not None:
-            for entry in self.journal[: self.switched]:
-                self._watch.tell(entry["epoch"], entry)
 
     def advance(self) -> None:
         """Take one step of the optimiser."""

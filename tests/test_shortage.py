@@ -78,6 +78,35 @@ def test_a_measurement_goes_on_in_smaller_batches(tmp_path, measurement):
     np.testing.assert_allclose(rows[3][name], rows[10][name], rtol=1e-10)
 
 
+@pytest.mark.parametrize("append", [False, True])
+def test_a_record_that_took_smaller_batches_is_gone_on_with(tmp_path, append):
+    """Its loss is held to the record by a gradient, which needs them too."""
+    first = probe(tmp_path / "model.pt", [Loss()], **asked(tmp_path, 3))
+    more = [TopEigenpairs(k=2)] if append else [Loss()]
+    assert probe(tmp_path / "model.pt", more, **asked(tmp_path, 3), append=append).measured == (1 if append else 0)
+    assert first.measured == 1
+
+
+class AsBefore(Loss):
+    """Runs out of memory the way in which an earlier row was made."""
+
+    def measure(self, problem, bar, history):
+        if history.choices is not None:
+            torch.empty(HUGE)
+        return super().measure(problem, bar, history)
+
+
+def test_a_way_that_takes_too_much_is_not_gone_again(tmp_path):
+    """Of six checkpoints the second runs out of memory, and batches are halved once."""
+    settings = asked(tmp_path, 10)
+    paths = [tmp_path / f"step-{step}.pt" for step in range(6)]
+    for step, path in enumerate(paths):
+        save_checkpoint(path, Greedy(10).state_dict(), step=step, arguments={"most": 10})
+    rows = probe(paths, [AsBefore()], **settings).rows
+    notes = [json.loads(str(row.data["loss"].provenance.values))["notes"] for row in rows]
+    assert notes == [[], *[["memory ran out with 10 samples at a time: now 5 samples"]] * 5]
+
+
 def test_a_sample_that_does_not_fit_is_said_to_be_one(tmp_path):
     with pytest.raises(InputError, match=r"memory ran out with one sample at a time .*ask for less") as caught:
         probe(tmp_path / "model.pt", [TopEigenpairs(k=2)], **asked(tmp_path, 0))

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from benchmarks.cases import ROOT
+from benchmarks.late import continue_training
 from benchmarks.plan import SMALL
 from benchmarks.sweep import Snapshot, snapshots, summarise, sweep, table, uncontained
 from landscape import top_eigenpairs
+from landscape.checkpoint import read_checkpoint
 from tests.oracles import symmetric
 
 
@@ -20,6 +22,15 @@ def series() -> list[Snapshot]:
     start = symmetric([5.0, 4.0, 3.0, -2.0, *rng.uniform(-1, 1, 200)]).numpy()
     drift = rng.standard_normal((2, 204, 204)) / 2000
     return [Snapshot.of(start + sum(drift[:i] + drift[:i].transpose(0, 2, 1), np.zeros_like(start))) for i in range(3)]
+
+
+def test_training_goes_on_from_a_shipped_checkpoint(tmp_path):
+    first, second = continue_training(ROOT / SMALL, tmp_path, apart=1, pairs=1)
+    before, after = read_checkpoint(first), read_checkpoint(second)
+    assert (before.step, after.step) == (4000, 4001)
+    shipped = read_checkpoint(ROOT / SMALL).state
+    assert all(torch.equal(tensor, shipped[name]) for name, tensor in before.state.items())
+    assert any(not torch.equal(tensor, shipped[name]) for name, tensor in after.state.items())
 
 
 def test_every_way_is_counted_over_all_pairs_and_seeds(series):

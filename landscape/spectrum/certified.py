@@ -1,8 +1,6 @@
 """Thick-restart Lanczos to a goal for the eigenvalues themselves: each in an interval that is narrow enough.
 
-An eigenvalue's error is of the order of the squared residual, so that far larger residuals do. No product is spent on
-the residuals either: the projection knows them up to rounding, and one product with a random combination of the basis
-measures that.
+An eigenvalue's error is of the order of the squared residual, so that far larger residuals do.
 
 Tried and left: holding the whole basis against the search, or iterating on until more pairs can be held. The search
 gets shorter by as many products as the iteration gets longer, since the border couples its last vector to all the pairs
@@ -12,21 +10,16 @@ that have not converged; on the Hessians of `benchmarks.sweep` the sum stayed th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import final
 
 import numpy as np
-import torch
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from landscape.errors import InputError
-from landscape.operator import SymmetricOperator
 from landscape.spectrum.certificate import certified_intervals
 from landscape.spectrum.krylov import Expansion, KrylovBasis
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, coefficients, unseen_edge
-from landscape.spectrum.solve import Goal, Iteration, Ritz, Verified
+from landscape.spectrum.solve import Iteration, Ritz, Verified
 
 # Bounds above and below on what is outside the wanted vectors: none are known, or nothing is there.
 ANYTHING, NOTHING = (math.inf, -math.inf), (-math.inf, math.inf)
@@ -40,50 +33,29 @@ class CertifiedSolve(Iteration):
     last of them. A chain from a random vector in their complement then lowers the bound on what is there, until the
     intervals are. If it meets something instead, that is what the basis lacked; it goes there, and all is repeated.
     The chances of the searches are halved each time, so that they add up to no more than is allowed.
-
-    Args:
-        operator, goal, basis, progress: as in `Iteration`.
-        seed: of the searches.
     """
 
-    def __init__(
-        self,
-        operator: SymmetricOperator,
-        goal: Goal,
-        basis: KrylovBasis,
-        progress: Callable[[Progress], None],
-        seed: int,
-    ) -> None:
-        super().__init__(operator, goal, basis, progress)
-        self._seed = seed
-        self._searches = 0
-        self._measured = 0.0
-        self._bounded: tuple[Ritz, tuple[float, float]]  # the Ritz pairs held, and bounds on what is outside them
+    _searches = 0
+    _bounded: tuple[Ritz, tuple[float, float]]  # the Ritz pairs held, and bounds on what is outside them
 
     def run(self) -> Verified:
         """See `Iteration.run`."""
         found = True
         while found:
-            if self.iterate() and not self.exhausted:
-                self.measure_rounding()
-                self.iterate()  # where there was more rounding than expected
-            self._bounded = self._ritz(), ANYTHING
+            self.settle()
+            self._bounded = self.ritz_pairs(), ANYTHING
             self.missed = 1.0
             found = not self.exhausted and self.search()
         ritz, edges = self._bounded
-        wanted = self._ritz()
+        wanted = self.ritz_pairs()
         return Verified(
             values=wanted.values,
             intervals=self.intervals(ritz, edges),
-            residuals=wanted.residuals,
+            residuals=self.residuals(wanted),
             converged=self.narrow(ritz, edges),
             vectors=self.basis.combine(wanted.coordinates),
             rounding=self.rounding(wanted),
         )
-
-    def rounding(self, ritz: Ritz) -> float:
-        """The norm of what rounding adds to the matrix, as it is expected or was measured."""
-        return max(self.expected_rounding(ritz.scale), math.sqrt(self.basis.expanded) * self._measured)
 
     def intervals(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
         """(k, 2), rounding included: by Weyl it moves no eigenvalue, here or outside, by more than its norm."""
@@ -147,33 +119,6 @@ class CertifiedSolve(Iteration):
                 most = count
         return ritz
 
-    def measure_rounding(self) -> None:
-        """Hold the projection to one product with a random combination of the expanded basis.
-
-        With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
-        sqrt(m), in the mean square.
-
-        Raises:
-            InputError: they differ by percents, which isn't rounding.
-        """
-        m = self.basis.expanded
-        z = np.random.default_rng([self._seed, m]).standard_normal(m)
-        z /= np.linalg.norm(z)
-        rows = self.basis.rows
-        weights = torch.as_tensor(z).to(rows)
-        product = self.operator.matvec(rows[:m].T @ weights)
-        self.verification += 1
-        predicted = np.vstack([self.basis.projection, self.basis.border]) @ z
-        remainder = product - rows.T @ torch.as_tensor(predicted).to(rows)
-        self._measured = float(torch.linalg.vector_norm(remainder, dtype=torch.float64))
-        scale = self._ritz().scale
-        if not self._measured <= 0.01 * scale:
-            raise InputError(
-                f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
-                f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
-                "weight_norm's)"
-            )
-
     def search(self) -> bool:
         """Bound what lies outside the held Ritz vectors by a chain from a random vector there.
 
@@ -181,7 +126,7 @@ class CertifiedSolve(Iteration):
             Whether the chain met what the basis lacks, which then has it.
         """
         self.missed = 0.0
-        wanted, dim = self._ritz(), self.operator.dim
+        wanted, dim = self.ritz_pairs(), self.operator.dim
         if self.basis.expanded == dim:
             self._bounded = wanted, NOTHING
             return False
@@ -189,7 +134,7 @@ class CertifiedSolve(Iteration):
         held = len(ritz.values)
         self._searches += 1
         chance = MISSED_AT_MOST / 2**self._searches
-        seed = int(np.random.SeedSequence([self._seed, self._searches]).generate_state(1, np.uint64)[0])
+        seed = int(np.random.SeedSequence([self.seed, self._searches]).generate_state(1, np.uint64)[0])
         chain = KrylovBasis(self.operator, min(dim, held + max(self.basis.capacity, 2)), seed)
         chain.hold(ritz.values, self.basis.combine(ritz.coordinates))
         pending, steps = chain.inject(), list[Expansion]()
@@ -231,8 +176,3 @@ class CertifiedSolve(Iteration):
         above = unseen_edge(alpha, beta, dim, share) if which != "SA" else math.inf
         below = -unseen_edge(-alpha, beta, dim, share) if which != "LA" else -math.inf
         return above, below
-
-    def _ritz(self) -> Ritz:
-        ritz = self.wanted()
-        assert ritz is not None, "iterate returns with k pairs"
-        return ritz

@@ -31,8 +31,8 @@ class Eigenpairs:
             since residual and rounding together bound the distance to the nearest one. Where ``tol_value`` was, that
             of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
             all together but with the chance ``missed``; see `landscape.spectrum.certificate`, also for LM.
-        residuals: (k,) float64, ||A v - lambda v||, computed from one more product with each v; with ``tol_value``
-            from the projection, which knows them up to ``rounding``.
+        residuals: (k,) float64, ||A v - lambda v|| from the products that made the basis, with what rounding adds in
+            the mean square; up to ``rounding``.
         converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding. With ``tol_value``:
             nothing in the interval is further from lambda than ``tol_value`` |lambda|, or than four times ``rounding``.
         eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
@@ -40,13 +40,13 @@ class Eigenpairs:
         tol: the relative residual asked for.
         tol_value: the relative accuracy of the eigenvalues asked for instead, or None.
         rounding: the residual that rounding alone explains: sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e
-            the difference measured between two evaluations of one product at different scales, or between one product
-            with a random combination of the basis and what the projection has for it.
+            the difference measured between one product with a random combination of the basis and what the basis and
+            its projection have for it.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
         missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
             by more than the tolerance; see `landscape.spectrum.search`.
         products: all products made.
-        products_verification: those of them spent on computed residuals and on the search for missed copies.
+        products_verification: those of them spent on measuring the rounding and on the search for missed copies.
     """
 
     eigenvalues: np.ndarray
@@ -97,8 +97,9 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """The k eigenpairs at the end of the spectrum that ``which`` names, by thick-restart Lanczos.
 
-    Once the residuals seem small they are computed, and the complement of what was found is searched from a fresh
-    start for copies of multiple eigenvalues, which one start vector cannot see (Parlett 1998, section 13.1).
+    Once the residuals are small one more product measures how far rounding has put them off, and the complement of what
+    was found is searched from a fresh start for copies of multiple eigenvalues, which one start vector cannot see
+    (Parlett 1998, section 13.1).
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
@@ -112,10 +113,9 @@ def top_eigenpairs(
         start: (n, l), vectors of an earlier solve; the basis then starts from their sum instead of a random vector.
             The search for what was missed is random all the same.
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
-        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300, or what fits in ``memory`` or in 2 GB,
-            but in 2 GB at least 2 k + 20.
-        memory: bytes that all vectors may take; default: what the operator leaves them, else 2 GB, or what 2 k + 20 of
-            them take.
+        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300 or what fits in 2 GB, at least 2 k + 20,
+            but no more than ``memory`` has room for.
+        memory: bytes that all vectors may take; never more than the operator leaves them (`SymmetricOperator.memory`).
         progress: called after every product.
 
     Raises:
@@ -126,7 +126,7 @@ def top_eigenpairs(
     check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
-    memory = operator.memory if memory is None else memory
+    memory = min((each for each in (memory, operator.memory) if each is not None), default=None)
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
     if memory is not None and tol_value is not None:
         memory //= 3  # a search has a basis of its own, for what it holds and for its chain
@@ -138,7 +138,7 @@ def top_eigenpairs(
     tell = progress or (lambda _: None)
     solve: Iteration
     if tol_value is None:
-        solve = Solve(operator, Goal(k, which, tol, limit), basis, tell)
+        solve = Solve(operator, Goal(k, which, tol, limit), basis, tell, seed)
     else:
         solve = CertifiedSolve(operator, Goal(k, which, tol_value, limit), basis, tell, seed)
     verified = solve.run()
@@ -199,9 +199,10 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
         InputError: too few fit into the memory.
     """
     size = operator.dim * torch.finfo(operator.dtype).bits // 8
+    usual = min(operator.dim, max(2 * k + 20, min(10 * k + 300, int(2e9) // size)))
     if memory is None:
-        return min(operator.dim, max(2 * k + 20, min(10 * k + 300, int(2e9) // size)))
-    capacity = min(operator.dim, 10 * k + 300, memory // size - vectors_beside(k))
+        return usual
+    capacity = min(usual, memory // size - vectors_beside(k))
     if capacity < min(operator.dim, 2 * k + 4):
         needed = (2 * k + 4 + vectors_beside(k)) * size
         raise InputError(

@@ -248,6 +248,33 @@ class KrylovBasis:
         self._projection[kept : kept + added, :kept] = strengths[:added, None] * residuals[:added]
         self.expanded, self.size = kept, kept + added
 
+    def remainders(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """What is left of the products with Ritz vectors outside the expanded basis, but for what is rounding.
+
+        Args:
+            coordinates: (m, l).
+
+        Returns:
+            Orthonormal rows (r, n), and the remainders' coefficients (r, l) along them.
+        """
+        directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
+        strong = strengths > self._noise
+        rows = self._to_device(directions[:, strong].T) @ self._rows[self.expanded : self.size]
+        return rows, strengths[strong, None] * residuals[strong]
+
+    def rejoin(self, rows: Tensor, coefficients: np.ndarray) -> None:
+        """Take up again the `remainders` of the first l vectors, which a restart without pending vectors let go.
+
+        Of their part within the basis the expanded vectors' share is in the projection already, as that is symmetric.
+        """
+        for row, part in zip(rows, coefficients, strict=True):
+            within, rest, beta = orthogonalise(row, self.rows)
+            pending = slice(self.expanded, self.size)
+            self._projection[pending, : len(part)] += within[pending, None] * part
+            outside = self._outside(rest / beta) if beta * np.linalg.norm(part) > self._noise else None
+            if outside is not None and self.size < self.operator.dim:
+                self._projection[self._append(outside), : len(part)] = beta * part
+
     def orthogonality_defect(self) -> float:
         """Max |Q Q^T - I|: at the level of rounding, or the Ritz values have ghosts."""
         gram = (self.rows @ self.rows.T).to(torch.float64)

@@ -37,12 +37,6 @@ def norm(vector: Tensor) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(pieces))
 
 
-def inner(first: Tensor, second: Tensor) -> Tensor:
-    """The inner products (k, m) of the columns of (n, k) with those of (n, m), in float64."""
-    pieces = zip(first.split(_PIECE), second.split(_PIECE), strict=True)
-    return torch.stack([a.T.to(torch.float64) @ b.to(torch.float64) for a, b in pieces]).sum(0)
-
-
 def refuse_underflow(largest: float) -> None:
     """Raise InputError where the largest of some products, by a norm, isn't zero and yet its square is."""
     if 0 < largest < LEAST_SQUARED:

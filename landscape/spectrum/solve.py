@@ -20,7 +20,7 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, edges, select
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.products import block_size, finite_products, inner, norm
+from landscape.spectrum.products import norm
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
@@ -74,6 +74,7 @@ class Iteration(ABC):
 
     Attributes:
         basis: what was built.
+        seed: of everything random beside the basis.
         missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
         verification: products spent to verify and to search.
     """
@@ -84,10 +85,12 @@ class Iteration(ABC):
         goal: Goal,
         basis: KrylovBasis,
         progress: Callable[[Progress], None],
+        seed: int,
     ) -> None:
-        self.operator, self.goal, self.basis = operator, goal, basis
+        self.operator, self.goal, self.basis, self.seed = operator, goal, basis, seed
         self.missed = 1.0
         self.verification = 0
+        self._measured = 0.0
         self._progress = progress
         self._products_before = operator.products
         self._first_excess = 0.0
@@ -110,6 +113,12 @@ class Iteration(ABC):
         """No more products are allowed."""
         return self.products >= self.goal.max_products
 
+    def settle(self) -> None:
+        """Iterate, and measure the rounding by which the result is judged, which may ask for more."""
+        if self.iterate():
+            self.measure_rounding()
+            self.iterate()
+
     def iterate(self) -> bool:
         """Expand the basis until the estimated residuals are those allowed; False if they were."""
         expanded = False
@@ -128,6 +137,12 @@ class Iteration(ABC):
         """The wanted Ritz pairs, or None while there are fewer than k."""
         return self.outermost(self.goal.k) if self.basis.expanded >= self.goal.k else None
 
+    def ritz_pairs(self) -> Ritz:
+        """The wanted Ritz pairs, once there are k."""
+        ritz = self.wanted()
+        assert ritz is not None, "iterate returns with k pairs"
+        return ritz
+
     def outermost(self, count: int) -> Ritz:
         """The wanted Ritz pairs and those next to them, ``count`` together, in this order."""
         values, coordinates, residuals = self.basis.ritz()
@@ -137,12 +152,43 @@ class Iteration(ABC):
         border = self.basis.border @ coordinates[:, chosen]
         return Ritz(values[chosen], border, residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
-    def expected_rounding(self, scale: float) -> float:
-        """What rounding leaves of a Ritz pair's residual: each of m products is off by a few eps ||A||, at random.
+    def rounding(self, ritz: Ritz) -> float:
+        """The norm of what rounding adds to the matrix: of each of m products at random what one was off by.
 
-        A few: the product itself, its two passes of orthogonalisation, and the vector as it is stored.
+        And a few eps ||A||, for its two passes of orthogonalisation and the vector as it is stored.
         """
-        return math.sqrt(self.basis.expanded) * 4 * torch.finfo(self.operator.dtype).eps * scale
+        few = 4 * torch.finfo(self.operator.dtype).eps * ritz.scale
+        return math.sqrt(self.basis.expanded) * (self._measured + few)
+
+    def residuals(self, ritz: Ritz) -> np.ndarray:
+        """(k,) the residual norms with what rounding adds to them in the mean square."""
+        residuals: np.ndarray = np.hypot(ritz.residuals, self._measured)
+        return residuals
+
+    def measure_rounding(self) -> None:
+        """Hold the projection to one product with a random combination of the expanded basis.
+
+        With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
+        sqrt(m), in the mean square.
+
+        Raises:
+            InputError: they differ by percents, which isn't rounding.
+        """
+        m = self.basis.expanded
+        z = np.random.default_rng([self.seed, m]).standard_normal(m)
+        z /= np.linalg.norm(z)
+        rows = self.basis.rows
+        product = self.operator.matvec(rows[:m].T @ torch.as_tensor(z).to(rows))
+        self.verification += 1
+        predicted = np.vstack([self.basis.projection, self.basis.border]) @ z
+        self._measured = float(norm(product - rows.T @ torch.as_tensor(predicted).to(rows)))
+        scale = self.ritz_pairs().scale
+        if not self._measured <= 0.01 * scale:
+            raise InputError(
+                f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
+                f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
+                "weight_norm's)"
+            )
 
     def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
@@ -175,88 +221,32 @@ class Iteration(ABC):
 
 @final
 class Solve(Iteration):
-    """One run of the solver to a goal for the residuals, each computed by a product of its own."""
-
-    _strictness = 1.0
+    """One run of the solver to a goal for the residuals."""
 
     def run(self) -> Verified:
         """See `Iteration.run`."""
         found = True
         while found:
-            expanded = self.iterate()
-            verified = self.verify()
-            if self.exhausted:
-                break
-            if verified.converged.all():
-                found = self.search(verified)
-            elif not expanded:
-                break  # the estimates are at the level of rounding: more products would change nothing
-            else:
-                self._strictness /= 4  # the estimates were more hopeful than the products
+            self.settle()
+            verified = self.verified()
+            found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
         return verified
 
     def allowed(self, ritz: Ritz) -> np.ndarray:
-        """See `Iteration.allowed`."""
-        return self._counted(ritz.values, self.expected_rounding(ritz.scale), self._strictness)
+        """See `Iteration.allowed`: what was asked for, or the level of rounding, with what rounding adds."""
+        limit = np.maximum(self.goal.tol * np.abs(ritz.values), self.rounding(ritz))
+        return np.sqrt(limit**2 - self._measured**2)
 
-    def _counted(self, values: np.ndarray, rounding: float, strictness: float = 1.0) -> np.ndarray:
-        """The residual norms (k,) that count as converged."""
-        return np.maximum(strictness * self.goal.tol * np.abs(values), rounding)
-
-    # ------------------------------------------------------------------ verify
-
-    def verify(self) -> Verified:
-        """Compute the residuals of the wanted pairs, k products, and measure the rounding of a product, one more."""
-        ritz = self.wanted()
-        assert ritz is not None, "iterate returns with k pairs"
-        vectors = self.basis.combine(ritz.coordinates)
-        compressed, residuals, measured = self._compute(vectors)
-        self.verification += self.goal.k + 1
-        self.refuse_asymmetry(compressed, measured)
-        values = np.diag(compressed)
-        # Rayleigh quotients can stand in another order than the Ritz values, within their errors.
-        order = select(values, self.goal.k, self.goal.which)
-        values, residuals = values[order], residuals[order]
-        # A Ritz vector sums m basis vectors, each of whose products is off by this much.
-        rounding = math.sqrt(self.basis.expanded) * measured + self.expected_rounding(ritz.scale)
-        allowed = self._counted(values, rounding)
+    def verified(self) -> Verified:
+        """The wanted pairs, each with an eigenvalue within its residual and the rounding."""
+        ritz = self.ritz_pairs()
+        allowed, rounding = self.allowed(ritz), self.rounding(ritz)
         self.tell("verifying", ritz, allowed)
-        if (np.diff(order) < 0).any():
-            vectors = vectors[:, torch.as_tensor(order.copy(), device=vectors.device)]
+        residuals = self.residuals(ritz)
         radius = residuals + rounding
-        intervals = np.stack([values - radius, values + radius], axis=1)
-        return Verified(values, intervals, residuals, residuals <= allowed, vectors, rounding)
-
-    def _compute(self, vectors: Tensor) -> tuple[np.ndarray, np.ndarray, float]:
-        """Of vectors V (n, k): V^T A V, the norms (k,) of A v - (v^T A v) v, and the rounding of a product.
-
-        Block by block, as large problems have no memory for a product of each vector beside the vectors.
-        """
-        k, size, leading = vectors.shape[1], block_size(self.operator), -1.0
-        compressed, residuals = np.zeros((k, k)), np.zeros(k)
-        for start in range(0, k, size):
-            products = finite_products(self.operator, vectors[:, start : start + size])
-            compressed[:, start : start + size] = inner(vectors, products).cpu().numpy()
-            for place, product in enumerate(products.unbind(1), start):
-                value = compressed[place, place]
-                residuals[place] = float(norm(product - float(value) * vectors[:, place]))
-                if abs(value) > leading:
-                    leading, known = abs(value), (vectors[:, place], product.clone())
-        # The same product at another scale is rounded differently all the way through.
-        again = self.operator.matvec(known[0] / 3) * 3
-        return compressed, residuals, float(norm(again - known[1]))
-
-    def refuse_asymmetry(self, compressed: np.ndarray, measured: float) -> None:
-        """Hold v_i^T A v_j to v_j^T A v_i: a layer whose double backward is wrong shows here."""
-        # Rounding is told by what was measured; derivatives that are wrong are off by percents, not by less.
-        asymmetry, scale = float(np.abs(compressed - compressed.T).max()), float(np.abs(compressed).max())
-        if asymmetry > max(0.01 * scale, 10 * measured):
-            raise InputError(
-                f"the operator isn't symmetric: v^T A w and w^T A v differ by {asymmetry:.2g} of {scale:.2g}; some "
-                "layer's second derivative is wrong (in PyTorch 2.13, weight_norm's)"
-            )
-
-    # ------------------------------------------------------------------ search
+        intervals = np.stack([ritz.values - radius, ritz.values + radius], axis=1)
+        vectors = self.basis.combine(ritz.coordinates)
+        return Verified(ritz.values, intervals, residuals, ritz.residuals <= allowed, vectors, rounding)
 
     def search(self, verified: Verified) -> bool:
         """Look for wanted eigenvalues that the basis doesn't show: further copies, which one start vector cannot see.
@@ -270,19 +260,22 @@ class Solve(Iteration):
         Returns:
             Whether something was found; otherwise `missed` says how surely there is nothing.
         """
-        for chance in self.chances(verified):
+        ritz = self.ritz_pairs()
+        aside = self.basis.remainders(ritz.coordinates)
+        self.basis.restart(ritz.values, ritz.coordinates, 0)
+        for chance in self.chances(verified, ritz.scale):
             self.missed = 1.0 if chance is None else chance
-            if chance is None or chance <= MISSED_AT_MOST or self.exhausted:
-                return chance is None
+            if chance is None:
+                self.basis.rejoin(*aside)
+                return True
+            if chance <= MISSED_AT_MOST or self.exhausted:
+                return False
         return False
 
-    def chances(self, verified: Verified) -> Iterator[float | None]:
+    def chances(self, verified: Verified, scale: float) -> Iterator[float | None]:
         """Follow one chain: after each step the chance that it misses something, or None once something is found."""
-        ritz = self.wanted()
-        assert ritz is not None, "only what has converged is searched"
-        self.basis.restart(ritz.values, ritz.coordinates, 0)
         # Both sets of values are off by their rounding, and by that of the dense solver.
-        dense = self.basis.capacity * np.finfo(np.float64).eps * ritz.scale
+        dense = self.basis.capacity * np.finfo(np.float64).eps * scale
         certain = verified.residuals + 2 * verified.rounding + dense
         margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
         chain = Chain(self.operator.dim - self.goal.k, edges(verified.values, margin, self.goal.which))
@@ -292,9 +285,8 @@ class Solve(Iteration):
         while pending is not None and (not self.basis.full or self.basis.size == self.operator.dim):
             step = self.basis.expand(pending, faint=True)
             self.verification += 1
-            joint = self.wanted()
-            assert joint is not None, "the basis held k pairs before"
-            self.tell("searching", joint, self._counted(joint.values, verified.rounding))
+            joint = self.ritz_pairs()
+            self.tell("searching", joint, self.allowed(joint))
             if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
                 yield None
             yield chain.add(step)
