@@ -238,7 +238,7 @@ class TestCommands:
         assert done.returncode == 0, done.stderr
         assert "44 of 44 agree" in done.stdout
         assert "untrained LoopedGPT, product of the Hessian" in done.stdout
-        assert "orthogonalising against 30 vectors" in done.stdout
+        assert "orthogonalising against" in done.stdout
 
     def test_coverage_of_intervals(self) -> None:
         done = run("benchmarks.coverage", "--seeds", "3", "--samples", "1")
