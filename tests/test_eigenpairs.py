@@ -139,6 +139,22 @@ def test_a_small_basis_restarts_and_still_converges():
     assert np.abs(pairs.eigenvalues - [1.6, 1.4, 1.2]).max() < 1e-4
 
 
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("tol_value", [None, 0.01])
+def test_the_smallest_basis_keeps_what_remains_of_its_products(k, tol_value):
+    """What a search finds may fill the basis, and the remainders of the pairs still have their places."""
+    eigenvalues = [1.0, 1.0, 1.0, 1.0, 0.9, 0.9, *np.linspace(-0.3, 0.3, 60)]
+    matrix = symmetric(eigenvalues)
+    for seed in range(30):
+        pairs = top_eigenpairs(matrix, k, "LA", seed=seed, basis_size=2 * k + 4, max_products=500, tol_value=tol_value)
+        residuals = torch.linalg.vector_norm(
+            matrix @ pairs.eigenvectors - torch.as_tensor(pairs.eigenvalues) * pairs.eigenvectors, dim=0
+        )
+        assert pairs.rounding < 1e-12
+        assert np.abs(residuals.numpy() - pairs.residuals).max() <= pairs.rounding
+        assert not pairs.complete or np.abs(pairs.eigenvalues - 1).max() < (tol_value or 1e-3)
+
+
 def test_too_little_room_to_search_is_undecided_and_never_certified():
     """Short chains on a clustered spectrum prove nothing, however many there are."""
     clusters = 0.85 * np.cos(np.pi * (np.arange(5) + 0.5) / 5)

@@ -201,12 +201,17 @@ class Iteration(ABC):
         return self.basis.strongest(ritz.coordinates[:, ritz.residuals > self.allowed(ritz)])
 
     def make_room(self, slots: int = 1) -> None:
-        """Restart from the Ritz vectors nearest to the wanted ones when the basis has fewer slots left."""
-        if self.basis.size + slots > self.basis.capacity < self.operator.dim:
+        """Restart from the Ritz vectors nearest to the wanted ones when the basis has fewer slots left.
+
+        So few that what remains of their products has room too: a residual that misses a part of it would be too small.
+        """
+        k, capacity = self.goal.k, self.basis.capacity
+        if self.basis.size + slots > capacity < self.operator.dim:
             values, coordinates, _ = self.basis.ritz()
-            keep = min((self.goal.k + self.basis.capacity) // 2, self.basis.capacity - 3)
+            pending = max(1, self.basis.size - self.basis.expanded)
+            keep = max(k, min((k + capacity) // 2, capacity - pending - 2))
             kept = select(values, keep, self.goal.which)
-            self.basis.restart(values[kept], coordinates[:, kept], self.basis.capacity - keep - 2)
+            self.basis.restart(values[kept], coordinates[:, kept], capacity - keep - 2)
 
     def tell(self, phase: str, ritz: Ritz, allowed: np.ndarray) -> None:
         """Report the relative residuals and how far they have fallen on a logarithmic scale."""
@@ -263,7 +268,7 @@ class Solve(Iteration):
         ritz = self.ritz_pairs()
         aside = self.basis.remainders(ritz.coordinates)
         self.basis.restart(ritz.values, ritz.coordinates, 0)
-        for chance in self.chances(verified, ritz.scale):
+        for chance in self.chances(verified, ritz.scale, len(aside[0])):
             self.missed = 1.0 if chance is None else chance
             if chance is None:
                 self.basis.rejoin(*aside)
@@ -272,8 +277,14 @@ class Solve(Iteration):
                 return False
         return False
 
-    def chances(self, verified: Verified, scale: float) -> Iterator[float | None]:
-        """Follow one chain: after each step the chance that it misses something, or None once something is found."""
+    def chances(self, verified: Verified, scale: float, spare: int) -> Iterator[float | None]:
+        """Follow one chain: after each step the chance that it misses something, or None once something is found.
+
+        Args:
+            verified: what it is held to.
+            scale: the largest |Ritz value|.
+            spare: slots of the basis that it leaves.
+        """
         # Both sets of values are off by their rounding, and by that of the dense solver.
         dense = self.basis.capacity * np.finfo(np.float64).eps * scale
         certain = verified.residuals + 2 * verified.rounding + dense
@@ -282,7 +293,9 @@ class Solve(Iteration):
         pending = self.basis.inject()
         if pending is None:
             yield 0.0
-        while pending is not None and (not self.basis.full or self.basis.size == self.operator.dim):
+        while pending is not None and (
+            self.basis.size + spare < self.basis.capacity or self.basis.size == self.operator.dim
+        ):
             step = self.basis.expand(pending, faint=True)
             self.verification += 1
             joint = self.ritz_pairs()
