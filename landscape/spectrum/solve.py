@@ -283,7 +283,7 @@ class Solve(Iteration):
         Args:
             verified: what it is held to.
             scale: the largest |Ritz value|.
-            spare: slots of the basis that it leaves.
+            spare: slots of the basis that it leaves, unless that has room for the whole space.
         """
         # Both sets of values are off by their rounding, and by that of the dense solver.
         dense = self.basis.capacity * np.finfo(np.float64).eps * scale
@@ -293,9 +293,8 @@ class Solve(Iteration):
         pending = self.basis.inject()
         if pending is None:
             yield 0.0
-        while pending is not None and (
-            self.basis.size + spare < self.basis.capacity or self.basis.size == self.operator.dim
-        ):
+        whole = self.basis.capacity == self.operator.dim
+        while pending is not None and (whole or self.basis.size + spare < self.basis.capacity):
             step = self.basis.expand(pending, faint=True)
             self.verification += 1
             joint = self.ritz_pairs()
