@@ -236,16 +236,15 @@ class KrylovBasis:
         are kept, the strongest, and none that is at the level of rounding. The estimated residuals know nothing of the
         others; the projection stays what it is.
         """
-        directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
-        kept, strong = len(values), int((strengths > self._noise).sum())
-        added = min(pending, strong)
+        directions, coefficients = self._remaining(coordinates)
+        kept, added = len(values), min(pending, len(coefficients))
         weights = self._to_device(scipy.linalg.block_diag(coordinates, directions[:, :added]))
         for start in range(0, self.operator.dim, _CHUNK):
             block = self._rows[: self.size, start : start + _CHUNK]
             block[: kept + added] = weights.T @ block
         self._projection[:] = 0
         self._projection[range(kept), range(kept)] = values
-        self._projection[kept : kept + added, :kept] = strengths[:added, None] * residuals[:added]
+        self._projection[kept : kept + added, :kept] = coefficients[:added]
         self.expanded, self.size = kept, kept + added
 
     def remainders(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
@@ -257,10 +256,8 @@ class KrylovBasis:
         Returns:
             Orthonormal rows (r, n), and the remainders' coefficients (r, l) along them.
         """
-        directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
-        strong = strengths > self._noise
-        rows = self._to_device(directions[:, strong].T) @ self._rows[self.expanded : self.size]
-        return rows, strengths[strong, None] * residuals[strong]
+        directions, coefficients = self._remaining(coordinates)
+        return self._to_device(directions.T) @ self._rows[self.expanded : self.size], coefficients
 
     def rejoin(self, rows: Tensor, coefficients: np.ndarray) -> None:
         """Take up again the `remainders` of the first l vectors, which a restart without pending vectors let go.
@@ -284,6 +281,15 @@ class KrylovBasis:
         """The pending vector that contributes most to the residuals of the Ritz vectors with these coordinates."""
         contributions = np.abs(self.border @ coordinates).max(axis=1)
         return self.expanded + int(np.argmax(contributions))
+
+    def _remaining(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Orthonormal directions (p, r) among the pending vectors and the remainders' coefficients (r, l) along them.
+
+        The strongest first, and none at the level of rounding.
+        """
+        directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
+        strong = strengths > self._noise
+        return directions[:, strong], strengths[strong, None] * residuals[strong]
 
     @property
     def _noise(self) -> float:
