@@ -10,7 +10,7 @@ import torch
 from benchmarks.timing import Spread, alternate
 from landscape.curvature.hessian import Hessian
 from landscape.problem import Problem
-from landscape.spectrum.krylov import orthogonalise
+from landscape.spectrum.rows import Rows
 from models.cost import counted
 
 _BYTES = {"cpu": 1 << 28}  # of a basis that no cache holds
@@ -62,15 +62,18 @@ def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
 def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
     """Bytes a second that go into orthogonalising against a basis, beside those of copying it.
 
-    Two passes read the basis twice each.
+    Two passes read the basis three times.
     """
     count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
-    rows = torch.randn(count, problem.layout.dim, device=problem.device, dtype=problem.dtype)
-    other, size = torch.empty_like(rows), rows.nbytes
+    rows = Rows(count, problem.layout.dim, problem.dtype, problem.device)
+    for _ in range(count):
+        rows.append(torch.randn_like(problem.vector))
+    copied = rows.stacked()
+    other, size = torch.empty_like(copied), copied.nbytes
     return _rate(
         f"orthogonalising against {count} vectors", "GB/s",
-        (lambda: orthogonalise(problem.vector, rows), 4 * size),
-        (lambda: other.copy_(rows), 2 * size),
+        (lambda: rows.orthogonalise(problem.vector), 3 * size),
+        (lambda: other.copy_(copied), 2 * size),
         problem.device, rounds,
     )  # fmt: skip
 

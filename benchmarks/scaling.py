@@ -21,7 +21,7 @@ from benchmarks.timing import alternate
 from landscape import Hessian, Problem, top_eigenpairs
 from landscape.slices import gaussian, plane
 from landscape.slices.grid import positions
-from landscape.spectrum.krylov import orthogonalise
+from landscape.spectrum.rows import Rows
 
 COMMAND = "python -m benchmarks.scaling --write"
 CPU = torch.device("cpu")
@@ -123,10 +123,10 @@ def _plane(problem: Problem, points: int) -> Callable[[], object]:
 
 def _orthogonalise_all(count: int, dim: int = 66_024) -> None:
     """What the solver does beside products: each new vector against all before it."""
-    rows = torch.eye(count, dim)
-    vector = torch.ones(dim)
-    for size in range(1, count):
-        orthogonalise(vector, rows[:size])
+    rows = Rows(count, dim, torch.float32, CPU)
+    for row in torch.eye(count, dim):
+        rows.orthogonalise(row)
+        rows.append(row)
 
 
 app = App(name="python -m benchmarks.scaling", version_flags=[])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.parallel import ALONE, Processes
 from landscape.wording import one_line
 
 
@@ -29,11 +30,19 @@ class SymmetricOperator(ABC):
         dtype: their floating-point type.
         products: products made so far.
         memory: bytes that the vectors of a solver may take beside it; None for any number.
+        processes: that make each product together, and call the same methods in the same order.
     """
 
     __array_ufunc__ = None  # so that a NumPy number times an operator is an operator
 
-    def __init__(self, dim: int, device: torch.device, dtype: torch.dtype, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        memory: int | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         if dim < 1:
             raise InputError(f"an operator needs at least one dimension, not {dim}")
         self.dim = dim
@@ -41,6 +50,7 @@ class SymmetricOperator(ABC):
         self.dtype = dtype
         self.products = 0
         self.memory = memory
+        self.processes = processes
 
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:
@@ -183,7 +193,8 @@ class LinearCombination(SymmetricOperator):
         for _, operator in terms:
             _refuse_unlike(first, operator)
         limits = [operator.memory for _, operator in terms if operator.memory is not None]
-        super().__init__(first.dim, first.device, first.dtype, min(limits, default=None))
+        processes = max((operator.processes for _, operator in terms), key=lambda each: each.size)
+        super().__init__(first.dim, first.device, first.dtype, min(limits, default=None), processes)
         self._terms = [(_finite(factor), operator) for factor, operator in terms]
         self._shift = _finite(shift)
 

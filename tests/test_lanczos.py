@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape import InputError, MatrixOperator, lanczos
-from landscape.spectrum.krylov import KrylovBasis, orthogonalise
+from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.rows import Rows
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability
 from tests.oracles import symmetric
 
@@ -115,7 +116,10 @@ def test_random_matrix_edges(n):
 def test_orthogonalise_splits_a_vector():
     rows = torch.linalg.qr(torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0].T
     inside, outside = rows.T @ torch.arange(1.0, 5.0, dtype=torch.float64), torch.zeros(20, dtype=torch.float64)
-    coefficients, rest, norm = orthogonalise(inside + outside, rows)
+    kept = Rows(4, 20, torch.float64, torch.device("cpu"))
+    for row in rows:
+        kept.append(row)
+    coefficients, rest, norm = kept.orthogonalise(inside + outside)
     assert np.abs(coefficients - [1, 2, 3, 4]).max() < 1e-14
     assert norm < 1e-14
     assert rest.norm() < 1e-14
@@ -132,7 +136,7 @@ def test_a_restart_keeps_the_relation_between_basis_and_projection():
     basis.restart(values[-5:], coordinates[:, -5:], 3)
     for _ in range(4):
         basis.expand(basis.strongest(np.eye(basis.expanded)))
-    q = basis.rows.T
+    q = basis.rows.stacked().T
     assert basis.size - basis.expanded == 2
     left = matrix @ q[:, : basis.expanded]
     right = q @ torch.tensor(np.vstack([basis.projection, basis.border]))

@@ -102,12 +102,10 @@ def test_the_basis_is_what_fits():
     assert basis_capacity(operator, 5, (20 + vectors_beside(5)) * size) == 20
     least = 2 * 5 + 4 + vectors_beside(5)
     assert basis_capacity(operator, 5, least * size) == 14
-    with pytest.raises(InputError, match=r"5 eigenpairs of 1,000 parameters need 0 MB for vectors, and 0 MB are left"):
-        basis_capacity(operator, 5, least * size - 1)
+    assert basis_capacity(operator, 5, least * size - 1) == 30, "in a file"
+    with pytest.raises(InputError, match=r"5 eigenpairs of 1,000 parameters need 0 MB for vectors beside the basis"):
+        basis_capacity(operator, 5, vectors_beside(5) * size - 1)
     assert basis_capacity(MatrixOperator(torch.eye(3)), 3, 20 * 12) == 3
-    with pytest.raises(InputError, match="ask for fewer"):  # a certified solve has two bases, one of them larger
-        top_eigenpairs(operator, 5, tol_value=0.1, memory=2 * least * size)
-    assert top_eigenpairs(operator, 5, tol=0.1, memory=2 * least * size).converged.all()
 
 
 def test_a_small_basis_finds_the_same_pairs():
@@ -126,7 +124,7 @@ def test_every_basis_is_held_to_what_the_operator_leaves():
     assert hessian.memory == problem.memory - hessian.peak_bytes
     for kept in (2 * hessian + hessian, hessian.shifted(1.0), Preconditioned(hessian, np.ones(hessian.dim))):
         assert kept.memory == hessian.memory
-    with pytest.raises(InputError, match=r"a basis of 901 vectors of 48,003 parameters takes 173 MB, and \d+ MB"):
+    with pytest.raises(InputError, match=r"a basis of 900 vectors .* take 346 MB, and \d+ MB are left"):
         lanczos(hessian, 900)
     assert basis_capacity(hessian, 3, hessian.memory) < basis_capacity(hessian, 3)
     assert top_eigenpairs(hessian, 3, tol=0.1).converged.all()

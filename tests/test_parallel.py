@@ -244,3 +244,49 @@ def test_what_is_told_of_sharded_parameters_holds(tmp_path):
     program.write_text(SHARDED)
     done = torchrun(str(program))
     assert "as told" in done.stdout, done.stderr
+
+
+SHARED = """
+import sys, torch
+from torch import nn
+from landscape import Problem, top_eigenpairs
+from landscape.parallel import joined
+from landscape.spectrum.eigenpairs import vectors_beside, vectors_in_memory
+
+def problem():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4)).double()
+    inputs = torch.randn(40, 6, dtype=torch.float64)
+    return Problem(model, nn.CrossEntropyLoss(), [(inputs, torch.randint(0, 4, (40,)))])
+
+k = 3
+alone = top_eigenpairs(problem().hessian(), k, tol=1e-8)
+with joined() as processes:
+    hessian = problem().split_over(processes).hessian()
+    for fitting, place in ((7, "device"), (4, "file")):  # 2 k + 4 are needed: by halves 14 fit, or 8 don't do
+        hessian.memory = (vectors_beside(k) + fitting) * 8 * hessian.dim
+        assert vectors_in_memory(hessian, k, 1000) == vectors_beside(k) + (fitting if place == "device" else 0)
+        pairs = top_eigenpairs(hessian, k, tol=1e-8)
+        assert (pairs.place, pairs.shared) == (place, True), pairs
+        assert pairs.converged.all()
+        assert abs(pairs.eigenvalues - alone.eigenvalues).max() < 1e-10 * abs(alone.eigenvalues).max()
+        assert pairs.orthogonality < 1e-14
+        v = pairs.eigenvectors
+        residuals = (hessian @ v - v * torch.as_tensor(pairs.eigenvalues)).norm(dim=0)
+        assert (residuals.numpy() <= pairs.residuals + pairs.rounding).all()
+    print("the same" if processes.first else "", flush=True)
+"""
+
+
+def test_processes_share_a_basis_for_which_one_has_no_room(tmp_path):
+    program = tmp_path / "shared.py"
+    program.write_text(SHARED)
+    done = torchrun(str(program))
+    assert "the same" in done.stdout, done.stderr
+
+
+@given(length=st.integers(0, 30), size=st.integers(1, 7))
+def test_every_place_is_of_one_process(length, size):
+    shares = [Processes(rank, size).share(length) for rank in range(size)]
+    assert [at for share in shares for at in range(length)[share]] == list(range(length))
+    assert max(s.stop - s.start for s in shares) - min(s.stop - s.start for s in shares) <= 1

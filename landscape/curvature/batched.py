@@ -80,7 +80,7 @@ class BatchedOperator(SymmetricOperator):
         Raises:
             InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
         """
-        super().__init__(problem.layout.dim, problem.device, problem.dtype)
+        super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
         self._problem = problem.own()
         self._vector = problem.vector.clone().requires_grad_()
         self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)

@@ -41,7 +41,7 @@ class Preconditioned(SymmetricOperator):
         Raises:
             InputError: see `inverse_root`.
         """
-        super().__init__(operator.dim, operator.device, operator.dtype, operator.memory)
+        super().__init__(operator.dim, operator.device, operator.dtype, operator.memory, operator.processes)
         self.scale = inverse_root(diagonal, operator.dim, operator.dtype).to(operator.device)
         self._operator = operator
 

@@ -26,10 +26,10 @@ from torch import Tensor
 from landscape.curvature.untied import Loop
 from landscape.loops.share import Share, share_of_means
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.krylov import outside
 from landscape.spectrum.probes import probe, probe_block, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rows import outside
 
 FEWEST_PROBES = 10
 """A standard error from fewer is too uncertain to stop by."""
@@ -97,7 +97,7 @@ class UseBlock(SymmetricOperator):
     """
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, use: int) -> None:
-        super().__init__(loop.dim, whole.device, whole.dtype, whole.memory)
+        super().__init__(loop.dim, whole.device, whole.dtype, whole.memory, whole.processes)
         self._whole = whole
         self._rows = slice(use * loop.dim, (use + 1) * loop.dim)
 

@@ -22,10 +22,9 @@ from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import (
     Eigenpairs,
-    basis_capacity,
     check_arguments,
     top_eigenpairs,
-    vectors_beside,
+    vectors_in_memory,
 )
 from landscape.spectrum.ends import Which
 from landscape.spectrum.progress import Progress
@@ -74,7 +73,7 @@ class TopEigenpairs(OfMatrix):
         growth, products = Growth(problem.device), 20 + 4 * self.k
         operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
-        vectors = min(basis_capacity(operator, self.k, operator.memory), products) + vectors_beside(self.k)
+        vectors = vectors_in_memory(operator, self.k, products)
         foreseen: list[float] = []
 
         def tell(at: Progress) -> None:
@@ -102,7 +101,7 @@ class TopEigenpairs(OfMatrix):
         most = growth.most()
         # A solve that fills its space at once tells nothing on its way.
         taken = {"memory": _known(most), "memory_foreseen": _known(foreseen[0] if foreseen else most)}
-        return Measured(variables, {"route": made.route.plain(), **taken})
+        return Measured(variables, {"route": made.route.plain(), "basis": _basis(pairs), **taken})
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
         """The eigenvectors (n, k) of the checkpoint before."""
@@ -142,10 +141,17 @@ class TopEigenpairs(OfMatrix):
             f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
         ]
         if told.get("memory"):
-            lines.append(f"memory beyond model and data: {amount(told['memory'])}")
+            basis = f", the Lanczos basis {told['basis']}" if told.get("basis") else ""
+            lines.append(f"memory beyond model and data: {amount(told['memory'])}{basis}")
         if "overlap" in row and row.overlap.notnull():
             lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
         return lines
+
+
+def _basis(pairs: Eigenpairs) -> str | None:
+    """Where the basis was, unless it was whole beside the products."""
+    words = {"device": "", "host memory": "in host memory", "file": "in a file"}[pairs.place]
+    return ("shared by the processes " * pairs.shared + words).strip() or None
 
 
 def _known(size: float) -> int | None:

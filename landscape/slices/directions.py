@@ -19,8 +19,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.spectrum.krylov import outside
 from landscape.spectrum.probes import probe
+from landscape.spectrum.rows import outside
 
 Normalisation = Literal["filter", "layer", "none"]
 

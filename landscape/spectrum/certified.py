@@ -135,7 +135,8 @@ class CertifiedSolve(Iteration):
         self._searches += 1
         chance = MISSED_AT_MOST / 2**self._searches
         seed = int(np.random.SeedSequence([self.seed, self._searches]).generate_state(1, np.uint64)[0])
-        chain = KrylovBasis(self.operator, min(dim, held + max(self.basis.capacity, 2)), seed)
+        memory = None if self.basis.memory is None else 2 * self.basis.memory  # for as many vectors, and those held
+        chain = KrylovBasis(self.operator, min(dim, held + max(self.basis.capacity, 2)), seed, memory)
         chain.hold(ritz.values, self.basis.combine(ritz.coordinates))
         pending, steps = chain.inject(), list[Expansion]()
         while pending is not None and not self.exhausted and (not chain.full or chain.size == dim):

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.eigenpairs import top_eigenpairs
-from landscape.spectrum.krylov import outside
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rows import outside
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Deflated(SymmetricOperator):
     """
 
     def __init__(self, operator: SymmetricOperator, basis: Tensor) -> None:
-        super().__init__(operator.dim, operator.device, operator.dtype, operator.memory)
+        super().__init__(operator.dim, operator.device, operator.dtype, operator.memory, operator.processes)
         self._operator = operator
         self._basis = basis
 

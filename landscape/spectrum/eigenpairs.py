@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
@@ -16,6 +16,7 @@ from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.spectrum.solve import Goal, Iteration, Solve
 from landscape.wording import amount
@@ -47,6 +48,8 @@ class Eigenpairs:
             by more than the tolerance; see `landscape.spectrum.search`.
         products: all products made.
         products_verification: those of them spent on measuring the rounding and on the search for missed copies.
+        place: where the basis was: on the operator's device, in host memory or in a file.
+        shared: whether each of several processes had a part of every vector of it.
     """
 
     eigenvalues: np.ndarray
@@ -62,6 +65,8 @@ class Eigenpairs:
     missed: float
     products: int
     products_verification: int
+    place: Place
+    shared: bool
 
     @property
     def complete(self) -> bool:
@@ -114,7 +119,9 @@ def top_eigenpairs(
             The search for what was missed is random all the same.
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
         basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300 or what fits in 2 GB, at least 2 k + 20,
-            but no more than ``memory`` has room for.
+            but no more than ``memory`` has room for. Where that is less than 2 k + 4 the operator's processes share
+            the basis, if there are several; and where their memory has no room either it is 2 k + 20 vectors in host
+            memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
         memory: bytes that all vectors may take; never more than the operator leaves them (`SymmetricOperator.memory`).
         progress: called after every product.
 
@@ -131,7 +138,7 @@ def top_eigenpairs(
     if memory is not None and tol_value is not None:
         memory //= 3  # a search has a basis of its own, for what it holds and for its chain
     capacity = basis_capacity(operator, k, memory) if basis_size is None else min(operator.dim, basis_size)
-    basis = KrylovBasis(operator, capacity, seed)
+    basis = KrylovBasis(operator, capacity, seed, None if memory is None else memory - _beside(operator, k))
     if start is not None:
         _refuse_misshapen(operator.dim, start)
         basis.start(start.sum(dim=1))
@@ -156,6 +163,8 @@ def top_eigenpairs(
         missed=solve.missed,
         products=solve.products,
         products_verification=solve.verification,
+        place=basis.rows.place,
+        shared=basis.rows.shared,
     )
 
 
@@ -198,15 +207,34 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
     Raises:
         InputError: too few fit into the memory.
     """
-    size = operator.dim * torch.finfo(operator.dtype).bits // 8
+    size = operator.dim * operator.dtype.itemsize
     usual = min(operator.dim, max(2 * k + 20, min(10 * k + 300, int(2e9) // size)))
     if memory is None:
         return usual
-    capacity = min(usual, memory // size - vectors_beside(k))
-    if capacity < min(operator.dim, 2 * k + 4):
-        needed = (2 * k + 4 + vectors_beside(k)) * size
+    left = memory - _beside(operator, k)
+    if left < 0:
         raise InputError(
-            f"{k} eigenpairs of {operator.dim:,} parameters need {amount(needed)} for vectors, and "
-            f"{amount(max(0, memory))} are left for them: ask for fewer, or allow more memory"
+            f"{k} eigenpairs of {operator.dim:,} parameters need {amount(memory - left)} for vectors beside the basis, "
+            f"and {amount(max(0, memory))} are left for them: ask for fewer, or allow more memory"
         )
-    return capacity
+    for sharing in (1, operator.processes.size):
+        capacity = left // (math.ceil(operator.dim / sharing) * operator.dtype.itemsize)
+        if capacity >= min(operator.dim, 2 * k + 4):
+            return min(usual, capacity)
+    return min(operator.dim, 2 * k + 20)
+
+
+def vectors_in_memory(operator: SymmetricOperator, k: int, products: int) -> int:
+    """How many vectors a solve of so many products takes at most where the operator's are."""
+    memory, size = operator.memory, operator.dim * operator.dtype.itemsize
+    capacity = basis_capacity(operator, k, memory)
+    fitting = capacity if memory is None else (memory - _beside(operator, k)) // size
+    if fitting < capacity:  # a part of each, or none of them
+        processes = operator.processes.size
+        capacity = math.ceil(capacity / processes) if capacity <= processes * fitting else 0
+    return vectors_beside(k) + min(capacity, products)
+
+
+def _beside(operator: SymmetricOperator, k: int) -> int:
+    """Bytes of the vectors beside the basis."""
+    return vectors_beside(k) * operator.dim * operator.dtype.itemsize

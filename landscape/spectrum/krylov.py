@@ -24,42 +24,11 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
-from landscape.wording import amount
+from landscape.spectrum.rows import Rows
 
-# Columns of the basis combined at a time in a restart, so that it needs no second basis in memory.
-_CHUNK = 1 << 16
 # One round leaves a random vector outside a basis, two or three what rounding left of a product, and no number of them
 # a vector whose part outside is exactly zero, since each then leaves rounding within.
 _ROUNDS = 10
-
-
-def orthogonalise(vector: Tensor, rows: Tensor) -> tuple[np.ndarray, Tensor, float]:
-    """Split a vector into its part in the span of orthonormal rows and the rest, by two passes of Gram-Schmidt.
-
-    "Twice is enough" (Giraud, Langou and Rozloznik 2005) for orthogonality at the level of rounding; each pass is two
-    matrix-vector products.
-
-    Args:
-        vector: (n,).
-        rows: (m, n), orthonormal.
-
-    Returns:
-        The coefficients (m,) in float64, the remainder (n,), and its norm.
-    """
-    coefficients = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-    for _ in range(2):
-        projection = rows @ vector
-        vector = torch.addmv(vector, rows.T, projection, alpha=-1)
-        coefficients += projection
-    host = torch.cat([coefficients, norm(vector).unsqueeze(0)]).cpu().numpy()  # one transfer a step
-    return host[:-1], vector, float(host[-1])
-
-
-def outside(vectors: Tensor, rows: Tensor) -> Tensor:
-    """The part of vectors (..., n) outside the span of orthonormal rows (m, n), in two passes: one leaves rounding."""
-    for _ in range(2):
-        vectors = vectors - (vectors @ rows.T) @ rows
-    return vectors
 
 
 @dataclass(frozen=True)
@@ -82,30 +51,28 @@ class Expansion:
 class KrylovBasis:
     """The basis Q, stored as rows, and the projection P; see the module's docstring.
 
-    Attributes:
+    Args:
         operator: A.
         capacity: the most vectors it holds.
+        seed: of the random ones.
+        memory: bytes that they may take in memory; default: what the operator leaves.
+
+    Attributes:
+        rows: the vectors.
         expanded: m.
-        size: m + p.
 
     Raises:
-        InputError: it takes more memory than the operator leaves for vectors.
+        InputError: there is no room for it; see `Rows`.
     """
 
-    def __init__(self, operator: SymmetricOperator, capacity: int, seed: int) -> None:
+    def __init__(self, operator: SymmetricOperator, capacity: int, seed: int, memory: int | None = None) -> None:
         self.operator = operator
         self.capacity = capacity
         self.expanded = 0
-        self.size = 0
-        size = capacity * operator.dim * torch.finfo(operator.dtype).bits // 8
-        if operator.memory is not None and size > operator.memory:
-            raise InputError(
-                f"a basis of {capacity} vectors of {operator.dim:,} parameters takes {amount(size)}, and "
-                f"{amount(max(0, operator.memory))} are left for it: ask for less, or allow more memory"
-            )
-        # All at once, as growing would hold an old and a new basis: a CPU gives pages when they are written to, and
-        # what a GPU gives is bounded by the capacity.
-        self._rows = torch.empty((capacity, operator.dim), device=operator.device, dtype=operator.dtype)
+        self.memory = operator.memory if memory is None else memory
+        self.rows = Rows(
+            capacity, operator.dim, operator.dtype, operator.device, self.memory, processes=operator.processes
+        )
         self._projection = np.zeros((capacity, capacity))
         self._largest_product = 0.0
         self._eps = torch.finfo(operator.dtype).eps
@@ -113,9 +80,9 @@ class KrylovBasis:
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
-    def rows(self) -> Tensor:
-        """(m + p, n): the basis."""
-        return self._rows[: self.size]
+    def size(self) -> int:
+        """M + p."""
+        return self.rows.size
 
     @property
     def projection(self) -> np.ndarray:
@@ -148,12 +115,11 @@ class KrylovBasis:
         orthogonalised against the pairs too. Deflating the operator alone would leave rounding in their span, which
         a chain amplifies until it takes it for an eigenvalue.
         """
-        count = len(values)
-        if count:
-            self._rows[:count] = vectors.T
-            self._projection[range(count), range(count)] = values
-            self._largest_product = float(np.abs(values).max())
-        self.expanded = self.size = count
+        for value, vector in zip(values, vectors.T, strict=True):
+            at = self._append(vector)
+            self._projection[at, at] = value
+            self._largest_product = max(self._largest_product, abs(float(value)))
+        self.expanded = self.size
 
     def start(self, vector: Tensor) -> int | None:
         """Add a given vector's part outside the basis, normalised, as pending.
@@ -174,7 +140,7 @@ class KrylovBasis:
         if length == 0 or self.size == self.operator.dim:
             return None
         vector = (vector / length).to(self.operator.dtype)
-        if orthogonalise(vector, self.rows)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
+        if self.rows.orthogonalise(vector)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
             return None
         rest = self._outside(vector)
         return None if rest is None else self._append(rest)
@@ -191,8 +157,8 @@ class KrylovBasis:
             InputError: the product isn't finite, or all are so small that their squares underflow.
         """
         self._swap(pending, self.expanded)
-        product = self.operator.matvec(self._rows[self.expanded])
-        coefficients, rest, beta = orthogonalise(product, self.rows)
+        product = self.operator.matvec(self.rows[self.expanded])
+        coefficients, rest, beta = self.rows.orthogonalise(product)
         if not np.isfinite(beta):
             raise InputError(NOT_FINITE)
         length = float(np.hypot(np.linalg.norm(coefficients), beta))
@@ -224,8 +190,7 @@ class KrylovBasis:
 
     def combine(self, coordinates: np.ndarray) -> Tensor:
         """The vectors (n, l) with given coordinates (m, l) in the expanded basis, normalised."""
-        weights = self._to_device(coordinates)
-        vectors = self._rows[: self.expanded].T @ weights
+        vectors = self.rows.combine(coordinates)
         vectors /= torch.stack([norm(each) for each in vectors.unbind(1)]).to(vectors.dtype)
         return vectors
 
@@ -238,14 +203,11 @@ class KrylovBasis:
         """
         directions, coefficients = self._remaining(coordinates)
         kept, added = len(values), min(pending, len(coefficients))
-        weights = self._to_device(scipy.linalg.block_diag(coordinates, directions[:, :added]))
-        for start in range(0, self.operator.dim, _CHUNK):
-            block = self._rows[: self.size, start : start + _CHUNK]
-            block[: kept + added] = weights.T @ block
+        self.rows.replace(scipy.linalg.block_diag(coordinates, directions[:, :added]))
         self._projection[:] = 0
         self._projection[range(kept), range(kept)] = values
         self._projection[kept : kept + added, :kept] = coefficients[:added]
-        self.expanded, self.size = kept, kept + added
+        self.expanded = kept
 
     def remainders(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """What is left of the products with Ritz vectors outside the expanded basis, but for what is rounding.
@@ -257,7 +219,8 @@ class KrylovBasis:
             Orthonormal rows (r, n), and the remainders' coefficients (r, l) along them.
         """
         directions, coefficients = self._remaining(coordinates)
-        return self._to_device(directions.T) @ self._rows[self.expanded : self.size], coefficients
+        beside = np.zeros((self.expanded, directions.shape[1]))
+        return self.rows.combine(np.vstack([beside, directions])).T, coefficients
 
     def rejoin(self, rows: Tensor, coefficients: np.ndarray) -> None:
         """Take up again the `remainders` of the first l vectors, which a restart without pending vectors let go.
@@ -265,7 +228,7 @@ class KrylovBasis:
         Of their part within the basis the expanded vectors' share is in the projection already, as that is symmetric.
         """
         for row, part in zip(rows, coefficients, strict=True):
-            within, rest, beta = orthogonalise(row, self.rows)
+            within, rest, beta = self.rows.orthogonalise(row)
             pending = slice(self.expanded, self.size)
             self._projection[pending, : len(part)] += within[pending, None] * part
             outside = self._outside(rest / beta) if beta * np.linalg.norm(part) > self._noise else None
@@ -274,8 +237,7 @@ class KrylovBasis:
 
     def orthogonality_defect(self) -> float:
         """Max |Q Q^T - I|: at the level of rounding, or the Ritz values have ghosts."""
-        gram = (self.rows @ self.rows.T).to(torch.float64)
-        return float((gram - torch.eye(self.size, dtype=torch.float64, device=gram.device)).abs().max())
+        return self.rows.defect()
 
     def strongest(self, coordinates: np.ndarray) -> int:
         """The pending vector that contributes most to the residuals of the Ritz vectors with these coordinates."""
@@ -299,7 +261,7 @@ class KrylovBasis:
     def _outside(self, vector: Tensor) -> Tensor | None:
         """The part of a unit vector outside the basis, normalised; None where there is none that rounding leaves."""
         for _ in range(_ROUNDS):
-            _, rest, norm = orthogonalise(vector, self.rows)
+            _, rest, norm = self.rows.orthogonalise(vector)
             if norm > 0.1:
                 return rest / norm
             if norm == 0:
@@ -308,15 +270,11 @@ class KrylovBasis:
         return None
 
     def _append(self, vector: Tensor) -> int:
-        self._rows[self.size] = vector
-        self._projection[self.size] = 0
-        self.size += 1
-        return self.size - 1
+        added = self.rows.append(vector)
+        self._projection[added] = 0
+        return added
 
     def _swap(self, i: int, j: int) -> None:
         if i != j:
-            self._rows[[i, j]] = self._rows[[j, i]]
+            self.rows.swap(i, j)
             self._projection[[i, j]] = self._projection[[j, i]]
-
-    def _to_device(self, coordinates: np.ndarray) -> Tensor:
-        return torch.as_tensor(coordinates, device=self.operator.device, dtype=self.operator.dtype)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.wording import amount
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,20 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
         seed: of the start vector.
 
     Raises:
-        InputError: ``steps`` isn't positive, or a product isn't finite.
+        InputError: ``steps`` isn't positive, a product isn't finite, or the basis, which is returned, takes more than
+            the operator leaves for vectors.
     """
     operator = as_operator(operator)
     refuse_fractions(steps=steps, seed=seed)
     if steps < 1:
         raise InputError(f"Lanczos needs at least one step, not {steps}")
     steps = min(steps, operator.dim)
+    size = 2 * steps * operator.dim * operator.dtype.itemsize
+    if operator.memory is not None and size > operator.memory:
+        raise InputError(
+            f"a basis of {steps} vectors of {operator.dim:,} parameters, and its copy that is returned, take "
+            f"{amount(size)}, and {amount(max(0, operator.memory))} are left: ask for less, or allow more memory"
+        )
     basis = KrylovBasis(operator, min(steps + 1, operator.dim), seed)
     pending = basis.inject()
     made: list[Expansion] = []
@@ -54,7 +61,7 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
         made.append(basis.expand(pending))
         pending = made[-1].pending
     return LanczosDecomposition(
-        basis=basis.rows[: basis.expanded].T.clone(memory_format=torch.contiguous_format),
+        basis=basis.rows.stacked(basis.expanded).T.contiguous(),
         alpha=np.array([step.alpha for step in made]),
         beta=np.array([step.beta for step in made]),
         orthogonality=basis.orthogonality_defect(),

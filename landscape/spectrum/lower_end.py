@@ -92,7 +92,7 @@ def _fitting(operator: SymmetricOperator, max_steps: int) -> int:
 
 def _measured(operator: SymmetricOperator, basis: KrylovBasis) -> float:
     """The rounding in the product with the chain's start."""
-    start = basis.rows[0].clone()
+    start = basis.rows[0]
     product = finite_products(operator, start.unsqueeze(1)).squeeze(1).to(torch.float64)
     return measured_rounding(operator, start, product)
 

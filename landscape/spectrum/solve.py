@@ -177,11 +177,10 @@ class Iteration(ABC):
         m = self.basis.expanded
         z = np.random.default_rng([self.seed, m]).standard_normal(m)
         z /= np.linalg.norm(z)
-        rows = self.basis.rows
-        product = self.operator.matvec(rows[:m].T @ torch.as_tensor(z).to(rows))
+        product = self.operator.matmat(self.basis.rows.combine(z[:, None]))
         self.verification += 1
         predicted = np.vstack([self.basis.projection, self.basis.border]) @ z
-        self._measured = float(norm(product - rows.T @ torch.as_tensor(predicted).to(rows)))
+        self._measured = float(norm((product - self.basis.rows.combine(predicted[:, None])).squeeze(1)))
         scale = self.ritz_pairs().scale
         if not self._measured <= 0.01 * scale:
             raise InputError(

@@ -31,7 +31,7 @@ from torch import Tensor
 from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
-from landscape.spectrum.krylov import KrylovBasis, outside
+from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block, standard_error
 from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
@@ -233,18 +233,16 @@ class _Subspace:
         self.trace = float(np.trace(krylov.projection))
         self.square = float(np.sum(krylov.projection**2) + 2 * np.sum(krylov.border**2))
         self._rows = krylov.rows
-        self._relation = torch.as_tensor(
-            np.vstack([krylov.projection, krylov.border]), device=self._rows.device, dtype=torch.float64
-        )
+        self._relation = np.vstack([krylov.projection, krylov.border])
 
     def project(self, vectors: Tensor) -> Tensor:
         """The part of a block (n, m) outside span Q."""
-        return outside(vectors.T, self._rows[: self.dim]).T
+        return self._rows.split(vectors, self.dim)[1]
 
     def product(self, vector: Tensor) -> Tensor:
         """A Q Q^T v (n,) for a vector v (n,)."""
-        coordinates = (self._rows[: self.dim] @ vector).to(torch.float64)
-        return self._rows.T @ (self._relation @ coordinates).to(vector.dtype)
+        coordinates = self._rows.split(vector, self.dim)[0].cpu().numpy()
+        return self._rows.combine((self._relation @ coordinates)[:, None]).squeeze(1)
 
 
 class _Estimation:
