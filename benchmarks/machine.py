@@ -39,11 +39,16 @@ class Machine:
         return f"{self.date}; {device}{self.processor}, {self.cores} cores, {self.threads} thread(s); {versions}"
 
 
+def today() -> str:
+    """The date in UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
 def this_machine(device: torch.device) -> Machine:
     """The machine that this runs on, now."""
     packages = ("torch", "numpy", "scipy", "pyhessian", "hessian-eigenthings", "loss-landscapes")
     return Machine(
-        date=datetime.now(UTC).date().isoformat(),
+        date=today(),
         processor=_processor(),
         cores=psutil.cpu_count() or 1,
         threads=torch.get_num_threads(),

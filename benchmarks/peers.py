@@ -24,13 +24,13 @@ def main(*rows: str, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False
         rows: Of these models alone.
         device: Where all of them compute; CUDA_VISIBLE_DEVICES says which GPU.
         quick: One small model, little data and one seed: shows that everything runs, its figures mean nothing.
-        write: Put the tables and a picture into docs/performance.md and the numbers into docs/performance.json.
+        write: Put each model's figures, once they are there, into docs/performance.md, .json and the picture.
     """
     plan = QUICK if quick else FULL
     known = [row.case for row in plan.rows]
     wrong = [row for row in rows if row not in known]
-    if (quick or rows) and write:
-        print("error: what is written is of all models: leave out --write", file=sys.stderr)
+    if quick and write:
+        print("error: the figures of --quick mean nothing: leave out --write", file=sys.stderr)
         return 2
     if wrong:
         print(f"error: there is no model {wrong[0]!r}; there are {', '.join(known)}", file=sys.stderr)
@@ -41,19 +41,21 @@ def main(*rows: str, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False
     from landscape.place import available_device
 
     try:
-        chosen = replace(plan, rows=tuple(row for row in plan.rows if not rows or row.case in rows))
-        report = measure(chosen, available_device(device))
         console = Console(highlight=False)
-        console.print(str(report.machine))
-        for table in report.tables():
-            console.print(table.rich())
-        if write:
-            store(report)
+        for row in plan.rows:
+            if rows and row.case not in rows:
+                continue
+            report = measure(replace(plan, rows=(row,)), available_device(device))
+            console.print(str(report.machine))
+            for table in report.tables():
+                console.print(table.rich())
+            if write:
+                store(report)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; of the model that was being measured nothing was written", file=sys.stderr)
         return 130
     return 0
 

@@ -1,17 +1,21 @@
-"""Everything that one run of the benchmark measured: as tables, as a picture, in the documentation and as JSON."""
+"""Everything that the benchmark measured: as tables, as a picture, in the documentation and as JSON.
+
+All of a model is measured in one run; the models may be measured in several.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from cattrs import structure, unstructure
 from matplotlib.figure import Figure
 
 from benchmarks import document
 from benchmarks.cases import CASES, ROOT
-from benchmarks.machine import Machine, this_machine
+from benchmarks.machine import Machine, this_machine, today
 from benchmarks.memory import Memory, memory_of
 from benchmarks.plan import Plan, Row
 from benchmarks.products import ProductCosts, product_costs
@@ -32,6 +36,7 @@ class RowReport:
 
     Attributes:
         case: its name.
+        date: in UTC.
         costs: of products.
         solvers: of each number of eigenpairs, all solvers.
         plane: None where none was asked for.
@@ -39,6 +44,7 @@ class RowReport:
     """
 
     case: str
+    date: str
     costs: ProductCosts
     solvers: list[SolverSummary]
     plane: PlaneCosts | None
@@ -47,16 +53,22 @@ class RowReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured where, and the plan it followed."""
+    """What was measured where."""
 
     machine: Machine
-    plan: Plan
     rows: list[RowReport]
+
+    def beside(self, earlier: Report) -> Report:
+        """This, and what an earlier report has of other models if it is of the same machine and versions."""
+        if replace(earlier.machine, date="") != replace(self.machine, date=""):
+            return self
+        known = {row.case: row for row in (*earlier.rows, *self.rows)}
+        return replace(self, rows=[known[case] for case in CASES if case in known])
 
     def tables(self) -> list[Table]:
         """All of it, for a person."""
         tables = [
-            _products_table([row.costs for row in self.rows]),
+            _products_table(self.rows),
             *(_solvers_table(row) for row in self.rows),
         ]
         planes = [row.plane for row in self.rows if row.plane]
@@ -91,13 +103,14 @@ def measure(plan: Plan, device: torch.device) -> Report:
         InputError: a checkpoint is missing and could not be made.
     """
     torch.set_num_threads(1)
-    return Report(this_machine(device), plan, [_measured(row, plan.seeds, device) for row in plan.rows])
+    return Report(this_machine(device), [_measured(row, plan.seeds, device) for row in plan.rows])
 
 
 def _measured(row: Row, seeds: int, device: torch.device) -> RowReport:
     problem = CASES[row.case][1]().to(device)
     return RowReport(
         case=row.case,
+        date=today(),
         costs=product_costs(row.case, problem, row.rounds),
         solvers=[each for k in row.ks for each in compare_solvers(problem, k, seeds, row.reaching and k == 10)],
         plane=plane_costs(row.case, problem, row.points, 3) if row.points else None,
@@ -106,24 +119,28 @@ def _measured(row: Row, seeds: int, device: torch.device) -> RowReport:
 
 
 def store(report: Report) -> None:
-    """Put tables, numbers and picture into the documentation.
+    """Put tables, numbers and picture into the documentation, beside those of other models that are there.
 
     Raises:
         InputError: the document has no place for the tables.
     """
     on = "" if report.machine.device == "cpu" else "-gpu"
-    command = ON_GPU if on else COMMAND
+    command, numbers = ON_GPU if on else COMMAND, ROOT / "docs" / f"performance{on}.json"
+    if numbers.exists():
+        report = report.beside(structure(json.loads(numbers.read_text(encoding="utf-8")), Report))
     document.write(command, report.machine, report.tables())
-    replace_text(ROOT / "docs" / f"performance{on}.json", json.dumps(asdict(report), indent=1) + "\n")
+    replace_text(numbers, json.dumps(unstructure(report), indent=1) + "\n")
     report.figure().savefig(FOLDER / f"performance{on}.png", dpi=200, metadata={"Source": command})
 
 
-def _products_table(costs: list[ProductCosts]) -> Table:
+def _products_table(measured: list[RowReport]) -> Table:
     """A column for each model, a row for each way."""
+    costs = [row.costs for row in measured]
     ways = list(dict.fromkeys(cost.what for each in costs for cost in each.costs))
     found = [{cost.what: cost.gradients.show(".2f") for cost in each.costs} for each in costs]
     seconds = list(dict.fromkeys(route for each in costs for route in each.set_up_seconds))
     rows = [
+        ("measured", *(row.date for row in measured)),
         ("parameters", *(f"{each.parameters:,}" for each in costs)),
         ("samples", *(str(each.samples) for each in costs)),
         ("a plain gradient, ms", *(each.gradient_ms.show(".1f") for each in costs)),
