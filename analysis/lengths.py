@@ -89,8 +89,12 @@ the last column has ranks within task and arm, among seeds alone, which neither 
 of the effective rank is the entropy of second order; the matrix entropy and phases aren't told of models of this size.
 
 {_training(found)}
-R2 past the toy: of the ten largest eigenvalues at the last checkpoint, rank by rank, how many are larger in the looped
-model in every seed, how many smaller in every seed, and the mean of log2(looped / single) over ranks.
+How they change from there to the end, paired by seed:
+
+{_changes(found)}
+R2 past the toy: of the ten largest eigenvalues, rank by rank, how many are larger in the looped (or untied) model in
+every seed, how many smaller in every seed, and the mean of log2 of their ratios to the single model's over ranks. With
+three seeds a rank without any difference has one sign in all in one of four cases, and ranks go together.
 
 {_dominance(found)}
 Verdicts of the geometry at the last checkpoint, over all directions, by height:
@@ -158,16 +162,27 @@ def _training(found: Mapping[TaskName, xr.Dataset]) -> str:
     return markdown_table(["", *(MEASURES[name] for name in names)], rows)
 
 
+def _changes(found: Mapping[TaskName, xr.Dataset]) -> str:
+    names, rows = ("lambda_max", "effective_rank"), []
+    for task, data in found.items():
+        for arm in ("single", "looped"):
+            first, last = (data.sel(arm=arm).isel(measured=at) for at in (0, -1))
+            changes = (np.log2(last[name] / first[name]).values for name in names)
+            rows.append([f"{task}, {arm}", *(mean_of(each).text(2, "+") for each in changes)])
+    return markdown_table(["", *(f"log2 of the change in {MEASURES[name]}" for name in names)], rows)
+
+
 def _dominance(found: Mapping[TaskName, xr.Dataset]) -> str:
     rows = []
     for task, data in found.items():
-        single, looped = (data.eigenvalues.sel(arm=arm).isel(measured=-1).values for arm in ("single", "looped"))
-        positive = (np.stack([single, looped]) > 0).all(axis=(0, 1))
-        ratios = np.log2(looped[:, positive] / single[:, positive])  # (seed, rank)
-        above, below = (int(each.all(axis=0).sum()) for each in (ratios > 0, ratios < 0))
-        mean = mean_of(ratios.mean(axis=1)).text(2, "+") if positive.any() else "none"
-        rows.append([task, str(int(positive.sum())), str(above), str(below), mean])
-    return markdown_table(["", "positive in all", "looped above", "below", "mean log2 ratio"], rows)
+        for arm, step in product(("looped", "untied"), data.measured.values):
+            single, other = (data.eigenvalues.sel(arm=each, measured=step).values for each in ("single", arm))
+            positive = (np.stack([single, other]) > 0).all(axis=(0, 1))
+            ratios = np.log2(other[:, positive] / single[:, positive])  # (seed, rank)
+            above, below = (int(each.all(axis=0).sum()) for each in (ratios > 0, ratios < 0))
+            mean = mean_of(ratios.mean(axis=1)).text(2, "+") if positive.any() else "none"
+            rows.append([f"{task}, {arm}, step {step}", str(int(positive.sum())), str(above), str(below), mean])
+    return markdown_table(["", "positive in all", "above single", "below", "mean log2 ratio"], rows)
 
 
 def _verdicts(found: Mapping[TaskName, xr.Dataset]) -> str:
