@@ -167,7 +167,7 @@ def _changes(found: Mapping[TaskName, xr.Dataset]) -> str:
     for task, data in found.items():
         for arm in ("single", "looped"):
             first, last = (data.sel(arm=arm).isel(measured=at) for at in (0, -1))
-            changes = (np.log2(last[name] / first[name]).values for name in names)
+            changes = (np.log2((last[name] / first[name]).values) for name in names)
             rows.append([f"{task}, {arm}", *(mean_of(each).text(2, "+") for each in changes)])
     return markdown_table(["", *(f"log2 of the change in {MEASURES[name]}" for name in names)], rows)
 
