@@ -62,17 +62,17 @@ def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
 def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
     """Bytes a second that go into orthogonalising against a basis, beside those of copying it.
 
-    Two passes read the basis three times.
+    Two passes read the basis twice each.
     """
     count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
     rows = Rows(count, problem.layout.dim, problem.dtype, problem.device)
     for _ in range(count):
         rows.append(torch.randn_like(problem.vector))
-    copied = rows.stacked()
+    copied = rows.stacked().T.contiguous()
     other, size = torch.empty_like(copied), copied.nbytes
     return _rate(
         f"orthogonalising against {count} vectors", "GB/s",
-        (lambda: rows.orthogonalise(problem.vector), 3 * size),
+        (lambda: rows.orthogonalise(problem.vector), 4 * size),
         (lambda: other.copy_(copied), 2 * size),
         problem.device, rounds,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -47,10 +48,13 @@ def ran_out(error: BaseException) -> bool:
 
 
 def half_of_memory(device: torch.device) -> int:
-    """Half of the device's memory in bytes: of its total, so that what follows from it doesn't depend on the moment."""
+    """Half of the device's memory in bytes: of its total, so that what follows from it doesn't depend on the moment.
+
+    Processes that torchrun has started on one machine have an equal part of its memory each.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 2
-    return psutil.virtual_memory().total // 2
+    return psutil.virtual_memory().total // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 class Growth:

@@ -52,6 +52,16 @@ class Processes:
                 distributed.all_reduce(part)
         return part
 
+    def largest(self, number: int) -> int:
+        """The largest of every process's numbers.
+
+        Raises:
+            PeerError: another process has ended.
+        """
+        numbers = torch.zeros(self.size, dtype=torch.int64)
+        numbers[self.rank] = number
+        return int(self.total(numbers).max())
+
     def share(self, length: int) -> slice:
         """This process's of so many places, which are given out in order and evenly."""
         return slice(length * self.rank // self.size, length * (self.rank + 1) // self.size)

@@ -81,7 +81,7 @@ def test_remainders_that_were_set_aside_are_taken_up_again(dtype, starts, chain)
     basis.rejoin(*aside)
     allowed = 100 * torch.finfo(dtype).eps
     assert basis.orthogonality_defect() < allowed
-    q = basis.rows.stacked().double().T
+    q = basis.rows.stacked().double()
     p = torch.as_tensor(np.vstack([basis.projection, basis.border]))
     assert float((matrix.double() @ q[:, : basis.expanded] - q @ p).abs().max()) < 20 * allowed
     assert np.abs(basis.projection - basis.projection.T).max() < 20 * allowed

@@ -136,7 +136,7 @@ def test_a_restart_keeps_the_relation_between_basis_and_projection():
     basis.restart(values[-5:], coordinates[:, -5:], 3)
     for _ in range(4):
         basis.expand(basis.strongest(np.eye(basis.expanded)))
-    q = basis.rows.stacked().T
+    q = basis.rows.stacked()
     assert basis.size - basis.expanded == 2
     left = matrix @ q[:, : basis.expanded]
     right = q @ torch.tensor(np.vstack([basis.projection, basis.border]))

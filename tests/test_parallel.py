@@ -249,31 +249,45 @@ def test_what_is_told_of_sharded_parameters_holds(tmp_path):
 SHARED = """
 import sys, torch
 from torch import nn
-from landscape import Problem, top_eigenpairs
+from landscape import Problem, log_det, top_eigenpairs
+from landscape.memory import OVERHEAD
 from landscape.parallel import joined
-from landscape.spectrum.eigenpairs import vectors_beside, vectors_in_memory
+from landscape.spectrum.eigenpairs import bytes_of_basis, vectors_beside
 
 def problem():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4)).double()
-    inputs = torch.randn(40, 6, dtype=torch.float64)
-    return Problem(model, nn.CrossEntropyLoss(), [(inputs, torch.randint(0, 4, (40,)))])
+    inputs = torch.randn(41, 6, dtype=torch.float64)
+    return Problem(model, nn.CrossEntropyLoss(), [(inputs, torch.randint(0, 4, (41,)))])
 
 k = 3
 alone = top_eigenpairs(problem().hessian(), k, tol=1e-8)
+expected = log_det(problem().hessian(), 1.0, probes=3).value
 with joined() as processes:
     hessian = problem().split_over(processes).hessian()
-    for fitting, place in ((7, "device"), (4, "file")):  # 2 k + 4 are needed: by halves 14 fit, or 8 don't do
-        hessian.memory = (vectors_beside(k) + fitting) * 8 * hessian.dim
-        assert vectors_in_memory(hessian, k, 1000) == vectors_beside(k) + (fitting if place == "device" else 0)
+    for fitting, place, taken in ((7.5, "device", 14 * 52), (4, "file", 0)):  # of 2 k + 4, by halves 14 fit, or 7
+        hessian.memory = int((vectors_beside(k) + fitting) * 8 * hessian.dim)
+        found = bytes_of_basis(hessian, k, None, 1000)
+        assert found == 8 * taken, found
         pairs = top_eigenpairs(hessian, k, tol=1e-8)
         assert (pairs.place, pairs.shared) == (place, True), pairs
+        assert pairs.products > 26, "it was restarted"
         assert pairs.converged.all()
         assert abs(pairs.eigenvalues - alone.eigenvalues).max() < 1e-10 * abs(alone.eigenvalues).max()
         assert pairs.orthogonality < 1e-14
         v = pairs.eigenvectors
         residuals = (hessian @ v - v * torch.as_tensor(pairs.eigenvalues)).norm(dim=0)
         assert (residuals.numpy() <= pairs.residuals + pairs.rounding).all()
+        assert abs(log_det(hessian, 1.0, probes=3).value - expected) < 1e-9 * abs(expected)
+        hessian.memory *= 3  # a certified solve plans with a third
+        certified = top_eigenpairs(hessian, k, tol_value=1e-4)
+        assert (certified.place, certified.shared) == (place, True)
+        assert (certified.intervals[:, 0] <= alone.eigenvalues + 1e-12).all()
+        assert (certified.intervals[:, 1] >= alone.eigenvalues - 1e-12).all()
+    short = problem().to(memory=OVERHEAD + 50_000, compiling="off").split_over(processes).hessian()
+    taken = torch.tensor([float(short.peak_bytes)])
+    assert processes.total(taken) != 2 * short.peak_bytes, "one has a sample more"
+    assert processes.largest(short.memory) == short.memory == -processes.largest(-short.memory)
     print("the same" if processes.first else "", flush=True)
 """
 

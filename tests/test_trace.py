@@ -46,7 +46,7 @@ def test_samples_are_the_quadratic_forms_of_the_deflated_matrix():
     pending = basis.inject()
     while basis.expanded < 7:
         pending = basis.expand(pending).pending
-    q = basis.rows.stacked(7).T
+    q = basis.rows.stacked(7)
     outside = torch.eye(120) - q @ q.T
     rest, probes = outside @ matrix @ outside, probe_block(operator, 5, range(12))
     samples = (q.T @ matrix @ q).trace() + (probes * (rest @ probes)).sum(0)

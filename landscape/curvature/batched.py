@@ -96,7 +96,8 @@ class BatchedOperator(SymmetricOperator):
             self.route = autograd.named(route, self.traceable)
         self._prepare()
         if problem.memory is not None:
-            self.memory = problem.memory - self.peak_bytes
+            # The same for all processes, as they decide by it.
+            self.memory = problem.memory - problem.processes.largest(self.peak_bytes)
 
     def _prepare(self) -> None:
         """Make what all products share."""

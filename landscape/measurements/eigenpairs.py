@@ -22,9 +22,10 @@ from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.eigenpairs import (
     Eigenpairs,
+    bytes_of_basis,
     check_arguments,
     top_eigenpairs,
-    vectors_in_memory,
+    vectors_beside,
 )
 from landscape.spectrum.ends import Which
 from landscape.spectrum.progress import Progress
@@ -73,12 +74,12 @@ class TopEigenpairs(OfMatrix):
         growth, products = Growth(problem.device), 20 + 4 * self.k
         operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
-        vectors = vectors_in_memory(operator, self.k, products)
         foreseen: list[float] = []
 
         def tell(at: Progress) -> None:
             if not foreseen:  # some products are made, and as many vectors there
-                foreseen.append(growth.most() + max(0, vectors - at.products) * problem.vector.nbytes)
+                now, then = (bytes_of_basis(operator, self.k, self.tol_value, made) for made in (at.products, products))
+                foreseen.append(growth.most() + max(0, then - now) + vectors_beside(self.k) * problem.vector.nbytes)
             bar(at)
 
         pairs = top_eigenpairs(

@@ -135,9 +135,10 @@ def top_eigenpairs(
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     memory = min((each for each in (memory, operator.memory) if each is not None), default=None)
     limit = max(k, 500 + 50 * k if max_products is None else max_products)
-    if memory is not None and tol_value is not None:
-        memory //= 3  # a search has a basis of its own, for what it holds and for its chain
-    capacity = basis_capacity(operator, k, memory) if basis_size is None else min(operator.dim, basis_size)
+    memory = _for_one_basis(memory, tol_value)
+    capacity = basis_capacity(operator, k, memory)
+    if basis_size is not None:
+        capacity = min(operator.dim, basis_size)
     basis = KrylovBasis(operator, capacity, seed, None if memory is None else memory - _beside(operator, k))
     if start is not None:
         _refuse_misshapen(operator.dim, start)
@@ -224,15 +225,22 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
     return min(operator.dim, 2 * k + 20)
 
 
-def vectors_in_memory(operator: SymmetricOperator, k: int, products: int) -> int:
-    """How many vectors a solve of so many products takes at most where the operator's are."""
-    memory, size = operator.memory, operator.dim * operator.dtype.itemsize
-    capacity = basis_capacity(operator, k, memory)
-    fitting = capacity if memory is None else (memory - _beside(operator, k)) // size
-    if fitting < capacity:  # a part of each, or none of them
-        processes = operator.processes.size
-        capacity = math.ceil(capacity / processes) if capacity <= processes * fitting else 0
-    return vectors_beside(k) + min(capacity, products)
+def bytes_of_basis(operator: SymmetricOperator, k: int, tol_value: float | None, products: int) -> int:
+    """What the basis of a solve takes at most, after so many products, where the operator's vectors are."""
+    memory = _for_one_basis(operator.memory, tol_value)
+    capacity, left = basis_capacity(operator, k, memory), math.inf
+    if memory is not None:
+        left = memory - _beside(operator, k)
+    for sharing in (1, operator.processes.size):
+        part = math.ceil(operator.dim / sharing) * operator.dtype.itemsize
+        if capacity * part <= left:
+            return min(capacity, products) * part
+    return 0
+
+
+def _for_one_basis(memory: int | None, tol_value: float | None) -> int | None:
+    """A third where eigenvalues are certified: a search has a basis of its own, for what it holds and for its chain."""
+    return memory if memory is None or tol_value is None else memory // 3
 
 
 def _beside(operator: SymmetricOperator, k: int) -> int:

@@ -25,6 +25,7 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
 from landscape.spectrum.rows import Rows
+from landscape.wording import amount
 
 # One round leaves a random vector outside a basis, two or three what rounding left of a product, and no number of them
 # a vector whose part outside is exactly zero, since each then leaves rounding within.
@@ -70,6 +71,15 @@ class KrylovBasis:
         self.capacity = capacity
         self.expanded = 0
         self.memory = operator.memory if memory is None else memory
+        if (
+            memory is None
+            and self.memory is not None
+            and self.memory < (few := 4 * operator.dim * operator.dtype.itemsize)
+        ):
+            raise InputError(
+                f"a chain of vectors of {operator.dim:,} parameters takes {amount(few)} beside its basis, and "
+                f"{amount(max(0, self.memory))} are left for it: allow more memory"
+            )
         self.rows = Rows(
             capacity, operator.dim, operator.dtype, operator.device, self.memory, processes=operator.processes
         )
@@ -115,11 +125,10 @@ class KrylovBasis:
         orthogonalised against the pairs too. Deflating the operator alone would leave rounding in their span, which
         a chain amplifies until it takes it for an eigenvalue.
         """
-        for value, vector in zip(values, vectors.T, strict=True):
-            at = self._append(vector)
-            self._projection[at, at] = value
-            self._largest_product = max(self._largest_product, abs(float(value)))
+        self.rows.extend(vectors)
         self.expanded = self.size
+        self._projection[range(self.size), range(self.size)] = values
+        self._largest_product = float(np.abs(values).max(initial=0.0))
 
     def start(self, vector: Tensor) -> int | None:
         """Add a given vector's part outside the basis, normalised, as pending.
@@ -219,8 +228,7 @@ class KrylovBasis:
             Orthonormal rows (r, n), and the remainders' coefficients (r, l) along them.
         """
         directions, coefficients = self._remaining(coordinates)
-        beside = np.zeros((self.expanded, directions.shape[1]))
-        return self.rows.combine(np.vstack([beside, directions])).T, coefficients
+        return self.rows.combine(directions, self.expanded).T, coefficients
 
     def rejoin(self, rows: Tensor, coefficients: np.ndarray) -> None:
         """Take up again the `remainders` of the first l vectors, which a restart without pending vectors let go.

@@ -61,7 +61,7 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
         made.append(basis.expand(pending))
         pending = made[-1].pending
     return LanczosDecomposition(
-        basis=basis.rows.stacked(basis.expanded).T.contiguous(),
+        basis=basis.rows.stacked(basis.expanded),
         alpha=np.array([step.alpha for step in made]),
         beta=np.array([step.beta for step in made]),
         orthogonality=basis.orthogonality_defect(),

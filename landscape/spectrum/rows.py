@@ -1,14 +1,13 @@
 """The vectors of a basis as rows, where there is room for them: on the operator's device, in host memory or in a file.
 
-What a solver does with a basis reads all of it, so everything here goes over blocks of columns: a block is in a cache,
-or has been read from the file, when it is used for the second time. Several processes share the columns where one has
-no room for all: what is added up over columns is added up over processes too.
+Everything done with a basis is a sum over columns or goes column by column. So what is in a file is read in blocks of
+columns, and processes that have no room for all share the columns: what is added up over columns is added up over them.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -27,10 +26,8 @@ from landscape.wording import amount
 
 Place = Literal["device", "host memory", "file"]
 
-# Columns of a block: of ten vectors it is in a core's cache, or keeps a GPU busy for longer than it takes to start.
-_COLUMNS = {"cpu": 1 << 16}
-_COLUMNS_ON_GPU = 1 << 20
-# Bytes of a block in a file.
+# Columns that are overwritten at a time in memory, so that this takes no second basis; bytes of a block in a file.
+_COLUMNS = 1 << 16
 _BYTES = 1 << 25
 
 
@@ -40,12 +37,14 @@ class _Store(Protocol):
     Attributes:
         place: where it is.
         device: where what is read is.
-        width: columns of a block.
+        width: columns that are read at a time.
+        piece: columns that are overwritten at a time.
     """
 
     place: Place
     device: torch.device
     width: int
+    piece: int
 
     def read(self, rows: slice, columns: slice) -> Tensor: ...
 
@@ -59,7 +58,7 @@ class _InMemory:
         # what a GPU gives is bounded by the capacity.
         self._rows = torch.empty((capacity, dim), device=device, dtype=dtype)
         self.place, self.device = place, device
-        self.width = _COLUMNS.get(device.type, _COLUMNS_ON_GPU)
+        self.width, self.piece = dim, _COLUMNS
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         return self._rows[rows, columns]
@@ -80,19 +79,20 @@ class _InFile:
     device = torch.device("cpu")
 
     def __init__(self, capacity: int, dim: int, dtype: torch.dtype) -> None:
-        folder, size = _folder_for_large_files(), capacity * dim * dtype.itemsize
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise InputError(
-                f"a basis of {capacity} vectors of {dim:,} parameters takes {amount(size)}; neither the memory that is "
-                f"left for it nor {folder}, with {amount(free)}, has room: ask for less, allow more memory, or set "
-                "TMPDIR to a larger disk"
-            )
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        self._folder, size = _folder_for_large_files(), capacity * dim * dtype.itemsize
+        self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
         weakref.finalize(self, self._file.close)
+        try:
+            _reserve(self._file.fileno(), size)
+        except OSError as error:
+            raise InputError(
+                f"a basis of {capacity} vectors of {dim:,} numbers takes {amount(size)}; neither the memory that is "
+                f"left for it nor {self._folder} has room ({error.strerror}): ask for less, allow more memory, or set "
+                "TMPDIR to a larger disk"
+            ) from None
         self._capacity, self._dim = capacity, dim
         self._numpy = torch.empty(0, dtype=dtype).numpy().dtype
-        self.width = max(1, _BYTES // (capacity * dtype.itemsize))
+        self.width = self.piece = max(1, _BYTES // (capacity * dtype.itemsize))
 
     def read(self, rows: slice, columns: slice) -> Tensor:
         parts = [self._part(rows, block) for block in self._blocks(columns)]
@@ -101,11 +101,13 @@ class _InFile:
     def write(self, rows: slice, columns: slice, values: Tensor) -> None:
         for block in self._blocks(columns):
             self._seek(rows, block)
-            part = values[..., block.start - columns.start : block.stop - columns.start]
+            part = values[:, block.start - columns.start : block.stop - columns.start]
+            view = part.to("cpu").contiguous().numpy().data.cast("B")
             try:
-                self._file.write(part.to("cpu").contiguous().numpy().data)
+                while view:  # the system may take a part at a time
+                    view = view[self._file.write(view) :]
             except OSError as error:
-                raise InputError(f"the basis doesn't fit on the disk of {_folder_for_large_files()}: {error}") from None
+                raise InputError(f"the basis can't be written to {self._folder}: {error.strerror}") from None
 
     def _blocks(self, columns: slice) -> Iterator[slice]:
         """The columns, which begin with a block, block by block."""
@@ -121,7 +123,10 @@ class _InFile:
 
     def _part(self, rows: slice, block: slice) -> Tensor:
         width, count = self._seek(rows, block), rows.stop - rows.start
-        return torch.from_numpy(np.fromfile(self._file, self._numpy, count * width).reshape(count, width))
+        part = np.fromfile(self._file, self._numpy, count * width)
+        if len(part) < count * width:
+            raise InputError(f"the basis can't be read back from {self._folder}: the file is too short")
+        return torch.from_numpy(part.reshape(count, width))
 
 
 def _folder_for_large_files() -> Path:
@@ -130,8 +135,17 @@ def _folder_for_large_files() -> Path:
     return usual if "TMPDIR" not in os.environ and os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
 
 
-def _store(capacity: int, dim: int, dtype: torch.dtype, device: torch.device, memory: int | None) -> _Store:
-    size = capacity * dim * dtype.itemsize
+def _reserve(file: int, size: int) -> None:
+    """Have a disk keep so much for a file, where it can be asked to."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+
+
+def _store(
+    capacity: int, dim: int, dtype: torch.dtype, device: torch.device, memory: int | None, largest: int
+) -> _Store:
+    """A store for vectors of a share's length, in a place that fits the largest share."""
+    size = capacity * largest * dtype.itemsize
     if memory is None or size <= memory:
         return _InMemory(capacity, dim, dtype, device, "device")
     cpu = torch.device("cpu")
@@ -145,6 +159,11 @@ def outside(vectors: Tensor, rows: Tensor) -> Tensor:
     for _ in range(2):
         vectors = vectors - (vectors @ rows.T) @ rows
     return vectors
+
+
+def _subtract(rest: Tensor, block: Tensor, parts: Tensor) -> None:
+    """Take a combination of a block's rows from vectors (width,) or (width, l), in place."""
+    (rest.addmv_ if rest.ndim == 1 else rest.addmm_)(block.T, parts, alpha=-1)
 
 
 class Rows:
@@ -177,41 +196,57 @@ class Rows:
         processes: Processes = ALONE,
     ) -> None:
         self.size = 0
-        self._dim, self._dtype, self._device = dim, dtype, device
-        self.shared = processes.size > 1 and memory is not None and capacity * dim * dtype.itemsize > memory
+        self._capacity, self._dim, self._dtype, self._device = capacity, dim, dtype, device
+        too_large = memory is not None and capacity * dim * dtype.itemsize > memory
+        self.shared = too_large and 1 < processes.size <= dim
         self._processes = processes if self.shared else ALONE
         self._own = self._processes.share(dim)
-        self._store = _store(capacity, self._own.stop - self._own.start, dtype, device, memory)
+        self._length = self._own.stop - self._own.start
+        self._latest: tuple[int, Tensor] | None = None  # added last, whole
+        largest = math.ceil(dim / self._processes.size)
+        self._store = _store(capacity, self._length, dtype, device, memory, largest)
         self.place = self._store.place
 
     def __getitem__(self, index: int) -> Tensor:
         """(n,): one vector, not to be changed."""
-        own = self._store.read(slice(index, index + 1), slice(0, self._own.stop - self._own.start))[0]
-        return self._joined(own.to(self._device))
+        if self._latest is not None and self._latest[0] == index:
+            return self._latest[1]
+        return self._joined(self._read(index).to(self._device))
 
     def stacked(self, count: int | None = None) -> Tensor:
-        """(count, n): a copy of the first ones, by default of all."""
-        blocks = [block.to(self._device) for _, block in self._blocks(count)]
-        return self._joined(torch.cat(blocks, 1).T).T
+        """(n, count): a copy of the first ones as columns, by default of all."""
+        count = self.size if count is None else count
+        copied = torch.empty((self._length, count), device=self._device, dtype=self._dtype)
+        for columns, block in self._blocks(0, count):
+            copied[columns] = block.T.to(self._device)
+        return self._joined(copied)
 
     def append(self, vector: Tensor) -> int:
         """Add a vector (n,) and return its index."""
-        self.size += 1
-        self._put(self.size - 1, vector)
+        self.extend(vector.unsqueeze(1))
+        if self.shared:  # it is what is multiplied next
+            self._latest = self.size - 1, vector
         return self.size - 1
+
+    def extend(self, vectors: Tensor) -> None:
+        """Add vectors (n, l)."""
+        assert self.size + vectors.shape[1] <= self._capacity, "no more than there is room for"
+        self._write(self.size, vectors[self._own].T)
+        self.size += vectors.shape[1]
 
     def swap(self, i: int, j: int) -> None:
         """Exchange two vectors."""
-        one, other = self[i].clone(), self[j]
-        self._put(i, other)
-        self._put(j, one)
+        self._latest = None
+        one = self._read(i).clone()
+        self._write(i, self._read(j).unsqueeze(0))
+        self._write(j, one.unsqueeze(0))
 
     def split(self, vectors: Tensor, count: int | None = None) -> tuple[Tensor, Tensor]:
         """Split vectors into their part in the span and the rest, by two passes of Gram-Schmidt.
 
         "Twice is enough" (Giraud, Langou and Rozloznik 2005) for orthogonality at the level of rounding. While a block
-        is there, what the first pass leaves in its columns is multiplied with it for the second: three readings, not
-        four.
+        is there, what the first pass leaves in its columns is multiplied with it for the second: a file is read three
+        times, not four.
 
         Args:
             vectors: (n,) or (n, l).
@@ -220,16 +255,21 @@ class Rows:
         Returns:
             The coefficients (count,) or (count, l) in float64, and the rest, of the shape of ``vectors``.
         """
+        count = self.size if count is None else count
         rest = vectors[self._own].to(self._store.device, copy=True)
-        first = self._dots(rest, count)
-        parts, second = first.to(self._dtype), torch.zeros_like(first)
-        for columns, block in self._blocks(count):
-            rest[columns] -= block.T @ parts
-            second += block @ rest[columns]
-        parts = self._processes.total(second).to(self._dtype)
-        for columns, block in self._blocks(count):
-            rest[columns] -= block.T @ parts
-        return (first + second).to(self._device), self._joined(rest.to(self._device))
+        dots = torch.zeros((count, *rest.shape[1:]), dtype=torch.float64, device=self._store.device)
+        again = torch.zeros_like(dots)
+        for columns, block in self._blocks(0, count):
+            dots += block @ rest[columns]
+        first = self._total(dots).to(self._dtype)  # as it is subtracted, so that the second pass knows what is left
+        for columns, block in self._blocks(0, count):
+            _subtract(rest[columns], block, first)
+            again += block @ rest[columns]
+        second = self._total(again).to(self._dtype)
+        for columns, block in self._blocks(0, count):
+            _subtract(rest[columns], block, second)
+        coefficients = first.to(torch.float64) + second.to(torch.float64)
+        return coefficients.to(self._device), self._joined(rest.to(self._device))
 
     def orthogonalise(self, vector: Tensor) -> tuple[np.ndarray, Tensor, float]:
         """`split` a vector (n,).
@@ -241,36 +281,31 @@ class Rows:
         host = torch.cat([coefficients, norm(rest).unsqueeze(0)]).cpu().numpy()  # one transfer a step
         return host[:-1], rest, float(host[-1])
 
-    def combine(self, coordinates: np.ndarray) -> Tensor:
-        """The combinations (n, l) of the first m vectors with coordinates (m, l)."""
+    def combine(self, coordinates: np.ndarray, first: int = 0) -> Tensor:
+        """The combinations (n, l) with coordinates (m, l) of m vectors, from the one of index ``first`` on."""
         weights = self._weights(coordinates)
-        shape = self._own.stop - self._own.start, weights.shape[1]
-        combined = torch.empty(shape, device=self._device, dtype=self._dtype)
-        for columns, block in self._blocks(len(weights)):
+        combined = torch.empty((self._length, weights.shape[1]), device=self._device, dtype=self._dtype)
+        for columns, block in self._blocks(first, first + len(weights)):
             combined[columns] = (block.T @ weights).to(self._device)
         return self._joined(combined)
 
     def replace(self, coordinates: np.ndarray) -> None:
         """Put l combinations, with coordinates (size, l), in the place of all vectors, block by block."""
-        weights = self._weights(coordinates)
-        for columns, block in self._blocks():
+        weights, self._latest = self._weights(coordinates), None
+        for columns, block in self._blocks(0, self.size, self._store.piece):
             self._store.write(slice(0, weights.shape[1]), columns, weights.T @ block)
         self.size = weights.shape[1]
 
     def defect(self) -> float:
         """Max |Q Q^T - I| over all vectors."""
         gram = torch.zeros((self.size, self.size), dtype=torch.float64, device=self._store.device)
-        for _, block in self._blocks():
+        for _, block in self._blocks(0, self.size):
             gram += block @ block.T
-        return float((self._processes.total(gram) - torch.eye(self.size).to(gram)).abs().max())
+        return float((self._total(gram) - torch.eye(self.size).to(gram)).abs().max())
 
-    def _dots(self, vectors: Tensor, count: int | None) -> Tensor:
-        """Inner products in float64 with this process's part of vectors, on the store's device."""
-        shape = (self.size if count is None else count, *vectors.shape[1:])
-        dots = torch.zeros(shape, dtype=torch.float64, device=self._store.device)
-        for columns, block in self._blocks(count):
-            dots += block @ vectors[columns]
-        return self._processes.total(dots)
+    def _total(self, part: Tensor) -> Tensor:
+        """What the processes have, added up, on the store's device."""
+        return self._processes.total(part.to(self._device)).to(self._store.device)
 
     def _joined(self, own: Tensor) -> Tensor:
         """Whole vectors of the parts that the processes have."""
@@ -280,16 +315,20 @@ class Rows:
         whole[self._own] = own
         return self._processes.total(whole)
 
-    def _blocks(self, count: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Columns of this process's and the first vectors' part in them, (count, width)."""
-        dim = self._own.stop - self._own.start
-        for start in range(0, dim, self._store.width):
-            columns = slice(start, min(start + self._store.width, dim))
-            yield columns, self._store.read(slice(0, self.size if count is None else count), columns)
+    def _blocks(self, start: int, stop: int, width: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Columns of this process's, and these vectors' part in them, (stop - start, width)."""
+        width = width or self._store.width
+        for begin in range(0, self._length, width):
+            columns = slice(begin, min(begin + width, self._length))
+            yield columns, self._store.read(slice(start, stop), columns)
 
-    def _put(self, index: int, vector: Tensor) -> None:
-        own = vector[self._own]
-        self._store.write(slice(index, index + 1), slice(0, len(own)), own.unsqueeze(0))
+    def _read(self, index: int) -> Tensor:
+        """This process's part of a vector."""
+        return self._store.read(slice(index, index + 1), slice(0, self._length))[0]
+
+    def _write(self, index: int, own: Tensor) -> None:
+        """This process's part (l, width) of vectors from an index on."""
+        self._store.write(slice(index, index + len(own)), slice(0, self._length), own)
 
     def _weights(self, coordinates: np.ndarray) -> Tensor:
         return torch.as_tensor(coordinates, device=self._store.device, dtype=self._dtype)
