@@ -17,8 +17,8 @@ from benchmarks.resnet import trained_resnet
 from data.markov import MarkovLanguage
 from landscape.checkpoint import read_checkpoint
 from landscape.errors import InputError
-from landscape.measure import at_checkpoint
 from landscape.problem import Problem
+from landscape.source import at_checkpoint
 from models.gpt import LoopedGPT
 from models.problems import markov
 from models.registry import build_model

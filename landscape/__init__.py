@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from landscape.curvature.untied import Loop, untied
     from landscape.errors import InputError
     from landscape.loops import LoopCurvature, loop_curvature
-    from landscape.measure import Source, load_problem, probe
+    from landscape.measure import probe
     from landscape.measurements import (
         Density,
         Dynamics,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from landscape.progress import ProgressBar
     from landscape.record import join_records, open_record
     from landscape.samples import LossEstimate
+    from landscape.source import Source, load_problem
     from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
     from landscape.spectrum.full import FullSpectrum, full_spectrum
@@ -66,7 +67,7 @@ _HOMES = {
     "landscape.curvature.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
     "landscape.loops": ["LoopCurvature", "loop_curvature"],
-    "landscape.measure": ["Source", "load_problem", "probe"],
+    "landscape.measure": ["probe"],
     "landscape.measurements": [
         "Density",
         "Dynamics",
@@ -95,6 +96,7 @@ _HOMES = {
     "landscape.progress": ["ProgressBar"],
     "landscape.record": ["join_records", "open_record"],
     "landscape.samples": ["LossEstimate"],
+    "landscape.source": ["Source", "load_problem"],
     "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
     "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],

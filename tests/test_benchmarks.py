@@ -27,9 +27,9 @@ from benchmarks.scaling import Trend
 from benchmarks.solvers import TOL, Found, _start, reference, summarise
 from benchmarks.timing import Spread
 from landscape.errors import InputError
-from landscape.measure import load_problem
 from landscape.problem import Problem
 from landscape.slices import Plane
+from landscape.source import load_problem
 from landscape.spectrum.krylov import KrylovBasis
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,10 @@ from rich.console import Console
 import landscape
 from landscape.display import rounded_up, to_error
 from landscape.errors import InputError
-from landscape.measure import Source, probe
+from landscape.measure import probe
 from landscape.measurements import Loss, TopEigenpairs
 from landscape.progress import ProgressBar
+from landscape.source import Source
 from landscape.spectrum.progress import Progress
 
 

@@ -24,9 +24,10 @@ from landscape import (
 )
 from landscape.batches import part
 from landscape.curvature.fitting import fitted
-from landscape.measure import Source, probe
+from landscape.measure import probe
 from landscape.measurements import TopEigenpairs
 from landscape.memory import OVERHEAD, Growth, bytes_of
+from landscape.source import Source
 from landscape.spectrum.eigenpairs import basis_capacity, vectors_beside
 from tests.conftest import ROOT
 

@@ -11,11 +11,12 @@ from torch import nn
 
 from landscape import InputError, Problem, open_record
 from landscape.checkpoint import save_checkpoint
-from landscape.measure import Source, probe
+from landscape.measure import probe
 from landscape.measurements import Loss, TopEigenpairs
 from landscape.memory import ran_out
 from landscape.parallel import Processes
 from landscape.shortage import with_less
+from landscape.source import Source
 
 HUGE = 10**15
 """Bytes that no machine has, so that its allocator refuses them."""

@@ -18,8 +18,9 @@ from landscape.wording import counted
 
 if TYPE_CHECKING:
     from landscape.crosscheck import CrossCheck
-    from landscape.measure import Row, Source
+    from landscape.measure import Row
     from landscape.measurements import Measurement
+    from landscape.source import Source
 
 HELP = "Measure the loss landscape around checkpoints: results on the screen and in one HDF5 record."
 
@@ -97,10 +98,10 @@ def probe(
         return _merge(checkpoints, out, overwrite)
     from landscape import measurements as made
     from landscape.crosscheck import check_arguments
-    from landscape.measure import Source
     from landscape.measure import probe as run
     from landscape.memory import bytes_of
     from landscape.parallel import joined
+    from landscape.source import Source
 
     if group_by is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")

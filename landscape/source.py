@@ -1,0 +1,167 @@
+"""How checkpoints become problems: whose model and data, on which device, in which precision, in what memory."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
+from landscape.errors import InputError
+from landscape.factories import TABLE, Factory, build, find_project, resolve
+from landscape.memory import bytes_of, ran_out
+from landscape.parallel import ALONE, Processes, own_device
+from landscape.problem import Compile, Problem
+from landscape.wording import cause
+
+
+@dataclass(frozen=True)
+class Source:
+    """How checkpoints become problems.
+
+    Attributes:
+        problem: ``path/to/file.py:name``, ``package.module:name`` or a name in the project's pyproject.toml; None takes
+            the name that the checkpoint gives.
+        project: the folder of that pyproject.toml; None looks from the working directory upwards.
+        device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
+        dtype: ``float32`` or ``float64``; None what the factory chose.
+        batch_size: the most samples evaluated at a time; None as the factory gave them.
+        compiling: whether products are compiled; see `Problem`.
+        memory: bytes that a measurement may take; see `Problem`.
+        processes: that share the work; see `Problem.split_over`.
+        params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
+        allow_code_execution: unpickle checkpoints that run code.
+    """
+
+    problem: str | None = None
+    project: str | Path | None = None
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    params: str | Sequence[str] = ()
+    allow_code_execution: bool = False
+    compiling: Compile = "auto"
+    memory: int | None = None
+    processes: Processes = ALONE
+
+    def __post_init__(self) -> None:
+        """One glob is a list of one."""
+        object.__setattr__(self, "params", (self.params,) if isinstance(self.params, str) else tuple(self.params))
+
+    def read(self, path: str | Path) -> Checkpoint:
+        """See `landscape.read_checkpoint`."""
+        return read_checkpoint(path, allow_code_execution=self.allow_code_execution)
+
+    def factory(self, checkpoint: Checkpoint) -> Factory:
+        """The problem factory that belongs to a checkpoint."""
+        project = find_project() if self.project is None else _project(Path(self.project))
+        return resolve(self.problem, checkpoint, project)
+
+    def pose(self, factory: Factory, checkpoint: Checkpoint) -> Problem:
+        """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
+        problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
+        try:
+            problem = problem.to(
+                _device(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
+            )
+        except (RuntimeError, TypeError) as error:
+            if ran_out(error):
+                raise InputError(
+                    f"{factory.label}: memory ran out for losses without a graph ({cause(error)}): give smaller batches"
+                ) from error
+            where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
+            raise InputError(
+                f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
+                "parameter nor buffer stays as it was made"
+            ) from error
+        return (problem.restricted(self.params) if self.params else problem).split_over(self.processes)
+
+    def load(self, path: str | Path) -> Problem:
+        """The problem at the weights of a checkpoint."""
+        checkpoint = self.read(path)
+        return at_checkpoint(self.pose(self.factory(checkpoint), checkpoint), checkpoint)
+
+
+def load_problem(
+    checkpoint: str | Path,
+    problem: str | None = None,
+    *,
+    project: str | Path | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    batch_size: int | None = None,
+    params: str | Sequence[str] = (),
+    allow_code_execution: bool = False,
+    compiling: Compile = "auto",
+    memory: str | int | None = None,
+) -> Problem:
+    """The problem at a checkpoint's weights; arguments as in `Source`.
+
+    Raises:
+        InputError: one line that says what can't be used and what to do.
+    """
+    allowed = bytes_of(memory) if isinstance(memory, str) else memory
+    source = Source(problem, project, device, dtype, batch_size, params, allow_code_execution, compiling, allowed)
+    return source.load(checkpoint)
+
+
+def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
+    """The problem at the weights of a checkpoint, with what was done to read and fit them among its notes.
+
+    Raises:
+        InputError: they don't fit to the model, or aren't finite.
+    """
+    state, notes = fit_state(checkpoint.state, problem.model, str(checkpoint.path))
+    try:
+        there = problem.with_state(state)
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
+    there.notes = (*problem.notes, *checkpoint.notes, *notes, *_casts(state, problem.dtype))
+    there.optimizer = checkpoint.optimizer
+    return there
+
+
+def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
+    """A note on each floating-point type of the weights that isn't the one computed in."""
+    types = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if each.is_floating_point()})
+    computed = str(dtype).removeprefix("torch.")
+    rounded = " and rounded to it (--dtype float64 keeps them)"
+    return [
+        f"weights stored in {each} are computed with in {computed}{rounded if each == 'float64' else ''}"
+        for each in types
+        if each not in (computed, "float32")
+    ]
+
+
+def _project(folder: Path) -> Path:
+    """A project's folder that was named, and is not looked for further up."""
+    if not os.path.isfile(folder / "pyproject.toml"):  # false for a name too long, where Path.is_file raises
+        raise InputError(f"--project: {folder} has no pyproject.toml; name the folder of the one that names problems")
+    if find_project(folder) != folder.resolve():
+        raise InputError(f"--project: {folder / 'pyproject.toml'} has no {TABLE}; add it, or name another folder")
+    return folder.resolve()
+
+
+def _device(name: str | None, processes: Processes) -> str | None:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if processes.size > 1 and name is not None and name.startswith("cuda"):
+        if name != "cuda":
+            raise InputError(f"--device {name} is one device for {processes.size} processes: give cuda or auto")
+        return own_device()
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    return name
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is None:
+        return None
+    if name not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {name!r}")
+    return torch.float64 if name == "float64" else torch.float32
