@@ -284,10 +284,10 @@ class Rows:
     def combine(self, coordinates: np.ndarray, first: int = 0) -> Tensor:
         """The combinations (n, l) with coordinates (m, l) of m vectors, from the one of index ``first`` on."""
         weights = self._weights(coordinates)
-        combined = torch.empty((self._length, weights.shape[1]), device=self._device, dtype=self._dtype)
+        combined = torch.zeros((self._length, weights.shape[1]), device=self._store.device, dtype=self._dtype)
         for columns, block in self._blocks(first, first + len(weights)):
-            combined[columns] = (block.T @ weights).to(self._device)
-        return self._joined(combined)
+            combined[columns].addmm_(block.T, weights)  # in place, as there may be no room for it twice
+        return self._joined(combined.to(self._device))
 
     def replace(self, coordinates: np.ndarray) -> None:
         """Put l combinations, with coordinates (size, l), in the place of all vectors, block by block."""
