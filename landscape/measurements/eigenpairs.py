@@ -24,6 +24,7 @@ from landscape.spectrum.eigenpairs import (
     Eigenpairs,
     bytes_of_basis,
     check_arguments,
+    products_allowed,
     top_eigenpairs,
     vectors_beside,
 )
@@ -123,10 +124,12 @@ class TopEigenpairs(OfMatrix):
                 f"{int(row.products)} products: raise --max-products or {option}"
             )
         elif row.missed > MISSED_AT_MOST:
+            ended = int(row.products) >= products_allowed(self.k, self.max_products)
+            more = "raise --max-products" if ended else "allow a larger Lanczos basis by --memory"
             lines.append(
                 "undecided whether a copy of a multiple eigenvalue was missed "
-                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): raise "
-                "--max-products, or compute in float64"
+                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): {more}, or compute in "
+                "float64"
             )
         return lines
 

@@ -118,10 +118,10 @@ def top_eigenpairs(
         start: (n, l), vectors of an earlier solve; the basis then starts from their sum instead of a random vector.
             The search for what was missed is random all the same.
         max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
-        basis_size: vectors kept at most, at least 2 k + 4; default 10 k + 300 or what fits in 2 GB, at least 2 k + 20,
-            but no more than ``memory`` has room for. Where that is less than 2 k + 4 the operator's processes share
-            the basis, if there are several; and where their memory has no room either it is 2 k + 20 vectors in host
-            memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
+        basis_size: vectors kept at most, at least 2 k + 4. Default: 10 k + 300, but no more than ``memory`` has room
+            for, or without one what fits in 2 GB, and 2 k + 20 in any case. Where ``memory`` has room for less than
+            2 k + 4 the operator's processes share the basis, if there are several; and where that isn't enough either
+            it is 3 k + 40 vectors in host memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
         memory: bytes that all vectors may take; never more than the operator leaves them (`SymmetricOperator.memory`).
         progress: called after every product.
 
@@ -134,7 +134,7 @@ def top_eigenpairs(
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     memory = min((each for each in (memory, operator.memory) if each is not None), default=None)
-    limit = max(k, 500 + 50 * k if max_products is None else max_products)
+    limit = products_allowed(k, max_products)
     memory = _for_one_basis(memory, tol_value)
     capacity = basis_capacity(operator, k, memory)
     if basis_size is not None:
@@ -197,6 +197,11 @@ def _refuse_misshapen(dim: int, start: Tensor) -> None:
         raise InputError(f"start must have the shape ({dim}, l), a vector in each column, not {tuple(start.shape)}")
 
 
+def products_allowed(k: int, max_products: int | None) -> int:
+    """After about so many products a solve ends, whatever has converged."""
+    return max(k, 500 + 50 * k if max_products is None else max_products)
+
+
 def vectors_beside(k: int) -> int:
     """Vectors that a solve holds beside its basis: the pairs, some of them twice, and what a step works with."""
     return k + 6
@@ -209,9 +214,9 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
         InputError: too few fit into the memory.
     """
     size = operator.dim * operator.dtype.itemsize
-    usual = min(operator.dim, max(2 * k + 20, min(10 * k + 300, int(2e9) // size)))
+    most = 10 * k + 300
     if memory is None:
-        return usual
+        return min(operator.dim, max(2 * k + 20, min(most, int(2e9) // size)))
     left = memory - _beside(operator, k)
     if left < 0:
         raise InputError(
@@ -221,8 +226,8 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
     for sharing in (1, operator.processes.size):
         capacity = left // (math.ceil(operator.dim / sharing) * operator.dtype.itemsize)
         if capacity >= min(operator.dim, 2 * k + 4):
-            return min(usual, capacity)
-    return min(operator.dim, 2 * k + 20)
+            return min(operator.dim, most, capacity)
+    return min(operator.dim, 3 * k + 40)  # a disk has room for a search to the end
 
 
 def bytes_of_basis(operator: SymmetricOperator, k: int, tol_value: float | None, products: int) -> int:
