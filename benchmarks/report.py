@@ -87,12 +87,15 @@ class Report:
                     k = min({each.k for each in row.solvers}, key=lambda each: abs(each - 10))
                     for each in row.solvers:
                         if (each.solver, each.k) == (name, k):
-                            style: dict[str, Any] = {"color": colour, "alpha": 1.0 if each.meets_tolerance else 0.3}
-                            label = name if at == 0 else None
-                            axes.bar(at + 0.13 * (place - 2.5), each.seconds.median, 0.12, label=label, **style)
+                            taken = each.seconds
+                            style: dict[str, Any] = {"color": colour, "alpha": 1.0 if each.meets_tolerance else 0.4}
+                            style |= {"fmt": "o", "label": name if at == 0 else None}
+                            reach = [[taken.median - taken.least], [taken.most - taken.median]]
+                            axes.errorbar(at + 0.13 * (place - 2.5), taken.median, reach, **style)
             axes.set(yscale="log", ylabel="seconds to ten eigenpairs", xticks=range(len(self.rows)))
             axes.set_xticklabels([row.case for row in self.rows])
-            axes.legend(title="pale: residuals above 1e-3", fontsize="small")
+            axes.set_xlim(-0.5, len(self.rows) - 0.5)
+            figure.legend(loc="outside right center", title="pale: residuals above 1e-3", fontsize="small")
         return figure
 
 

@@ -121,7 +121,7 @@ def top_eigenpairs(
         basis_size: vectors kept at most, at least 2 k + 4. Default: 10 k + 300, but no more than ``memory`` has room
             for, or without one what fits in 2 GB, and 2 k + 20 in any case. Where ``memory`` has room for less than
             2 k + 4 the operator's processes share the basis, if there are several; and where that isn't enough either
-            it is 3 k + 40 vectors in host memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
+            it is 2 k + 20 vectors in host memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
         memory: bytes that all vectors may take; never more than the operator leaves them (`SymmetricOperator.memory`).
         progress: called after every product.
 
@@ -227,7 +227,7 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
         capacity = left // (math.ceil(operator.dim / sharing) * operator.dtype.itemsize)
         if capacity >= min(operator.dim, 2 * k + 4):
             return min(operator.dim, most, capacity)
-    return min(operator.dim, 3 * k + 40)  # a disk has room for a search to the end
+    return min(operator.dim, 2 * k + 20)  # not more, as reading a vector may take longer than making products
 
 
 def bytes_of_basis(operator: SymmetricOperator, k: int, tol_value: float | None, products: int) -> int:
