@@ -26,7 +26,6 @@ from landscape.spectrum.eigenpairs import (
     check_arguments,
     products_allowed,
     top_eigenpairs,
-    vectors_beside,
 )
 from landscape.spectrum.ends import Which
 from landscape.spectrum.progress import Progress
@@ -78,9 +77,9 @@ class TopEigenpairs(OfMatrix):
         foreseen: list[float] = []
 
         def tell(at: Progress) -> None:
-            if not foreseen:  # some products are made, and as many vectors there
+            if not foreseen:  # what a step works with is there, a part of the basis, and none of the pairs
                 now, then = (bytes_of_basis(operator, self.k, self.tol_value, made) for made in (at.products, products))
-                foreseen.append(growth.most() + max(0, then - now) + vectors_beside(self.k) * problem.vector.nbytes)
+                foreseen.append(growth.most() + max(0, then - now) + self.k * problem.vector.nbytes)
             bar(at)
 
         pairs = top_eigenpairs(
