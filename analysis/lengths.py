@@ -175,7 +175,7 @@ def _changes(found: Mapping[TaskName, xr.Dataset]) -> str:
 def _dominance(found: Mapping[TaskName, xr.Dataset]) -> str:
     rows = []
     for task, data in found.items():
-        for arm, step in product(("looped", "untied"), data.measured.values):
+        for arm, step in product(data.arm.values[data.arm.values != "single"], data.measured.values):
             single, other = (data.eigenvalues.sel(arm=each, measured=step).values for each in ("single", arm))
             positive = (np.stack([single, other]) > 0).all(axis=(0, 1))
             ratios = np.log2(other[:, positive] / single[:, positive])  # (seed, rank)
