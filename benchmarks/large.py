@@ -1,7 +1,7 @@
 """The command ``python -m benchmarks.large FILE``: a checkpoint of GPT-2 small's shapes, to be probed like any other.
 
 python -m benchmarks.large runs/gpt2-small.pt
-landscape-probe runs/gpt2-small.pt --problem benchmarks.large:problem --hessian -k 5 --memory 20GB
+landscape-probe runs/gpt2-small.pt --problem benchmarks.large:problem --hessian -k 5 --memory 13GB
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ class Row:
         case: its name in `benchmarks.cases`.
         ks: how many eigenpairs are found.
         rounds: of timing products and planes.
-        reaching: whether PyHessian is also made to reach the residual, which takes over a thousand products.
+        reaching: whether PyHessian is also made to reach the residual, which takes about a thousand products.
         points: of each axis of a plane; 0 for none.
     """
 

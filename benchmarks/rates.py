@@ -62,7 +62,7 @@ def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
 def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
     """Bytes a second that go into orthogonalising against a basis, beside those of copying it.
 
-    Two passes read the basis twice each.
+    Two passes read a basis in memory twice each.
     """
     count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
     rows = Rows(count, problem.layout.dim, problem.dtype, problem.device)

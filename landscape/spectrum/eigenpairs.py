@@ -211,7 +211,7 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
     """How many vectors a solve for k pairs keeps at most, by default; see `top_eigenpairs`.
 
     Raises:
-        InputError: too few fit into the memory.
+        InputError: what a solve holds beside its basis doesn't fit into the memory.
     """
     size = operator.dim * operator.dtype.itemsize
     most = 10 * k + 300

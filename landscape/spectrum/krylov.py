@@ -56,7 +56,7 @@ class KrylovBasis:
         operator: A.
         capacity: the most vectors it holds.
         seed: of the random ones.
-        memory: bytes that they may take in memory; default: what the operator leaves.
+        memory: bytes that they may take in memory; default: what the operator leaves, but for a few vectors.
 
     Attributes:
         rows: the vectors.
@@ -70,16 +70,15 @@ class KrylovBasis:
         self.operator = operator
         self.capacity = capacity
         self.expanded = 0
-        self.memory = operator.memory if memory is None else memory
-        if (
-            memory is None
-            and self.memory is not None
-            and self.memory < (few := 4 * operator.dim * operator.dtype.itemsize)
-        ):
-            raise InputError(
-                f"a chain of vectors of {operator.dim:,} parameters takes {amount(few)} beside its basis, and "
-                f"{amount(max(0, self.memory))} are left for it: allow more memory"
-            )
+        few = 4 * operator.dim * operator.dtype.itemsize
+        if memory is None and operator.memory is not None:
+            memory = operator.memory - few
+            if memory < 0:
+                raise InputError(
+                    f"a chain of vectors of {operator.dim:,} parameters takes {amount(few)} beside its basis, and "
+                    f"{amount(max(0, operator.memory))} are left for it: allow more memory"
+                )
+        self.memory = memory
         self.rows = Rows(
             capacity, operator.dim, operator.dtype, operator.device, self.memory, processes=operator.processes
         )
@@ -91,7 +90,7 @@ class KrylovBasis:
 
     @property
     def size(self) -> int:
-        """M + p."""
+        """How many vectors there are, m + p."""
         return self.rows.size
 
     @property
