@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-lowest bench bench-accuracy study gpu-check docs clean
+.PHONY: demo test lint types test-slow test-models test-lowest bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ types: $(INSTALLED)
 # What takes minutes: long trainings, many seeds.
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Every kind of model and checkpoint in docs/models.md.
+test-models: $(INSTALLED)
+	$(BIN)/python -m pytest tests/test_pretrained.py -m "slow or not slow"
 
 # The suite at the lower bounds of pyproject.toml, in an environment of its own.
 test-lowest:

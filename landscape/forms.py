@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.losses import Loss, Terms, terms_of
 
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
+Read = Callable[[Any], Any]
 Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
 
 
@@ -46,17 +47,30 @@ def _loss_name(loss: Loss) -> str:
     return f"{loss!r} {plain} { {name: buffer.tolist() for name, buffer in loss.named_buffers()} }"
 
 
+def predicted(output: Any) -> Any:
+    """What a torch loss is of: of several outputs the one called ``logits``, else the first."""
+    if isinstance(output, Mapping):
+        return output["logits"] if "logits" in output else next(iter(output.values()), output)
+    if hasattr(output, "logits"):
+        return output.logits
+    return output[0] if isinstance(output, tuple | list) and output else output
+
+
 class PairForm:
     """``loss(model(input), target)`` over batches of ``(input, target)``."""
 
-    def __init__(self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype, read: Read | None = None
+    ) -> None:
         self.model = model
         self.given = loss
         self.loss_name = _loss_name(loss)
         self.loss = terms_of(loss, device, dtype)
+        # A function of the user's own takes whatever the model gives.
+        self.read = read or (predicted if hasattr(self.loss.reduced, "reduction") else None)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return type(self)(self.model, self.given, device, dtype)
+        return type(self)(self.model, self.given, device, dtype, self.read)
 
     def with_model(self, model: nn.Module) -> Self:
         other = copy.copy(self)
@@ -64,12 +78,14 @@ class PairForm:
         return other
 
     def output(self, state: dict[str, Tensor], batch: Any) -> Any:
-        """The model's output on one batch with its parameters and buffers from ``state``."""
+        """What the loss is of, on one batch, with the model's parameters and buffers from ``state``."""
         inputs, _ = batch
         if isinstance(inputs, Mapping):
-            return functional_call(self.model, state, (), dict(inputs), tie_weights=False)
-        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-        return functional_call(self.model, state, positional, tie_weights=False)
+            output = functional_call(self.model, state, (), dict(inputs), tie_weights=False)
+        else:
+            positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+            output = functional_call(self.model, state, positional, tie_weights=False)
+        return output if self.read is None else self.read(output)
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.loss.terms(self.output(state, batch), batch[1])

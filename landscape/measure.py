@@ -116,7 +116,7 @@ def probe(
         _check_same_problem(first, checkpoint)
         there = at_checkpoint(problem, checkpoint)
         measurements = _settled(measurements, there, len(checkpoints))
-        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None))
+        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     for measurement in measurements:
         measurement.check_run(run.known())
@@ -353,7 +353,7 @@ def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
 
 
 def _record(out: str | Path | None, checkpoint: Path) -> Path:
-    path = Path(checkpoint.stem + SUFFIX if out is None else out)
+    path = Path(checkpoint.absolute().stem + SUFFIX if out is None else out)
     try:
         folder = path.is_dir()
     except OSError as error:

@@ -19,12 +19,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from landscape import batches as data
 from landscape.audit import audit, equal_losses
 from landscape.errors import InputError
-from landscape.forms import Judged, OwnForm, PairForm, SampleLosses, slots
+from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
 from landscape.place import checked_place, place_of
+from landscape.recomputed import kept
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.wording import listed
 
@@ -75,6 +76,7 @@ class Problem:
         micro_batch: int | None = None,
         training: bool = False,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+        read: Read | None = None,
     ) -> None:
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
@@ -88,12 +90,14 @@ class Problem:
             training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
             about: what is known of the samples, in the order of the batches: for each name one text (a type) or one
                 number (a difficulty) a sample, by which per-sample losses are grouped.
+            read: what the loss takes of the model's output; default for torch losses: of a mapping or an object its
+                ``logits``, of several outputs the first.
 
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
         point = place_of(model, device, dtype)
-        self._pose(model, PairForm(model, loss, *point), batches, point, micro_batch, training, about)
+        self._pose(model, PairForm(model, loss, *point, read), batches, point, micro_batch, training, about)
 
     @classmethod
     def from_sample_losses(
@@ -589,6 +593,7 @@ class Problem:
             self.model.train(self.training)
             torch.backends.cuda.matmul.allow_tf32 = False
             with (
+                kept(),
                 sdpa_kernel(SDPBackend.MATH),
                 torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False),
             ):

@@ -16,6 +16,7 @@ from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.memory import bytes_of, ran_out
 from landscape.parallel import ALONE, Processes, own_device
+from landscape.pretrained import Given, brings_model, read_with_model
 from landscape.problem import Compile, Problem
 from landscape.wording import cause
 
@@ -36,6 +37,7 @@ class Source:
         processes: that share the work; see `Problem.split_over`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
+        data, loss, length: what goes with a checkpoint that brings its model; see `landscape.pretrained.Given`.
     """
 
     problem: str | None = None
@@ -48,17 +50,35 @@ class Source:
     compiling: Compile = "auto"
     memory: int | None = None
     processes: Processes = ALONE
+    data: str | Path | None = None
+    loss: str | None = None
+    length: int | None = None
 
     def __post_init__(self) -> None:
         """One glob is a list of one."""
         object.__setattr__(self, "params", (self.params,) if isinstance(self.params, str) else tuple(self.params))
 
     def read(self, path: str | Path) -> Checkpoint:
-        """See `landscape.read_checkpoint`."""
+        """A checkpoint, with its model where it brings that and no other was named; see `landscape.read_checkpoint`."""
+        path = Path(path).expanduser()
+        if self.problem is None and brings_model(path):
+            return read_with_model(path)
         return read_checkpoint(path, allow_code_execution=self.allow_code_execution)
 
     def factory(self, checkpoint: Checkpoint) -> Factory:
-        """The problem factory that belongs to a checkpoint."""
+        """The problem factory that belongs to a checkpoint.
+
+        Raises:
+            InputError: there is none, or what goes with a checkpoint's own model is given though it brings none.
+        """
+        if checkpoint.model is not None:
+            given = Given(self.data, self.loss, self.length, self.batch_size)
+            return Factory(given.problem, "the checkpoint's own model")
+        if any(each is not None for each in (self.data, self.loss, self.length)):
+            raise InputError(
+                f"{checkpoint.path}: brings no model for --data, --loss or --length: its problem factory has its own "
+                "data and loss, so leave these out"
+            )
         project = find_project() if self.project is None else _project(Path(self.project))
         return resolve(self.problem, checkpoint, project)
 
@@ -99,6 +119,9 @@ def load_problem(
     allow_code_execution: bool = False,
     compiling: Compile = "auto",
     memory: str | int | None = None,
+    data: str | Path | None = None,
+    loss: str | None = None,
+    length: int | None = None,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
@@ -106,8 +129,20 @@ def load_problem(
         InputError: one line that says what can't be used and what to do.
     """
     allowed = bytes_of(memory) if isinstance(memory, str) else memory
-    source = Source(problem, project, device, dtype, batch_size, params, allow_code_execution, compiling, allowed)
-    return source.load(checkpoint)
+    return Source(
+        problem,
+        project,
+        device,
+        dtype,
+        batch_size,
+        params,
+        allow_code_execution,
+        compiling,
+        allowed,
+        data=data,
+        loss=loss,
+        length=length,
+    ).load(checkpoint)
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:

@@ -8,7 +8,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -49,21 +49,33 @@ def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
         raise InputError(f"{path}: {_refusal(path, kind, error, allow_code_execution)}") from error
 
 
-def load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors in a safetensors file, with those restored that were left out as duplicates of tied ones.
+def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors in safetensors files, with those restored that were left out as duplicates of tied ones.
 
     ``safetensors.torch.save_model`` keeps one of the names that share a tensor and records ``left out: kept`` in the
     file's metadata.
 
     Args:
-        path: The file.
+        files: One, or all that a model's weights were split into.
 
     Returns:
         The tensors by name, and notes on what was restored.
 
     Raises:
-        InputError: The file is damaged or holds no tensors.
+        InputError: A file is damaged or holds no tensors, or two files hold one of the same name.
     """
+    state: dict[str, Tensor] = {}
+    notes: tuple[str, ...] = ()
+    for path in files:
+        tensors, restored = _load_safetensors(path)
+        if twice := state.keys() & tensors.keys():
+            raise InputError(f"{path}: holds {listed(sorted(twice))}, as another file of the same folder does")
+        state |= tensors
+        notes += restored
+    return state, notes
+
+
+def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # Cloned, as the tensors are otherwise windows on a file that a training job may overwrite.

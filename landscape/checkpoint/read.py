@@ -1,9 +1,9 @@
 """Reads a checkpoint of any usual format."""
 
-import hashlib
 from pathlib import Path
 
 from landscape.checkpoint.contents import load_pickled, load_safetensors
+from landscape.checkpoint.files import digest, identity, shards_of
 from landscape.checkpoint.layout import Layout, find_layout
 from landscape.checkpoint.recognise import recognise
 from landscape.checkpoint.store import Checkpoint
@@ -15,10 +15,11 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     """Reads the weights in a file, and what it says about them, onto the CPU.
 
     Read are this package's own format, a bare state dict, a dictionary of a training script (weights under
-    ``landscape.checkpoint.layout.WEIGHT_KEYS``) in both formats of ``torch.save``, and safetensors.
+    ``landscape.checkpoint.layout.WEIGHT_KEYS``) in both formats of ``torch.save``, and safetensors, in one file or a
+    folder of several.
 
     Args:
-        path: The file.
+        path: The file, or the folder.
         allow_code_execution: Unpickle objects other than tensors and plain containers, which runs code that the
             file chooses. Needed for files that hold whole models, argparse namespaces or NumPy scalars.
 
@@ -31,23 +32,18 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     """
     path = Path(path).expanduser()
     try:
-        before = _identity(path) if path.exists() else None
-        kind = recognise(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        if kind == "safetensors":
-            state, notes = load_safetensors(path)
+        files = (shards_of(path) if path.is_dir() else []) or [path]
+        before = identity(files) if path.exists() else None
+        kinds = [recognise(file) for file in files]
+        sha256 = digest(files)
+        if set(kinds) == {"safetensors"}:
+            state, notes = load_safetensors(files)
             layout = Layout(state, "safetensors", notes=notes)
         else:
-            layout = find_layout(load_pickled(path, kind, allow_code_execution), path)
-        unchanged = _identity(path) == before
+            layout = find_layout(load_pickled(path, kinds[0], allow_code_execution), path)
+        unchanged = identity(files) == before
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
     if not unchanged:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
     return Checkpoint(path=path, sha256=sha256, **vars(layout))
-
-
-def _identity(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns

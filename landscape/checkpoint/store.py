@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.wording import cause, one_line
@@ -33,6 +33,7 @@ class Checkpoint:
         arguments: Plain values for the problem's factory.
         optimizer: The optimizer's ``state_dict``.
         metrics: Numbers that were stored with the weights.
+        model: The model itself, with these weights in it, where the checkpoint brings it.
         notes: What was done to read the file, a sentence each.
     """
 
@@ -45,6 +46,7 @@ class Checkpoint:
     arguments: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    model: nn.Module | None = None
     notes: tuple[str, ...] = ()
 
 

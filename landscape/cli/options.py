@@ -44,11 +44,11 @@ Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by thr
 Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; when it is learnt.")]
 Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, stability, phases.")]
 Hops = Annotated[bool, _flag(MEASUREMENTS, "Of a run with every step kept: valley hopping.")]
-CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer on the same problem too.")]
+CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer too.")]
 
 Kind = Annotated[
     Literal["hessian", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
-    _of(MATRIX, "Hessian, Gauss-Newton, or a Fisher.", "--matrix"),
+    _of(MATRIX, "Of curvature.", "--matrix"),
 ]
 FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is of.")]
 FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]
@@ -87,12 +87,13 @@ At = Annotated[
 LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
 Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
 
-ProblemName = Annotated[
-    str | None, _of(PROBLEM, "Problem factory: file.py:name, package.module:name, or a project's name.")
-]
+ProblemName = Annotated[str | None, _of(PROBLEM, "file.py:name, package.module:name, or a project's.")]
 Project = Annotated[Path | None, _of(PROBLEM, "Folder of the pyproject.toml that names problems.")]
+Data = Annotated[Path | None, _of(PROBLEM, "Of a checkpoint that brings its model.")]
+LossName = Annotated[Literal["cross-entropy", "mse", "bce"] | None, _of(PROBLEM, "Its loss.", "--loss")]
+Length = Annotated[Whole | None, _of(PROBLEM, "Tokens of a sequence.  [default: 128]")]
 Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.  [default: the model's]")]
+Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.")]
 BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]
 Compiling = Annotated[Literal["auto", "on", "off"], _of(PROBLEM, "Products.", "--compile")]
 Memory = Annotated[str | None, _of(PROBLEM, "Beyond model and data, such as 8GB.")]

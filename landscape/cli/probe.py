@@ -79,6 +79,9 @@ def probe(
     seed: options.Seed = 0,
     problem: options.ProblemName = None,
     project: options.Project = None,
+    data: options.Data = None,
+    loss: options.LossName = None,
+    length: options.Length = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
@@ -115,6 +118,9 @@ def probe(
         allow_code_execution,
         compiling,
         None if memory is None else bytes_of(memory),
+        data=data,
+        loss=loss,
+        length=length,
     )
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix

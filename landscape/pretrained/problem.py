@@ -1,0 +1,134 @@
+"""The problem of a checkpoint that brings its model: what is missing are the data, which a person names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.checkpoint import Checkpoint
+from landscape.errors import InputError
+from landscape.pretrained.arrays import KINDS, Arrays, read_arrays
+from landscape.pretrained.hugging_face import tokenizer_of
+from landscape.pretrained.tasks import LOSSES, Posed, pose
+from landscape.problem import Problem
+from landscape.wording import counted, listed
+
+LENGTH = 128
+_NUMBERS_AT_A_TIME = 2**23  # of the outputs of a batch, where nobody says how large one is
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person says about a checkpoint that brings its model.
+
+    Attributes:
+        data: a file that `landscape.pretrained.arrays.read_arrays` reads.
+        loss: a name in `landscape.pretrained.tasks.LOSSES`; None takes the architecture's.
+        length: the most tokens of a sequence; None takes 128, or as many as the model has positions for.
+        batch_size: the most samples evaluated at a time; None decides by the size of the output.
+    """
+
+    data: str | Path | None = None
+    loss: str | None = None
+    length: int | None = None
+    batch_size: int | None = None
+
+    def problem(self, checkpoint: Checkpoint, *, described: str) -> Problem:
+        """Pose the problem; ``described`` tells one model from another and goes into the record.
+
+        Raises:
+            InputError: there are no data, or they don't fit to the model.
+        """
+        if self.loss not in (None, *LOSSES):
+            raise InputError(f"--loss is one of {listed(LOSSES)}, not {self.loss!r}")
+        if self.data is None:
+            raise InputError(f"{checkpoint.path}: brings its model but no data: add --data FILE, a {KINDS}")
+        model = checkpoint.model
+        assert model is not None
+        arrays = read_arrays(self.data)
+        try:
+            return (
+                self._program(model, arrays)
+                if checkpoint.format == "exported program"
+                else self._folder(checkpoint.path, model, arrays)
+            )
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}, {self.data}: {error}") from error
+
+    def _folder(self, path: Path, model: nn.Module, arrays: Arrays) -> Problem:
+        tokenizer = tokenizer_of(path) if arrays.texts else None
+        arrays, notes = self._sequences(model, arrays, tokenizer)
+        posed = pose(model, arrays, getattr(tokenizer, "mask_token_id", None), self.loss)
+        return self._posed(model, replace(posed, notes=(*notes, *posed.notes)), None)
+
+    def _sequences(self, model: Any, arrays: Arrays, tokenizer: Any) -> tuple[Arrays, tuple[str, ...]]:
+        """Texts as tokens, and one long row of tokens as sequences."""
+        if not (arrays.texts or arrays.stream):
+            return arrays, ()
+        length = self._length(getattr(model.config, "max_position_embeddings", None))
+        if arrays.texts and not arrays.stream:
+            padding = {"padding": True} if tokenizer.pad_token_id is not None or len(arrays.texts) == 1 else {}
+            if not padding and len({len(tokenizer(text)["input_ids"]) for text in arrays.texts}) > 1:
+                raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
+            made = tokenizer(list(arrays.texts), truncation=True, max_length=length, return_tensors="pt", **padding)
+            return replace(arrays, inputs=arrays.inputs | dict(made)), ()
+        row = (
+            torch.tensor(tokenizer(arrays.texts[0], verbose=False)["input_ids"])
+            if arrays.texts
+            else arrays.inputs["input_ids"]
+        )
+        count = len(row) // length
+        if not count:
+            raise InputError(f"has {counted(len(row), 'token')}, fewer than one sequence of {length}: give a --length")
+        note = f"{counted(count, 'sequence')} of {length} tokens, cut from {counted(len(row), 'token')}"
+        return Arrays({"input_ids": row[: count * length].view(count, length)}), (note,)
+
+    def _length(self, positions: int | None) -> int:
+        if self.length is not None and self.length < 2:
+            raise InputError(f"a sequence has at least 2 tokens, not {self.length}")
+        if self.length is not None and positions and self.length > positions:
+            raise InputError(f"the model has {positions} positions, fewer than the {self.length} tokens asked for")
+        return self.length or min(LENGTH, positions or LENGTH)
+
+    def _program(self, model: Any, arrays: Arrays) -> Problem:
+        if self.loss is None:
+            raise InputError(f"an exported program doesn't say what it was trained on: add --loss {listed(LOSSES)}")
+        if arrays.texts or arrays.target is None:
+            raise InputError("a program needs arrays, and a target: call it 'target' or 'labels'")
+        found: Mapping[str, Tensor] = arrays.inputs
+        if len(model.inputs) == 1 and len(found) == 1:
+            found = {model.inputs[0]: next(iter(found.values()))}
+        if set(found) != set(model.inputs):
+            raise InputError(f"the program takes {listed(model.inputs)}, and there are {listed(found) or 'none'}")
+        target = arrays.target.long() if self.loss == "cross-entropy" else arrays.target.float()
+        posed = Posed({name: found[name] for name in model.inputs}, target, LOSSES[self.loss]())
+        if model.batch and len(target) % model.batch:
+            raise InputError(
+                f"the program was exported for batches of {model.batch} samples, and {len(target)} aren't a multiple: "
+                "export it with a dynamic batch dimension, or give other data"
+            )
+        return self._posed(model, posed, model.batch)
+
+    def _posed(self, model: Any, posed: Posed, fixed: int | None) -> Problem:
+        size = fixed or self.batch_size or self._fitting(model, posed)
+        by_name = getattr(model, "by_name", True)
+
+        def batch(start: int) -> tuple[Any, Tensor]:
+            parts = {name: tensor[start : start + size] for name, tensor in posed.inputs.items()}
+            return (parts if by_name else tuple(parts.values())), posed.target[start : start + size]
+
+        batches = [batch(start) for start in range(0, len(posed.target), size)]
+        problem = Problem(model, posed.loss, batches, read=posed.read)
+        problem.notes = (*posed.notes, *problem.notes)
+        return problem
+
+    @staticmethod
+    def _fitting(model: Any, posed: Posed) -> int:
+        """So many samples that a batch's outputs aren't too large."""
+        classes = getattr(getattr(model, "config", None), "vocab_size", None) or 1
+        return max(1, _NUMBERS_AT_A_TIME // (max(1, posed.target[0].numel()) * classes))

@@ -1,0 +1,156 @@
+"""What an architecture of Hugging Face predicts, and so how data become batches and which loss they have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.pretrained.arrays import IGNORED, Arrays
+from landscape.pretrained.hugging_face import given_to, heads
+from landscape.wording import listed
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "cross-entropy": nn.CrossEntropyLoss,
+    "mse": nn.MSELoss,
+    "bce": nn.BCEWithLogitsLoss,
+}
+MASKED_SHARE = 0.15  # of the tokens, as in Devlin et al. (2019), section 3.1
+_MASKING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A problem's parts but for the model.
+
+    Attributes:
+        inputs: keyword arguments of the model, the sample's dimension first.
+        target: of the loss.
+        loss: a torch loss.
+        read: what it takes of the model's output, where that isn't as `landscape.Problem` has it.
+        notes: what was decided.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    loss: nn.Module
+    read: Callable[[Any], Tensor] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def pose(model: nn.Module, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    """What a model is asked, and how its answers are judged.
+
+    Args:
+        model: of transformers, or an adapter on one.
+        arrays: the data, in sequences.
+        mask: the token that stands for a masked one, where there is a tokenizer that has it.
+        loss: a name in `LOSSES`; None takes the one that belongs to the architecture.
+
+    Raises:
+        InputError: the architecture has no loss that is known here, or the data don't fit to it.
+    """
+    base: Any = given_to(model)
+    name = type(base).__name__
+    task = next((task for task, names in heads().items() if name in names), None)
+    if task is None:
+        raise InputError(
+            f"what {name} is trained on isn't known: pose it in a problem factory, --problem path/to/file.py:name"
+        )
+    if loss not in (None, "cross-entropy") and task not in _WITHOUT_PLACES:
+        raise InputError(f"{name} predicts tokens, whose loss is cross-entropy: leave out --loss {loss}")
+    _check_inputs(base, arrays.inputs)
+    return _TASKS[task](base, arrays, mask, loss)
+
+
+def _check_inputs(base: nn.Module, inputs: dict[str, Tensor]) -> None:
+    taken = inspect.signature(base.forward).parameters
+    if unknown := [name for name in inputs if name not in taken]:
+        raise InputError(f"{type(base).__name__} doesn't take {listed(unknown)}: it takes {listed(taken, 12)}")
+
+
+def _target(base: nn.Module, arrays: Arrays) -> Tensor:
+    if arrays.target is None:
+        raise InputError(f"{type(base).__name__} needs targets: add an array called 'labels' to the data")
+    return arrays.target
+
+
+def _tokens(arrays: Arrays) -> Tensor:
+    if "input_ids" not in arrays.inputs:
+        raise InputError(f"there are no tokens: name them 'input_ids', not {listed(arrays.inputs) or 'nothing'}")
+    return arrays.inputs["input_ids"].long()
+
+
+def _classes_second(output: Any) -> Tensor:
+    """The logits (samples, classes, places) of (samples, places, classes)."""
+    logits: Tensor = output.logits
+    return logits.transpose(1, 2)
+
+
+def _next_token(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    tokens = _tokens(arrays)
+    labels = tokens if arrays.target is None else arrays.target.long()
+    if "attention_mask" in arrays.inputs:
+        labels = torch.where(arrays.inputs["attention_mask"] == 0, IGNORED, labels)
+    target = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], dim=1)
+    return Posed(arrays.inputs | {"input_ids": tokens}, target, nn.CrossEntropyLoss(), _classes_second)
+
+
+def _masked_token(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    tokens = _tokens(arrays)
+    if arrays.target is not None:
+        inputs = arrays.inputs | {"input_ids": tokens}
+        return Posed(inputs, arrays.target.long(), nn.CrossEntropyLoss(), _classes_second)
+    if mask is None:
+        raise InputError(
+            "no tokenizer says which token masks another: mask some of input_ids, and give those as 'labels', "
+            f"with {IGNORED} for all others"
+        )
+    drawn = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(_MASKING_SEED)) < MASKED_SHARE
+    drawn &= arrays.inputs.get("attention_mask", torch.ones_like(tokens)) != 0
+    return Posed(
+        arrays.inputs | {"input_ids": torch.where(drawn, mask, tokens)},
+        torch.where(drawn, tokens, IGNORED),
+        nn.CrossEntropyLoss(),
+        _classes_second,
+        (f"{int(drawn.sum()):,} of {tokens.numel():,} tokens were masked, drawn once, and are what is predicted",),
+    )
+
+
+def _translation(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    target = _target(base, arrays).long()
+    inputs = {"decoder_input_ids": base.prepare_decoder_input_ids_from_labels(labels=target)}
+    return Posed(inputs | arrays.inputs, target, nn.CrossEntropyLoss(), _classes_second)
+
+
+def _token_class(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    return Posed(arrays.inputs, _target(base, arrays).long(), nn.CrossEntropyLoss(), _classes_second)
+
+
+def _class(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+    """Of a sequence or an image: one class, several yes-or-no answers, or numbers (as transformers decides it)."""
+    target, kinds = _target(base, arrays), {"regression": "mse", "multi_label_classification": "bce"}
+    known = kinds.get(str(getattr(base.config, "problem_type", None)))
+    guess = "mse" if base.config.num_labels == 1 else "bce" if target.ndim > 1 else "cross-entropy"
+    chosen = loss or known or guess
+    if chosen == "cross-entropy":
+        target = target.long()
+    elif target.ndim == 1:
+        target = target[:, None]
+    return Posed(arrays.inputs, target if chosen == "cross-entropy" else target.float(), LOSSES[chosen]())
+
+
+_TASKS: dict[str, Callable[[Any, Arrays, int | None, str | None], Posed]] = {
+    "CAUSAL_LM": _next_token,
+    "MASKED_LM": _masked_token,
+    "SEQ_TO_SEQ_CAUSAL_LM": _translation,
+    "SEQUENCE_CLASSIFICATION": _class,
+    "TOKEN_CLASSIFICATION": _token_class,
+    "IMAGE_CLASSIFICATION": _class,
+}
+_WITHOUT_PLACES = ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION")

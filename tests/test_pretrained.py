@@ -1,0 +1,371 @@
+"""Models and checkpoints of many kinds by the command, and those that bring their model: what they are refused for."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import sys
+import warnings
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+import landscape
+from tests.conftest import ROOT
+from tests.kinds import FOLDERS, KINDS, LENGTH, QUICK, SAMPLES, VOCABULARY, Kind, tokens
+
+
+def plain_eigenvalues(kind: Kind, k: int) -> np.ndarray:
+    """The k eigenvalues of largest magnitude by SciPy, over products by plain double backward in float64."""
+    parameters = [each for each in kind.model.parameters() if each.requires_grad]
+    gradient = torch.autograd.grad(kind.objective(kind.model), parameters, create_graph=True)
+    flat = torch.cat([each.flatten() for each in gradient])
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        found = torch.autograd.grad(flat @ torch.from_numpy(vector.ravel()), parameters, retain_graph=True)
+        return torch.cat([each.flatten() for each in found]).numpy()
+
+    operator = LinearOperator((len(flat), len(flat)), matvec=product, dtype=np.float64)
+    start = np.random.default_rng(0).standard_normal(len(flat))
+    values = eigsh(operator, k, which="LM", v0=start, tol=1e-10, return_eigenvectors=False)
+    return values[np.argsort(-abs(values))]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow, id=name) for name in KINDS]
+)
+def test_a_kind_of_model_end_to_end(name, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS[name](tmp_path)
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of one library of Hugging Face to another
+        expected = plain_eigenvalues(kind, 3)
+    ran = command(*kind.arguments, "--hessian", "-k", 3, "--tol", 1e-6, "-o", "record.h5")
+    assert (ran.status, ran.err) == (0, "")
+    with h5py.File("record.h5") as file:
+        values = file["hessian/eigenvalues"][0]
+        # What the command states, and what single precision explains, in which transformers makes its losses.
+        error = file["hessian/residuals"][0] + file["hessian/rounding"][0] + 1e-6 * abs(values[0])
+    assert (abs(values - expected) <= error).all(), (values, expected)
+
+
+# ---------------------------------------------------------------------- what comes with a folder, and what doesn't
+
+
+@pytest.fixture
+def gpt2(tmp_path, monkeypatch):
+    """A folder of GPT-2 with a tokenizer of words w0, w1, ...; the working directory is beside it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    monkeypatch.chdir(tmp_path)
+    FOLDERS["gpt2, in two files"](tmp_path)
+    words = ["[UNK]", "[PAD]", "[MASK]", *(f"w{i}" for i in range(VOCABULARY - 3))]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    marks = {"unk_token": "[UNK]", "pad_token": "[PAD]", "mask_token": "[MASK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def shared_loss(folder, **given):
+    return landscape.load_problem(folder, dtype="float64", **given).loss()
+
+
+def test_tokens_are_read_alike_from_every_kind_of_file(gpt2):
+    ids = tokens()
+    np.save("rows.npy", ids.numpy())
+    np.save("row.npy", ids.flatten().numpy())
+    ids.flatten().numpy().astype("<u2").tofile("row.bin")
+    np.savez("named.npz", input_ids=ids.numpy())
+    torch.save({"input_ids": ids}, "named.pt")
+    lines = [json.dumps({"input_ids": row}) for row in ids.tolist()]
+    Path("rows.jsonl").write_text("\n".join(lines))
+    text = [" ".join(f"w{i - 3}" for i in row) for row in ids.tolist()]
+    Path("text.txt").write_text("\n".join(text))
+    Path("text.jsonl").write_text("\n".join(json.dumps({"text": each}) for each in text))
+    expected = shared_loss(gpt2, data="data.safetensors")
+    for name in ("rows.npy", "named.npz", "named.pt", "rows.jsonl", "text.jsonl"):
+        assert shared_loss(gpt2, data=name) == pytest.approx(expected, rel=1e-14), name
+    for name in ("row.npy", "row.bin", "text.txt"):
+        assert shared_loss(gpt2, data=name, length=LENGTH) == pytest.approx(expected, rel=1e-14), name
+
+
+def test_what_is_filled_up_does_not_count(gpt2):
+    rows = [row[:n] for row, n in zip(tokens().tolist(), (9, 4, 7, 2, 9), strict=True)]
+    Path("ragged.jsonl").write_text("\n".join(json.dumps({"input_ids": row}) for row in rows))
+    model = FOLDERS["gpt2, in two files"](gpt2.parent).model
+    sums, terms = 0.0, 0
+    for row in rows:
+        ids = torch.tensor([row])
+        sums += (len(row) - 1) * model(input_ids=ids, labels=ids).loss.item()
+        terms += len(row) - 1
+    # transformers makes its loss in single precision, whatever the model's.
+    assert shared_loss(gpt2, data="ragged.jsonl") == pytest.approx(sums / terms, rel=1e-6)
+
+
+def test_the_batch_size_changes_nothing_but_memory(gpt2):
+    whole = landscape.load_problem(gpt2, data="data.safetensors", dtype="float64")
+    parts = landscape.load_problem(gpt2, data="data.safetensors", dtype="float64", batch_size=2)
+    assert ([len(target) for _, target in parts.batches], len(whole.batches)) == ([2, 2, 1], 1)
+    assert torch.allclose(parts.gradient(), whole.gradient(), rtol=1e-10, atol=1e-12)
+
+
+def test_masked_tokens_are_drawn_once_and_told(tmp_path, gpt2):
+    for file in gpt2.glob("model*"):
+        file.unlink()
+    FOLDERS["bert, masked"](tmp_path)  # into the same folder, beside the tokenizer
+    Path("text.jsonl").write_text("\n".join(json.dumps({"text": "w1 w2 w3 w4 w5 w6 w7 w8 w9"}) for _ in range(9)))
+    problem = landscape.load_problem(gpt2, data="text.jsonl")
+    again = landscape.load_problem(gpt2, data="text.jsonl")
+    inputs, target = problem.batches[0]
+    masked = inputs["input_ids"] == 2
+    assert problem.data_sha256 == again.data_sha256
+    assert torch.equal(masked, target != -100)
+    assert f"{int(masked.sum())} of 81 tokens were masked, drawn once, and are what is predicted" in problem.notes
+    assert 0.05 < float(masked.float().mean()) < 0.3
+
+
+def test_checkpoints_of_a_run_are_measured_together(gpt2, command):
+    trainer = {"0": 10, "1": 20}
+    for name, step in trainer.items():
+        shutil.copytree(gpt2, name)
+        (Path(name) / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    shard = "1/model-00001-of-00002.safetensors"
+    save_file({key: 1.1 * value for key, value in load_file(shard).items()}, shard, {"format": "pt"})
+    ran = command("1", "0", "--data", "data.safetensors", "-o", "run.h5")
+    assert ran.status == 0
+    with h5py.File("run.h5") as file:
+        assert file["loss/step"][:].tolist() == [10, 20]
+        assert file["loss/loss"][0] != file["loss/loss"][1]
+
+
+def test_another_model_is_no_checkpoint_of_the_same_run(gpt2, command):
+    shutil.copytree(gpt2, "other")
+    config = json.loads((gpt2 / "config.json").read_text())
+    Path("other/config.json").write_text(json.dumps(config | {"activation_function": "relu"}))
+    ran = command("model", "other", "--data", "data.safetensors")
+    assert ran.status == 2
+    assert "other belongs to another problem or model than model" in ran.err
+
+
+def test_a_factory_of_ones_own_gets_the_weights_of_a_folder(gpt2, command):
+    Path("own.py").write_text(
+        "import torch\nfrom transformers import GPT2Config, GPT2LMHeadModel\nfrom landscape import Problem\n"
+        "def problem(checkpoint):\n"
+        "    ids = torch.arange(18).view(2, 9)\n"
+        "    model = GPT2LMHeadModel(GPT2Config.from_pretrained('model'))\n"
+        "    return Problem(model, torch.nn.CrossEntropyLoss(), [(ids, ids[:, :, None].flatten(1))],\n"
+        "                   read=lambda output: output.logits.transpose(1, 2))\n"
+    )
+    assert command("model", "--problem", "own.py:problem").status == 0
+
+
+REFUSED = {
+    "no data": ("model", "brings its model but no data: add --data FILE"),
+    "no such data": ("model --data none.npy", "none.npy can't be read (FileNotFoundError"),
+    "data of an unknown kind": ("model --data data.csv", "data.csv isn't of a kind that is read"),
+    "damaged data": ("model --data damaged.npz", "damaged.npz can't be read"),
+    "data that are a pickle": ("model --data pickle.npy", "pickle.npy can't be read (ValueError: Object arrays"),
+    "no samples": ("model --data empty.txt", "empty.txt holds no samples"),
+    "uneven arrays": ("model --data uneven.npz", "has 5 input_ids, 4 attention_mask: one for each sample"),
+    "an input that the model hasn't": ("model --data pixels.npz", "doesn't take pixels: it takes input_ids"),
+    "no tokens": ("model --data mask.npz", "there are no tokens"),
+    "a text that is too short": ("model --data short.txt", "has 2 tokens, fewer than one sequence of 16"),
+    "a sequence that is too long": ("model --data short.txt --length 99", "16 positions, fewer than the 99 tokens"),
+    "a sequence of one token": ("model --data short.txt --length 1", "at least 2 tokens, not 1"),
+    "another loss": ("model --data data.safetensors --loss mse", "whose loss is cross-entropy: leave out --loss mse"),
+    "a model without a head": ("headless --data data.safetensors", "what GPT2Model is trained on isn't known"),
+    "a head that was never trained": ("untrained --data data.safetensors", "aren't in its files"),
+    "quantised weights": ("quantised --data data.safetensors", "its weights are quantised"),
+    "code in the folder": ("code --data data.safetensors", "has no architecture 'Evil' (code in the folder isn't run)"),
+    "a function in place of a class": ("function --data data.safetensors", "has no architecture 'pipeline'"),
+    "no architecture": ("nameless --data data.safetensors", "names no architecture"),
+    "a configuration that isn't one": ("list --data data.safetensors", "holds a list, not a configuration"),
+    "a file that is missing": ("missing --data data.safetensors", "names 'model-00002-of-00002.safetensors', not in"),
+    "files from elsewhere": ("climbing --data data.safetensors", "names '../model/model-00002-of-00002.safetensors'"),
+    "a pickle that runs code": ("pickled --data data.safetensors", "transformers can't load it"),
+    "an adapter without its model": ("adapter --data data.safetensors", "'somewhere/else', isn't a folder here"),
+    "data for a checkpoint without a model": ("plain.pt --data data.safetensors", "brings no model for --data"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_one_line_says_what_is_wrong(name, gpt2, command):
+    arguments, expected = REFUSED[name]
+    config = json.loads((gpt2 / "config.json").read_text())
+    folders = {
+        "headless": {"architectures": ["GPT2Model"]},
+        "untrained": {"architectures": ["GPT2ForSequenceClassification"]},
+        "quantised": {"quantization_config": {"quant_method": "bitsandbytes"}},
+        "code": {"architectures": ["Evil"], "auto_map": {"AutoModelForCausalLM": "evil.Evil"}},
+        "function": {"architectures": ["pipeline"]},
+        "nameless": {"architectures": []},
+    }
+    for folder, change in folders.items():
+        shutil.copytree(gpt2, folder)
+        (Path(folder) / "config.json").write_text(json.dumps(config | change))
+    Path("code/evil.py").write_text(f"open({str(gpt2.parent / 'ran')!r}, 'w')")
+    for folder in ("list", "missing", "climbing", "pickled"):
+        shutil.copytree(gpt2, folder)
+    Path("list/config.json").write_text("[]")
+    Path("missing/model-00002-of-00002.safetensors").unlink()
+    index = Path("climbing/model.safetensors.index.json")
+    index.write_text(index.read_text().replace("model-00002", "../model/model-00002"))
+    for file in Path("pickled").glob("model*"):
+        file.unlink()
+    Path("pickled/pytorch_model.bin").write_bytes(pickle.dumps(Runs(str(gpt2.parent / "ran"))))
+    Path("adapter").mkdir()
+    Path("adapter/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somewhere/else"}))
+    landscape.save_checkpoint("plain.pt", {"weight": torch.ones(1)})
+    np.savez("uneven.npz", input_ids=tokens().numpy(), attention_mask=np.ones((4, 9)))
+    np.savez("pixels.npz", pixels=np.ones((5, 3)))
+    np.savez("mask.npz", attention_mask=np.ones((5, 3)))
+    np.save("pickle.npy", np.array([Runs(str(gpt2.parent / "ran"))]), allow_pickle=True)
+    Path("data.csv").write_text("1,2")
+    Path("damaged.npz").write_bytes(b"PK\x03\x04" + bytes(100))
+    Path("empty.txt").write_text(" \n")
+    Path("short.txt").write_text("w1 w2")
+    ran = command(*arguments.split())
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (2, "", 1), ran.err
+    assert expected in ran.err
+    assert not (gpt2.parent / "ran").exists(), "code in a file was run"
+
+
+class Runs:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_a_missing_library_is_named(gpt2, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    ran = command("model", "--data", "data.safetensors")
+    assert ran.status == 2
+    assert "model: needs transformers to be read" in ran.err
+    assert "pip install 'landscape-probe[hugging-face]'" in ran.err
+
+
+# ---------------------------------------------------------------------- programs
+
+
+def rewritten(path, change):
+    """An exported program with its parts changed."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in change(parts).items():
+            archive.writestr(name, content)
+
+
+def replacing(old, new):
+    """Text of the graph, or of the lists of tensors, replaced."""
+    return lambda parts: {
+        name: content.replace(old.encode(), new.encode()) if name.endswith(".json") else content
+        for name, content in parts.items()
+    }
+
+
+def with_samples(parts):
+    return {n: pickle.dumps(Runs("ran")) if "sample_inputs" in n else c for n, c in parts.items()}
+
+
+HOSTILE = {
+    "a function of the system": (replacing("torch.ops.aten.linear.default", "torch.os.system"), "'torch.os.system'"),
+    "a file that is mapped": (replacing("aten.linear.default", "aten.from_file.default"), "aten.from_file.default'"),
+    "a size that is code": (replacing("Symbol('s", "__import__('os').system('touch ran')+Symbol('s"), "has the size"),
+    "a tensor that is a pickle": (replacing('"use_pickle": false', '"use_pickle": true'), "a tensor in it is pickled"),
+    "an object that is a pickle": (replacing('"weight_0"', '"opaque_obj_0"'), "'opaque_obj_0'"),
+    "inputs that are a pickle": (with_samples, "is no program of torch.export, or damaged"),
+    "no program": (lambda parts: {n: c for n, c in parts.items() if "models/" not in n}, "holds 0 programs"),
+    "nothing": (lambda parts: {}, "holds 0 programs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_program_runs_no_code(name, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["program: two inputs"](tmp_path)
+    change, expected = HOSTILE[name]
+    rewritten("model.pt2", change)
+    ran = command(*kind.arguments)
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1), ran.err
+    assert expected in ran.err
+    assert not Path("ran").exists(), "code in a file was run"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"--loss": None}, "doesn't say what it was trained on: add --loss cross-entropy, mse, bce"),
+        ({"--data": "untold.npz"}, "a program needs arrays, and a target"),
+        ({"--data": "other.npz"}, "the program takes left, right, and there are left"),
+    ],
+)
+def test_what_a_program_lacks(changed, expected, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["program: two inputs"](tmp_path)
+    np.savez("untold.npz", left=np.ones((5, 3)), right=np.ones((5, 2)))
+    np.savez("other.npz", left=np.ones((5, 3)), target=np.ones((5, 2)))
+    asked = {"--data": "data.npz", "--loss": "mse"} | changed
+    ran = command(kind.arguments[0], *(each for pair in asked.items() if pair[1] for each in pair))
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1)
+    assert expected in ran.err
+
+
+def test_a_program_of_one_batch_size_takes_multiples_of_it(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    KINDS["program: convolutions, of one batch size"](tmp_path)
+    images = np.random.default_rng(0).standard_normal((2 * SAMPLES, 3, 8, 8)).astype(np.float32)
+    np.savez("twice.npz", x=images, target=np.zeros(2 * SAMPLES, int))
+    np.savez("more.npz", x=images[:-1], target=np.zeros(2 * SAMPLES - 1, int))
+    assert len(landscape.load_problem("model.pt2", data="twice.npz", loss="cross-entropy").batches) == 2
+    ran = command("model.pt2", "--data", "more.npz", "--loss", "cross-entropy")
+    assert ran.status == 2
+    assert "exported for batches of 5 samples, and 9 aren't a multiple" in ran.err
+
+
+# ---------------------------------------------------------------------- blocks that are made again
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_block_that_is_made_again_has_the_parameters_of_the_point(reentrant):
+    """Left to torch it would be made from the model's own."""
+
+    class Blocks(torch.nn.Module):
+        def __init__(self, again):
+            super().__init__()
+            self.block, self.head, self.again = torch.nn.Linear(3, 3), torch.nn.Linear(3, 2), again
+
+        def forward(self, x):
+            block = lambda y: torch.tanh(self.block(y))  # noqa: E731
+            return self.head(checkpoint(block, x, use_reentrant=reentrant) if self.again else block(x))
+
+    torch.manual_seed(0)
+    plain, again = Blocks(False).double(), Blocks(True).double()
+    again.load_state_dict(plain.state_dict())
+    data = [(torch.randn(6, 3, dtype=torch.float64), torch.tensor([0, 1, 0, 1, 1, 0]))]
+    expected, found = (landscape.Problem(each, torch.nn.CrossEntropyLoss(), data) for each in (plain, again))
+    point = torch.randn(expected.layout.dim, dtype=torch.float64)
+    v = torch.randn_like(point)
+    assert torch.equal(found.at(point).gradient(), expected.at(point).gradient())
+    assert torch.equal(found.at(point).hessian().matvec(v), expected.at(point).hessian().matvec(v))
+
+
+def test_the_documentation_lists_the_kinds_that_are_tried():
+    text = (ROOT / "docs" / "models.md").read_text()
+    assert len(KINDS) >= 25
+    assert [name for name in KINDS if f"| {name.removeprefix('program: ')} |" not in text] == []
