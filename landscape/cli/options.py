@@ -44,11 +44,12 @@ Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by thr
 Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; when it is learnt.")]
 Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, stability, phases.")]
 Hops = Annotated[bool, _flag(MEASUREMENTS, "Of a run with every step kept: valley hopping.")]
+SelfCheck = Annotated[bool, _flag(MEASUREMENTS, "Products held to each other and to differences.")]
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer too.")]
 
 Kind = Annotated[
-    Literal["hessian", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
-    _of(MATRIX, "Of curvature.", "--matrix"),
+    Literal["hessian", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
+    _of(MATRIX, "", "--matrix"),
 ]
 FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is of.")]
 FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]

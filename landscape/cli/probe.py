@@ -53,6 +53,7 @@ def probe(
     samples: options.Samples = False,
     dynamics: options.Dynamics = False,
     hops: options.Hops = False,
+    self_check: options.SelfCheck = False,
     crosscheck: options.CrossCheck = None,
     kind: options.Kind = "hessian",
     fisher_unit: options.FisherUnit = "term",
@@ -127,6 +128,7 @@ def probe(
     slices_of = tuple(directions or ()), points, reach, seed, subset
     asked: list[tuple[Any, Callable[[], Measurement]]] = [
         (True, made.Loss),
+        (self_check, lambda: made.SelfCheck(seed, matrix)),
         (samples, made.Samples),
         (
             eigenpairs or crosscheck,
@@ -205,7 +207,7 @@ def _prepare(given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
 
 # Which measurements a setting is of, by their parameters above.
 _WITH_PROBES = ("density", "trace", "log_det", "effective_dimension", "per_layer", "loops")
-_OF_CURVATURE = ("eigenpairs", "spectrum", *_WITH_PROBES, "crosscheck")
+_OF_CURVATURE = ("self_check", "eigenpairs", "spectrum", *_WITH_PROBES, "crosscheck")
 _SETTINGS = {
     "kind": _OF_CURVATURE,
     "fisher_unit": _OF_CURVATURE,
@@ -230,7 +232,17 @@ _SETTINGS = {
     "at": ["slices", "valley"],
     "compiling": [*_OF_CURVATURE, "slices", "valley", "dynamics", "hops"],
     "memory": [*_OF_CURVATURE, "slices", "valley", "dynamics", "hops"],
-    "seed": ["eigenpairs", *_WITH_PROBES, "slices", "valley", "samples", "dynamics", "hops", "crosscheck"],
+    "seed": [
+        "self_check",
+        "eigenpairs",
+        *_WITH_PROBES,
+        "slices",
+        "valley",
+        "samples",
+        "dynamics",
+        "hops",
+        "crosscheck",
+    ],
 }
 _SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
           "compiling": "--compile"}  # fmt: skip

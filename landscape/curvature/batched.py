@@ -42,6 +42,7 @@ class Linearised:
     tensors: tuple[Tensor, ...] = ()
 
 
+_REMEDY = "use layers and a loss that can be, or differences of the gradient (--matrix differences)"
 # By how many measured roundings a program may differ from autograd: compiled, sums are in another order.
 _ROUNDINGS = 30
 
@@ -245,9 +246,7 @@ def _apply(linearised: Linearised, vector: Tensor) -> Tensor:
     except RuntimeError as error:  # nothing runs here but the graph of the user's model and loss
         if ran_out(error):
             raise
-        raise InputError(
-            f"the loss can't be differentiated twice ({cause(error)}); use layers and a loss that can be"
-        ) from error
+        raise InputError(f"the loss can't be differentiated twice ({cause(error)}); {_REMEDY}") from error
 
 
 def _refuse_once_differentiable(derivatives: Iterable[Tensor]) -> None:
@@ -264,7 +263,7 @@ def _refuse_once_differentiable(derivatives: Iterable[Tensor]) -> None:
         if node.name() == "torch::autograd::Error":
             raise InputError(
                 "the loss can't be differentiated twice (an autograd.Function of the model or the loss is marked "
-                "once_differentiable); use layers and a loss that can be"
+                f"once_differentiable); {_REMEDY}"
             )
         seen.add(node)
         waiting += [following for following, _ in node.next_functions]

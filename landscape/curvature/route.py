@@ -16,6 +16,7 @@ EXPECTED = 60
 
 _KEPT = {"cached": "cached double-backward graph", "linearised": "linearised once and kept",
          "compiled": "linearised once, kept and compiled"}  # fmt: skip
+_INEXACT = "central differences of the gradient"
 _REBUILT = {"rebuilt": "graph rebuilt for each product",
             "recompiled": "compiled, with all that it needs made anew for each product"}  # fmt: skip
 
@@ -40,7 +41,7 @@ class Route:
         name: ``cached`` keeps the graph of every batch, so that a product is two backward passes through what exists;
             ``rebuilt`` makes the graph anew for each product; ``linearised`` keeps, of a program of the product, what
             is the same for every vector; ``compiled`` has the rest of it compiled; ``recompiled`` as well, and keeps
-            nothing.
+            nothing. ``differences`` are of the gradient, and not exact.
         graph_bytes: what the graphs of all batches hold beyond parameters and data: counted on the first batch and
             scaled to all by the number of samples, and a flat vector for each batch.
         budget_bytes: the most that kept graphs may hold.
@@ -91,6 +92,8 @@ class Route:
     def __str__(self) -> str:
         """What the screen says of it."""
         note = f" ({self.note})" if self.note else ""
+        if self.name == "differences":
+            return f"{_INEXACT}{note}"
         if self.keeps:
             return f"{_KEPT[self.name]}, {amount(self.graph_bytes)}{note}"
         return (

@@ -12,6 +12,7 @@ from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
 from landscape.measurements.samples import Samples
+from landscape.measurements.selfcheck import SelfCheck
 from landscape.measurements.slices import Slices1D, Slices2D
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
@@ -34,6 +35,7 @@ __all__ = [
     "Measurement",
     "Run",
     "Samples",
+    "SelfCheck",
     "Slices1D",
     "Slices2D",
     "Spectrum",

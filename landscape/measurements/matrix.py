@@ -10,6 +10,7 @@ from torch import Tensor
 
 from landscape.checkpoint import OPTIMIZER_KEYS
 from landscape.curvature.batched import BatchedOperator
+from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
 from landscape.curvature.fitting import fitted
 from landscape.curvature.gauss_newton import GaussNewton
@@ -22,11 +23,12 @@ from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.wording import listed
 
-Kind = Literal["hessian", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
+Kind = Literal["hessian", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
 Unit = Literal["term", "sequence"]
 
 _TITLES = {
     "hessian": "Hessian",
+    "differences": "Hessian by differences of the gradient",
     "ggn": "generalised Gauss-Newton matrix",
     "fisher": "Fisher matrix (exact)",
     "fisher-mc": "Fisher matrix (Monte Carlo)",
@@ -39,9 +41,10 @@ class Matrix:
     """A kind of curvature, and how it is made.
 
     Attributes:
-        kind: ``hessian``; ``ggn``, the generalised Gauss-Newton matrix; ``fisher``, exact under the model's own
-            distribution; ``fisher-mc``, the same from sampled labels; ``fisher-empirical``, from the data's labels,
-            which is not the Fisher (Kunstner, Hennig and Balles 2019).
+        kind: ``hessian``; ``differences``, the same for a loss that can't be differentiated twice; ``ggn``,
+            the generalised Gauss-Newton matrix; ``fisher``, exact under the model's own distribution; ``fisher-mc``,
+            the same from sampled labels; ``fisher-empirical``, from the data's labels, which is not the Fisher
+            (Kunstner, Hennig and Balles 2019).
         unit: what a score of the Fisher kinds is of: each loss ``term`` (token), or each sample's (``sequence``) sum.
         samples: labels sampled for each term of ``fisher-mc``.
         seed: of these labels.
@@ -89,7 +92,7 @@ class Matrix:
 
     def operator(
         self, problem: Problem, route: str | None = None, products: int | None = None
-    ) -> tuple[SymmetricOperator, BatchedOperator]:
+    ) -> tuple[SymmetricOperator, BatchedOperator | DifferenceHessian]:
         """The operator at a problem's point, and what makes its products (itself, unless it is preconditioned).
 
         Args:
@@ -100,7 +103,7 @@ class Matrix:
         Raises:
             InputError: the problem has no such matrix, or there is nothing to precondition with.
         """
-        made = self._plain(fitted(problem), route, products)
+        made = self._plain(problem, route, products)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
     def settled(self, problem: Problem) -> Matrix:
@@ -126,7 +129,10 @@ class Matrix:
             raise InputError(f"--precondition {self.precondition}: {error}") from error
         return replace(self, digest=None if self.precondition == "adam" else digest_of(self.precondition))
 
-    def _plain(self, problem: Problem, route: str | None, products: int | None) -> BatchedOperator:
+    def _plain(self, problem: Problem, route: str | None, products: int | None) -> BatchedOperator | DifferenceHessian:
+        if self.kind == "differences":
+            return DifferenceHessian(problem, self.seed)
+        problem = fitted(problem)
         match self.kind:
             case "hessian":
                 return Hessian(problem, route=route, products=products)

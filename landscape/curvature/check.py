@@ -1,0 +1,110 @@
+"""Whether products are those of one symmetric matrix, and of the Hessian: measured, with what rounding explains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from landscape.curvature.differences import DifferenceHessian
+from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
+from landscape.problem import Problem
+
+_ROUNDINGS = 100
+"""By how many roundings of a number sums over many terms, in another order, may differ."""
+_TIMES = 5
+"""A difference's error is known along one direction, so of size alone; the same factor serves each comparison."""
+
+
+@dataclass(frozen=True)
+class ProductCheck:
+    """Errors as shares of the size of a product.
+
+    Attributes:
+        repeatability: ||A u - (A u again)||.
+        linearity: ||A (u + v / 3) - A u - (A v) / 3||.
+        symmetry: |u^T A v - v^T A u| by the larger of ||A u|| ||v|| and ||A v|| ||u||.
+        differences: ||A u - d|| with d central differences of the gradient; None where A isn't the Hessian, or there
+            are no differences.
+        rounding: what the first three may be.
+        allowed: what ``differences`` may be: the differences' own error, and rounding.
+        reason: why there are no differences; empty if there are, or needn't be.
+    """
+
+    repeatability: float
+    linearity: float
+    symmetry: float
+    differences: float | None
+    rounding: float
+    allowed: float
+    reason: str = ""
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What isn't as it must be."""
+        exact = {name: getattr(self, name) for name in ("repeatability", "linearity", "symmetry")}
+        found = [f"{name} is off by {value:.1e}, rounding by {self.rounding:.1e}" for name, value in exact.items()
+                 if not value <= self.rounding]  # fmt: skip
+        if self.differences is not None and not self.differences <= self.allowed:
+            found.append(
+                f"products differ from differences of the gradient by {self.differences:.1e}, whose own error is "
+                f"{self.allowed:.1e}: a backward pass in the model or the loss isn't the derivative of its forward pass"
+            )
+        return tuple(found)
+
+
+def check_products(
+    problem: Problem, operator: SymmetricOperator, *, hessian: bool = True, error: float = 0.0, seed: int = 0
+) -> ProductCheck:
+    """Check an operator's products with two random vectors, by four products (and differences of the gradient).
+
+    Args:
+        problem: at whose point the operator is.
+        operator: of any kind.
+        hessian: whether it is to be the Hessian of the problem's objective.
+        error: what its products are off by, as a share, where they aren't exact.
+        seed: of the vectors.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    u, v = (torch.randn(operator.dim, generator=generator, dtype=torch.float64).to(problem.vector) for _ in range(2))
+    first, again, other, both = (operator.matvec(each).to(torch.float64) for each in (u, u, v, u + v / 3))
+    size = float(torch.linalg.vector_norm(first))
+    scale = max(size, float(torch.linalg.vector_norm(other)))
+    if not scale:
+        return ProductCheck(0.0, 0.0, 0.0, None, 0.0, 0.0, "all products are zero")
+    length = float(torch.linalg.vector_norm(u))
+    wide_u, wide_v = u.to(torch.float64), v.to(torch.float64)
+    rounding = _ROUNDINGS * torch.finfo(operator.dtype).eps * operator.dim**0.5 + _TIMES * error
+    difference, allowed, reason = None, 0.0, ""
+    if hessian:
+        try:
+            difference, allowed = _from_differences(problem, u, first)
+            allowed += rounding
+        except InputError as error:
+            reason = str(error)
+    return ProductCheck(
+        _norm(first - again) / scale,
+        _norm(both - first - other / 3) / scale,
+        abs(float(wide_u @ other - wide_v @ first)) / (scale * length),
+        difference,
+        rounding,
+        allowed,
+        reason,
+    )
+
+
+def _from_differences(problem: Problem, u: Tensor, product: Tensor) -> tuple[float, float]:
+    """How far a product is from differences, and how far these may be off; in float64 where the model can be."""
+    try:
+        wide = problem.to(dtype=torch.float64)
+    except (InputError, RuntimeError, TypeError):
+        wide = problem
+    differences = DifferenceHessian(wide)
+    there = differences.matvec(u.to(wide.vector)).to(torch.float64)
+    return _norm(product - there) / _norm(product), _TIMES * differences.error
+
+
+def _norm(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector))

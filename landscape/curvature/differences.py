@@ -1,0 +1,77 @@
+"""The Hessian by central differences of the gradient, for losses that can be differentiated only once."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from landscape.curvature.route import Route
+from landscape.errors import InputError
+from landscape.memory import OVERHEAD
+from landscape.operator import SymmetricOperator
+from landscape.problem import Problem
+
+_STEPS = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0)
+_WORTHLESS = 0.5
+
+
+@final
+class DifferenceHessian(SymmetricOperator):
+    """H v as (g(theta + h v) - g(theta - h v)) / 2h with g the gradient: two gradients a product, and not exact.
+
+    The step has one length, h ||v|| = c eps^(1/3) (1 + ||theta||): at c = 1 what the third derivative adds and what
+    rounding adds are alike where derivatives are of the size of the parameters. They seldom are, so c is chosen of
+    six by how well steps c and 2 c agree, along one random direction. What they differ by there is the error that is
+    stated: it holds for directions of its kind, and a solver measures it again, as rounding, on its own.
+
+    Attributes:
+        route: says so.
+        step: c.
+        error: ||d(c) - d(2 c)|| / ||d(c)|| of the random direction.
+    """
+
+    def __init__(self, problem: Problem, seed: int = 0) -> None:
+        """Choose the step by 24 gradients.
+
+        Raises:
+            InputError: differences don't agree with each other at any step.
+        """
+        super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
+        self._problem = problem
+        size = 1 + float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64))
+        self._length = torch.finfo(problem.dtype).eps ** (1 / 3) * size
+        draws = torch.randn(self.dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        direction = draws.to(problem.vector)
+        self.error, self.step = min((self._disagreement(direction, step), step) for step in _STEPS)
+        if not self.error < _WORTHLESS:
+            raise InputError(
+                f"differences of the gradient don't agree with each other (by {self.error:.1g} of their size at the "
+                "best of six steps): the loss has kinks or noise at this scale, or no curvature; try --dtype float64"
+            )
+        self.route = Route("differences", 0, 0, f"off by some {self.error:.1e} of a product")
+        if problem.memory is not None:
+            self.memory = problem.memory - OVERHEAD - 6 * problem.vector.nbytes
+
+    def _disagreement(self, direction: Tensor, step: float) -> float:
+        """Infinite where there is no curvature at all."""
+        first, second = self._difference(direction, step), self._difference(direction, 2 * step)
+        size = float(torch.linalg.vector_norm(first))
+        return float(torch.linalg.vector_norm(first - second)) / size if size else torch.inf
+
+    def _difference(self, vector: Tensor, step: float) -> Tensor:
+        """The product with a vector that isn't zero, in float64."""
+        h = step * self._length / float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+        ahead, behind = self._problem.vector + h * vector, self._problem.vector - h * vector
+        ends = (self._problem.at(end).gradient().to(torch.float64) for end in (ahead, behind))
+        # By the step that was taken, once the ends were rounded.
+        taken = torch.linalg.vector_norm((ahead - behind).to(torch.float64)) / torch.linalg.vector_norm(vector)
+        return (next(ends) - next(ends)) / taken
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        products = torch.zeros_like(vectors)
+        for column, vector in enumerate(vectors.unbind(1)):
+            if vector.any():
+                products[:, column] = self._difference(vector, self.step)
+        return products

@@ -1,0 +1,82 @@
+"""Whether products are what they are said to be: of one symmetric matrix, and of the Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.curvature.check import ProductCheck, check_products
+from landscape.curvature.differences import DifferenceHessian
+from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.problem import Problem
+from landscape.progress import ProgressBar
+
+_ERRORS = {
+    "repeatability": "||A u - (A u again)||",
+    "linearity": "||A (u + v / 3) - A u - A v / 3||",
+    "symmetry": "|u^T A v - v^T A u|",
+    "differences": "||A u - d||, d central differences of the gradient",
+}
+
+
+@dataclass(frozen=True)
+class SelfCheck(OfMatrix):
+    """Four products with random vectors, held to each other and to central differences of the gradient.
+
+    Attributes:
+        seed: of the vectors.
+        matrix: of which the products are.
+    """
+
+    seed: int = 0
+    matrix: Matrix = field(default_factory=Matrix)
+
+    group: ClassVar[str] = "self_check"
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Nothing is open but the matrix."""
+        return self.with_matrix(problem)
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), 4)
+        exact = self.matrix.kind == "hessian" and self.matrix.precondition is None
+        error = made.error if isinstance(made, DifferenceHessian) else 0.0
+        found = check_products(problem, operator, hessian=exact, error=error, seed=self.seed)
+        errors = {name: getattr(found, name) for name in _ERRORS}
+        variables = {
+            name: variable((), float("nan") if value is None else value, f"{_ERRORS[name]}, as a share of a product")
+            for name, value in errors.items()
+        }
+        variables["rounding"] = variable((), found.rounding, "what rounding may make of the first three")
+        variables["allowed"] = variable((), found.allowed, "what differences may be off by: their own error, rounding")
+        return Measured(variables, {"route": made.route.plain(), "reason": found.reason})
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Every fault; and differences that couldn't be made count as none."""
+        return list(_found(row).faults)
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """A line."""
+        found = _found(row)
+        parts = [f"{name} {getattr(found, name):.1e}" for name in ("repeatability", "linearity", "symmetry")]
+        if found.differences is not None:
+            parts.append(f"from differences of the gradient {found.differences:.1e} (these: {found.allowed:.1e})")
+        return [f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"]
+
+
+def _found(row: xr.Dataset) -> ProductCheck:
+    value = float(row.differences)
+    return ProductCheck(
+        float(row.repeatability),
+        float(row.linearity),
+        float(row.symmetry),
+        None if np.isnan(value) else value,
+        float(row.rounding),
+        float(row.allowed),
+    )

@@ -1,0 +1,163 @@
+"""Products held to each other and to differences of the gradient; the Hessian by such differences."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+import landscape
+from landscape import InputError, MatrixOperator, Problem, top_eigenpairs
+from landscape.curvature.check import check_products
+from landscape.curvature.differences import DifferenceHessian
+from landscape.operator import SymmetricOperator
+from tests.oracles import linear_regression, symmetric
+
+
+class Softplus(torch.autograd.Function):
+    """log(1 + e^x), whose backward pass says that it can't be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return nn.functional.softplus(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        return cotangent * torch.sigmoid(x)
+
+
+class Detached(Softplus):
+    """The same, whose backward pass is a constant to autograd, so that its second derivative is silently zero."""
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        (x,) = ctx.saved_tensors
+        return cotangent * torch.sigmoid(x).detach()
+
+
+class Net(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(4, 8), nn.Linear(8, 3), function
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x)))
+
+
+def posed(function, dtype=torch.float64):
+    torch.manual_seed(0)
+    x, target = torch.randn(20, 4), torch.arange(20) % 3
+    return Problem(Net(function), nn.CrossEntropyLoss(), [(x[:13], target[:13]), (x[13:], target[13:])], dtype=dtype)
+
+
+class Faulty(SymmetricOperator):
+    """A matrix with something wrong."""
+
+    def __init__(self, matrix, fault):
+        super().__init__(len(matrix), matrix.device, matrix.dtype)
+        self.matrix, self.fault, self.calls = matrix, fault, 0
+
+    def _product(self, vectors):
+        self.calls += 1
+        product = self.matrix @ vectors
+        if self.fault == "repeatability":
+            return product * (1 + 1e-6 * self.calls)
+        if self.fault == "linearity":
+            return product + 1e-3 * vectors.square()
+        if self.fault == "symmetry":
+            return product + 1e-3 * vectors.roll(1, 0)
+        return product
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_of_a_problem_pass(dtype):
+    problem = posed(nn.functional.softplus, dtype)
+    found = check_products(problem, problem.hessian())
+    assert found.faults == ()
+    assert found.differences is not None
+    assert found.differences < (1e-4 if dtype == torch.float32 else 1e-7)
+
+
+@pytest.mark.parametrize("fault", ["repeatability", "linearity", "symmetry"])
+def test_what_is_no_symmetric_matrix_is_told(fault):
+    problem = linear_regression().problem
+    matrix = symmetric(np.linspace(-1, 3, problem.layout.dim))
+    assert check_products(problem, Faulty(matrix, "none"), hessian=False).faults == ()
+    faults = check_products(problem, Faulty(matrix, fault), hessian=False).faults
+    assert any(line.startswith(f"{fault} is off by") for line in faults), faults
+
+
+def test_a_backward_pass_that_is_no_derivative_is_told():
+    problem = posed(Detached.apply)
+    (fault,) = check_products(problem, problem.hessian()).faults
+    assert "products differ from differences of the gradient" in fault
+
+
+def test_another_matrix_is_told_from_the_hessian():
+    problem, hessian = (form := linear_regression()).problem, form.hessian
+    assert check_products(problem, MatrixOperator(hessian)).faults == ()
+    assert len(check_products(problem, MatrixOperator(1.001 * hessian)).faults) == 1
+
+
+def test_no_curvature_is_no_fault():
+    problem = Problem(nn.Linear(3, 1), lambda output, target: output[:, 0], [(torch.randn(4, 3), torch.zeros(4))])
+    found = check_products(problem, problem.hessian())
+    assert (found.faults, found.differences, found.reason) == ((), None, "all products are zero")
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-2), (torch.float64, 1e-7)])
+def test_differences_are_the_hessian_within_what_they_state(dtype, error):
+    exact, once = posed(nn.functional.softplus, torch.float64).hessian(), posed(Softplus.apply, dtype)
+    operator = DifferenceHessian(once)
+    assert operator.error < error
+    for vector in torch.randn(5, operator.dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1)):
+        expected = exact.matvec(vector)
+        off = torch.linalg.vector_norm(operator.matvec(vector.to(dtype)).double() - expected)
+        assert off <= 5 * operator.error * torch.linalg.vector_norm(expected)
+    pairs = top_eigenpairs(operator, k=2)
+    values = np.linalg.eigvalsh(exact.matmat(torch.eye(exact.dim, dtype=torch.float64)).numpy())
+    largest = values[np.argsort(-abs(values))][:2]
+    assert (
+        abs(pairs.eigenvalues - largest) <= pairs.residuals + pairs.rounding + 5 * operator.error * largest[0]
+    ).all()
+    assert not operator.matvec(torch.zeros(operator.dim, dtype=dtype)).any()
+
+
+def test_kinks_and_flatness_are_refused():
+    torch.manual_seed(0)
+    flat = Problem(nn.Linear(3, 1), lambda output, target: output[:, 0], [(torch.randn(4, 3), torch.zeros(4))])
+    with pytest.raises(InputError, match="don't agree with each other"):
+        DifferenceHessian(flat)
+
+
+MODEL = """
+import torch
+from tests.test_selfcheck import Detached, Softplus, posed
+def once(checkpoint): return posed(Softplus.apply)
+def wrong(checkpoint): return posed(Detached.apply)
+"""
+
+
+def test_on_the_command_line(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    landscape.save_checkpoint("net.pt", posed(Softplus.apply).model.state_dict())
+    refused = command("net.pt", "--problem", "model.py:once", "--hessian")
+    assert refused.status == 2
+    assert "--matrix differences" in refused.err
+    asked = ("--hessian", "-k", 1, "--matrix", "differences", "--self-check", "-o", "once.h5")
+    done = command("net.pt", "--problem", "model.py:once", *asked)
+    assert done.status == 0, done.err
+    assert "products by central differences of the gradient (off by some" in done.out
+    assert "self-check of products (Hessian by differences of the gradient)" in done.out
+    wrong = command("net.pt", "--problem", "model.py:wrong", "--self-check", "-o", "wrong.h5")
+    assert wrong.status == 3
+    assert "isn't the derivative of its forward pass" in wrong.out
+    again = command("net.pt", "--problem", "model.py:wrong", "--self-check", "-o", "wrong.h5")
+    assert again.status == 3
+    assert "isn't the derivative of its forward pass" in again.out
