@@ -82,8 +82,8 @@ def check_products(
         try:
             difference, allowed = _from_differences(problem, u, first)
             allowed += rounding
-        except InputError as error:
-            reason = str(error)
+        except InputError as none:
+            reason = str(none)
     return ProductCheck(
         _norm(first - again) / scale,
         _norm(both - first - other / 3) / scale,
