@@ -33,19 +33,30 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     try:
         before = _identity(path) if path.exists() else None
         kind = recognise(path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if kind == "safetensors":
             state, notes = load_safetensors(path)
             layout = Layout(state, "safetensors", notes=notes)
         else:
-            layout = find_layout(load_pickled(path, kind, allow_code_execution), path)
+            layout = _layout(load_pickled(path, kind, allow_code_execution), path)
+        with path.open("rb") as file:  # last, as what cannot be read may be very long
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         unchanged = _identity(path) == before
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
     if not unchanged:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
     return Checkpoint(path=path, sha256=sha256, **vars(layout))
+
+
+def _layout(content: object, path: Path) -> Layout:
+    try:
+        return find_layout(content, path)
+    except InputError:
+        raise
+    except Exception as error:  # a file can give what it holds attributes in the place of methods
+        raise InputError(
+            f"{path}: holds something that cannot be used as a checkpoint ({cause(error)}); save model.state_dict()"
+        ) from error
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
