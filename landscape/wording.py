@@ -14,7 +14,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """``text`` as `printable`, with every run of white space made one blank, cut in the middle to ``limit`` characters."""
+    """``text`` as `printable`, every run of white space made one blank, cut in the middle to ``limit`` characters."""
     return _cut(printable(_cut(" ".join(str(text).split()), limit)), limit)
 
 

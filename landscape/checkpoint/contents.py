@@ -24,7 +24,7 @@ from landscape.wording import cause, listed
 
 _DAMAGED = "is cut short or damaged"
 _AGAIN = "copy it again or take an earlier checkpoint"
-_MOST_OPERATIONS = 10**6  # looked through for names of code: enough for the pickles that need a message soon
+_MOST_OPERATIONS = 10**6  # looked through for the names of code, of which a message has four
 
 
 def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:

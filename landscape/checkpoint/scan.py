@@ -29,6 +29,9 @@ class _Slot:
     items: "tuple[_Slot, ...] | None" = None
 
 
+_PLAIN = _Slot()
+
+
 def refuse_bombs(file: IO[bytes]) -> None:
     """Refuse pickles of a few bytes that take memory or time without bound, or overflow the stack, when they are read.
 
@@ -92,9 +95,9 @@ def _apply(operation: pickletools.OpcodeInfo, argument: Any, stack: list[_Slot],
         _refuse_call(*taken)
     if not operation.stack_after:
         return
-    text = argument if isinstance(argument, str) else None
     if not (operation.name.startswith("TUPLE") or operation.name in ("REDUCE", "NEWOBJ")):
-        stack.append(_Slot(text=text))  # lists and dictionaries are never hashed
+        # Lists and dictionaries are never hashed.
+        stack.append(_Slot(text=argument) if isinstance(argument, str) else _PLAIN)
         return
     items = taken if operation.name.startswith("TUPLE") else None
     made = _Slot(
