@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from landscape.problem import Problem
 
 TABLE = "[tool.landscape.problems]"
+_LONGEST, _LONGEST_LINE = 10**6, 10**4  # bytes of a pyproject.toml
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def resolve(spec: str | None, checkpoint: Checkpoint, project: Path | None) -> F
     name = spec or checkpoint.problem or "default"
     if project is None:
         raise InputError(
-            f"{checkpoint.path}: its problem {name!r} is unknown, as no pyproject.toml from here upwards has {TABLE}; "
-            f"{_remedy(name, Path.cwd())}"
+            f"{checkpoint.path}: its problem {one_line(repr(name), 80)} is unknown, as no pyproject.toml "
+            f"from here upwards has {TABLE}; {_remedy(name, Path.cwd())}"
         )
     problems = _problems(project) or {}
     if name not in problems:
@@ -137,8 +138,8 @@ def _problems(project: Path) -> Mapping[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = tomllib.loads(_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as TOML ({cause(error)}); correct it") from error
     table: Any = content
     for key in ("tool", "landscape", "problems"):
@@ -146,6 +147,15 @@ def _problems(project: Path) -> Mapping[str, Any] | None:
     if table is not None and not isinstance(table, dict):
         raise InputError(f"{path}: tool.landscape.problems is not a table; write {TABLE}")
     return table
+
+
+def _text(path: Path) -> str:
+    """The text of a file of settings, which is short: the time that tomllib takes goes with the square of a name."""
+    with path.open("rb") as file:
+        content = file.read(_LONGEST + 1)
+    if len(content) > _LONGEST or max(map(len, content.splitlines()), default=0) > _LONGEST_LINE:
+        raise ValueError(f"it has more than {_LONGEST:,} bytes, or {_LONGEST_LINE:,} in one line")
+    return content.decode("utf-8")
 
 
 def _remedy(name: str, project: Path) -> str:

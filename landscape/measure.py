@@ -25,7 +25,7 @@ from landscape.measurements import History, Loss, Measured, Measurement, Run
 from landscape.memory import ran_out
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
-from landscape.record import RecordWriter, Request, open_record, row_at
+from landscape.record import RecordWriter, Request, open_record, readable, row_at
 from landscape.record.order import place_in_run
 from landscape.shortage import with_less
 from landscape.source import Source, at_checkpoint
@@ -262,7 +262,9 @@ class _Probing:
             here = measured.dataset
             tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
             for name, allowed in (("loss", tolerance), ("gradient_norm", 100 * tolerance)):
-                before, now = float(there[name]), float(here[name])
+                with readable(self.writer.path):
+                    before = float(there[name])
+                now = float(here[name])
                 if abs(now - before) > allowed * max(abs(now), abs(before)) + allowed**2:
                     raise InputError(
                         f"{self.writer.path} has the {name.replace('_', ' ')} {before:.6g} of {checkpoint.path}, which "
@@ -324,7 +326,7 @@ def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
 
 def _rows(path: Path, run: _Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
     """The rows of the checkpoints and of the run, read back from the record."""
-    with open_record(path) as record:
+    with open_record(path) as record, readable(path):
         rows = []
         for unit in (*run.files, run.whole):
             if not (measurements := asked[unit.sha256]):

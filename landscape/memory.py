@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -33,7 +34,7 @@ def bytes_of(text: str) -> int:
         number = float(parts[1]) * _UNITS[(parts[2] or "").lower()] if parts else 0.0
     except ValueError:
         number = 0.0
-    if not parts or not number:
+    if not parts or not 0 < number < math.inf:
         raise InputError(f"{text!r} is no amount of memory; write 8GB, 500MB or 1.5GiB")
     if number < 2 * OVERHEAD:
         raise InputError(f"{text} is too little: a process takes {amount(OVERHEAD)} for itself; allow more memory")

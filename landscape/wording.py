@@ -3,10 +3,24 @@
 from collections.abc import Iterable
 
 
+def printable(text: str) -> str:
+    """``text`` with what a terminal would obey rather than print spelt out, but for the ends of lines."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "backslashreplace").decode()
+        for each in text
+    )
+
+
 def one_line(text: object, limit: int = 300) -> str:
-    """``text`` with every run of white space made one blank, cut to ``limit`` characters."""
-    line = " ".join(str(text).split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
+    """``text`` as `printable`, every run of white space made one blank, cut in the middle to ``limit`` characters."""
+    return _cut(printable(_cut(" ".join(str(text).split()), limit)), limit)
+
+
+def _cut(line: str, limit: int) -> str:
+    end = limit // 3
+    return line if len(line) <= limit else f"{line[: limit - 3 - end]}...{line[-end:]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -4,25 +4,27 @@
 wanted to run is found by listing the names in it, which runs nothing.
 """
 
+import io
 import pickle
-import pickletools
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from landscape.checkpoint.recognise import Kind
+from landscape.checkpoint.scan import operations, refuse_bombs
 from landscape.errors import InputError
 from landscape.wording import cause, listed
 
 _DAMAGED = "is cut short or damaged"
 _AGAIN = "copy it again or take an earlier checkpoint"
+_MOST_OPERATIONS = 10**6  # looked through for the names of code, of which a message has four
 
 
 def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
@@ -44,7 +46,11 @@ def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
             warnings.simplefilter("ignore")
             if plain:
                 return pickle.load(file)
+            if not allow_code_execution:
+                _refuse_bombs(path, kind)
             return torch.load(file, map_location="cpu", weights_only=not allow_code_execution)
+    except InputError:
+        raise
     except Exception as error:  # damaged bytes raise nearly every type there is
         raise InputError(f"{path}: {_refusal(path, kind, error, allow_code_execution)}") from error
 
@@ -81,13 +87,23 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             # Cloned, as the tensors are otherwise windows on a file that a training job may overwrite.
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
         raise InputError(f"{path}: {_DAMAGED} as a safetensors file ({cause(error)}); {_AGAIN}") from error
     if not state:
         raise InputError(f"{path}: holds no tensors; save model.state_dict()")
     aliases = {name: kept for name, kept in metadata.items() if kept in state and name not in state}
     state |= {name: state[kept] for name, kept in aliases.items()}
     return state, tuple(f"restored {name}, stored once as {kept}" for name, kept in aliases.items())
+
+
+def _refuse_bombs(path: Path, kind: Kind) -> None:
+    try:
+        with path.open("rb") as file:
+            # torch's own reader: of two pickles in one archive the one that it will load
+            pickled = torch._C.PyTorchFileReader(file).get_record("data.pkl") if kind == "zip" else None
+            refuse_bombs(file if pickled is None else io.BytesIO(pickled))
+    except InputError as error:
+        raise InputError(f"{path}: its pickle {error}, as no state dict does; save model.state_dict()") from error
 
 
 def _refusal(path: Path, kind: Kind, error: Exception, allow_code_execution: bool) -> str:
@@ -155,14 +171,14 @@ def _is_rebuilding(name: str) -> bool:
     """Whether a global is one of those that every state dict needs: containers, storages, how to rebuild a tensor."""
     module, _, attribute = name.rpartition(".")
     if module == "torch":
-        is_dtype = isinstance(getattr(torch, attribute, None), torch.dtype)
+        is_dtype = isinstance(vars(torch).get(attribute), torch.dtype)  # getattr would import what it names
         return is_dtype or attribute.endswith("Storage") or attribute in ("Size", "Tensor", "device")
     return module == "collections" or (module == "torch._utils" and attribute.startswith("_rebuild"))
 
 
 def _has_magic_number(path: Path) -> bool:
     with path.open("rb") as file:
-        beginning = islice(_operations(file), 3)  # protocol, frame in newer ones, number
+        beginning = islice(operations(file), 3)  # protocol, frame in newer ones, number
         return any(argument == torch.serialization.MAGIC_NUMBER for _, argument in beginning)
 
 
@@ -170,7 +186,7 @@ def _globals(file: IO[bytes]) -> Iterator[str]:
     """Every global that the next pickle names, in its order and without unpickling it."""
     strings: list[str] = []
     memo: dict[int, str] = {}
-    for name, argument in _operations(file):
+    for name, argument in islice(operations(file), _MOST_OPERATIONS):
         if name == "GLOBAL":
             yield str(argument).replace(" ", ".")
         elif name == "STACK_GLOBAL":
@@ -181,12 +197,3 @@ def _globals(file: IO[bytes]) -> Iterator[str]:
             strings.append(memo.get(argument, ""))
         elif isinstance(argument, str):
             strings.append(argument)
-
-
-def _operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the operations of the next pickle, up to its end or to where it stops making sense."""
-    try:
-        for operation, argument, _ in pickletools.genops(file):
-            yield operation.name, argument
-    except Exception:  # pickletools raises many types on damaged bytes; what came before them still counts
-        return

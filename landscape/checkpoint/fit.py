@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from landscape.errors import InputError
 from landscape.wording import listed
 
-# What DistributedDataParallel, torch.compile and Lightning put before every name.
-_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.)*")
+# What DistributedDataParallel, torch.compile and Lightning put before every name; more of them is no wrapping.
+_WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.){0,8}")
+_MOST_RUNS = 50  # of wrappers; each is tried on every name
 
 
 def fit_state(state: Mapping[str, Tensor], model: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -97,7 +98,8 @@ def fitting_names(names: Collection[str], expected: Collection[str]) -> tuple[di
 def _wrappings(names: Iterable[str]) -> list[str]:
     """Every run of wrapper prefixes that some name begins with, the empty one included."""
     longest = {_WRAPPERS.match(name).group() for name in names}  # type: ignore[union-attr]
-    return sorted({run[: dot + 1] for run in longest for dot, letter in enumerate(run) if letter == "."} | {""})
+    runs = {run[: dot + 1] for run in longest for dot, letter in enumerate(run) if letter == "."} | {""}
+    return sorted(runs, key=lambda run: (len(run), run))[:_MOST_RUNS]
 
 
 def _check_shapes(fitted: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:

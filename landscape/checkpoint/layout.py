@@ -1,7 +1,8 @@
 """Where the weights, the step and the optimizer lie in the dictionaries that training scripts save."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ _OWN_KINDS: dict[str, Any] = {
     "arguments": dict,
     "metrics": dict,
 }
+_MOST_STEPS = 2**63 - 1  # as records store them
+_PLAIN = None | int | float | str | list | tuple | dict
+_DEEPEST, _MOST_VALUES = 50, 10**6  # of arguments
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,40 @@ def _own(content: Mapping[str, Any], path: Path) -> Layout:
     wrong = [key for key, kind in _OWN_KINDS.items() if key not in content or not isinstance(content[key], kind)]
     if wrong:
         raise InputError(f"{path}: its {listed(wrong)} is missing or of the wrong type; write it with save_checkpoint")
+    if abs(content["step"] or 0) > _MOST_STEPS:
+        raise InputError(f"{path}: its step is beyond what a record holds; write it with save_checkpoint")
+    if not all(isinstance(each, int | float) for each in content["metrics"].values()):
+        raise InputError(f"{path}: its metrics are not all numbers; write it with save_checkpoint")
+    _check_plain(content["arguments"], path)
     state, notes = _weights(content["state"], path, "its state")
     return Layout(state, "landscape", notes=notes, **{key: content[key] for key in _OWN_KINDS if key != "state"})
+
+
+def _check_plain(arguments: Mapping[Any, Any], path: Path) -> None:
+    """Refuse arguments that comparing and storing them would not come to an end with."""
+    level: list[Any] = [arguments]
+    count = 0
+    for _ in range(_DEEPEST):
+        count += len(level)
+        if wrong := [each for each in level if not isinstance(each, _PLAIN)]:
+            raise InputError(
+                f"{path}: its arguments have a {type(wrong[0]).__name__} in them, which is no plain value; "
+                "write it with save_checkpoint"
+            )
+        level = list(islice((item for each in level for item in _items(each)), _MOST_VALUES + 1))
+        if not level or count > _MOST_VALUES:
+            break
+    if level:
+        raise InputError(
+            f"{path}: its arguments are more than {_DEEPEST} levels deep, or more than {_MOST_VALUES:,} values; "
+            "write plain ones with save_checkpoint"
+        )
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _training_dict(content: Mapping[str, Any], candidates: list[str], path: Path) -> Layout:
@@ -117,11 +153,11 @@ def _weights(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of a state dict, without the extra state that modules may add to it."""
     entries = source.state_dict() if isinstance(source, nn.Module) else source
-    extra = [key for key in entries if isinstance(key, str) and key.split(".")[-1] == "_extra_state"]
+    extra = dict.fromkeys(key for key in entries if isinstance(key, str) and key.split(".")[-1] == "_extra_state")
     state = {key: value for key, value in entries.items() if key not in extra}
     wrong = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if wrong:
-        kinds = listed(f"{key!r} ({type(state[key]).__name__})" for key in wrong)
+        kinds = listed(f"{_shown(key)} ({type(state[key]).__name__})" for key in wrong)
         raise InputError(f"{path}: {where} has entries that are not named tensors: {kinds}; save model.state_dict()")
     if not state:
         raise InputError(f"{path}: {where} is empty, so there are no weights in it; save model.state_dict()")
@@ -147,11 +183,15 @@ def _step(content: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
         value = content.get(key)
         if isinstance(value, Tensor) and value.numel() == 1:
             value = value.item()
-        if isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1:
+        if isinstance(value, int | float) and not isinstance(value, bool) and _is_step(value):
             return int(value), (f"step {int(value)} is its {key!r}",)
     if "epoch" in content:
         return None, ("the step is unknown: there is an 'epoch', but an epoch is no number of steps",)
     return None, ()
+
+
+def _is_step(value: float) -> bool:
+    return abs(value) <= _MOST_STEPS and value == value // 1
 
 
 def _optimizer(content: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -164,10 +204,15 @@ def _optimizer(content: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def _shown(key: object) -> str:
+    """A key, for messages: what isn't text or a number can take for ever to print."""
+    return repr(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
+
+
 def _nothing_found(content: Mapping[Any, Any], path: Path) -> str:
     if not content:
         return f"{path}: holds an empty dict, so there are no weights in it; save model.state_dict()"
-    keys = listed((repr(key) for key in content), 6)
+    keys = listed(map(_shown, content), 6)
     return (
         f"{path}: no tensors found, neither at the top nor under {listed(map(repr, WEIGHT_KEYS), 3)} usual keys; "
         f"its keys are {keys}; save model.state_dict()"

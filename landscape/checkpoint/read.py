@@ -1,5 +1,6 @@
 """Reads a checkpoint of any usual format."""
 
+import os
 from pathlib import Path
 
 from landscape.checkpoint.contents import load_pickled, load_safetensors
@@ -32,18 +33,29 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     """
     path = Path(path).expanduser()
     try:
-        files = (shards_of(path) if path.is_dir() else []) or [path]
+        files = (shards_of(path) if os.path.isdir(path) else []) or [path]
         before = identity(files) if path.exists() else None
         kinds = [recognise(file) for file in files]
-        sha256 = digest(files)
         if set(kinds) == {"safetensors"}:
             state, notes = load_safetensors(files)
             layout = Layout(state, "safetensors", notes=notes)
         else:
-            layout = find_layout(load_pickled(path, kinds[0], allow_code_execution), path)
+            layout = _layout(load_pickled(path, kinds[0], allow_code_execution), path)
+        sha256 = digest(files)  # last, as what cannot be read may be very long
         unchanged = identity(files) == before
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
     if not unchanged:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
     return Checkpoint(path=path, sha256=sha256, **vars(layout))
+
+
+def _layout(content: object, path: Path) -> Layout:
+    try:
+        return find_layout(content, path)
+    except InputError:
+        raise
+    except Exception as error:  # a file can give what it holds attributes in the place of methods
+        raise InputError(
+            f"{path}: holds something that cannot be used as a checkpoint ({cause(error)}); save model.state_dict()"
+        ) from error

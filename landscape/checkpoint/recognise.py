@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Literal
 
 from landscape.errors import InputError
+from landscape.wording import amount
 
 Kind = Literal["zip", "pickle", "safetensors"]
+
+_AGAIN = "copy it again or take an earlier checkpoint"
+
+# torch.save packs nothing; what somebody packed again is let through, and no bomb.
+_MOST_UNPACKED = 10
 
 # The format's own bound on its header, which keeps random bytes from passing as one.
 _SAFETENSORS_HEADER_LIMIT = 100_000_000
@@ -76,11 +82,18 @@ def _check_zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(record.file_size for record in archive.infolist())
     except Exception as error:  # zipfile raises many types on damaged bytes
         raise InputError(
-            f"{path}: is cut short or damaged (a zip archive without a readable directory at its end); "
-            "copy it again or take an earlier checkpoint"
+            f"{path}: is cut short or damaged (a zip archive without a readable directory at its end); {_AGAIN}"
         ) from error
+    if unpacked > _MOST_UNPACKED * path.stat().st_size:
+        raise InputError(
+            f"{path}: is a zip archive that would unpack to {amount(unpacked)}, more than {_MOST_UNPACKED} times its "
+            "size; save model.state_dict() with torch.save, which packs nothing"
+        )
+    if len({name.lower() for name in names}) < len(names):
+        raise InputError(f"{path}: is a zip archive that has one name twice, as torch.save writes none; {_AGAIN}")
     if any(name.endswith("/constants.pkl") for name in names):
         raise InputError(
             f"{path}: is a TorchScript archive, whose compiled code cannot be differentiated as a model's; "

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from landscape.cli.running import EXIT_DONE, Whole, command_app, run_command
 from landscape.errors import InputError
+from landscape.wording import cause, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +81,7 @@ def plot(
         drawn = _drawn(figures, shown, look)
         contents = {f"{stem}-{name}.{form}": rendered(figure, form, shown) for name, figure in drawn.items()}
     for line in dict.fromkeys(str(each.message) for each in told):
-        print(f"landscape-plot: note: {' '.join(line.split())}", file=sys.stderr)
+        print(f"landscape-plot: note: {one_line(line)}", file=sys.stderr)
     for name, content in contents.items():  # all are drawn before the first is written
         write(content, out / name)
         print(out / name)
@@ -89,21 +90,36 @@ def plot(
 
 def _drawn(asked: Sequence[str] | None, shown: Sequence[Shown], look: Look) -> dict[str, Figure]:
     """The figures asked for; else all that can be drawn, with a line for one that the numbers don't allow."""
-    from landscape.figures import available, draw
+    from landscape.figures import available
 
     if asked:
-        return {name: draw(name, shown, look) for name in dict.fromkeys(asked)}
+        return {name: _draw(name, shown, look) for name in dict.fromkeys(asked)}
     found, reasons = {}, {}
     for name in available(shown):
         try:
-            found[name] = draw(name, shown, look)
+            found[name] = _draw(name, shown, look)
         except InputError as error:
             reasons[name] = error
     if not found:
         raise next(iter(reasons.values()))
     for name, reason in reasons.items():
-        print(f"landscape-plot: without {name}: {reason}", file=sys.stderr)
+        print(f"landscape-plot: without {name}: {one_line(reason)}", file=sys.stderr)
     return found
+
+
+def _draw(name: str, shown: Sequence[Shown], look: Look) -> Figure:
+    from landscape.figures import draw
+
+    try:
+        return draw(name, shown, look)
+    except InputError:
+        raise
+    except Exception as error:  # a record can have anything where numbers belong
+        records = ", ".join(record.label for record in shown)
+        raise InputError(
+            f"{name} can't be drawn of {records} ({cause(error)}): it isn't as landscape-probe wrote it, or this is an "
+            "error of landscape-plot (--debug shows where)"
+        ) from error
 
 
 def _inches(width: str | None) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -105,6 +106,7 @@ def probe(
     from landscape.measure import probe as run
     from landscape.memory import bytes_of
     from landscape.parallel import joined
+    from landscape.record import readable
     from landscape.source import Source
 
     if group_by is not None and len(checkpoints) == 1:
@@ -172,7 +174,8 @@ def probe(
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
-        (print_json if as_json else print_tables)(result, measurements, peers)
+        with nullcontext() if result.measured else readable(result.path):  # what was there before can be anything
+            (print_json if as_json else print_tables)(result, measurements, peers)
     return status
 
 

@@ -15,8 +15,10 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
 from landscape.errors import InputError, PeerError
+from landscape.wording import one_line
 
 _TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
+_LONGEST = 1500  # letters of a message
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 
@@ -87,7 +89,7 @@ def run_command(
     except (InputError, CycloptsError) as error:
         if "--debug" in arguments:
             Console(stderr=True).print_exception()
-        return say(" ".join(str(error).split()), EXIT_INPUT)
+        return say(one_line(error, _LONGEST), EXIT_INPUT)
     except PeerError as error:
         if "--debug" in arguments:
             Console(stderr=True).print_exception()

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from landscape.wording import printable
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -32,7 +34,7 @@ class _Screen(Console):
         super().__init__(highlight=False, markup=False, emoji=False, width=width)
 
     def line_of(self, text: str, style: str | None = None) -> None:
-        self.print(text, style=style, soft_wrap=True)
+        self.print(printable(text), style=style, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Whoever read the output has seen enough; all is stored, and the exit status is as it would be."""
@@ -43,14 +45,16 @@ class _Screen(Console):
 def print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
     """A block for each checkpoint, and where the record is."""
     screen = _Screen()
-    for row, peer in zip_longest(result.rows, peers):
+    shown = [
+        [item for m in measurements if m.name in row.data for item in m.show(row.data[m.name])] for row in result.rows
+    ]
+    for row, items, peer in zip_longest(result.rows, shown, peers):
         step = "" if row.step is None else f", step {row.step}"
         screen.line_of(f"\n{row.path}{step}", "bold")
         for note in row.notes:
             screen.line_of(f"note: {note}", "dim")
-        for measurement in (m for m in measurements if m.name in row.data):
-            for item in measurement.show(row.data[measurement.name]):
-                screen.print(item, soft_wrap=isinstance(item, str))
+        for item in items:
+            screen.print(item, soft_wrap=isinstance(item, str))
         if peer is not None:
             screen.print(_crosscheck_table(row.data["hessian"], peer))
         for line in row.shortfalls:

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record import open_record, row_at
+from landscape.record import open_record, readable, row_at
 from landscape.record.schema import utf8
 from landscape.wording import listed
 
@@ -55,19 +55,20 @@ class Shown:
             InputError: there is none, it is damaged, or has nothing of that matrix.
         """
         path = Path(path)
-        with open_record(path) as tree:
+        with open_record(path) as tree, readable(path):
             groups = {str(name): _without_large(node.to_dataset()).load() for name, node in tree.children.items()}
             identity: dict[str, Any] = {
                 "record": utf8(path.name),
                 "fingerprint": str(tree.attrs.get("fingerprint", "")),
                 "created": str(tree.attrs.get("created", "")),
             }
-        told = [json.loads(str(text)) for group in groups.values() for text in group.provenance.values[-1:]]
-        identity["commands"] = sorted({each["command"] for each in told})
-        identity["versions"] = told[-1]["versions"] if told else {}
-        identity["checkpoints"] = [
-            {"sha256": sha, "step": None if step < 0 else step} for sha, step in sorted(_checkpoints(groups).items())
-        ]
+            told = [json.loads(str(text)) for group in groups.values() for text in group.provenance.values[-1:]]
+            identity["commands"] = sorted({each["command"] for each in told})
+            identity["versions"] = told[-1]["versions"] if told else {}
+            identity["checkpoints"] = [
+                {"sha256": sha, "step": None if step < 0 else step}
+                for sha, step in sorted(_checkpoints(groups).items())
+            ]
         name = label or _ENDINGS.sub("", path.name) or path.name
         if matrix != HESSIAN:
             groups, name = _of_matrix(groups, matrix, utf8(path.name)), f"{name} ({matrix})"

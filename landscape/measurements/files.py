@@ -52,6 +52,8 @@ def refuse_changed(path: str, before: str | None, now: str) -> None:
 
 
 def _read(path: str) -> bytes:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may never come to an end
+        raise InputError(f"{path} is not a regular file; name one")
     try:
         return Path(path).read_bytes()
     except OSError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -43,7 +44,7 @@ _LARGEST_GRAPH = 2**28
 
 def is_program(path: Path) -> bool:
     """Whether a file is called as ``torch.export.save`` has it."""
-    return path.suffix == SUFFIX and path.is_file()
+    return path.suffix == SUFFIX and os.path.isfile(path)  # false for a name too long
 
 
 def read_program(path: Path) -> Checkpoint:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ _EXTRA = "install it with `pip install 'landscape-probe[hugging-face]'`, or name
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder of transformers or of an adapter."""
-    return path.is_dir() and ((path / CONFIG).is_file() or (path / ADAPTER).is_file())
+    return any(os.path.isfile(path / name) for name in (CONFIG, ADAPTER))  # false for a name too long
 
 
 def read_folder(path: Path) -> Checkpoint:

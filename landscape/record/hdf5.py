@@ -22,6 +22,9 @@ _OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
 # The netCDF library's name for a dimension without a coordinate; readers of netCDF then show no variable for it.
 _NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
 
+_MOST_UNPACKED = 10  # times the file: records aren't packed, and what somebody packed is let through, but no bomb
+_UNWRITTEN_BYTES = 2**26  # of rows that are padding alone
+
 
 @dataclass(frozen=True)
 class Row:
@@ -47,8 +50,63 @@ def opened(path: Path) -> Iterator[h5py.File]:
             f"{path} is damaged, HDF5 cannot open it ({first_line(error)}); restore or remove it"
         ) from error
     with file:
-        check_header(path, file.attrs)
+        with readable(path):
+            check_header(path, file.attrs)
         yield file
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What reading a damaged record raises (h5py, NumPy, xarray and JSON: nearly every type there is) as one line.
+
+    Raises:
+        InputError: something was raised.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
+
+
+def check_structure(file: h5py.File) -> None:
+    """Refuse what no record has: groups in groups, links to elsewhere, and data that the file doesn't have.
+
+    HDF5 follows links into other files, reads data from them, and makes terabytes of a variable that was never written.
+
+    Raises:
+        ValueError: the file has such a thing.
+    """
+    room = _MOST_UNPACKED * Path(file.filename).stat().st_size + _UNWRITTEN_BYTES
+    for name in file:
+        _check_member(file, name, h5py.Group)
+        group = file[name]
+        for each in group:
+            _check_member(group, each, h5py.Dataset)
+        rows = len(group["sha256"])
+        for data in group.values():
+            if data.dtype.kind not in "biuf" and not h5py.check_string_dtype(data.dtype):
+                raise ValueError(f"{data.name} has a type that no record has")
+            if not data.is_scale and (not data.shape or data.shape[0] != rows):
+                raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
+            if data.is_virtual or data.external:
+                raise ValueError(f"{data.name} has its data in another file")
+            room -= 0 if _is_no_coordinate(data) else data.nbytes
+    if room < 0:
+        raise ValueError("its variables are said to be larger than the file")
+
+
+def _check_member(group: h5py.Group, name: str, kind: type) -> None:
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link to elsewhere")  # noqa: TRY004
+    if group.get(name, getclass=True) is not kind:
+        raise ValueError(f"{name} is no {kind.__name__.lower()}")
+
+
+def _is_no_coordinate(data: h5py.Dataset) -> bool:
+    """Whether it is a dimension alone: never written, and never read."""
+    return bool(data.is_scale) and data.attrs["NAME"].decode().startswith(_NO_COORDINATE)
 
 
 def header(request: Request) -> dict[str, Any]:
@@ -86,16 +144,16 @@ def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
     Raises:
         InputError: see `opened`; also if the request or the bookkeeping cannot be read.
     """
-    with opened(path) as file:
-        try:
-            request = Request.from_plain(json.loads(file.attrs["request"]))
-            rows = {
-                (name, sha): Row(path, position)
-                for name, group in file.items()
-                for position, sha in enumerate(group["sha256"].asstr()[:])
-            }
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
+    with opened(path) as file, readable(path):
+        check_structure(file)
+        request = Request.from_plain(json.loads(file.attrs["request"]))
+        rows = {
+            (name, sha): Row(path, position)
+            for name, group in file.items()
+            for position, sha in enumerate(group["sha256"].asstr()[:])
+        }
+        for (name, _), row in rows.items():
+            provenance_in(file[name], row.position)
     return request, rows
 
 
@@ -109,15 +167,23 @@ def layout_in(group: h5py.Group) -> Layout:
     coordinates = {
         dim: (_variable_in(scale, (dim,)), scale.asstr()[:] if h5py.check_string_dtype(scale.dtype) else scale[:])
         for dim, scale in _dimensions(group).items()
-        if not scale.attrs["NAME"].decode().startswith(_NO_COORDINATE)
+        if not _is_no_coordinate(scale)
     }
     lengths = {length_of(dim) for dim in _dimensions(group)}
     variables = {
-        name: _variable_in(data, tuple(each.label for each in data.dims)[1:])
+        name: _variable_in(data, _labels_in(data)[1:])
         for name, data in group.items()
         if not data.is_scale and name not in lengths
     }
     return Layout(variables, coordinates)
+
+
+def _labels_in(data: h5py.Dataset) -> tuple[str, ...]:
+    """The names of its dimensions, from the attribute itself: HDF5's own function crashes on one of another type."""
+    labels = data.attrs[LABELS]
+    if len(labels) != data.ndim or not all(isinstance(each, str) for each in labels):
+        raise ValueError(f"{data.name} has no names for its dimensions")
+    return tuple(labels)
 
 
 def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
@@ -176,6 +242,8 @@ def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Da
 def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
     """How one row came to be."""
     told: dict[str, Any] = json.loads(group["provenance"].asstr()[position])
+    if not {"step", "path"} <= told["checkpoint"].keys():
+        raise ValueError("a row's provenance doesn't say of which checkpoint it is")
     return told
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import Row, first_line, opened, provenance_in, survey
+from landscape.record.hdf5 import Row, opened, provenance_in, readable, survey
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.order import place_in_run
-from landscape.record.parts import Parts, replacing
+from landscape.record.parts import Parts, followed, replacing
 from landscape.record.request import Request, Unit
 from landscape.wording import counted
 
@@ -35,7 +36,7 @@ def join_records(records: Sequence[str | Path], out: str | Path, *, overwrite: b
     """
     if not records:
         raise InputError("no record given; name those to be joined")
-    path = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    path = followed(Path(out))
     _refuse_target(path, records, overwrite)
     first, *others = map(Path, records)
     request, rows = _finished(first)
@@ -53,7 +54,7 @@ def join_records(records: Sequence[str | Path], out: str | Path, *, overwrite: b
 
 
 def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -> None:
-    if path.resolve() in [Path(record).resolve() for record in records]:
+    if os.path.realpath(path) in map(os.path.realpath, records):
         raise InputError(f"{path} is one of the records to be joined; name another file (-o)")
     if Parts.of(path).request() is not None:
         raise InputError(f"{path} is being measured, or was left unfinished; name another file (-o)")
@@ -75,12 +76,9 @@ def _by_step(request: Request, rows: dict[Unit, Row]) -> Request:
     """With the checkpoints of each measurement in their order in the run."""
     places: dict[Unit, Any] = {}
     for (name, sha), row in rows.items():
-        try:
-            with opened(row.path) as file:
-                told = provenance_in(file[name], row.position)["checkpoint"]
+        with opened(row.path) as file, readable(row.path):
+            told = provenance_in(file[name], row.position)["checkpoint"]
             places[name, sha] = place_in_run(told["step"], told["path"])
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{row.path} is damaged ({first_line(error)}); restore or remove it") from error
     ordered = {
         name: tuple(sha for _, sha in sorted(((name, sha) for sha in checkpoints), key=places.__getitem__))
         for name, checkpoints in request.checkpoints.items()

@@ -17,6 +17,7 @@ from landscape.record.hdf5 import (
     layout_in,
     lengths_in,
     opened,
+    readable,
     write_common,
     write_header,
 )
@@ -67,23 +68,25 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[Row]) -> None:
     group = create_group(file, name, reduce(Layout.join, layouts), sizes, len(rows))
     for position, row in enumerate(rows):
         with opened(row.path) as source:
-            _copy_row(source[name], row.position, group, position)
+            _copy_row(row, source[name], group, position)
     for dim in sizes:
         _write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
 
 
 def _inspect(row: Row, name: str) -> tuple[Layout, dict[str, int]]:
-    with opened(row.path) as source:
+    with opened(row.path) as source, readable(row.path):
         return layout_in(source[name]), lengths_in(source[name], row.position)
 
 
-def _copy_row(source: h5py.Group, there: int, target: h5py.Group, here: int) -> None:
-    lengths = lengths_in(source, there)
+def _copy_row(row: Row, source: h5py.Group, target: h5py.Group, here: int) -> None:
+    lengths = lengths_in(source, row.position)
     for name, variable in layout_in(source).variables.items():
         shape = tuple(lengths[dim] for dim in variable.dims)
         for block in blocks(shape, source[name].dtype.itemsize):
-            target[name][here, *block] = source[name][there, *block]
+            with readable(row.path):
+                values = source[name][row.position, *block]
+            target[name][here, *block] = values
 
 
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

@@ -14,6 +14,7 @@ from landscape.record.hdf5 import Row, check_header, first_line, header, survey
 from landscape.record.request import Request, Unit, to_json
 
 _REQUEST = "request.json"
+_LONGEST = 10**9  # bytes of a request: a million checkpoints
 
 
 class Parts:
@@ -39,12 +40,12 @@ class Parts:
         if self.folder.is_dir() and all(each.suffix == ".tmp" for each in self.folder.iterdir()):
             return None  # ended before its request was written
         try:
-            stored = json.loads((self.folder / _REQUEST).read_text(encoding="utf-8"))
+            stored = json.loads(_text(self.folder / _REQUEST))
             check_header(self.folder, stored)
             return Request.from_plain(stored["request"])
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # as many types as there are ways to be something else
             raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
 
     def rows(self) -> dict[Unit, Row]:
@@ -93,6 +94,26 @@ class Parts:
                 path.unlink()
         with suppress(OSError):  # somebody keeps files of their own there
             self.folder.rmdir()
+
+
+def _text(path: Path) -> str:
+    if not path.is_file() or path.stat().st_size > _LONGEST:  # a pipe or a device may never come to an end
+        raise ValueError(f"{path} is not a file of a request")
+    return path.read_text(encoding="utf-8")
+
+
+def followed(path: Path) -> Path:
+    """Where a record is written that is named by a link.
+
+    Raises:
+        InputError: the link leads back to itself.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise InputError(f"{path} is a link that leads back to itself; name another file")
+    return target
 
 
 @contextmanager

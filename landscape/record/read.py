@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import LABELS, first_line, opened, survey
+from landscape.record.hdf5 import LABELS, check_structure, opened, readable, survey
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.parts import Parts, replacing
 from landscape.record.request import Request
@@ -80,12 +80,10 @@ def _unfinished(path: Path) -> tuple[Parts, Request] | None:
 
 
 def _open(path: Path) -> xr.DataTree:
-    with opened(path):
-        pass
-    try:
+    with opened(path) as file, readable(path):
+        check_structure(file)
+    with readable(path):
         tree = xr.open_datatree(path, engine="h5netcdf")
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
     for node in tree.subtree:
         for variable in node.variables.values():
             variable.attrs.pop(LABELS, None)  # the dimensions have the same names

@@ -11,9 +11,9 @@ from typing import Any, Self
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import layout_in, opened, provenance_in, survey
+from landscape.record.hdf5 import layout_in, opened, provenance_in, readable, survey
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
-from landscape.record.parts import Parts, replacing
+from landscape.record.parts import Parts, followed, replacing
 from landscape.record.read import row_at
 from landscape.record.request import Request
 from landscape.record.schema import Layout, layout_of, unit_of
@@ -56,7 +56,7 @@ class RecordWriter:
         """
         if overwrite and append:
             raise InputError("--overwrite and --append exclude each other; give one of them")
-        self.path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+        self.path = followed(Path(path))
         self.request = request
         self.follows = follows
         self._parts = Parts.of(self.path)
@@ -111,7 +111,7 @@ class RecordWriter:
         if not stored:
             return None
         row = self._rows[stored[0]]
-        with opened(row.path) as file:
+        with opened(row.path) as file, readable(row.path):
             return provenance_in(file[measurement], row.position)
 
     def previous(self, measurement: str, sha256: str) -> xr.Dataset | None:
@@ -125,7 +125,7 @@ class RecordWriter:
         row = self._rows.get((measurement, sha256))
         if row is None:
             return None
-        with xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
+        with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
             return row_at(group, row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
@@ -217,5 +217,5 @@ def _check_writable(record: Path, parts: Path) -> None:
 
 
 def _layout_at(path: Path, measurement: str) -> Layout:
-    with opened(path) as file:
+    with opened(path) as file, readable(path):
         return layout_in(file[measurement])
