@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from landscape.cli.running import EXIT_DONE, Whole, command_app, run_command
+from landscape.cli.running import EXIT_DONE, Whole, command_app, printing, run_command
 from landscape.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def plot(
         print(f"landscape-plot: note: {' '.join(line.split())}", file=sys.stderr)
     for name, content in contents.items():  # all are drawn before the first is written
         write(content, out / name)
-        print(out / name)
+        with printing():
+            print(out / name)
     return EXIT_DONE
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from landscape.cli import options
-from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, rank_of_process, run_command
+from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, printing, rank_of_process, run_command
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 from landscape.wording import counted
@@ -31,7 +31,7 @@ EPILOGUE = """Examples, from the project's folder:
   landscape-probe data/looped.pt --loops -o loops.h5      # tied or untied loop
 
 Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
-130 interrupted, 143 terminated.
+129, 130, 143 hung up, interrupted, terminated.
 """
 
 app = command_app("landscape-probe", "CHECKPOINT... [--hessian] [OPTIONS]", HELP, EPILOGUE)
@@ -164,7 +164,8 @@ def probe(
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
-        (print_json if as_json else print_tables)(result, measurements, peers)
+        with printing():
+            (print_json if as_json else print_tables)(result, measurements, peers)
     return status
 
 
@@ -176,7 +177,8 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
     if out is None:
         raise InputError("--merge makes a record of several: name it with -o")
     path = join_records(records, out, overwrite=overwrite)
-    print(f"Record: {path} (of {counted(len(records), 'record')})")
+    with printing():
+        print(f"Record: {path} (of {counted(len(records), 'record')})")
     return EXIT_DONE
 
 
