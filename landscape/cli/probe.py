@@ -176,10 +176,15 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
         raise InputError("--merge is the work of one process: start it without torchrun")
     if out is None:
         raise InputError("--merge makes a record of several: name it with -o")
-    path = join_records(records, out, overwrite=overwrite)
+    lost: list[str] = []
+    path = join_records(records, out, overwrite=overwrite, on_loss=lost.append)
     with printing():
-        print(f"Record: {path} (of {counted(len(records), 'record')})")
-    return EXIT_DONE
+        for line in lost:
+            print(f"LOST: {line}")
+        print(f"Record: {path} ({'unfinished, ' if lost else ''}of {counted(len(records), 'record')})")
+        if lost:
+            print(f"What was lost is measured again by the command that measured it, with -o {out}")
+    return EXIT_NOT_CONVERGED if lost else EXIT_DONE
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:

@@ -113,7 +113,7 @@ def layout_in(group: h5py.Group) -> Layout:
     }
     lengths = {length_of(dim) for dim in _dimensions(group)}
     variables = {
-        name: _variable_in(data, tuple(each.label for each in data.dims)[1:])
+        name: _variable_in(data, tuple(data.attrs[LABELS][1:]))  # by data.dims, HDF5 crashes on some damaged files
         for name, data in group.items()
         if not data.is_scale and name not in lengths
     }
