@@ -1,7 +1,7 @@
 """Runs of the command that are to be ended: a process that imports everything once and forks a child for each run.
 
 It reads one JSON object a line: `folder`, `arguments`, and at which call of the writer which signal ends the child
-(`at`, `signal`, `after` the call or before it) or which call fails for want of space (`full`). It answers with the
+(`at`, `signal`, `after` the call or before it) or from which call on the disk is full (`full`). It answers with the
 child's process id, and with its status and its number of writer's calls once it has ended.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ CALLS = [
     (os, name) for name in ("mkdir", "replace", "unlink", "rmdir", "fsync", "posix_fallocate", "truncate", "open")
 ] + [(h5py.File, "close"), (h5py.Group, "create_group"), (h5py.Group, "create_dataset"), (h5py.Dataset, "__setitem__")]
 
+TAKES_SPACE = {"mkdir", "replace", "fsync", "posix_fallocate", "create_group", "create_dataset", "__setitem__"}
+
 
 def watched(job: dict[str, Any], calls: Path) -> None:
     """Count the calls, and do what the job has for one of them."""
@@ -41,7 +44,7 @@ def watched(job: dict[str, Any], calls: Path) -> None:
             nonlocal number
             number += 1
             here, before = number == job.get("at"), not job.get("after")
-            if number == job.get("full"):
+            if number >= job.get("full", math.inf) and function.__name__ in TAKES_SPACE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if here and before:
                 os.kill(os.getpid(), job["signal"])

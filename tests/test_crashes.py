@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import torch
 from torch.nn import functional
 
 from landscape.checkpoint import read_checkpoint, save_checkpoint
+from landscape.cli.probe import main
 from landscape.record import open_record
 from tests.conftest import ROOT
 
@@ -191,7 +195,9 @@ def told_in(path: Path) -> dict[tuple[str, str], str]:
 def shown_in(folder: Path) -> str:
     """What the last run printed, but for the memory that it took and when it was measured."""
     shown = (folder.parent / "out").read_text()
-    return re.sub(r"\d+ MB", "MB", shown).replace("was there already, nothing measured", "measured")
+    return re.sub(r"memory beyond model and data: .*\n", "", shown).replace(
+        "was there already, nothing measured", "measured"
+    )
 
 
 def finished_parts(folder: Path) -> dict[str, tuple[int, int]]:
@@ -283,3 +289,94 @@ def test_killed_runs_are_resumed(runner: Runner) -> None:
 @pytest.mark.slow
 def test_a_hundred_killed_runs_lose_nothing(runner: Runner) -> None:
     assert killed_and_resumed(runner, range(int(os.environ.get("SEEDS", "100"))))["units kept"]
+
+
+def test_a_disk_that_fills_up_at_any_moment_is_one_line(runner: Runner) -> None:
+    for seed, share in ((4, 0.2), (16, 0.6), (28, 0.85), (40, 0.97)):
+        attempts = Attempts(runner, seed)
+        full = int(share * attempts.whole.calls)
+        assert runner.run(attempts.folder, attempts.arguments, watched=True, full=full) == 2
+        err = (attempts.folder.parent / "err").read_text()
+        assert err.count("\n") == 1
+        assert "No space left on device" in err
+        attempts.compare(attempts.where)
+        attempts.finish()
+
+
+# Without a terminal, without a reader, without space for what is printed
+
+
+def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
+    """A line of the shell, in which CMD is the command."""
+    line = line.replace("CMD", f"{sys.executable} -m landscape 0004.pt")
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+
+
+def test_output_without_reader_or_space(runner: Runner) -> None:
+    folder = runner.folder("output")
+    ran = run(folder, "CMD -o full.h5 > /dev/full")
+    assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
+    assert "the output cannot be written (No space left on device); what was made is kept" in ran.stderr
+    ran = run(folder, "set -o pipefail; CMD -o full.h5 | true")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = run(folder, "CMD -o closed.h5 >&- 2>&-; echo $?")
+    assert (ran.stdout, ran.stderr) == ("0\n", "")
+    ran = run(folder, "set -o pipefail; CMD missing.pt 2>&- | cat")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "")
+    ran = run(folder, "set -o pipefail; python -m landscape --merge full.h5 -o merged.h5 | true".replace(
+        "python", sys.executable))  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    for name in ("full.h5", "closed.h5", "merged.h5"):
+        with open_record(folder / name) as tree:
+            assert tree["loss"].sizes["checkpoint"] == 1
+
+
+def test_a_terminal_that_goes(runner: Runner) -> None:
+    """Its going is told by a signal, and whatever is written to it afterwards fails."""
+    whole = runner.uninterrupted("adaptive")
+    folder = runner.folder("terminal")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.execve(sys.executable, ["python", "-m", "landscape", *RUNS["adaptive"], "-o", "out.h5"], ENVIRONMENT)
+    deadline = time.monotonic() + 60
+    while not finished_parts(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.close(terminal)
+    _, ended = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(ended) == 129
+    parts = finished_parts(folder)
+    assert parts
+    assert runner.run(folder, [*RUNS["adaptive"], "-o", "out.h5"]) == whole.status
+    assert numbers_in(folder / "out.h5") == whole.numbers
+
+
+def test_what_nohup_protects_goes_on(runner: Runner) -> None:
+    folder = runner.folder("nohup")
+    asked = " ".join(RUNS["adaptive"])
+    line = f"trap '' HUP; {sys.executable} -m landscape {asked} -o out.h5 & sleep 4; kill -HUP $!; wait $!"
+    assert run(folder, line).returncode == 0
+    assert (folder / "out.h5").exists()
+
+
+# Two runs
+
+
+def test_the_second_of_two_runs_says_who_is_first(runner: Runner) -> None:
+    folder = runner.folder("two")
+    arguments = [*RUNS["adaptive"], "-o", "out.h5"]
+    process = runner.start(folder, arguments)
+    deadline = time.monotonic() + 60
+    while not finished_parts(folder) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for second in (arguments, [*THREE, "-o", "out.h5"], [*THREE, "-o", "out.h5", "--overwrite"]):
+        with chdir(folder), redirect_stderr(StringIO()) as err:
+            assert main(second) == 2
+        said = f"landscape-probe: out.h5 is being written by process {process} on {socket.gethostname()} since 2"
+        assert err.getvalue().startswith(said)
+        assert err.getvalue().count("\n") == 1
+    os.kill(process, signal.SIGKILL)
+    assert runner.ended() == -signal.SIGKILL
+    assert runner.run(folder, arguments) == 0, "what a kill leaves keeps nobody out"
