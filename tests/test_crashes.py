@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -162,9 +163,7 @@ class Whole:
 def runner(files: Path) -> Iterator[Runner]:
     made = Runner(files)
     yield made
-    assert made.server.stdin is not None
-    made.server.stdin.close()
-    made.server.wait(timeout=60)
+    made.server.communicate(timeout=60)
 
 
 def numbers_in(path: Path) -> dict[str, Any]:
@@ -340,10 +339,11 @@ def test_a_terminal_that_goes(runner: Runner) -> None:
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder)
-        os.execve(sys.executable, ["python", "-m", "landscape", *RUNS["adaptive"], "-o", "out.h5"], ENVIRONMENT)
+        os.execve(sys.executable, [sys.executable, "-m", "landscape", *RUNS["adaptive"], "-o", "out.h5"], ENVIRONMENT)
     deadline = time.monotonic() + 60
     while not finished_parts(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        if select.select([terminal], [], [], 0.01)[0]:
+            os.read(terminal, 4096)
     os.close(terminal)
     _, ended = os.waitpid(process, 0)
     assert os.waitstatus_to_exitcode(ended) == 129
@@ -370,7 +370,8 @@ def test_the_second_of_two_runs_says_who_is_first(runner: Runner) -> None:
     process = runner.start(folder, arguments)
     deadline = time.monotonic() + 60
     while not finished_parts(folder) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.001)
+    os.kill(process, signal.SIGSTOP)
     for second in (arguments, [*THREE, "-o", "out.h5"], [*THREE, "-o", "out.h5", "--overwrite"]):
         with chdir(folder), redirect_stderr(StringIO()) as err:
             assert main(second) == 2
