@@ -322,8 +322,6 @@ def test_output_without_reader_or_space(runner: Runner) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
     ran = run(folder, "CMD -o closed.h5 >&- 2>&-; echo $?")
     assert (ran.stdout, ran.stderr) == ("0\n", "")
-    ran = run(folder, "set -o pipefail; CMD missing.pt 2>&- | cat")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "")
     ran = run(folder, "set -o pipefail; python -m landscape --merge full.h5 -o merged.h5 | true".replace(
         "python", sys.executable))  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
@@ -353,10 +351,12 @@ def test_a_terminal_that_goes(runner: Runner) -> None:
     assert numbers_in(folder / "out.h5") == whole.numbers
 
 
+@pytest.mark.slow
 def test_what_nohup_protects_goes_on(runner: Runner) -> None:
     folder = runner.folder("nohup")
     asked = " ".join(RUNS["adaptive"])
-    line = f"trap '' HUP; {sys.executable} -m landscape {asked} -o out.h5 & sleep 4; kill -HUP $!; wait $!"
+    line = f"trap '' HUP; {sys.executable} -m landscape {asked} -o out.h5 & "
+    line += "until ls out.h5.parts/*.h5; do sleep 0.1; done; kill -HUP $!; wait $!"
     assert run(folder, line).returncode == 0
     assert (folder / "out.h5").exists()
 
