@@ -141,12 +141,13 @@ def probe(
     writer = processes.in_order(
         lambda: RecordWriter(path, request, overwrite=overwrite, append=append, follows=not processes.first)
     )
-    with bar or ProgressBar(shown=processes.first) as shown:
-        probing = _Probing(run, request, writer, shown, command)
-        probing.check_unchanged()
-        for unit in (*run.files, run.whole):
-            probing.measure(unit, asked[unit.sha256])
-    processes.in_order(writer.close)
+    with writer:
+        with bar or ProgressBar(shown=processes.first) as shown:
+            probing = _Probing(run, request, writer, shown, command)
+            probing.check_unchanged()
+            for unit in (*run.files, run.whole):
+                probing.measure(unit, asked[unit.sha256])
+        processes.in_order(writer.close)
     return Result(path, _rows(path, run, asked), probing.measured)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -41,17 +42,20 @@ class ProgressBar:
 
     def label(self, text: str) -> None:
         """Begin another piece of work under another label."""
-        self._bar.reset(self._task, description=text, detail="", total=1.0)
+        with suppress(OSError):  # a terminal that is gone is no reason to end
+            self._bar.reset(self._task, description=text, detail="", total=1.0)
 
     def __call__(self, progress: Progress) -> None:
         """Show where a solve stands."""
         worst = f", residual {np.max(progress.residuals):.0e}" if len(progress.residuals) else ""
         detail = f"{progress.phase} {progress.products} {progress.counted}{worst}"
-        self._bar.update(self._task, completed=progress.fraction, detail=detail)
+        with suppress(OSError):
+            self._bar.update(self._task, completed=progress.fraction, detail=detail)
 
     def __enter__(self) -> Self:
         """Start drawing."""
-        self._bar.start()
+        with suppress(OSError):
+            self._bar.start()
         return self
 
     def __exit__(
@@ -59,4 +63,5 @@ class ProgressBar:
     ) -> None:
         """Remove the bar."""
         if not self._bar.disable:  # rich before 15 ends even a bar that wasn't shown with an empty line
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()

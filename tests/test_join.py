@@ -111,3 +111,35 @@ def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ):
         assert main(wrong) == 2
         assert says in capsys.readouterr().err
+
+
+def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Path, capsys) -> None:
+    """The end is cut off: no row is read wrongly, and the command that measured it measures what was lost."""
+    whole = (jobs / "whole.h5").read_bytes()
+    kept = set()
+    for tenths in range(1, 10):
+        cut, out = tmp_path / "cut.h5", tmp_path / f"{tenths}.h5"
+        cut.write_bytes(whole[: len(whole) * tenths // 10])
+        with pytest.raises(InputError, match="damaged"):
+            landscape.join_records([cut], out)
+        status = main(["--merge", str(cut), "-o", str(out)])
+        told = capsys.readouterr()
+        if status == 2:
+            assert "damaged" in told.err
+            assert [path for path in tmp_path.iterdir() if path.name.startswith(out.name)] == []
+            continue
+        assert status == 3
+        with landscape.open_record(out) as saved, landscape.open_record(jobs / "whole.h5") as before:
+            rows = sum(group.sizes["checkpoint"] for group in saved.children.values())
+            assert told.out.count("LOST: ") == 12 - rows
+            for name, group in saved.children.items():
+                assert np.isin(group.sha256.values, before[name].sha256.values).all()
+                at = [list(before[name].sha256.values).index(sha) for sha in group.sha256.values]
+                for variable in group.data_vars:
+                    assert np.array_equal(group[variable].values, before[name][variable].values[at]), variable
+        kept.add(rows)
+    assert kept - {0}
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 12 - rows
+    both = landscape.join_records([cut, jobs / "late.h5", jobs / "early.h5"], tmp_path / "both.h5")
+    assert landscape.probe(checkpoints_of(jobs / "run"), measurements, both).measured == 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import errno
+import fcntl
 import gc
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -369,10 +372,7 @@ def test_every_prefix_opens_and_resumes_to_the_same_content(tmp_path: Path) -> N
     for count in range(len(request.units) + 1):
         folder = tmp_path / str(count)
         folder.mkdir()
-        writer = RecordWriter(folder / "out.h5", request)
-        for measurement, sha in request.units[:count]:
-            number = SHA.index(sha)
-            writer.add(measurement, {"hessian": hessian, "loss": loss}[measurement](number), provenance(number))
+        interrupted(folder / "out.h5", request, count)
         if count:
             for path in (folder / "out.h5", folder / "out.h5.parts"):
                 with open_record(path) as tree:
@@ -597,7 +597,46 @@ def test_a_finished_record_is_shown_beside_an_unfinished_append(out: Path) -> No
 def test_two_runs_into_one_file(out: Path) -> None:
     first, second = RecordWriter(out, make_request()), RecordWriter(out, OTHER)
     first.add("hessian", hessian(0), provenance(0))
-    refused(lambda: second.add("hessian", hessian(0), provenance(0)), "another run")
+    refused(
+        lambda: second.add("hessian", hessian(0), provenance(0)),
+        f"out.h5 is being written by process {os.getpid()} on {socket.gethostname()} since 20",
+    )
+    refused(lambda: RecordWriter(out, make_request()), f"process {os.getpid()}")
+    refused(lambda: RecordWriter(out, OTHER, overwrite=True), f"process {os.getpid()}")
+    del first
+    refused(lambda: second.add("hessian", hessian(0), provenance(0)), "has parts of another run meanwhile")
+    assert finish_from(out.parent, make_request())[1] == 2
+
+
+def test_a_writer_keeps_others_out_from_the_beginning_and_leaves_nothing(out: Path) -> None:
+    with RecordWriter(out, make_request()):
+        refused(lambda: RecordWriter(out, make_request()), "out.h5 is being written by process")
+        refused(lambda: open_record(out), "no record")
+    assert os.listdir(out.parent) == []
+
+
+def test_what_a_kill_leaves_of_a_hold_keeps_nobody_out(out: Path) -> None:
+    parts = interrupted(out, make_request(), 2)
+    (parts / "writer.json").write_text('{"process": 1, "host": "elsewhere", "since": "2026"}')
+    assert finish_from(out.parent, make_request())[1] == 1
+    assert os.listdir(out.parent) == ["out.h5"]
+
+
+def test_without_locks_there_is_no_hold(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    write(out, make_request())
+    assert os.listdir(out.parent) == ["out.h5"]
+
+
+def test_a_finished_record_is_shown_while_another_run_adds_to_it(out: Path) -> None:
+    write(out, make_request())
+    with RecordWriter(out, make_request(shas=SHA[3:6]), append=True) as writer:
+        writer.add("hessian", hessian(3), provenance(3))
+        assert RecordWriter(out, make_request()).finished
+        assert writer.done("hessian", SHA[3])
 
 
 def damaged(path: Path, request: Request) -> None:
@@ -741,6 +780,7 @@ def test_what_an_earlier_row_tells(out: Path) -> None:
     writer = RecordWriter(out, request)
     writer.add("hessian", hessian(1), provenance(1, route="cached"))
     assert writer.earlier("loss") is None
+    del writer
     assert RecordWriter(out, request).earlier("hessian") == provenance(1, route="cached")
     write(out, request)
     more = RecordWriter(out, make_request(shas=SHA[2:5]), append=True)
@@ -754,6 +794,7 @@ def test_what_was_measured_on_the_checkpoint_before(out: Path) -> None:
     assert writer.previous("hessian", SHA[1]) is None, "it isn't measured yet"
     writer.add("hessian", hessian(0), provenance(0))
     np.testing.assert_array_equal(writer.previous("hessian", SHA[1]).eigenvalues, hessian(0).eigenvalues)
+    del writer
     write(out, request)
     more = RecordWriter(out, make_request(shas=SHA[3:5]), append=True)
     before = more.previous("hessian", SHA[3])
@@ -806,7 +847,7 @@ def test_units_of_one_group_fit_together(out: Path) -> None:
     refused(lambda: writer.add("hessian", unit.drop_vars("converged"), provenance(1)), "converged")
     refused(lambda: writer.add("hessian", unit.drop_vars("index"), provenance(1)), "index")
     writer.add("hessian", unit, provenance(1))
-    assert len(os.listdir(out.with_name("out.h5.parts"))) == 3
+    assert len(list(out.with_name("out.h5.parts").glob("*.h5"))) == 2
 
 
 def test_coordinates_agree_beyond_the_first_unit_after_a_resume(out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from landscape.cli.running import EXIT_DONE, Whole, command_app, run_command
+from landscape.cli.running import EXIT_DONE, Whole, command_app, printing, run_command
 from landscape.errors import InputError
 from landscape.wording import cause, one_line
 
@@ -84,7 +84,8 @@ def plot(
         print(f"landscape-plot: note: {one_line(line)}", file=sys.stderr)
     for name, content in contents.items():  # all are drawn before the first is written
         write(content, out / name)
-        print(out / name)
+        with printing():
+            print(out / name)
     return EXIT_DONE
 
 

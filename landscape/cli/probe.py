@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from landscape.cli import options
-from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, rank_of_process, run_command
+from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, printing, rank_of_process, run_command
 from landscape.cli.screen import print_json, print_tables
 from landscape.errors import InputError
 from landscape.wording import counted
@@ -32,7 +32,7 @@ EPILOGUE = """Examples, from the project's folder:
   landscape-probe data/looped.pt --loops -o loops.h5      # tied or untied loop
 
 Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
-130 interrupted, 143 terminated.
+129, 130, 143 hung up, interrupted, terminated.
 """
 
 app = command_app("landscape-probe", "CHECKPOINT... [--hessian] [OPTIONS]", HELP, EPILOGUE)
@@ -174,7 +174,8 @@ def probe(
         for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
             peers.append(_crosscheck(row, source, k, seed))
     finally:  # what was measured is shown, whatever becomes of the peer
-        with nullcontext() if result.measured else readable(result.path):  # what was there before can be anything
+        # What was there before can be anything.
+        with nullcontext() if result.measured else readable(result.path), printing():
             (print_json if as_json else print_tables)(result, measurements, peers)
     return status
 
@@ -186,9 +187,15 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
         raise InputError("--merge is the work of one process: start it without torchrun")
     if out is None:
         raise InputError("--merge makes a record of several: name it with -o")
-    path = join_records(records, out, overwrite=overwrite)
-    print(f"Record: {path} (of {counted(len(records), 'record')})")
-    return EXIT_DONE
+    lost: list[str] = []
+    path = join_records(records, out, overwrite=overwrite, on_loss=lost.append)
+    with printing():
+        for line in lost:
+            print(f"LOST: {line}")
+        print(f"Record: {path} ({'unfinished, ' if lost else ''}of {counted(len(records), 'record')})")
+        if lost:
+            print(f"What was lost is measured again by the command that measured it, with -o {out}")
+    return EXIT_NOT_CONVERGED if lost else EXIT_DONE
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:

@@ -7,9 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
@@ -20,7 +22,10 @@ from landscape.wording import one_line
 _TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
 _LONGEST = 1500  # letters of a message
 
-EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
+EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED = 0, 1, 2, 3
+
+# What ends a command in good order; its exit status is 128 and the signal's number, as shells have it.
+_STOPS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "the terminal is gone"}
 
 
 def whole(_: type, tokens: Sequence[Token]) -> int:
@@ -72,14 +77,22 @@ def run_command(
             was given by name, and the arguments as they stand.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it was closed, and the next file would take its place
+            setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name can hold what the terminal has no letter for
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # What is ignored stays so, as nohup wants it; and the interrupt is Python's own.
+    handled = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, _stop) for each in handled}
 
     def say(line: str, status: int, turn: int | None = None) -> int:
         """Print a line, unless another process has said why it ended before this one's turn comes."""
         if _outlives(_TURN * (bool(rank_of_process()) if turn is None else turn)):
-            print(f"{name}: {line}", file=sys.stderr)
+            try:
+                print(f"{name}: {line}", file=sys.stderr)
+            except OSError:  # nobody is there to read it, and the status tells
+                _discard(sys.stderr)
         return status
 
     try:
@@ -94,14 +107,36 @@ def run_command(
         if "--debug" in arguments:
             Console(stderr=True).print_exception()
         return say(str(error), EXIT_INTERNAL, 3)  # after the one that it is about
-    except KeyboardInterrupt:
-        return say("interrupted; what was finished is kept, the same command goes on from there", EXIT_INTERRUPTED)
-    except _Terminated:
-        if rank_of_process():
-            return EXIT_TERMINATED
-        return say("terminated; what was finished is kept, the same command goes on from there", EXIT_TERMINATED)
+    except (KeyboardInterrupt, _Stopped) as stop:
+        number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
+        if isinstance(stop, _Stopped) and rank_of_process():
+            return 128 + number
+        return say(f"{_STOPS[number]}; what was finished is kept, the same command goes on from there", 128 + number)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """What is printed in this block may find no reader, or no space; what was made is kept in either case.
+
+    Raises:
+        InputError: the output was to be stored, and its disk is full.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough; the exit status is as it would be
+        _discard(sys.stdout)
+    except OSError as error:
+        _discard(sys.stdout)
+        raise InputError(f"the output cannot be written ({error.strerror}); what was made is kept") from error
+
+
+def _discard(stream: TextIO) -> None:
+    """Send to nowhere what a stream still holds, or Python fails at the end once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def rank_of_process() -> int | None:
@@ -114,14 +149,18 @@ def _outlives(seconds: float) -> bool:
     """Whether nobody ends this process within some seconds, as torchrun does when another one has failed."""
     try:
         time.sleep(seconds)
-    except _Terminated:
+    except _Stopped:
         return False
     return True
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception that no handler of ordinary errors catches."""
+class _Stopped(BaseException):
+    """A signal that ends the command, as an exception that no handler of ordinary errors catches."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+def _stop(number: int, frame: object) -> None:
+    raise _Stopped(signal.Signals(number))

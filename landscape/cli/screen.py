@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -37,9 +36,8 @@ class _Screen(Console):
         self.print(printable(text), style=style, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
-        """Whoever read the output has seen enough; all is stored, and the exit status is as it would be."""
-        self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        """Leave it to whoever prints; rich would end the process."""
+        raise  # noqa: PLE0704 - called while it is handled
 
 
 def print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:

@@ -22,7 +22,7 @@ _OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
 # The netCDF library's name for a dimension without a coordinate; readers of netCDF then show no variable for it.
 _NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
 
-_MOST_UNPACKED = 10  # times the file: records aren't packed, and what somebody packed is let through, but no bomb
+MOST_UNPACKED = 10  # times the file: records aren't packed, and what somebody packed is let through, but no bomb
 _UNWRITTEN_BYTES = 2**26  # of rows that are padding alone
 
 
@@ -78,22 +78,34 @@ def check_structure(file: h5py.File) -> None:
     Raises:
         ValueError: the file has such a thing.
     """
-    room = _MOST_UNPACKED * Path(file.filename).stat().st_size + _UNWRITTEN_BYTES
-    for name in file:
-        _check_member(file, name, h5py.Group)
-        group = file[name]
-        for each in group:
-            _check_member(group, each, h5py.Dataset)
-        rows = len(group["sha256"])
-        for data in group.values():
-            if data.dtype.kind not in "biuf" and not h5py.check_string_dtype(data.dtype):
-                raise ValueError(f"{data.name} has a type that no record has")
-            if not data.is_scale and (not data.shape or data.shape[0] != rows):
-                raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
-            if data.is_virtual or data.external:
-                raise ValueError(f"{data.name} has its data in another file")
-            room -= 0 if _is_no_coordinate(data) else data.nbytes
-    if room < 0:
+    _refuse_unwritten(file, sum(check_group(file, name) for name in file))
+
+
+def check_group(file: h5py.File, name: str) -> int:
+    """The same of one group.
+
+    Returns:
+        The bytes of its variables.
+    """
+    _check_member(file, name, h5py.Group)
+    group = file[name]
+    for each in group:
+        _check_member(group, each, h5py.Dataset)
+    rows, size = len(group["sha256"]), 0
+    for data in group.values():
+        if data.dtype.kind not in "biuf" and not h5py.check_string_dtype(data.dtype):
+            raise ValueError(f"{data.name} has a type that no record has")
+        if not data.is_scale and (not data.shape or data.shape[0] != rows):
+            raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
+        if data.is_virtual or data.external:
+            raise ValueError(f"{data.name} has its data in another file")
+        size += 0 if _is_no_coordinate(data) else data.nbytes
+    _refuse_unwritten(file, size)
+    return size
+
+
+def _refuse_unwritten(file: h5py.File, size: int) -> None:
+    if size > MOST_UNPACKED * Path(file.filename).stat().st_size + _UNWRITTEN_BYTES:
         raise ValueError("its variables are said to be larger than the file")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,17 @@ from landscape.record.merge import merge, size_of_merged
 from landscape.record.order import place_in_run
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.request import Request, Unit
-from landscape.wording import counted
+from landscape.record.salvage import readable_rows
+from landscape.wording import counted, listed
 
 
-def join_records(records: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> Path:
+def join_records(
+    records: Sequence[str | Path],
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    on_loss: Callable[[str], None] | None = None,
+) -> Path:
     """Join finished records of one problem and equal settings, with the rows in the order of their steps.
 
     What two records both have is taken from the first.
@@ -26,9 +35,12 @@ def join_records(records: Sequence[str | Path], out: str | Path, *, overwrite: b
         records: files.
         out: the record to make.
         overwrite: replace a file that is there.
+        on_loss: called with a line for each row that can't be read; what can be read is then saved as an unfinished
+            record, in which the command that measured it measures the others again. Without it a damaged record is
+            refused.
 
     Returns:
-        The record that was made.
+        The record that was made; of an unfinished one, the folder of its parts.
 
     Raises:
         InputError: a file is no finished record or damaged, settings or problems differ, ``out`` is one of them, is
@@ -38,19 +50,39 @@ def join_records(records: Sequence[str | Path], out: str | Path, *, overwrite: b
         raise InputError("no record given; name those to be joined")
     path = followed(Path(out))
     _refuse_target(path, records, overwrite)
-    first, *others = map(Path, records)
-    request, rows = _finished(first)
-    for record in others:
-        more, theirs = _finished(record)
+    with tempfile.TemporaryDirectory(prefix="landscape-record-") as folder:
+        first, *others = map(Path, records)
+        request, rows = _finished(first, folder)
+        for record in others:
+            more, theirs = _finished(record, folder)
+            try:
+                request = request.union(more)
+            except InputError as error:
+                raise InputError(f"{record} doesn't go together with {first}: {error}") from error
+            rows = theirs | rows
+        if lost := [unit for unit in request.units if unit not in rows]:
+            whose = listed(records)
+            if on_loss is None or not rows:
+                which = f"{len(lost)} of {counted(len(request.units), 'row')} cannot be read"
+                hint = "restore it, or save the others with --merge" if rows else "restore or remove it"
+                raise InputError(f"{whose}: damaged, {which}; {hint}")
+            for name, sha in lost:
+                on_loss(f"{name} of the checkpoint {sha[:12]} cannot be read in {whose}")
+        ordered = request if lost else _by_step(request, rows)
+        parts = Parts.of(path)
+        parts.hold()
         try:
-            request = request.union(more)
-        except InputError as error:
-            raise InputError(f"{record} doesn't go together with {first}: {error}") from error
-        rows = theirs | rows
-    ordered = _by_step(request, rows)
-    with replacing(path, path.parent, size_of_merged(rows)) as temporary:
-        merge(temporary, ordered, rows)
-    return path
+            if lost:
+                parts.prepare(ordered)
+                for unit, row in rows.items():
+                    parts.write(unit, 0, partial(merge, request=ordered, rows={unit: row}))
+                return parts.folder
+            with replacing(path, parts.folder, size_of_merged(rows)) as temporary:
+                merge(temporary, ordered, rows)
+            parts.remove()  # with what a kill has left of an earlier run
+            return path
+        finally:
+            parts.release()
 
 
 def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -> None:
@@ -65,9 +97,9 @@ def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -
     survey(path)  # what is no record isn't replaced
 
 
-def _finished(record: Path) -> tuple[Request, dict[Unit, Row]]:
-    request, rows = survey(record)
-    if missing := [unit for unit in request.units if unit not in rows]:
+def _finished(record: Path, folder: str) -> tuple[Request, dict[Unit, Row]]:
+    request, rows, damaged = readable_rows(record, Path(folder))
+    if not damaged and (missing := [unit for unit in request.units if unit not in rows]):
         raise InputError(f"{record} is unfinished: {counted(len(missing), 'row')} are missing; finish it first")
     return request, rows
 

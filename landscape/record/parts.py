@@ -11,18 +11,21 @@ from pathlib import Path
 
 from landscape.errors import InputError
 from landscape.record.hdf5 import Row, check_header, first_line, header, survey
+from landscape.record.hold import Hold
 from landscape.record.request import Request, Unit, to_json
 
 _REQUEST = "request.json"
 _LONGEST = 10**9  # bytes of a request: a million checkpoints
+_WRITER = "writer.json"
 
 
 class Parts:
-    """The folder `<OUT>.parts`; it is there from the first unit to the last, and at no other time."""
+    """The folder `<OUT>.parts`; it is there while a run is going on, and after one that has left finished units."""
 
     def __init__(self, folder: Path) -> None:
         """Look at nothing yet."""
         self.folder = folder
+        self._hold = Hold(folder / _WRITER)
 
     @classmethod
     def of(cls, record: Path) -> Parts:
@@ -37,8 +40,10 @@ class Parts:
         """
         if not os.path.lexists(self.folder):
             return None
-        if self.folder.is_dir() and all(each.suffix == ".tmp" for each in self.folder.iterdir()):
-            return None  # ended before its request was written
+        if self.folder.is_dir() and all(
+            each.suffix == ".tmp" or each.name == _WRITER for each in self.folder.iterdir()
+        ):
+            return None  # its request isn't written yet, or it ended before
         try:
             stored = json.loads(_text(self.folder / _REQUEST))
             check_header(self.folder, stored)
@@ -59,22 +64,46 @@ class Parts:
                 found |= rows if made_for.fingerprint == request.fingerprint else {}
         return found
 
-    def prepare(self, request: Request) -> None:
-        """Make the folder if it is not there.
+    def writer(self) -> str | None:
+        """Which other run writes here at the moment, in words; None if none does."""
+        return self._hold.other()
+
+    def hold(self) -> None:
+        """Keep other runs out until `release`, or until this process ends.
 
         Raises:
-            InputError: another run has begun to write there.
+            InputError: another run writes here, the folder is somebody else's, or the disk doesn't take it.
         """
+        self.request()  # nothing is put into a folder of somebody else
+        try:
+            other = self._hold.take()
+        except OSError as error:
+            raise InputError(f"{self.folder} cannot be written ({error.strerror}); name another file") from error
+        if other is not None:
+            raise InputError(self.held_by(other))
+
+    def held_by(self, other: str) -> str:
+        """What is said to a second run."""
+        return f"{self.folder.with_suffix('')} is being written by {other}; wait for it or name another file (-o)"
+
+    def release(self) -> None:
+        """Let other runs in; a folder in which nothing was stored goes."""
+        self._hold.release()
+
+    def prepare(self, request: Request) -> None:
+        """Hold the folder, with the request in it.
+
+        Raises:
+            InputError: another run writes there or has done so meanwhile, or the disk doesn't take it.
+        """
+        self.hold()
         if (there := self.request()) is None:
-            try:
-                self.folder.mkdir(exist_ok=True)
-            except OSError as error:
-                raise InputError(f"{self.folder} cannot be made ({error.strerror}); name another file") from error
-            _sync_folder(self.folder.parent)
             with replacing(self.folder / _REQUEST, self.folder) as temporary:
+                _sync_folder(self.folder.parent)
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
         elif there.fingerprint != request.fingerprint:
-            raise InputError(f"{self.folder} is being written by another run; wait for it or name another file")
+            self.release()
+            raise InputError(f"{self.folder} has parts of another run meanwhile; name another file")
 
     def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> Row:
         """One part of about so many bytes, which is there as a whole or not at all."""
@@ -88,12 +117,16 @@ class Parts:
         return Row(self.folder / f"{'-'.join(unit)}.h5", 0)
 
     def remove(self) -> None:
-        """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle."""
+        """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle.
+
+        Raises:
+            InputError: another run writes here.
+        """
+        self.hold()
         for pattern in ("*.tmp", "*.h5", _REQUEST):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        with suppress(OSError):  # somebody keeps files of their own there
-            self.folder.rmdir()
+        self.release()  # and the folder, unless somebody keeps files of their own there
 
 
 def _text(path: Path) -> str:

@@ -22,8 +22,8 @@ from landscape.record.schema import Layout, layout_of, unit_of
 class RecordWriter:
     """Collects the units of a request in `<OUT>.parts` and makes OUT of them.
 
-    As a context manager it finishes a complete record when the block ends without an exception; an incomplete one
-    stays as parts, which the next run with the same request goes on from.
+    As a context manager it keeps other runs out, and finishes a complete record when the block ends without an
+    exception; an incomplete one stays as parts, which the next run with the same request goes on from.
 
     Attributes:
         path: OUT.
@@ -51,8 +51,9 @@ class RecordWriter:
             follows: write nothing, as another process writes the same; each call here is made after its own.
 
         Raises:
-            InputError: the folder is missing or not writable; OUT is not a landscape record; OUT or its parts are of
-                another request, and neither option tells what to do; the settings do not allow to append.
+            InputError: the folder is missing or not writable; another run writes OUT; OUT is not a landscape record;
+                OUT or its parts are of another request, and neither option tells what to do; the settings do not allow
+                to append.
         """
         if overwrite and append:
             raise InputError("--overwrite and --append exclude each other; give one of them")
@@ -61,11 +62,15 @@ class RecordWriter:
         self.follows = follows
         self._parts = Parts.of(self.path)
         _check_writable(self.path, self._parts.folder)
+        other = None if follows else self._parts.writer()  # first, or it might finish while this looks around
         there, rows = survey(self.path) if self.path.exists() else (None, {})
         kept, self._rows = (None, {}) if overwrite else (there, rows)
         self._target = self._join(kept, append)
         self.finished = kept is not None and kept.fingerprint == self._target.fingerprint
-        self._take_up_parts(kept, overwrite)
+        if other is None:
+            self._take_up_parts(kept, overwrite)
+        elif not self.finished:
+            raise InputError(self._parts.held_by(other))
         self._layouts: dict[str, Layout] = {}
         for name, file in dict.fromkeys((unit[0], row.path) for unit, row in self._rows.items()):
             self._fit(name, _layout_at(file, name), file)
@@ -89,8 +94,9 @@ class RecordWriter:
     def _take_up_parts(self, kept: Request | None, overwrite: bool) -> None:
         unfinished = self._parts.request()
         if unfinished is None:
-            return
-        if unfinished.fingerprint == self.request.fingerprint and not self.finished:
+            if self.finished and self._parts.folder.is_dir():
+                self._parts.remove()  # a run was ended when only the folder was left
+        elif unfinished.fingerprint == self.request.fingerprint and not self.finished:
             self._rows = self._parts.rows() | self._rows
         elif overwrite or (kept is not None and kept.covers(unfinished)):
             self._parts.remove()  # given up, or merged by a run that was ended before it could remove them
@@ -188,15 +194,24 @@ class RecordWriter:
         return self.path
 
     def __enter__(self) -> Self:
-        """The writer itself."""
+        """The writer itself, with other runs kept out.
+
+        Raises:
+            InputError: another run has begun to write.
+        """
+        if not (self.finished or self.follows):
+            self._parts.hold()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish what is complete."""
-        if kind is None:
-            self.close()
+        """Finish what is complete, and let other runs in."""
+        try:
+            if kind is None:
+                self.close()
+        finally:
+            self._parts.release()
 
     def close(self) -> None:
         """Finish the record if it is complete."""

@@ -1,0 +1,95 @@
+"""Runs of the command that are to be ended: a process that imports everything once and forks a child for each run.
+
+It reads one JSON object a line: `folder`, `arguments`, and at which call of the writer which signal ends the child
+(`at`, `signal`, `after` the call or before it) or from which call on the disk is full (`full`). It answers with the
+child's process id, and with its status and its number of writer's calls once it has ended.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import h5py
+import torch
+
+import landscape
+from landscape import measurements
+from landscape.cli.probe import main
+
+IMPORTED = (h5netcdf, landscape, measurements)
+
+# All that the writer asks of the disk. A child is ended before or after any of these calls.
+CALLS = [
+    (os, name) for name in ("mkdir", "replace", "unlink", "rmdir", "fsync", "posix_fallocate", "truncate", "open")
+] + [(h5py.File, "close"), (h5py.Group, "create_group"), (h5py.Group, "create_dataset"), (h5py.Dataset, "__setitem__")]
+
+TAKES_SPACE = {"mkdir", "replace", "fsync", "posix_fallocate", "create_group", "create_dataset", "__setitem__"}
+
+
+def watched(job: dict[str, Any], calls: Path) -> None:
+    """Count the calls, and do what the job has for one of them."""
+    number = 0
+
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            nonlocal number
+            number += 1
+            here, before = number == job.get("at"), not job.get("after")
+            if number >= job.get("full", math.inf) and function.__name__ in TAKES_SPACE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if here and before:
+                os.kill(os.getpid(), job["signal"])
+            result = function(*given, **named)
+            if here and not before:
+                os.kill(os.getpid(), job["signal"])
+            calls.write_bytes(str(number).encode())
+            return result
+
+        return call
+
+    for owner, name in CALLS:
+        setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def child(job: dict[str, Any]) -> int:
+    """What a process of its own does."""
+    os.chdir(job["folder"])
+    for stream, name in ((1, "out"), (2, "err")):
+        file = os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, stream)
+        os.close(file)
+    if job.get("watched"):
+        watched(job, Path("../calls").resolve())
+    status = main(job["arguments"])
+    sys.stdout.flush()
+    return status
+
+
+def serve() -> None:
+    """Until there is no more to read."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests are run in the background
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if (process := os.fork()) == 0:
+            status = 1
+            try:
+                status = child(json.loads(line))
+            finally:
+                os._exit(status)
+        print(process, flush=True)
+        _, ended = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(ended), flush=True)
+
+
+if __name__ == "__main__":
+    serve()
