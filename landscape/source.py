@@ -87,7 +87,7 @@ class Source:
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
             problem = problem.to(
-                _device(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
+                device_named(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
             )
         except (RuntimeError, TypeError) as error:
             if ran_out(error):
@@ -182,7 +182,12 @@ def _project(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _device(name: str | None, processes: Processes) -> str | None:
+def device_named(name: str | None, processes: Processes = ALONE) -> str | None:
+    """The device that a name stands for; None if it stands for the factory's own choice.
+
+    Raises:
+        InputError: it is no name of a device, or of one alone for several processes.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if processes.size > 1 and name is not None and name.startswith("cuda"):

@@ -18,7 +18,7 @@ LAYERS = [
     ["figures", "measure"],
     ["measurements", "crosscheck"],
     ["loops", "slices"],
-    ["record", "progress"],
+    ["record", "progress", "closed_forms"],
     ["spectrum", "curvature"],
     ["source", "shortage"],
     ["factories"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,11 @@ from torch.autograd.function import once_differentiable
 
 import landscape
 from landscape import InputError, MatrixOperator, Problem, top_eigenpairs
+from landscape.closed_forms import closed_forms
 from landscape.curvature.check import check_products
 from landscape.curvature.differences import DifferenceHessian
 from landscape.operator import SymmetricOperator
+from landscape.source import device_named
 from tests.oracles import linear_regression, symmetric
 
 
@@ -161,3 +165,31 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
     again = command("net.pt", "--problem", "model.py:wrong", "--self-check", "-o", "wrong.h5")
     assert again.status == 3
     assert "isn't the derivative of its forward pass" in again.out
+
+
+# ---------------------------------------------------------------------- closed forms
+
+
+def test_closed_forms_are_hessians():
+    """To the last digits, in float64."""
+    for form in closed_forms():
+        found = form.problem.hessian().matmat(torch.eye(form.problem.layout.dim, dtype=torch.float64)).numpy()
+        np.testing.assert_allclose(found, form.hessian, atol=1e-13)
+        assert np.linalg.norm(form.hessian) > 0.1
+
+
+def test_the_machine_is_held_to_closed_forms(command, monkeypatch):
+    ran = command("--self-check")
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.count(" yes ") == 24
+    assert "all as in closed form" in ran.out
+    wrong = [replace(form, hessian=1.01 * form.hessian) for form in closed_forms()[:1]]
+    monkeypatch.setattr("landscape.closed_forms.closed_forms", lambda: wrong)
+    ran = command("--self-check", "--device", "cpu")
+    assert ran.status == 3
+    assert "6 of 6 are WRONG on this machine" in ran.out
+
+
+def test_the_self_check_of_a_machine_wants_a_device():
+    with pytest.raises(InputError, match="device must be"):
+        device_named("tpu")

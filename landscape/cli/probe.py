@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from landscape.cli import options
 from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, printing, rank_of_process, run_command
-from landscape.cli.screen import print_json, print_tables
+from landscape.cli.screen import print_compared, print_json, print_tables
 from landscape.errors import InputError
 from landscape.wording import counted
 
@@ -101,6 +101,8 @@ def probe(
     """Measure, store and show; see HELP. ``command`` goes into the record."""
     if merge:
         return _merge(checkpoints, out, overwrite)
+    if self_check and not checkpoints:
+        return _closed_forms(device)
     from landscape import measurements as made
     from landscape.crosscheck import check_arguments
     from landscape.measure import probe as run
@@ -196,6 +198,17 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
         if lost:
             print(f"What was lost is measured again by the command that measured it, with -o {out}")
     return EXIT_NOT_CONVERGED if lost else EXIT_DONE
+
+
+def _closed_forms(device: str) -> int:
+    """Without a checkpoint, the self-check is of this machine."""
+    from landscape.closed_forms import compare
+    from landscape.source import device_named
+
+    compared = list(compare(device_named(device) or "cpu"))
+    with printing():
+        print_compared(compared)
+    return EXIT_DONE if all(each.right for each in compared) else EXIT_NOT_CONVERGED
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:

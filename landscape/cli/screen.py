@@ -17,6 +17,7 @@ from landscape.wording import printable
 if TYPE_CHECKING:
     import xarray as xr
 
+    from landscape.closed_forms import Compared
     from landscape.crosscheck import CrossCheck
     from landscape.measure import Result
     from landscape.measurements import Measurement
@@ -77,6 +78,19 @@ def print_json(result: Result, measurements: Sequence[Measurement], peers: Seque
     ]
     content = _without_nan({"record": str(result.path), "rows": rows})
     _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
+
+
+def print_compared(compared: Sequence[Compared]) -> None:
+    """A row for each quantity that is known in closed form."""
+    table = Table("problem", "quantity", "error", "allowed", "right")
+    for each in compared:
+        table.add_row(
+            each.case, each.quantity, f"{each.error:.1e}", f"{each.allowed:.1e}", "yes" if each.right else "NO"
+        )
+    screen = _Screen()
+    screen.print(table)
+    wrong = sum(not each.right for each in compared)
+    screen.line_of(f"{wrong} of {len(compared)} are WRONG on this machine" if wrong else "all as in closed form")
 
 
 def _numbers(row: xr.Dataset) -> dict[str, Any]:

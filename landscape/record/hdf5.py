@@ -47,7 +47,8 @@ def opened(path: Path) -> Iterator[h5py.File]:
         file = h5py.File(path, "r")
     except OSError as error:
         raise InputError(
-            f"{path} is damaged, HDF5 cannot open it ({first_line(error)}); restore or remove it"
+            f"{path} is damaged, HDF5 cannot open it ({first_line(error)}); restore it, or save what can be read with "
+            "--merge"
         ) from error
     with file:
         with readable(path):
@@ -67,7 +68,9 @@ def readable(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}); restore or remove it") from error
+        raise InputError(
+            f"{path} is damaged ({first_line(error)}); restore it, or save what can be read with --merge"
+        ) from error
 
 
 def check_structure(file: h5py.File) -> None:
