@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from landscape.errors import InputError
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model under what spreads or compiles it: only the plain one can be given other parameters.
+
+    Raises:
+        InputError: it is no module, or one of TorchScript.
+    """
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        wrapper: Any = model
+        model = wrapper._orig_mod if hasattr(wrapper, "_orig_mod") else wrapper.module  # the former is torch.compile's
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"{type(model).__name__} can't be given other parameters; pass the one that was scripted")
+    return model
+
+
 def place_of(
     model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
     """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | torch.jit.ScriptModule):
-        raise InputError(
-            f"{type(model).__name__} can't be given other parameters; pass the plain module (model.module, or the one "
-            "that was scripted)"
-        )
     first = next((p for p in model.parameters() if p.requires_grad), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")

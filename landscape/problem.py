@@ -24,7 +24,7 @@ from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
-from landscape.place import checked_place, place_of
+from landscape.place import checked_place, place_of, unwrapped
 from landscape.recomputed import kept
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.wording import listed
@@ -44,7 +44,7 @@ class Problem:
     buffers go in by `torch.func.functional_call`, and train/eval modes are put back after every evaluation.
 
     Attributes:
-        model: the user's model.
+        model: the user's model, without what wraps or compiles it.
         layout: names and shapes of the trainable parameters in the flat vector.
         vector: (dim,), the point, on ``device`` and of ``dtype``.
         batches: the data as it was read once, in micro-batches.
@@ -81,7 +81,8 @@ class Problem:
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
         Args:
-            model: any module. A tuple or list as input becomes its positional arguments, a mapping its keywords.
+            model: any module; of one that is wrapped (`DataParallel`, DDP) or compiled the plain one is taken. A tuple
+                or list as input becomes its positional arguments, a mapping its keywords.
             loss: a torch loss module or function as used in training, or a function ``(output, target)``.
             batches: a list or loader of ``(input, target)`` pairs, read once and kept.
             device: where to compute; default: where the first trainable parameter is.
@@ -96,6 +97,7 @@ class Problem:
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
+        model = unwrapped(model)
         point = place_of(model, device, dtype)
         self._pose(model, PairForm(model, loss, *point, read), batches, point, micro_batch, training, about)
 
@@ -122,6 +124,7 @@ class Problem:
         if not callable(fn):
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
         problem = cls.__new__(cls)
+        model = unwrapped(model)
         point = place_of(model, device, dtype)
         problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about)
         return problem

@@ -368,12 +368,29 @@ class _Broken(nn.Module):
 NAN = torch.full((10, 3), torch.nan, dtype=torch.float64)
 
 
+def compiled(model):
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, compiled, lambda model: nn.DataParallel(compiled(model))])
+def test_of_a_wrapped_or_compiled_model_the_plain_one_is_taken(wrap):
+    model = network()
+    plain, wrapped = (Problem(each, nn.CrossEntropyLoss(), [(X, Y)]) for each in (model, wrap(model)))
+    own = Problem.from_sample_losses(
+        wrap(model), lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1], reduction="none"), [(X, Y)]
+    )
+    v = torch.ones_like(plain.vector)
+    assert wrapped.model is model
+    assert torch.equal(wrapped.hessian().matvec(v), plain.hessian().matvec(v))
+    torch.testing.assert_close(own.hessian().matvec(v), plain.hessian().matvec(v))
+
+
 @pytest.mark.parametrize(
     ("make", "word"),
     [
         (lambda: Problem("model", nn.MSELoss(), []), "Module"),
         (lambda: Problem(nn.Tanh(), nn.MSELoss(), [(X, X)]), "trainable"),
-        (lambda: Problem(nn.DataParallel(network()), nn.CrossEntropyLoss(), [(X, Y)]), "plain module"),
+        (lambda: Problem(torch.jit.script(nn.Linear(3, 3)), nn.MSELoss(), [(X, X)]), "the one that was scripted"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), []), "empty"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), X), "Tensor"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), 3), "int"),
