@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from landscape.errors import InputError
 from landscape.losses import Loss, Terms, terms_of
+from landscape.wording import listed
 
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 Read = Callable[[Any], Any]
@@ -48,12 +49,22 @@ def _loss_name(loss: Loss) -> str:
 
 
 def predicted(output: Any) -> Any:
-    """What a torch loss is of: of several outputs the one called ``logits``, else the first."""
+    """What a torch loss is of: of a mapping or an object what is called ``logits``, of a tuple the first.
+
+    Raises:
+        InputError: it is a list, or a mapping of several things of which none is called so.
+    """
     if isinstance(output, Mapping):
-        return output["logits"] if "logits" in output else next(iter(output.values()), output)
+        if "logits" not in output and len(output) != 1:
+            raise InputError(
+                f"the model returns {listed(output)}: say what the loss is of by Problem(..., read=function)"
+            )
+        return output.get("logits", next(iter(output.values())))
+    if isinstance(output, list):
+        raise InputError("the model returns a list: say what the loss is of by Problem(..., read=function)")
     if hasattr(output, "logits"):
         return output.logits
-    return output[0] if isinstance(output, tuple | list) and output else output
+    return output[0] if isinstance(output, tuple) and output else output
 
 
 class PairForm:

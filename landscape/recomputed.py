@@ -7,10 +7,10 @@ memory that is counted includes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from torch.utils import checkpoint
 
@@ -26,11 +26,26 @@ class _Plain:
         return block(*args)
 
 
+_lock = threading.Lock()
+_within = 0  # how many evaluations there are, in all threads
+_originals = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
+
+
+def _count(change: int) -> None:
+    """Put in the plain ones with the first evaluation, and torch's own back after the last."""
+    global _within  # noqa: PLW0603 - what is changed is torch's, of which there is one
+    with _lock:
+        _within += change
+        torchs: Any = checkpoint
+        now = (_without_hooks, _Plain) if _within else _originals
+        torchs._checkpoint_without_reentrant_generator, torchs.CheckpointFunction = now
+
+
 @contextmanager
 def kept() -> Iterator[None]:
-    """Within, checkpointed blocks are plain ones, of both kinds."""
-    with (
-        patch.object(checkpoint, "_checkpoint_without_reentrant_generator", _without_hooks),
-        patch.object(checkpoint, "CheckpointFunction", _Plain),
-    ):
+    """Within, checkpointed blocks are plain ones, of both kinds; in all threads."""
+    _count(1)
+    try:
         yield
+    finally:
+        _count(-1)

@@ -20,8 +20,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import landscape
+from landscape.pretrained import read_with_model
 from tests.conftest import ROOT
-from tests.kinds import FOLDERS, KINDS, LENGTH, QUICK, SAMPLES, VOCABULARY, Kind, tokens
+from tests.kinds import (
+    BERT,
+    FOLDERS,
+    GPT2,
+    KINDS,
+    LENGTH,
+    LLAMA,
+    LM,
+    PADDED,
+    QUICK,
+    SAMPLES,
+    VOCABULARY,
+    Kind,
+    classes,
+    folder,
+    tokens,
+)
 
 
 def plain_eigenvalues(kind: Kind, k: int) -> np.ndarray:
@@ -195,6 +212,9 @@ REFUSED = {
     "files from elsewhere": ("climbing --data data.safetensors", "names '../model/model-00002-of-00002.safetensors'"),
     "a pickle that runs code": ("pickled --data data.safetensors", "transformers can't load it"),
     "an adapter without its model": ("adapter --data data.safetensors", "'somewhere/else', isn't a folder here"),
+    "an adapter that brings others": ("mixture --data data.safetensors", "adapters of the kind 'XLORA' aren't read"),
+    "pickles from elsewhere": ("outside --data data.safetensors", "names '../pytorch_model.bin', not in outside"),
+    "data that are a pickle of ours": ("model --data runs.pt", "is a pickle that torch.save did not write"),
     "data for a checkpoint without a model": ("plain.pt --data data.safetensors", "brings no model for --data"),
 }  # fmt: skip
 
@@ -211,12 +231,12 @@ def test_one_line_says_what_is_wrong(name, gpt2, command):
         "function": {"architectures": ["pipeline"]},
         "nameless": {"architectures": []},
     }
-    for folder, change in folders.items():
-        shutil.copytree(gpt2, folder)
-        (Path(folder) / "config.json").write_text(json.dumps(config | change))
+    for name_of_folder, change in folders.items():
+        shutil.copytree(gpt2, name_of_folder)
+        (Path(name_of_folder) / "config.json").write_text(json.dumps(config | change))
     Path("code/evil.py").write_text(f"open({str(gpt2.parent / 'ran')!r}, 'w')")
-    for folder in ("list", "missing", "climbing", "pickled"):
-        shutil.copytree(gpt2, folder)
+    for copy in ("list", "missing", "climbing", "pickled", "outside"):
+        shutil.copytree(gpt2, copy)
     Path("list/config.json").write_text("[]")
     Path("missing/model-00002-of-00002.safetensors").unlink()
     index = Path("climbing/model.safetensors.index.json")
@@ -224,13 +244,17 @@ def test_one_line_says_what_is_wrong(name, gpt2, command):
     for file in Path("pickled").glob("model*"):
         file.unlink()
     Path("pickled/pytorch_model.bin").write_bytes(pickle.dumps(Runs(str(gpt2.parent / "ran"))))
-    Path("adapter").mkdir()
-    Path("adapter/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "somewhere/else"}))
+    for adapter, kind in (("adapter", "LORA"), ("mixture", "XLORA")):
+        Path(adapter).mkdir()
+        settings = {"peft_type": kind, "base_model_name_or_path": "somewhere/else"}
+        (Path(adapter) / "adapter_config.json").write_text(json.dumps(settings))
     landscape.save_checkpoint("plain.pt", {"weight": torch.ones(1)})
     np.savez("uneven.npz", input_ids=tokens().numpy(), attention_mask=np.ones((4, 9)))
     np.savez("pixels.npz", pixels=np.ones((5, 3)))
     np.savez("mask.npz", attention_mask=np.ones((5, 3)))
     np.save("pickle.npy", np.array([Runs(str(gpt2.parent / "ran"))]), allow_pickle=True)
+    Path("outside/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"w": "../pytorch_model.bin"}}))
+    Path("runs.pt").write_bytes(pickle.dumps(Runs(str(gpt2.parent / "ran"))))
     Path("data.csv").write_text("1,2")
     Path("damaged.npz").write_bytes(b"PK\x03\x04" + bytes(100))
     Path("empty.txt").write_text(" \n")
@@ -259,6 +283,69 @@ def test_a_missing_library_is_named(gpt2, command, monkeypatch):
     assert "pip install 'landscape-probe[hugging-face]'" in ran.err
 
 
+# ---------------------------------------------------------------------- the loss that the library has
+
+
+def written(path, name, settings, arrays):
+    """A folder of an architecture beside its data; its own loss."""
+    kind = folder(name, settings, arrays)(path)
+    with torch.no_grad():
+        return kind.objective(kind.model).item()
+
+
+def test_the_end_of_a_text_is_where_the_model_looks_for_it(tmp_path, monkeypatch):
+    """Classifiers on top of GPT find it by their own filling, not by a mask."""
+    monkeypatch.chdir(tmp_path)
+    rows, filling = tokens().tolist(), 2
+    full = torch.tensor([row[:n] + [filling] * (LENGTH - n) for row, n in zip(rows, (9, 4, 7, 2, 9), strict=True)])
+    mask = (full != filling).long()
+    expected = written(
+        tmp_path,
+        "GPT2ForSequenceClassification",
+        GPT2 | {"pad_token_id": filling, "num_labels": 4},
+        {"input_ids": full, "attention_mask": mask, "labels": classes()},
+    )
+    lines = [
+        {"input_ids": row[:n], "label": int(c)} for row, n, c in zip(rows, (9, 4, 7, 2, 9), classes(), strict=True)
+    ]
+    Path("ragged.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert shared_loss("model", data="ragged.jsonl") == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_loss_that_the_library_makes_otherwise_is_refused(tmp_path, monkeypatch, command):
+    """The router's own loss, which a mixture of experts may be trained with."""
+    monkeypatch.chdir(tmp_path)
+    routed = LLAMA | {"num_local_experts": 4, "output_router_logits": True, "router_aux_loss_coef": 1.0}
+    written(tmp_path, "MixtralForCausalLM", routed, LM)
+    ran = command("model", "--data", "data.safetensors")
+    assert ran.status == 2
+    assert "without what it adds or does differently: name a loss (--loss)" in ran.err
+    assert command("model", "--data", "data.safetensors", "--loss", "cross-entropy").status == 0
+
+
+def test_targets_that_would_be_broadcast_are_refused(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "BertForSequenceClassification", BERT, PADDED)
+    ran = command("model", "--data", "data.safetensors", "--loss", "mse")
+    assert ran.status == 2
+    assert "BertForSequenceClassification gives 4 numbers a sample" in ran.err
+
+
+def test_texts_that_are_cut_are_counted(gpt2):
+    Path("long.jsonl").write_text("\n".join(json.dumps({"text": "w1 " * n}) for n in (20, 3, 30)))
+    problem = landscape.load_problem(gpt2, data="long.jsonl")
+    assert "2 of 3 texts are cut to 16 tokens (--length)" in problem.notes
+
+
+def test_an_adapter_is_known_by_the_model_under_it_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    KINDS["lora on gpt2"](tmp_path)
+    before = read_with_model(Path("adapter")).sha256
+    weights = load_file("model/model.safetensors")
+    save_file({name: 1.1 * value for name, value in weights.items()}, "model/model.safetensors", {"format": "pt"})
+    assert read_with_model(Path("adapter")).sha256 != before
+
+
 # ---------------------------------------------------------------------- programs
 
 
@@ -279,19 +366,39 @@ def replacing(old, new):
     }
 
 
-def with_samples(parts):
-    return {n: pickle.dumps(Runs("ran")) if "sample_inputs" in n else c for n, c in parts.items()}
+def other_spelling(parts):
+    """Torch's own reader takes it for the sample inputs, which it would unpickle."""
+    return {name.replace("sample_inputs", "Sample_inputs"): content for name, content in parts.items()}
 
 
+def with_library(parts):
+    return parts | {f"{next(iter(parts)).partition('/')[0]}/data/aotinductor/m/m.so": b""}
+
+
+def handing_on(parts):
+    """A node that has another operator called."""
+    return replacing('"arg": {"as_tensor"', '"arg": {"as_operator"')(parts)
+
+
+IN_A_LIST = '\\"context\\": \\"[\\\\\\"'  # the names of arguments, as a text in a text
 HOSTILE = {
     "a function of the system": (replacing("torch.ops.aten.linear.default", "torch.os.system"), "'torch.os.system'"),
     "a file that is mapped": (replacing("aten.linear.default", "aten.from_file.default"), "aten.from_file.default'"),
     "a size that is code": (replacing("Symbol('s", "__import__('os').system('touch ran')+Symbol('s"), "has the size"),
     "a tensor that is a pickle": (replacing('"use_pickle": false', '"use_pickle": true'), "a tensor in it is pickled"),
     "an object that is a pickle": (replacing('"weight_0"', '"opaque_obj_0"'), "'opaque_obj_0'"),
-    "inputs that are a pickle": (with_samples, "is no program of torch.export, or damaged"),
-    "no program": (lambda parts: {n: c for n, c in parts.items() if "models/" not in n}, "holds 0 programs"),
-    "nothing": (lambda parts: {}, "holds 0 programs"),
+    "an operator that is handed on": (handing_on, "hands an operator on to another"),
+    "a file that is saved": (replacing("aten.linear.default", "aten.save.default"), "'torch.ops.aten.save.default'"),
+    "a size that explodes": (replacing("Symbol('s", "9**9**9+Symbol('s"), "has the size"),
+    "a compiled library": (with_library, "which a plain model hasn't"),
+    "another spelling": (other_spelling, "which a plain model hasn't"),
+    "two programs, one of an older kind": (lambda parts: parts | {"serialized_state_dict.pt": b""}, "several folders"),
+    "a module that is imported": (replacing("builtins.dict", "collections.defaultdict"), "takes or returns a"),
+    "an enumeration": (replacing(IN_A_LIST, IN_A_LIST.replace("[", "[1, ")), "takes or returns a"),
+    "a name that is code": (replacing('"name": "left"', '"name": "left\\n    import os"'), "which could be code"),
+    "a tensor larger than its bytes": (replacing('{"as_int": 3}', '{"as_int": 3000000}'), "bytes in it"),
+    "no program": (lambda parts: {n: c for n, c in parts.items() if "models/" not in n}, "holds no program"),
+    "nothing": (lambda parts: {}, "holds no program"),
 }  # fmt: skip
 
 
@@ -304,6 +411,16 @@ def test_a_program_runs_no_code(name, tmp_path, monkeypatch, command):
     ran = command(*kind.arguments)
     assert (ran.status, len(ran.err.splitlines())) == (2, 1), ran.err
     assert expected in ran.err
+    assert not Path("ran").exists(), "code in a file was run"
+
+
+def test_the_sample_inputs_of_a_program_are_left_out(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["program: two inputs"](tmp_path)
+    rewritten(
+        "model.pt2", lambda parts: {n: pickle.dumps(Runs("ran")) if "sample" in n else c for n, c in parts.items()}
+    )
+    assert command(*kind.arguments).status == 0
     assert not Path("ran").exists(), "code in a file was run"
 
 

@@ -608,6 +608,19 @@ def test_two_runs_into_one_file(out: Path) -> None:
     assert finish_from(out.parent, make_request())[1] == 2
 
 
+def test_a_link_in_the_place_of_the_lock_is_not_followed(out: Path, tmp_path: Path) -> None:
+    precious, folder = tmp_path / "precious", Path(f"{out}.parts")
+    precious.write_text("kept")
+    for target in (precious, tmp_path / "nowhere" / "file"):
+        folder.mkdir()
+        (folder / "writer.json").symlink_to(target)
+        with pytest.raises(InputError, match="cannot be written"):
+            RecordWriter(out, make_request()).__enter__()
+        (folder / "writer.json").unlink()
+        folder.rmdir()
+    assert precious.read_text() == "kept"
+
+
 def test_a_writer_keeps_others_out_from_the_beginning_and_leaves_nothing(out: Path) -> None:
     with RecordWriter(out, make_request()):
         refused(lambda: RecordWriter(out, make_request()), "out.h5 is being written by process")

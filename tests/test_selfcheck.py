@@ -139,6 +139,17 @@ def test_kinks_and_flatness_are_refused():
         DifferenceHessian(flat)
 
 
+def test_kinks_make_no_accusation():
+    """Of a network of rectifiers on many samples differences are refused, or right."""
+    for seed in range(4):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+        problem = Problem(model, nn.MSELoss(), [(torch.randn(3000, 10), torch.randn(3000, 1))])
+        found = check_products(problem, problem.hessian())
+        assert found.faults == ()
+        assert (found.differences is None) == bool(found.reason)
+
+
 MODEL = """
 import torch
 from tests.test_selfcheck import Detached, Softplus, posed

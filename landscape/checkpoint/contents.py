@@ -47,7 +47,7 @@ def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
             if plain:
                 return pickle.load(file)
             if not allow_code_execution:
-                _refuse_bombs(path, kind)
+                refuse_explosive(path, kind)
             return torch.load(file, map_location="cpu", weights_only=not allow_code_execution)
     except InputError:
         raise
@@ -96,7 +96,12 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return state, tuple(f"restored {name}, stored once as {kept}" for name, kept in aliases.items())
 
 
-def _refuse_bombs(path: Path, kind: Kind) -> None:
+def refuse_explosive(path: Path, kind: Kind) -> None:
+    """Refuse a file of ``torch.save`` whose pickle would take memory or time without bound.
+
+    Raises:
+        InputError: it would.
+    """
     try:
         with path.open("rb") as file:
             # torch's own reader: of two pickles in one archive the one that it will load

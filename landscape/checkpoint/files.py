@@ -8,19 +8,22 @@ from pathlib import Path
 from landscape.errors import InputError
 from landscape.wording import cause, listed
 
-INDEX = "model.safetensors.index.json"
 _LARGEST_INDEX = 2**26
 
 
-def shards_of(folder: Path) -> list[Path]:
-    """The safetensors files in a folder that together hold a model's weights; none where there are no such files.
+def shards_of(folder: Path, single: str = "model.safetensors") -> list[Path]:
+    """The files in a folder that together hold a model's weights; none where there are no such files.
+
+    Args:
+        folder: as Hugging Face has it.
+        single: the file's name where there is one; that of the index of several begins with it.
 
     Raises:
         InputError: the index that names them is damaged, or names files that aren't in the folder.
     """
-    index = folder / INDEX
+    index = folder / f"{single}.index.json"
     if not index.is_file():
-        return [folder / "model.safetensors"] if (folder / "model.safetensors").is_file() else []
+        return [folder / single] if (folder / single).is_file() else []
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise InputError(f"{index}: has {index.stat().st_size:,} bytes, which is no index")

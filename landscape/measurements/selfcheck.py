@@ -55,7 +55,8 @@ class SelfCheck(OfMatrix):
         }
         variables["rounding"] = variable((), found.rounding, "what rounding may make of the first three")
         variables["allowed"] = variable((), found.allowed, "what differences may be off by: their own error, rounding")
-        return Measured(variables, {"route": made.route.plain(), "reason": found.reason})
+        variables["reason"] = variable((), found.reason, "why there are no differences")
+        return Measured(variables, {"route": made.route.plain()})
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Every fault; and differences that couldn't be made count as none."""
@@ -67,6 +68,8 @@ class SelfCheck(OfMatrix):
         parts = [f"{name} {getattr(found, name):.1e}" for name in ("repeatability", "linearity", "symmetry")]
         if found.differences is not None:
             parts.append(f"from differences of the gradient {found.differences:.1e} (these: {found.allowed:.1e})")
+        elif found.reason:
+            parts.append(f"NOT held to differences: {found.reason}")
         return [f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"]
 
 
@@ -79,4 +82,5 @@ def _found(row: xr.Dataset) -> ProductCheck:
         None if np.isnan(value) else value,
         float(row.rounding),
         float(row.allowed),
+        str(row.reason.values),
     )

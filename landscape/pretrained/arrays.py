@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from landscape.checkpoint.contents import load_pickled
+from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
 from landscape.wording import cause, listed
 
@@ -92,7 +94,7 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _torch(path: Path) -> Arrays:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = load_pickled(path, recognise(path), allow_code_execution=False)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}: save a dictionary of tensors by name")
     return _named({str(name): value for name, value in content.items()})

@@ -1,20 +1,11 @@
-"""Programs of ``torch.export`` (.pt2) as checkpoints that bring their model: no class of the model is needed.
-
-``torch.export.load`` trusts its file: it unpickles constants, evaluates sizes as Python expressions and looks up what a
-node calls from ``torch`` on, ``torch.os.system`` included. So an archive is held to what plain models need before it is
-loaded: tensors stored as bytes, operators of ATen, and sizes that are arithmetic.
-"""
+"""Programs of ``torch.export`` (.pt2) as checkpoints that bring their model: no class of the model is needed."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import re
 import warnings
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +15,10 @@ from torch.export import ExportedProgram, unflatten
 
 from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
-from landscape.wording import cause, listed, one_line
+from landscape.pretrained.archive import plain_archive
+from landscape.wording import cause
 
 SUFFIX = ".pt2"
-# aten.from_file maps, and may create, a file of any name.
-_CALLED = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b)\w+\.\w+|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|cond)"
-    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_)"
-    r"|torch\.sym_(int|float|max|min|not|ite|sum)"
-)
-# As SymPy spells an expression out: symbols, whole numbers, and arithmetic of both.
-_SIZE = re.compile(
-    r"(?:Symbol\('[su]\d+'(?:, \w+=(?:True|False))*\)"
-    r"|(?:Integer|Add|Mul|Pow|Max|Min|Mod|FloorDiv|CeilDiv|PythonMod)(?=\()|[su]?\d+|[-+*/(), ])*"
-)
-_OWN_FUNCTION = "custom_obj_", "opaque_obj_"
-_LARGEST_GRAPH = 2**28
 
 
 def is_program(path: Path) -> bool:
@@ -51,17 +30,17 @@ def read_program(path: Path) -> Checkpoint:
     """The model that an exported program is, with the modules of the model that was exported.
 
     Raises:
-        InputError: the file is damaged, or does what isn't looked up in a file.
+        InputError: the file is damaged, or does more than a plain model.
     """
     try:
-        content = path.read_bytes()  # once: what was looked at is what is loaded
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
     try:
-        graph = _checked(content)
+        plain, graph = plain_archive(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.load(io.BytesIO(content))
+            program = torch.export.load(io.BytesIO(plain))
             model = _Program(program)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -107,53 +86,3 @@ class _Program(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.program(*args, **kwargs)
-
-
-def _checked(content: bytes) -> str:
-    """Refuse an archive that does more than a plain model; a digest of its graph."""
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        entries = archive.infolist()
-        if packed := [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]:
-            raise InputError(f"{listed(packed)} are compressed, as torch.export never writes them")
-        if len({entry.filename for entry in entries}) < len(entries):
-            raise InputError("has two entries of one name")
-        graphs = [entry for entry in entries if re.search(r"(^|/)models/[^/]*\.json$", entry.filename)]
-        if len(graphs) != 1:
-            raise InputError(f"holds {len(graphs)} programs of torch.export, not one")
-        for entry in entries:
-            if entry.filename.endswith(".json"):
-                if entry.file_size > _LARGEST_GRAPH:
-                    raise InputError(f"{one_line(entry.filename, 80)} has {entry.file_size:,} bytes")
-                _check_json(json.loads(archive.read(entry)))
-            elif re.search(r"/(weights|constants)/[^/]*\.pt$", entry.filename):
-                raise InputError("its tensors are pickled, as an older torch did; export it again")
-            elif "/sample_inputs/" in entry.filename:
-                # Where this fails, torch.export would unpickle it with all that it calls.
-                torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
-        return hashlib.sha256(archive.read(graphs[0])).hexdigest()
-
-
-def _check_json(content: Any) -> None:
-    for key, value in _items(content):
-        if key == "target" and isinstance(value, str) and not _CALLED.fullmatch(value):
-            raise InputError(f"calls {one_line(repr(value), 80)}, and only ATen's operators are called from a file")
-        if key == "expr_str" and not (isinstance(value, str) and _SIZE.fullmatch(value)):
-            raise InputError(f"has the size {one_line(repr(value), 80)}, and only arithmetic is evaluated from a file")
-        if key == "use_pickle" and value is not False:
-            raise InputError("a tensor in it is pickled, and unpickling it could run code: export plain tensors")
-        if key == "path_name" and (not isinstance(value, str) or value.startswith(_OWN_FUNCTION) or "/" in value):
-            raise InputError(f"holds {one_line(repr(value), 80)}, which isn't a plain tensor")
-        if isinstance(value, str) and "__enum__" in value:
-            raise InputError("names an enumeration, which would import code of the file's choice")
-
-
-def _items(content: Any) -> Iterator[tuple[str, Any]]:
-    """Every key with its value, at every depth, without recursion: a file chooses the depth."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value

@@ -15,18 +15,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 
 from landscape.checkpoint import Checkpoint
+from landscape.checkpoint.contents import refuse_explosive
 from landscape.checkpoint.files import digest, identity, shards_of
+from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
 from landscape.wording import cause, listed, one_line
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 # What differs between the checkpoints of a run, or between machines, and is no part of the model.
-_NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "peft_version"}
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "peft_version",
+                  "base_model_name_or_path"}  # fmt: skip
+_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA", "OFT", "BOFT")
 CLASSIFICATIONS = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "IMAGE_CLASSIFICATION")
 _LARGEST_JSON = 2**24
 _EXTRA = "install it with `pip install 'landscape-probe[hugging-face]'`, or name a problem factory with --problem"
@@ -45,11 +50,17 @@ def read_folder(path: Path) -> Checkpoint:
     """
     adapted = (path / ADAPTER).is_file()
     settings = _json(path / (ADAPTER if adapted else CONFIG))
-    shards_of(path)  # refuses an index that leads out of the folder
-    before = identity(_files(path))
-    model, notes = _adapted(path, settings) if adapted else _loaded(path, settings)
-    sha256 = digest(_files(path))
-    if identity(_files(path)) != before:
+    under = _under(path, settings) if adapted else path
+    files = sorted({*_files(path), *_files(under)})
+    before = identity(files)
+    for folder in {path, under}:
+        _refuse_hostile(folder)
+    model, notes = _loaded(under)
+    if adapted:
+        model = _adapted(path, model)
+        notes += (f"the adapter's {_varying(model):,} parameters vary, those of {under} are constants",)
+    sha256 = digest(files)
+    if identity(files) != before:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
     return Checkpoint(
         path=path,
@@ -57,14 +68,22 @@ def read_folder(path: Path) -> Checkpoint:
         format="adapter" if adapted else "hugging-face",
         sha256=sha256,
         step=_step(path),
-        arguments={"described": _fingerprint(settings)},
+        arguments={"described": _fingerprint(settings, _json(under / CONFIG))},
         model=model,
         notes=notes,
     )
 
 
-def _loaded(path: Path, config: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
-    transformers = _library("transformers", path)
+def _refuse_hostile(path: Path) -> None:
+    """Refuse indices that lead out of a folder, and pickles that explode; the libraries look for neither."""
+    shards_of(path)
+    for pickled in (*shards_of(path, "pytorch_model.bin"), path / "adapter_model.bin"):
+        if pickled.is_file() and (kind := recognise(pickled)) != "safetensors":
+            refuse_explosive(pickled, kind)
+
+
+def _loaded(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
+    transformers, config = _library("transformers", path), _json(path / CONFIG)
     name = _architecture(path, config)
     architecture: Any = getattr(transformers, name, None)
     models: Any = transformers.PreTrainedModel
@@ -92,24 +111,40 @@ def _loaded(path: Path, config: Mapping[str, Any]) -> tuple[nn.Module, tuple[str
     return model, (f"left aside what {name} doesn't have: {listed(unused)}",) if unused else ()
 
 
-def _adapted(path: Path, settings: Mapping[str, Any]) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model under an adapter, with the adapter's parameters alone to vary."""
-    transformers, peft = _library("transformers", path), _library("peft", path)
+def _under(path: Path, settings: Mapping[str, Any]) -> Path:
+    """The folder of the model under an adapter.
+
+    Raises:
+        InputError: it isn't here, or the adapter is of a kind that isn't known to bring only numbers.
+    """
+    if settings.get("peft_type") not in _ADAPTERS:
+        raise InputError(
+            f"{path / ADAPTER}: adapters of the kind {one_line(repr(settings.get('peft_type')), 80)} aren't read, but "
+            f"{listed(_ADAPTERS, 8)}: build the model in a problem factory and name it with --problem"
+        )
     named = str(settings.get("base_model_name_or_path"))
-    places = [place for place in (Path(named), path / named, path) if (place / CONFIG).is_file()]
+    places = [place for place in (Path(named), path / named, path) if os.path.isfile(place / CONFIG)]
     if not places:
         raise InputError(
             f"{path / ADAPTER}: the model under it, {one_line(repr(named), 120)}, isn't a folder here (nothing is "
             "downloaded): put its folder there, or write its path as base_model_name_or_path"
         )
-    base, notes = _loaded(places[0], _json(places[0] / CONFIG))
+    return places[0]
+
+
+def _adapted(path: Path, base: nn.Module) -> nn.Module:
+    """A model with an adapter, whose parameters alone vary."""
+    transformers, peft = _library("transformers", path), _library("peft", path)
     try:
         with quiet(transformers):
             model = peft.PeftModel.from_pretrained(base, str(path), is_trainable=True, local_files_only=True)
     except Exception as error:
         raise InputError(f"{path}: peft can't load the adapter ({cause(error)}); check or save it again") from error
-    varying = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    return model, (*notes, f"the adapter's {varying:,} parameters vary, those of {places[0]} are constants")
+    return model
+
+
+def _varying(model: nn.Module) -> int:
+    return sum(each.numel() for each in model.parameters() if each.requires_grad)
 
 
 def _architecture(path: Path, config: Mapping[str, Any]) -> str:
@@ -125,13 +160,14 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Without its progress bars and warnings: what matters of these is refused, or among the notes."""
+    """Without its progress bars, warnings and downloads: what matters of these is refused, or among the notes."""
+    constants = importlib.import_module("huggingface_hub.constants")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), patch.object(constants, "HF_HUB_OFFLINE", True):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -159,9 +195,9 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _fingerprint(settings: Mapping[str, Any]) -> str:
+def _fingerprint(*settings: Mapping[str, Any]) -> str:
     """By which two folders are known to describe one model."""
-    kept = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL}
+    kept = [{key: value for key, value in each.items() if key not in _NOT_THE_MODEL} for each in settings]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -179,17 +215,19 @@ def _step(path: Path) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def tokenizer_of(path: Path) -> Any:
-    """The tokenizer of a folder.
+def tokenizer_of(path: Path, needed: bool) -> Any:
+    """The tokenizer of a folder; None where there is none and it isn't needed.
 
     Raises:
-        InputError: there is none, or it needs code of its own.
+        InputError: it is needed, and there is none or it needs code of its own.
     """
     transformers = _library("transformers", path)
     try:
         with quiet(transformers):
             return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:
+        if not needed:
+            return None
         raise InputError(
             f"{path}: has no tokenizer to read text with ({cause(error)}): give tokens as --data"
         ) from error

@@ -19,7 +19,7 @@ from landscape.problem import Problem
 from landscape.wording import counted, listed
 
 LENGTH = 128
-_NUMBERS_AT_A_TIME = 2**23  # of the outputs of a batch, where nobody says how large one is
+_NUMBERS_AT_A_TIME, _SAMPLES_AT_A_TIME = 2**23, 256  # of a batch, where nobody says how large one is
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class Given:
             raise InputError(f"{checkpoint.path}, {self.data}: {error}") from error
 
     def _folder(self, path: Path, model: nn.Module, arrays: Arrays) -> Problem:
-        tokenizer = tokenizer_of(path) if arrays.texts else None
+        tokenizer = tokenizer_of(path, needed=bool(arrays.texts))
         arrays, notes = self._sequences(model, arrays, tokenizer)
-        posed = pose(model, arrays, getattr(tokenizer, "mask_token_id", None), self.loss)
+        posed = pose(model, arrays, tokenizer, self.loss)
         return self._posed(model, replace(posed, notes=(*notes, *posed.notes)), None)
 
     def _sequences(self, model: Any, arrays: Arrays, tokenizer: Any) -> tuple[Arrays, tuple[str, ...]]:
@@ -75,8 +75,11 @@ class Given:
             padding = {"padding": True} if tokenizer.pad_token_id is not None or len(arrays.texts) == 1 else {}
             if not padding and len({len(tokenizer(text)["input_ids"]) for text in arrays.texts}) > 1:
                 raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
+            whole = tokenizer(list(arrays.texts), verbose=False)["input_ids"]
+            cut = sum(len(tokens) > length for tokens in whole)
             made = tokenizer(list(arrays.texts), truncation=True, max_length=length, return_tensors="pt", **padding)
-            return replace(arrays, inputs=arrays.inputs | dict(made)), ()
+            notes = (f"{cut:,} of {counted(len(whole), 'text')} are cut to {length} tokens (--length)",) if cut else ()
+            return replace(arrays, inputs=arrays.inputs | dict(made)), notes
         row = (
             torch.tensor(tokenizer(arrays.texts[0], verbose=False)["input_ids"])
             if arrays.texts
@@ -129,6 +132,8 @@ class Given:
 
     @staticmethod
     def _fitting(model: Any, posed: Posed) -> int:
-        """So many samples that a batch's outputs aren't too large."""
+        """So many samples that a batch's inputs and outputs aren't too large."""
         classes = getattr(getattr(model, "config", None), "vocab_size", None) or 1
-        return max(1, _NUMBERS_AT_A_TIME // (max(1, posed.target[0].numel()) * classes))
+        output = posed.target[0].numel() * classes
+        numbers = max(1, output, *(tensor[0].numel() for tensor in posed.inputs.values()))
+        return max(1, min(_SAMPLES_AT_A_TIME, _NUMBERS_AT_A_TIME // numbers))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
+from landscape.forms import predicted
 from landscape.pretrained.arrays import IGNORED, Arrays
 from landscape.pretrained.hugging_face import given_to, heads
-from landscape.wording import listed
+from landscape.wording import cause, listed
 
 LOSSES: dict[str, type[nn.Module]] = {
     "cross-entropy": nn.CrossEntropyLoss,
@@ -22,6 +24,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 }
 MASKED_SHARE = 0.15  # of the tokens, as in Devlin et al. (2019), section 3.1
 _MASKING_SEED = 0
+_HELD, _TOLERANCE = 2, 1e-3  # samples whose loss is held to the library's; losses may be made in half precision
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Posed:
         loss: a torch loss.
         read: what it takes of the model's output, where that isn't as `landscape.Problem` has it.
         notes: what was decided.
+        labels: what transformers is given to make its own loss, where it has one.
     """
 
     inputs: dict[str, Tensor]
@@ -41,16 +45,17 @@ class Posed:
     loss: nn.Module
     read: Callable[[Any], Tensor] | None = None
     notes: tuple[str, ...] = ()
+    labels: Tensor | None = None
 
 
-def pose(model: nn.Module, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def pose(model: nn.Module, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     """What a model is asked, and how its answers are judged.
 
     Args:
         model: of transformers, or an adapter on one.
         arrays: the data, in sequences.
-        mask: the token that stands for a masked one, where there is a tokenizer that has it.
-        loss: a name in `LOSSES`; None takes the one that belongs to the architecture.
+        tokenizer: of the model, where there is one.
+        loss: a name in `LOSSES`; None takes the one that belongs to the architecture, held to the library's own.
 
     Raises:
         InputError: the architecture has no loss that is known here, or the data don't fit to it.
@@ -65,7 +70,50 @@ def pose(model: nn.Module, arrays: Arrays, mask: int | None, loss: str | None) -
     if loss not in (None, "cross-entropy") and task not in _WITHOUT_PLACES:
         raise InputError(f"{name} predicts tokens, whose loss is cross-entropy: leave out --loss {loss}")
     _check_inputs(base, arrays.inputs)
-    return _TASKS[task](base, arrays, mask, loss)
+    posed = _TASKS[task](base, _filled_up(base, arrays), tokenizer, loss)
+    if loss is None:
+        _hold_to_library(model, posed)
+    return posed
+
+
+def _filled_up(base: Any, arrays: Arrays) -> Arrays:
+    """With the model's own filling where a mask says that there is nothing: some models find a text's end by it."""
+    mask, tokens = arrays.inputs.get("attention_mask"), arrays.inputs.get("input_ids")
+    filling = getattr(base.config, "pad_token_id", None)
+    if mask is None or tokens is None or filling is None:
+        return arrays
+    return replace(arrays, inputs=arrays.inputs | {"input_ids": torch.where(mask == 0, filling, tokens)})
+
+
+def _hold_to_library(model: nn.Module, posed: Posed) -> None:
+    """Refuse a loss that isn't the one which transformers makes itself of some of the data.
+
+    Raises:
+        InputError: it differs by more than single precision explains, or can't be made.
+    """
+    if "labels" not in inspect.signature(given_to(model).forward).parameters:
+        return
+    few = {name: tensor[:_HELD] for name, tensor in posed.inputs.items()}
+    labels = posed.target if posed.labels is None else posed.labels
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output: Any = model(**few, labels=labels[:_HELD])
+            logits = predicted(output) if posed.read is None else posed.read(output)
+            here, there = float(posed.loss(logits.float(), posed.target[:_HELD])), float(output.loss)
+    except Exception as error:  # of the library, about data that don't fit
+        raise InputError(
+            f"{type(given_to(model)).__name__} can't make its loss of these data ({cause(error)})"
+        ) from error
+    finally:
+        model.train(training)
+    if not abs(here - there) <= _TOLERANCE * max(1.0, abs(there)) and not (isnan(here) and isnan(there)):
+        raise InputError(
+            f"the loss of {type(given_to(model)).__name__} in transformers is {there:.6g} on some of these data, and "
+            f"{here:.6g} without what it adds or does differently: name a loss (--loss) to take the latter, or pose it "
+            "in a problem factory"
+        )
 
 
 def _check_inputs(base: nn.Module, inputs: dict[str, Tensor]) -> None:
@@ -92,27 +140,30 @@ def _classes_second(output: Any) -> Tensor:
     return logits.transpose(1, 2)
 
 
-def _next_token(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def _next_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     tokens = _tokens(arrays)
     labels = tokens if arrays.target is None else arrays.target.long()
     if "attention_mask" in arrays.inputs:
         labels = torch.where(arrays.inputs["attention_mask"] == 0, IGNORED, labels)
     target = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], dim=1)
-    return Posed(arrays.inputs | {"input_ids": tokens}, target, nn.CrossEntropyLoss(), _classes_second)
+    inputs = arrays.inputs | {"input_ids": tokens}
+    return Posed(inputs, target, nn.CrossEntropyLoss(), _classes_second, labels=labels)
 
 
-def _masked_token(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def _masked_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     tokens = _tokens(arrays)
     if arrays.target is not None:
         inputs = arrays.inputs | {"input_ids": tokens}
         return Posed(inputs, arrays.target.long(), nn.CrossEntropyLoss(), _classes_second)
+    mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         raise InputError(
             "no tokenizer says which token masks another: mask some of input_ids, and give those as 'labels', "
             f"with {IGNORED} for all others"
         )
+    special = [tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True) for row in tokens.tolist()]
     drawn = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(_MASKING_SEED)) < MASKED_SHARE
-    drawn &= arrays.inputs.get("attention_mask", torch.ones_like(tokens)) != 0
+    drawn &= torch.tensor(special) == 0
     return Posed(
         arrays.inputs | {"input_ids": torch.where(drawn, mask, tokens)},
         torch.where(drawn, tokens, IGNORED),
@@ -122,30 +173,36 @@ def _masked_token(base: Any, arrays: Arrays, mask: int | None, loss: str | None)
     )
 
 
-def _translation(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def _translation(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     target = _target(base, arrays).long()
+    if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        raise InputError(f"{type(base).__name__} doesn't say what its decoder is given: pose it in a problem factory")
     inputs = {"decoder_input_ids": base.prepare_decoder_input_ids_from_labels(labels=target)}
     return Posed(inputs | arrays.inputs, target, nn.CrossEntropyLoss(), _classes_second)
 
 
-def _token_class(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def _token_class(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     return Posed(arrays.inputs, _target(base, arrays).long(), nn.CrossEntropyLoss(), _classes_second)
 
 
-def _class(base: Any, arrays: Arrays, mask: int | None, loss: str | None) -> Posed:
+def _class(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
     """Of a sequence or an image: one class, several yes-or-no answers, or numbers (as transformers decides it)."""
     target, kinds = _target(base, arrays), {"regression": "mse", "multi_label_classification": "bce"}
     known = kinds.get(str(getattr(base.config, "problem_type", None)))
     guess = "mse" if base.config.num_labels == 1 else "bce" if target.ndim > 1 else "cross-entropy"
     chosen = loss or known or guess
     if chosen == "cross-entropy":
-        target = target.long()
-    elif target.ndim == 1:
-        target = target[:, None]
-    return Posed(arrays.inputs, target if chosen == "cross-entropy" else target.float(), LOSSES[chosen]())
+        return Posed(arrays.inputs, target.long(), nn.CrossEntropyLoss())
+    shaped = (target[:, None] if target.ndim == 1 else target).float()
+    if shaped.shape[1:] != (base.config.num_labels,) or bool(target.eq(IGNORED).any()):
+        raise InputError(
+            f"{type(base).__name__} gives {base.config.num_labels} numbers a sample, and the target has shape "
+            f"{tuple(target.shape)}, or is filled up: give as many for each"
+        )
+    return Posed(arrays.inputs, shaped, LOSSES[chosen](), labels=target.float())
 
 
-_TASKS: dict[str, Callable[[Any, Arrays, int | None, str | None], Posed]] = {
+_TASKS: dict[str, Callable[[Any, Arrays, Any, str | None], Posed]] = {
     "CAUSAL_LM": _next_token,
     "MASKED_LM": _masked_token,
     "SEQ_TO_SEQ_CAUSAL_LM": _translation,

@@ -49,8 +49,10 @@ class Hold:
         """
         while not self.mine:
             self.path.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # whoever held it has just removed the folder
-                file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
+            with suppress(FileNotFoundError):  # whoever held it has just removed the folder; a link is never followed
+                file = os.fdopen(
+                    os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8"
+                )
                 if not _locked(file):
                     with file:
                         return _told(file.read())
