@@ -72,13 +72,15 @@ class Given:
             return arrays, ()
         length = self._length(getattr(model.config, "max_position_embeddings", None))
         if arrays.texts and not arrays.stream:
-            padding = {"padding": True} if tokenizer.pad_token_id is not None or len(arrays.texts) == 1 else {}
-            if not padding and len({len(tokenizer(text)["input_ids"]) for text in arrays.texts}) > 1:
+            sizes = [len(tokens) for tokens in tokenizer(list(arrays.texts), verbose=False)["input_ids"]]
+            uneven = len({min(size, length) for size in sizes}) > 1
+            if uneven and tokenizer.pad_token_id is None:
                 raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
-            whole = tokenizer(list(arrays.texts), verbose=False)["input_ids"]
-            cut = sum(len(tokens) > length for tokens in whole)
-            made = tokenizer(list(arrays.texts), truncation=True, max_length=length, return_tensors="pt", **padding)
-            notes = (f"{cut:,} of {counted(len(whole), 'text')} are cut to {length} tokens (--length)",) if cut else ()
+            made = tokenizer(
+                list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt"
+            )
+            cut = sum(size > length for size in sizes)
+            notes = (f"{cut:,} of {counted(len(sizes), 'text')} are cut to {length} tokens (--length)",) if cut else ()
             return replace(arrays, inputs=arrays.inputs | dict(made)), notes
         row = (
             torch.tensor(tokenizer(arrays.texts[0], verbose=False)["input_ids"])
