@@ -117,8 +117,7 @@ def adapter(name: str, settings: dict[str, Any], arrays: dict[str, Tensor], **lo
 
         under = folder(name, settings, arrays)(path)
         torch.manual_seed(1)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", FutureWarning)  # of one library of Hugging Face to another
+        with torch.no_grad():
             model = peft.get_peft_model(under.model.float(), peft.LoraConfig(r=2, **lora))
             for parameter in model.parameters():
                 if parameter.requires_grad:  # an adapter that nobody has trained has zeros

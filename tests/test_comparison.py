@@ -73,5 +73,6 @@ def test_a_command_of_the_page_measures_what_it_says(number, command, tmp_path, 
 @pytest.mark.parametrize("numbers", sorted(SNIPPETS, key=lambda numbers: int(numbers.split(",")[0])))
 def test_a_snippet_of_the_page_runs(numbers, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    code = re.sub(r'"(\d+\.(pt|landscape\.h5))"', rf'"{tmp_path}/\1"', f"# {numbers}: {SNIPPETS[numbers]}")
+    file = r'"(\d+[.-](?:pt|npy|gpt2|lora|landscape\.h5))"'
+    code = re.sub(file, rf'"{tmp_path}/\1"', f"# {numbers}: {SNIPPETS[numbers]}")
     exec(compile(code, "docs/comparison.md", "exec"), {})
