@@ -344,9 +344,9 @@ def test_a_terminal_that_goes(runner: Runner) -> None:
             os.read(terminal, 4096)
     os.close(terminal)
     _, ended = os.waitpid(process, 0)
-    assert os.waitstatus_to_exitcode(ended) == 129
-    parts = finished_parts(folder)
-    assert parts
+    # It may have been done, and about to print, before it was told.
+    assert os.waitstatus_to_exitcode(ended) in (129, whole.status)
+    assert finished_parts(folder) or (folder / "out.h5").exists()
     assert runner.run(folder, [*RUNS["adaptive"], "-o", "out.h5"]) == whole.status
     assert numbers_in(folder / "out.h5") == whole.numbers
 

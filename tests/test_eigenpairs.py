@@ -268,7 +268,7 @@ def test_edges_of_the_wanted_set():
     assert list(select(np.array([1.0, -3.0, 2.0]), 3, "BE")) == [2, 0, 1]
 
 
-@pytest.mark.parametrize("n", [3, 50, 400])
+@pytest.mark.parametrize("n", [3, 50, pytest.param(400, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("below", [0.0, 0.9, 0.999])
 def test_the_bound_on_missing_an_eigenvalue_holds_in_simulation(n, below):
     """An eigenvalue beyond the edge stays unseen at most as often as the bound says, however the rest is spread."""

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, parametrize
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointFunction,
+    _checkpoint_without_reentrant_generator,
+    checkpoint,
+    noop_context_fn,
+)
 
 import landscape
 from landscape import InputError, Problem, untied
@@ -336,13 +341,22 @@ def shared_weights():
     return posed(model)
 
 
+def again(f, x):
+    """What `checkpoint` does without reentering, as a library of one's own may have it."""
+    steps = _checkpoint_without_reentrant_generator(f, True, noop_context_fn, "default", False, True, x)
+    next(steps)
+    output = f(x)
+    next(steps, None)
+    return output
+
+
 REFUSED = {
     "no loop": (lambda: posed(Passes([nn.Linear(4, 4)])), None, "no module with trainable .* more than once"),
     "shared weights": (shared_weights, None, "weights that different modules share"),
     "compiled": (compiled, None, r"layers\.0 is compiled"),
     "scripted": (lambda: looped(torch.jit.script(nn.Linear(4, 4))), None, r"layers\.0 is compiled"),
     "checkpointing": (
-        lambda: looped(nn.Linear(4, 4), lambda f, x: checkpoint(f, x, use_reentrant=False)),
+        lambda: looped(nn.Linear(4, 4), again),
         None,
         r"layers\.0 runs again in the backward pass \(activation checkpointing\?\)",
     ),
@@ -374,9 +388,21 @@ def test_refusals_are_one_line(name):
     assert snapshot(problem.model) == before
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_blocks_under_torchs_own_checkpointing_are_plain_ones(reentrant):
+    def made(step):
+        torch.manual_seed(0)
+        return looped(nn.Linear(4, 4), step)
+
+    plain = made(lambda f, x: f(x))
+    made_again = made(lambda f, x: checkpoint(f, x, use_reentrant=reentrant))
+    v = torch.randn(untied(plain)[0].layout.dim, dtype=torch.float64)
+    assert torch.equal(untied(made_again)[0].hessian().matvec(v), untied(plain)[0].hessian().matvec(v))
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad:UserWarning")
 def test_reentrant_checkpointing_is_refused():
-    problem = looped(nn.Sequential(nn.Linear(4, 4)), lambda f, x: checkpoint(f, x, use_reentrant=True))
+    problem = looped(nn.Sequential(nn.Linear(4, 4)), lambda f, x: CheckpointFunction.apply(f, True, x))
     with pytest.raises(InputError, match="reentrant activation checkpointing"):
         untied(problem)
 

@@ -230,7 +230,7 @@ def _prepare(given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, An
 
 # Which measurements a setting is of, by their parameters above.
 _WITH_PROBES = ("density", "trace", "log_det", "effective_dimension", "per_layer", "loops")
-_OF_CURVATURE = ("self_check", "eigenpairs", "spectrum", *_WITH_PROBES, "crosscheck")
+_OF_CURVATURE = ("eigenpairs", "spectrum", *_WITH_PROBES, "self_check", "crosscheck")
 _SETTINGS = {
     "kind": _OF_CURVATURE,
     "fisher_unit": _OF_CURVATURE,

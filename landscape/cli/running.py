@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -131,6 +132,8 @@ def printing() -> Iterator[None]:
         _discard(sys.stdout)
     except OSError as error:
         _discard(sys.stdout)
+        if error.errno == errno.EIO:  # so is a terminal that is gone
+            return
         raise InputError(f"the output cannot be written ({error.strerror}); what was made is kept") from error
 
 
