@@ -247,6 +247,7 @@ class TestCommands:
             done = run("benchmarks.peers", *arguments)
             assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
+    @pytest.mark.slow
     def test_device_check_of_the_cpu_against_itself(self) -> None:
         done = run("benchmarks.device_check", "--device", "cpu", "--samples", "8")
         assert done.returncode == 0, done.stderr

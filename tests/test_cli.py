@@ -177,6 +177,7 @@ def test_help_is_short_and_quick(tmp_path):
     assert "Exit status: 0 done" in ran.stdout
 
 
+@pytest.mark.slow
 def test_the_examples_of_help_run_as_printed(command, tmp_path):
     examples = [line for line in command("--help").out.splitlines() if line.startswith("  landscape-probe ")]
     assert len(examples) == 4

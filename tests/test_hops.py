@@ -76,6 +76,7 @@ def test_noise_is_like_noise():
     assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
 
 
+@pytest.mark.slow
 def test_many_windows_are_judged_together():
     """Eight windows of noise: any verdict in no more than 5 %, where each window by itself would give 25 %."""
     alarms = 0
