@@ -412,6 +412,32 @@ def test_a_program_runs_no_code(name, tmp_path, monkeypatch, command):
     assert not Path("ran").exists(), "code in a file was run"
 
 
+def test_a_program_has_the_names_and_constants_of_its_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)])
+            self.register_buffer("scale", torch.tensor([1.0, 2.0, 3.0]), persistent=False)
+            self.shift = torch.tensor([0.5, 0.25, 0.125])
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = torch.tanh(layer(x)) * self.scale + self.shift + torch.tensor([1.0, 0.0, 2.0])
+            return {"logits": x}
+
+    model, x, target = Model(), torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    sizes = ({0: torch.export.Dim.AUTO},)
+    np.savez("data.npz", x=x.numpy(), target=target.numpy())
+    for strict in (False, True):
+        torch.export.save(torch.export.export(model, (x,), dynamic_shapes=sizes, strict=strict), "model.pt2")
+        problem = landscape.load_problem("model.pt2", data="data.npz", loss="cross-entropy")
+        expected = torch.nn.functional.cross_entropy(model(x)["logits"], target).item()
+        assert problem.loss() == pytest.approx(expected, rel=1e-6)
+        assert problem.restricted(["layers.1"]).layout.names == ("layers.1.weight", "layers.1.bias")
+
+
 def test_the_sample_inputs_of_a_program_are_left_out(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     kind = KINDS["program: two inputs"](tmp_path)

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 import landscape
 from landscape import InputError, MatrixOperator, Problem, top_eigenpairs
-from landscape.closed_forms import closed_forms
+from landscape.closed_forms import closed_forms, compare
 from landscape.curvature.check import check_products
 from landscape.curvature.differences import DifferenceHessian
 from landscape.operator import SymmetricOperator
@@ -199,6 +199,35 @@ def test_the_machine_is_held_to_closed_forms(command, monkeypatch):
     ran = command("--self-check", "--device", "cpu")
     assert ran.status == 3
     assert "6 of 6 are WRONG on this machine" in ran.out
+
+
+def test_an_eigenvalue_of_the_wrong_sign_is_told(monkeypatch):
+    """Magnitudes alone would agree."""
+    deep = closed_forms()[2]
+    monkeypatch.setattr("landscape.closed_forms.closed_forms", lambda: [replace(deep, hessian=-deep.hessian)])
+    assert [each.right for each in compare() if "eigenvalues" in each.quantity] == [False, False]
+
+
+@pytest.mark.parametrize("option", ["--hessian", "--json", "--overwrite"])
+def test_without_a_checkpoint_nothing_else_is_done(option, command):
+    ran = command("--self-check", option)
+    assert (ran.status, ran.out) == (2, "")
+    assert f"--self-check without a checkpoint is of this machine: name one, or leave out {option}" in ran.err
+
+
+def test_differences_beyond_a_finite_loss_are_no_agreement():
+    """The widest of the steps leave the domain of the root; the others don't."""
+
+    class Domain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.tensor([1e-4, 0.5], dtype=torch.float64))
+
+        def forward(self, x):
+            return torch.sqrt(self.weight).sum() * x
+
+    problem = Problem(Domain(), lambda output, target: output[:, 0], [(torch.ones(2, 1), torch.zeros(2))])
+    assert DifferenceHessian(problem).step < 16
 
 
 def test_the_self_check_of_a_machine_wants_a_device():

@@ -267,7 +267,8 @@ _SETTINGS = {
         "crosscheck",
     ],
 }
-_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
+_OF_A_MACHINE = {"self_check", "checkpoints", "device", "debug"}
+_SPELT = {"as_json": "--json", "eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
           "compiling": "--compile"}  # fmt: skip
 
 
@@ -279,6 +280,10 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     """A setting of a measurement that isn't asked for is a measurement forgotten."""
     if given.get("merge") and (more := sorted(given.keys() - {"merge", "checkpoints", "out", "overwrite", "debug"})):
         raise InputError(f"--merge joins records and measures nothing: leave out {_option(more[0])}")
+    if given.get("self_check") and not given.get("checkpoints") and (more := sorted(given.keys() - _OF_A_MACHINE)):
+        raise InputError(
+            f"--self-check without a checkpoint is of this machine: name one, or leave out {_option(more[0])}"
+        )
     asked = {name for name, value in given.items() if value is not None and value is not False}
     idle = [name for name, users in _SETTINGS.items() if name in given and not asked.intersection(users)]
     if idle:

@@ -42,7 +42,7 @@ class Linearised:
     tensors: tuple[Tensor, ...] = ()
 
 
-_REMEDY = "use layers and a loss that can be, or differences of the gradient (--matrix differences)"
+_REMEDY = "use layers and a loss that can be, or the Hessian by differences of the gradient (--matrix differences)"
 # By how many measured roundings a program may differ from autograd: compiled, sums are in another order.
 _ROUNDINGS = 30
 

@@ -13,8 +13,6 @@ from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 
-_ROUNDINGS = 100
-"""By how many roundings of a number sums over many terms, in another order, may differ."""
 _TIMES = 5
 """A difference's error is known along one direction, so of size alone; the same factor serves each comparison."""
 
@@ -29,7 +27,7 @@ class ProductCheck:
         symmetry: |u^T A v - v^T A u| by the larger of ||A u|| ||v|| and ||A v|| ||u||.
         differences: ||A u - d||, or the same of v where it is less, d being central differences of the gradient; None
             where A isn't the Hessian, or there are no differences.
-        rounding: what the first three may be.
+        rounding: what the first three may be: half of the digits of the precision.
         allowed: what ``differences`` may be: the differences' own error, and rounding.
         reason: why there are no differences; empty if there are, or needn't be.
     """
@@ -76,7 +74,8 @@ def check_products(
         return ProductCheck(0.0, 0.0, 0.0, None, 0.0, 0.0, "all products are zero")
     length = float(torch.linalg.vector_norm(u))
     wide_u, wide_v = u.to(torch.float64), v.to(torch.float64)
-    rounding = _ROUNDINGS * torch.finfo(operator.dtype).eps * operator.dim**0.5 + _TIMES * error
+    # Half of the digits, as everywhere: rounding that took more would leave no product worth having.
+    rounding = torch.finfo(operator.dtype).eps ** 0.5 + _TIMES * error
     difference, allowed, reason = None, 0.0, ""
     if hessian:
         try:

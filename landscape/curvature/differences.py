@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -55,10 +56,11 @@ class DifferenceHessian(SymmetricOperator):
             self.memory = problem.memory - OVERHEAD - 6 * problem.vector.nbytes
 
     def _disagreement(self, direction: Tensor, step: float) -> float:
-        """Infinite where there is no curvature at all."""
+        """Infinite where there is no curvature at all, or the gradient isn't finite."""
         first, second = self._difference(direction, step), self._difference(direction, 2 * step)
         size = float(torch.linalg.vector_norm(first))
-        return float(torch.linalg.vector_norm(first - second)) / size if size else torch.inf
+        disagreement = float(torch.linalg.vector_norm(first - second)) / size if size else math.inf
+        return disagreement if math.isfinite(disagreement) else math.inf
 
     def _difference(self, vector: Tensor, step: float) -> Tensor:
         """The product with a vector that isn't zero, in float64."""

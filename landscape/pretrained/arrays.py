@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from landscape.checkpoint.contents import load_pickled
+from landscape.checkpoint.contents import load_pickled, load_safetensors
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
 from landscape.wording import cause, listed
@@ -86,11 +85,7 @@ def _npz(path: Path) -> Arrays:
 
 
 def _safetensors(path: Path) -> Arrays:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return _named({name: file.get_tensor(name).clone() for name in file.keys()})  # noqa: SIM118
-    except SafetensorError as error:
-        raise InputError(f"isn't whole ({cause(error)})") from error
+    return _named(load_safetensors([path])[0])
 
 
 def _torch(path: Path) -> Arrays:

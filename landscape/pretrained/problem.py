@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
 from landscape.pretrained.arrays import KINDS, Arrays, read_arrays
+from landscape.pretrained.exported import Exported
 from landscape.pretrained.hugging_face import tokenizer_of
 from landscape.pretrained.tasks import LOSSES, Posed, pose
 from landscape.problem import Problem
@@ -48,23 +49,20 @@ class Given:
             raise InputError(f"--loss is one of {listed(LOSSES)}, not {self.loss!r}")
         if self.data is None:
             raise InputError(f"{checkpoint.path}: brings its model but no data: add --data FILE, a {KINDS}")
-        model = checkpoint.model
-        assert model is not None
         arrays = read_arrays(self.data)
         try:
-            return (
-                self._program(model, arrays)
-                if checkpoint.format == "exported program"
-                else self._folder(checkpoint.path, model, arrays)
-            )
+            if isinstance(checkpoint, Exported):
+                return self._program(checkpoint, arrays)
+            return self._folder(checkpoint, arrays)
         except InputError as error:
             raise InputError(f"{checkpoint.path}, {self.data}: {error}") from error
 
-    def _folder(self, path: Path, model: nn.Module, arrays: Arrays) -> Problem:
-        tokenizer = tokenizer_of(path, needed=bool(arrays.texts))
+    def _folder(self, checkpoint: Checkpoint, arrays: Arrays) -> Problem:
+        model: Any = checkpoint.model
+        tokenizer = tokenizer_of(checkpoint.path, needed=bool(arrays.texts))
         arrays, notes = self._sequences(model, arrays, tokenizer)
         posed = pose(model, arrays, tokenizer, self.loss)
-        return self._posed(model, replace(posed, notes=(*notes, *posed.notes)), None)
+        return self._posed(model, replace(posed, notes=(*notes, *posed.notes)))
 
     def _sequences(self, model: Any, arrays: Arrays, tokenizer: Any) -> tuple[Arrays, tuple[str, ...]]:
         """Texts as tokens, and one long row of tokens as sequences."""
@@ -100,28 +98,27 @@ class Given:
             raise InputError(f"the model has {positions} positions, fewer than the {self.length} tokens asked for")
         return self.length or min(LENGTH, positions or LENGTH)
 
-    def _program(self, model: Any, arrays: Arrays) -> Problem:
+    def _program(self, program: Exported, arrays: Arrays) -> Problem:
         if self.loss is None:
             raise InputError(f"an exported program doesn't say what it was trained on: add --loss {listed(LOSSES)}")
         if arrays.texts or arrays.target is None:
             raise InputError("a program needs arrays, and a target: call it 'target' or 'labels'")
         found: Mapping[str, Tensor] = arrays.inputs
-        if len(model.inputs) == 1 and len(found) == 1:
-            found = {model.inputs[0]: next(iter(found.values()))}
-        if set(found) != set(model.inputs):
-            raise InputError(f"the program takes {listed(model.inputs)}, and there are {listed(found) or 'none'}")
+        if len(program.inputs) == 1 and len(found) == 1:
+            found = {program.inputs[0]: next(iter(found.values()))}
+        if set(found) != set(program.inputs):
+            raise InputError(f"the program takes {listed(program.inputs)}, and there are {listed(found) or 'none'}")
         target = arrays.target.long() if self.loss == "cross-entropy" else arrays.target.float()
-        posed = Posed({name: found[name] for name in model.inputs}, target, LOSSES[self.loss]())
-        if model.batch and len(target) % model.batch:
+        if program.batch and len(target) % program.batch:
             raise InputError(
-                f"the program was exported for batches of {model.batch} samples, and {len(target)} aren't a multiple: "
-                "export it with a dynamic batch dimension, or give other data"
+                f"the program was exported for batches of {program.batch} samples, and {len(target)} aren't a "
+                "multiple: export it with a dynamic batch dimension, or give other data"
             )
-        return self._posed(model, posed, model.batch)
+        posed = Posed({name: found[name] for name in program.inputs}, target, LOSSES[self.loss]())
+        return self._posed(program.model, posed, program.batch, program.by_name)
 
-    def _posed(self, model: Any, posed: Posed, fixed: int | None) -> Problem:
+    def _posed(self, model: Any, posed: Posed, fixed: int | None = None, by_name: bool = True) -> Problem:
         size = fixed or self.batch_size or self._fitting(model, posed)
-        by_name = getattr(model, "by_name", True)
 
         def batch(start: int) -> tuple[Any, Tensor]:
             parts = {name: tensor[start : start + size] for name, tensor in posed.inputs.items()}

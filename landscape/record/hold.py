@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import weakref
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -74,13 +75,16 @@ class Hold:
 
 def _locked(file: TextIO) -> bool:
     """Lock a file, unless another run has; where there are no locks, everybody may have it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+    for pause in (0, 0.05, 0.1):  # who only looks whether it is locked has it for a moment
+        time.sleep(pause)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        except OSError:
+            return True
         return True
-    return True
+    return False
 
 
 def _is(file: TextIO, path: Path) -> bool:
