@@ -268,8 +268,8 @@ _SETTINGS = {
     ],
 }
 _OF_A_MACHINE = {"self_check", "checkpoints", "device", "debug"}
-_SPELT = {"as_json": "--json", "eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
-          "compiling": "--compile"}  # fmt: skip
+_SPELT = {"eigenpairs": "--hessian", "kind": "--matrix", "k": "-k", "slices": "--slice", "directions": "--direction",
+          "compiling": "--compile", "as_json": "--json"}  # fmt: skip
 
 
 def _option(parameter: str) -> str:
