@@ -69,7 +69,8 @@ def child(job: dict[str, Any]) -> int:
         os.close(file)
     if job.get("watched"):
         watched(job, Path("../calls").resolve())
-    status = main(job["arguments"])
+    sys.argv[1:] = job["arguments"]
+    status = main()
     sys.stdout.flush()
     return status
 

@@ -361,6 +361,24 @@ def test_what_nohup_protects_goes_on(runner: Runner) -> None:
     assert (folder / "out.h5").exists()
 
 
+def test_an_object_that_a_signal_cut_short_adds_no_line(runner: Runner) -> None:
+    """h5netcdf.File, for one, closes in `__del__` what its constructor had no time to open."""
+    folder = runner.folder("half-made")
+    assert run(folder, "CMD -o out.h5").returncode == 0
+    script = (
+        "import os, signal, sys, xarray\n"
+        "class Half:\n"
+        "    def __init__(self, *given, **named): os.kill(os.getpid(), signal.SIGTERM); self.closed = False\n"
+        "    def __del__(self): self.closed\n"
+        "xarray.open_datatree = xarray.open_dataset = Half\n"
+        "from landscape.cli.probe import main; sys.exit(main())\n"
+    )
+    (folder / "half.py").write_text(script)
+    ran = subprocess.run([sys.executable, "half.py", "0004.pt", "-o", "out.h5"], cwd=folder, env=ENVIRONMENT,
+                         capture_output=True, text=True, check=False)  # fmt: skip
+    assert (ran.returncode, ran.stderr.count("\n")) == (143, 1), ran.stderr
+
+
 # Two runs
 
 

@@ -77,6 +77,7 @@ def run_command(
         prepare: refuses arguments that don't go together, and gives those that are not the user's own; called with what
             was given by name, and the arguments as they stand.
     """
+    own_process = arguments is None
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed, and the next file would take its place
@@ -110,6 +111,10 @@ def run_command(
         return say(str(error), EXIT_INTERNAL, 3)  # after the one that it is about
     except (KeyboardInterrupt, _Stopped) as stop:
         number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
+        if (
+            own_process
+        ):  # an object that the signal cut short in the making may fail when it goes, and Python tell of it
+            sys.unraisablehook = lambda _: None
         if isinstance(stop, _Stopped) and rank_of_process():
             return 128 + number
         return say(f"{_STOPS[number]}; what was finished is kept, the same command goes on from there", 128 + number)
