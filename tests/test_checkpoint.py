@@ -11,7 +11,9 @@ import pickle
 import tempfile
 import warnings
 import zipfile
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from torch import nn
 
 from landscape.checkpoint import fit_state, read_checkpoint, save_checkpoint
 from landscape.checkpoint.layout import WEIGHT_KEYS
+from landscape.checkpoint.stand_ins import LeftOut, stand_ins
 from landscape.errors import InputError
 
 
@@ -346,13 +349,73 @@ def test_code_is_run_when_allowed(tmp_path, zipped):
     assert checkpoint.state["w"].item() == 1
 
 
-def test_the_usual_offenders_are_named_and_can_be_allowed(tmp_path):
-    content = {"model": {"w": torch.ones(1)}, "args": argparse.Namespace(lr=1), "best": np.float32(2)}
-    torch.save(content, tmp_path / "a.pt")
-    message = refusal(tmp_path / "a.pt")
-    assert "argparse.Namespace" in message
-    assert "numpy" in message
-    assert read_checkpoint(tmp_path / "a.pt", allow_code_execution=True).state["w"].item() == 1
+class Settings:
+    """As a training script defines them."""
+
+    def __init__(self, **named):
+        self.__dict__.update(named)
+
+    def __setstate__(self, state):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_beside_the_weights_are_left_out(tmp_path, zipped):
+    content = {
+        "model": {"w": torch.ones(1)},
+        "args": argparse.Namespace(lr=1, out=Path("runs")),
+        "settings": Settings(inner=Settings(), dtype=torch.bfloat16),
+        "scores": np.ones(3),
+        "when": datetime.now(UTC),
+    }
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    checkpoint = read_checkpoint(tmp_path / "a.pt")
+    assert same(checkpoint.state, content["model"])
+    assert "argparse.Namespace" in checkpoint.notes[0]
+    with pytest.raises(AssertionError):
+        torch.load(tmp_path / "a.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("scalar", [np.float64(7), np.float32(7), np.int64(7), np.uint8(7), np.dtype(">i4").type(7)])
+def test_numpy_scalars_are_numbers(tmp_path, scalar):
+    state = {"w": torch.ones(1)}
+    groups = [{"params": [0], "lr": scalar}]
+    torch.save({"model": state, "step": scalar, "optimizer": {"state": {}, "param_groups": groups}}, tmp_path / "a.pt")
+    checkpoint = read_checkpoint(tmp_path / "a.pt")
+    assert checkpoint.step == 7
+    assert checkpoint.optimizer["param_groups"][0]["lr"] == 7
+
+
+@pytest.mark.parametrize("code", ["f8", ">f8", "<i4"])
+def test_scalars_in_any_order_of_bytes(code):
+    (make, _), (dtype, _) = stand_ins(["numpy._core.multiarray.scalar", "numpy.dtype"])
+    known = dtype(code[-2:], False, True)
+    known.__setstate__((3, code[0], None, None, None, -1, -1, 0))
+    assert make(known, np.array(-5, code).tobytes()) == -5
+    for damaged in ((), (known,), (known, b"1"), (known, "12345678"), (dtype("O8"), b"12345678"), (dtype(8), b"1")):
+        assert isinstance(make(*damaged), LeftOut)
+
+
+def test_counters_with_defaults_are_read(tmp_path):
+    scores = defaultdict(list, {"loss": [1.0]})
+    torch.save({"model": {"w": torch.ones(1)}, "scores": scores, "by": np.ones(1)}, tmp_path / "a.pt")
+    assert read_checkpoint(tmp_path / "a.pt").state["w"].item() == 1
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_weights_are_never_left_out(tmp_path, zipped):
+    content = {"model": {"w": torch.ones(1), "v": Settings()}, "args": argparse.Namespace()}
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert "not named tensors: 'v' (Settings)" in refusal(tmp_path / "a.pt")
+    torch.save(Settings(w=torch.ones(1)), tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert "holds a Settings, not a state dict" in refusal(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "name", ["builtins.eval", "os.system", "__builtin__.exec", "subprocess.Popen", "runpy.run_path"]
+)
+def test_functions_are_refused(name):
+    assert stand_ins(["argparse.Namespace", name]) is None
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.stats import ortho_group
 
 from landscape import InputError
+from landscape.checkpoint.stand_ins import LeftOut
 from landscape.dynamics import overlap, spectrum_measures, stability
 
 # ---------------------------------------------------------------------- spectra
@@ -238,6 +239,14 @@ def test_nothing_is_claimed_for_other_optimisers(name):
 )
 def test_nothing_is_claimed_where_the_theory_does_not_reach(make, word):
     assert word in stability(state_of(make)).reason
+
+
+@pytest.mark.parametrize("lr", [LeftOut(), "fast"])
+def test_a_learning_rate_that_is_no_number_is_refused(lr):
+    state = SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1).state_dict()
+    state["param_groups"][0]["lr"] = lr
+    with pytest.raises(InputError, match="state_dict of a torch optimiser"):
+        stability(state)
 
 
 def test_groups_with_equal_settings_schedulers_and_old_states_are_recognised():

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from landscape import InputError, MatrixOperator, top_eigenpairs
+from landscape.checkpoint.stand_ins import LeftOut
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
 from landscape.parameters import ParameterLayout
 from tests.oracles import dense, network, symmetric
@@ -208,6 +209,8 @@ def _states():
     switched["param_groups"][0]["amsgrad"] = True  # without the maxima that AMSGrad keeps
     stale = copy.deepcopy(trained)
     stale["state"][0]["step"] = torch.tensor(0.0)
+    unread = copy.deepcopy(trained)
+    unread["param_groups"][0]["betas"] = (0.9, LeftOut())
     return {
         "no optimiser": (network, {"weight": torch.ones(2)}, "optimizer.state_dict()"),
         "a list": (network, [1, 2], "optimizer.state_dict()"),
@@ -216,6 +219,7 @@ def _states():
         "momentum": (network, momentum.state_dict(), "momentum_buffer"),
         "amsgrad without maxima": (network, switched, "no second moments"),
         "no steps": (network, stale, "after 0 steps"),
+        "left out": (network, unread, "embedding.weight are no numbers"),
         "another model's": (nn.Linear(3, 2), trained, "has 6 parameters, the model 2"),
         "another size": (nn.Sequential(*[nn.Linear(2, 2) for _ in range(3)]), trained, "in no way"),
         "another order": (network, turned.state_dict(), "in no way"),

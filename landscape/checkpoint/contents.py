@@ -1,7 +1,7 @@
 """Reads the object in a file, and never runs code from it unless that is asked for.
 
-``torch.load(weights_only=True)`` is the gate: it builds tensors and plain containers alone. What a refused pickle
-wanted to run is found by listing the names in it, which runs nothing.
+``torch.load(weights_only=True)`` is the gate: it builds tensors and plain containers alone, and stand-ins for other
+objects where these can be left out. What a pickle names is found by reading it, which runs nothing.
 """
 
 import io
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from landscape.checkpoint.recognise import Kind
 from landscape.checkpoint.scan import operations, refuse_bombs
+from landscape.checkpoint.stand_ins import stand_ins
 from landscape.errors import InputError
 from landscape.wording import cause, listed
 
@@ -27,13 +28,16 @@ _AGAIN = "copy it again or take an earlier checkpoint"
 _MOST_OPERATIONS = 10**6  # looked through for the names of code, of which a message has four
 
 
-def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
+def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> tuple[object, tuple[str, ...]]:
     """The object in a file of ``torch.save``, in its zip format or the one before it.
 
     Args:
         path: The file.
         kind: ``zip`` or ``pickle``, as recognised.
         allow_code_execution: Unpickle whatever is in the file, running the code it names.
+
+    Returns:
+        The object, and a note on what of it was left out.
 
     Raises:
         InputError: The file is damaged, or unpickling it would run code and that is not allowed.
@@ -45,14 +49,28 @@ def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> object:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
             if plain:
-                return pickle.load(file)
-            if not allow_code_execution:
-                refuse_explosive(path, kind)
-            return torch.load(file, map_location="cpu", weights_only=not allow_code_execution)
+                return pickle.load(file), ()
+            if allow_code_execution:
+                return torch.load(file, map_location="cpu", weights_only=False), ()
+            refuse_explosive(path, kind)
+            return _load_safely(path, file, kind)
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise nearly every type there is
         raise InputError(f"{path}: {_refusal(path, kind, error, allow_code_execution)}") from error
+
+
+def _load_safely(path: Path, file: IO[bytes], kind: Kind) -> tuple[object, tuple[str, ...]]:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True), ()
+    except pickle.UnpicklingError:
+        names = _code_in_file(path, kind)
+        if not names or (known := stand_ins(names)) is None:
+            raise
+    file.seek(0)
+    with torch.serialization.safe_globals(list(known)):
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    return content, (f"left out what else is in it, as reading it would run code: {listed(names)}",)
 
 
 def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -114,7 +132,7 @@ def refuse_explosive(path: Path, kind: Kind) -> None:
 def _refusal(path: Path, kind: Kind, error: Exception, allow_code_execution: bool) -> str:
     if allow_code_execution:
         return f"cannot be unpickled ({cause(error)}); make its code importable, or save model.state_dict()"
-    wanted = _code_in_zip(path) if kind == "zip" else _code_in_pickle(path)
+    wanted = _code_in_file(path, kind)
     unless = "or pass --allow-code-execution if you trust whoever wrote it"
     if not wanted and "Unsupported operand" in str(error):
         return (
@@ -140,6 +158,11 @@ def _plain_pickle_refusal(path: Path) -> str:
         f"is a pickle that torch.save did not write, and unpickling it would run code: {listed(wanted)}; save "
         "model.state_dict() with torch.save, or pass --allow-code-execution if you trust whoever wrote it"
     )
+
+
+def _code_in_file(path: Path, kind: Kind) -> list[str]:
+    """The globals that a file of ``torch.save`` names, other than those the safe loader knows."""
+    return _code_in_zip(path) if kind == "zip" else _code_in_pickle(path)
 
 
 def _code_in_zip(path: Path) -> list[str]:
@@ -173,12 +196,16 @@ def _code_in(file: IO[bytes]) -> list[str]:
 
 
 def _is_rebuilding(name: str) -> bool:
-    """Whether a global is one of those that every state dict needs: containers, storages, how to rebuild a tensor."""
+    """Whether it is a global that state dicts need: containers, bytes, storages, how to rebuild a tensor."""
     module, _, attribute = name.rpartition(".")
     if module == "torch":
         is_dtype = isinstance(vars(torch).get(attribute), torch.dtype)  # getattr would import what it names
         return is_dtype or attribute.endswith("Storage") or attribute in ("Size", "Tensor", "device")
-    return module == "collections" or (module == "torch._utils" and attribute.startswith("_rebuild"))
+    return (
+        module == "collections"
+        or name == "_codecs.encode"
+        or (module == "torch._utils" and attribute.startswith("_rebuild"))
+    )
 
 
 def _has_magic_number(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Reads a checkpoint of any usual format."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from landscape.checkpoint.contents import load_pickled, load_safetensors
@@ -22,7 +23,7 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     Args:
         path: The file, or the folder.
         allow_code_execution: Unpickle objects other than tensors and plain containers, which runs code that the
-            file chooses. Needed for files that hold whole models, argparse namespaces or NumPy scalars.
+            file chooses. Needed for files that hold whole models; of other objects beside weights nothing is read.
 
     Returns:
         The checkpoint; its ``notes`` say what was done to read it.
@@ -40,7 +41,9 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
             state, notes = load_safetensors(files)
             layout = Layout(state, "safetensors", notes=notes)
         else:
-            layout = _layout(load_pickled(path, kinds[0], allow_code_execution), path)
+            content, notes = load_pickled(path, kinds[0], allow_code_execution)
+            layout = _layout(content, path)
+            layout = replace(layout, notes=notes + layout.notes)
         sha256 = digest(files)  # last, as what cannot be read may be very long
         unchanged = identity(files) == before
     except OSError as error:

@@ -207,11 +207,14 @@ def _denominator(name: str, shape: torch.Size, by_name: Mapping[str, _Entry]) ->
             f"the optimiser keeps {listed(sorted(state))} for {name} and no second moments (exp_avg_sq): it isn't Adam "
             "or AdamW; give a diagonal of your own"
         )
-    step = float(state["step"])
+    try:
+        step, decay, eps = float(state["step"]), float(group["betas"][1]), float(group["eps"])
+    except (IndexError, TypeError, ValueError) as error:
+        raise InputError(f"the optimiser's step, betas or eps for {name} are no numbers ({error})") from error
     if moment.shape != shape or not step >= 1:
         raise InputError(
             f"the optimiser's second moments for {name} have shape {tuple(moment.shape)} after {step:g} steps, the "
             f"parameter has {tuple(shape)}; is it this model's optimiser?"
         )
-    unbiased = moment.detach().to("cpu", torch.float64) / (1 - float(group["betas"][1]) ** step)
-    return (unbiased.sqrt() + float(group["eps"])).reshape(-1)
+    unbiased = moment.detach().to("cpu", torch.float64) / (1 - decay**step)
+    return (unbiased.sqrt() + eps).reshape(-1)

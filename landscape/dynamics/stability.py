@@ -89,9 +89,12 @@ def stability(optimizer_state_dict: Mapping[str, Any] | None) -> Stability:
     if optimizer_state_dict is None:
         return _nothing("there is no state of an optimiser")
     try:
-        groups = [dict(group) for group in optimizer_state_dict["param_groups"]]
-    except (KeyError, TypeError, ValueError) as error:
+        return _of_groups([dict(group) for group in optimizer_state_dict["param_groups"]])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise InputError("this isn't the state_dict of a torch optimiser: give optimizer.state_dict()") from error
+
+
+def _of_groups(groups: list[dict[str, Any]]) -> Stability:
     if not groups:
         return _nothing("the optimiser has no parameters")
     settings = [{key: value for key, value in group.items() if key not in _SILENT | _OF_SCHEDULERS} for group in groups]

@@ -89,7 +89,7 @@ def _safetensors(path: Path) -> Arrays:
 
 
 def _torch(path: Path) -> Arrays:
-    content = load_pickled(path, recognise(path), allow_code_execution=False)
+    content, _ = load_pickled(path, recognise(path), allow_code_execution=False)
     if not isinstance(content, Mapping):
         raise InputError(f"holds a {type(content).__name__}: save a dictionary of tensors by name")
     return _named({str(name): value for name, value in content.items()})
