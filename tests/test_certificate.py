@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, top_eigenpairs
-from landscape.spectrum.certificate import certified_intervals
-from landscape.spectrum.ends import select
+from landscape.spectrum.certificate import certified_intervals, edges_for_the_rest
+from landscape.spectrum.ends import outwards_in, select
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability, unseen_edge
+from landscape.spectrum.solve import Solve
 from tests.oracles import symmetric
 from tests.test_eigenpairs import SPECTRA, _Noisy
 
@@ -312,3 +313,53 @@ def test_a_small_basis_has_room_for_what_a_search_meets(seed):
     pairs = top_eigenpairs(torch.diag(torch.as_tensor(values)), 2, "LA", seed=seed, tol_value=1e-3, basis_size=24)
     assert (pairs.intervals[:, 0] <= values[-1] + 1e-12).all()
     assert (pairs.intervals[:, 1] >= values[-1] - 1e-12).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 6))
+def test_nothing_lies_beyond_the_edges_where_the_rest_is_within_its_own(seed, held, rest):
+    rng = np.random.default_rng(seed)
+    values, border = rng.uniform(-1, 1, held), rng.standard_normal((rest, held)) * rng.choice([1e-3, 0.1, 1.0])
+    outer = 1 + rng.uniform(0.01, 2), -1 - rng.uniform(0.01, 2)
+    above, below = edges_for_the_rest(values, border, outer)
+    for edge, place, eta in ((outer[0], -1, above), (outer[1], 0, below)):
+        bounding = np.block([[np.diag(values), border.T], [border, eta * np.eye(rest)]])
+        assert np.linalg.eigvalsh(bounding)[place] == pytest.approx(edge, abs=1e-9 * np.abs(bounding).max())
+    if above > below:
+        middle = symmetric(rng.uniform(below, above, rest), seed).numpy()
+        spectrum = np.linalg.eigvalsh(np.block([[np.diag(values), border.T], [border, middle]]))
+        assert outer[1] - 1e-9 <= spectrum[0] <= spectrum[-1] <= outer[0] + 1e-9
+
+
+def test_edges_stay_where_nothing_is_held_or_an_end_is_not_wanted():
+    assert edges_for_the_rest(np.zeros(0), np.zeros((1, 0)), (2.0, -3.0)) == (2.0, -3.0)
+    assert edges_for_the_rest(np.zeros(1), np.ones((1, 1)), (2.0, -math.inf)) == (1.5, -math.inf)
+
+
+@given(st.lists(st.integers(-50, 50), min_size=1, max_size=9, unique_by=abs), st.data(), st.sampled_from(ENDS))
+def test_more_than_the_wanted_values_are_those_next_to_them(values, data, which):
+    values = np.array(values, dtype=float)
+    k = data.draw(st.integers(1, len(values)))
+    order = outwards_in(values, k, which)
+    assert list(order[:k]) == list(select(values, k, which))
+    for count in range(k, len(values) + 1):
+        assert set(order[:count]) == set(select(values, count, which))
+
+
+def test_pairs_that_are_held_shorten_a_search(monkeypatch):
+    matrix = symmetric([*np.linspace(5, 2, 30), *BULK])
+    some = top_eigenpairs(matrix, 5, seed=1)
+    monkeypatch.setattr(Solve, "_alone", True)
+    none = top_eigenpairs(matrix, 5, seed=1)
+    assert some.complete
+    assert none.complete
+    assert some.products_verification < none.products_verification
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_copy_beside_pairs_that_are_held_is_found_or_known_to_be_none_of_the_wanted(k, seed):
+    """The last wanted eigenvalue has copies, which a chain meets at an edge that was moved."""
+    pairs = top_eigenpairs(symmetric([5.0, *[4.0] * 3, *np.linspace(3.9, 2, 20), *BULK], seed), k, seed=seed)
+    assert pairs.complete
+    assert (np.abs(pairs.eigenvalues - [5.0, 4.0, 4.0][:k]) <= pairs.residuals + pairs.rounding).all()

@@ -21,7 +21,7 @@ import math
 
 import numpy as np
 
-from landscape.spectrum.ends import Which
+from landscape.spectrum.ends import Edges, Which
 
 
 def certified_intervals(
@@ -56,6 +56,23 @@ def certified_intervals(
         high, low = np.maximum(high, magnitudes), np.minimum(low, -magnitudes)
         from_above = wanted >= 0
     return np.stack([np.where(from_above, wanted, low), np.where(from_above, high, wanted)], axis=1)
+
+
+def edges_for_the_rest(values: np.ndarray, border: np.ndarray, edges: Edges) -> Edges:
+    """The furthest bounds on the eigenvalues of C at which A has none beyond the edges.
+
+    The bounding matrix isn't above an edge e if its Schur complement there, (e - eta) I - R (e - Theta)^-1 R^T, has no
+    negative eigenvalue.
+
+    Args:
+        values: (l,) Theta, all within the edges.
+        border: (p, l) R.
+        edges: above and below.
+    """
+    if border.size == 0:
+        return edges
+    above, below = (np.linalg.eigvalsh(border / abs(edge - values) @ border.T)[-1] for edge in edges)
+    return edges[0] - float(above), edges[1] + float(below)
 
 
 def _upper_bounds(values: np.ndarray, border: np.ndarray, eta: float, dim: int) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 
 Which = Literal["LM", "LA", "SA", "BE"]
+Edges = tuple[float, float]  # above the first or below the second; infinite for an end that isn't wanted
 
 
 def select(values: np.ndarray, k: int, which: Which) -> np.ndarray:
@@ -26,18 +28,32 @@ def select(values: np.ndarray, k: int, which: Which) -> np.ndarray:
     return np.concatenate([descending[: (k + 1) // 2], descending[::-1][: k // 2]])
 
 
-def edges(values: np.ndarray, margin: np.ndarray, which: Which) -> tuple[float | None, float | None]:
+def outwards_in(values: np.ndarray, k: int, which: Which) -> np.ndarray:
+    """Indices of all values: the k wanted ones in the order of ``which``, then those next to them, the outermost first.
+
+    The first c of them, for any c of at least k, are the c wanted ones if so many were.
+    """
+    wanted, everything = select(values, k, which), select(values, len(values), which)
+    if which != "BE":
+        return everything
+    half = (len(values) + 1) // 2
+    ends = everything[:half], everything[half:]
+    further = [ends[count % 2][count // 2] for count in range(len(wanted), len(values))]
+    return np.concatenate([wanted, np.array(further, dtype=wanted.dtype)])
+
+
+def edges(values: np.ndarray, margin: np.ndarray, which: Which) -> Edges:
     """How far out an eigenvalue must lie to belong among the wanted ones: above the first number or below the second.
 
     Args:
         values: (k,) the wanted values in the order of ``which``.
         margin: (k,) how far each may be off.
-        which: the end; None stands for an end that isn't wanted.
+        which: the end.
     """
     if which == "LM":
         edge = float((np.abs(values) + margin).min())
         return edge, -edge
     top = {"LA": len(values), "SA": 0, "BE": (len(values) + 1) // 2}[which]
-    above = float((values + margin)[:top].min()) if top else None
-    below = float((values - margin)[top:].max()) if top < len(values) else None
+    above = float((values + margin)[:top].min()) if top else math.inf
+    below = float((values - margin)[top:].max()) if top < len(values) else -math.inf
     return above, below

@@ -23,6 +23,7 @@ import math
 import numpy as np
 from scipy.linalg import eigvalsh_tridiagonal
 
+from landscape.spectrum.ends import Edges
 from landscape.spectrum.krylov import Expansion
 
 # The chance of a missed eigenvalue that a search must reach to count as complete.
@@ -38,7 +39,7 @@ def missed_probability(alpha: np.ndarray, beta: np.ndarray, edge: float, dim: in
         edge: 1 is returned unless it lies above all Ritz values.
         dim: n, of the space in which the start was random.
     """
-    if beta[-1] == 0:  # every eigenspace has shown itself, since a random start has a part in each
+    if edge == math.inf or beta[-1] == 0:  # every eigenspace has shown itself, since a random start has a part in each
         return 0.0
     logarithm, ratio = 0.0, math.inf
     squares = [0.0]  # log p_i^2; the p_i themselves could overflow
@@ -85,22 +86,26 @@ class Chain:
 
     Args:
         dim: of the space in which the start vector was random.
-        edges: an eigenvalue above the first or below the second would matter; None for an end that isn't wanted.
+        edges: an eigenvalue above the first or below the second would matter.
     """
 
-    def __init__(self, dim: int, edges: tuple[float | None, float | None]) -> None:
+    def __init__(self, dim: int, edges: Edges) -> None:
         self.dim = dim
         self.edges = edges
         self.steps: list[Expansion] = []
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it has met something at an edge or beyond, and so proves nothing."""
+        alpha, beta = coefficients(self.steps)
+        values = eigvalsh_tridiagonal(alpha, beta[:-1])
+        above, below = self.edges
+        return bool(values[-1] >= above or values[0] <= below)
 
     def add(self, step: Expansion) -> float:
         """Take up the next step; returns the bound on the chance that something beyond an edge was missed."""
         self.steps.append(step)
         alpha, beta = coefficients(self.steps)
         above, below = self.edges
-        chance = 0.0
-        if above is not None:
-            chance += missed_probability(alpha, beta, above, self.dim)
-        if below is not None:
-            chance += missed_probability(-alpha, beta, -below, self.dim)
+        chance = missed_probability(alpha, beta, above, self.dim) + missed_probability(-alpha, beta, -below, self.dim)
         return min(1.0, chance)

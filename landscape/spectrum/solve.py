@@ -18,7 +18,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.ends import Which, edges, select
+from landscape.spectrum.certificate import edges_for_the_rest
+from landscape.spectrum.ends import Edges, Which, edges, outwards_in, select
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.products import norm
 from landscape.spectrum.progress import Progress
@@ -55,6 +56,16 @@ class Ritz:
     residuals: np.ndarray
     coordinates: np.ndarray
     scale: float
+
+    def first(self, count: int) -> Ritz:
+        """The first of the pairs."""
+        return Ritz(
+            self.values[:count],
+            self.border[:, :count],
+            self.residuals[:count],
+            self.coordinates[:, :count],
+            self.scale,
+        )
 
 
 @dataclass(frozen=True)
@@ -146,9 +157,7 @@ class Iteration(ABC):
     def outermost(self, count: int) -> Ritz:
         """The wanted Ritz pairs and those next to them, ``count`` together, in this order."""
         values, coordinates, residuals = self.basis.ritz()
-        chosen = select(values, self.goal.k, self.goal.which)
-        more = np.setdiff1d(select(values, count, self.goal.which), chosen)
-        chosen = np.concatenate([chosen, more])
+        chosen = outwards_in(values, self.goal.k, self.goal.which)[:count]
         border = self.basis.border @ coordinates[:, chosen]
         return Ritz(values[chosen], border, residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
@@ -227,6 +236,8 @@ class Iteration(ABC):
 class Solve(Iteration):
     """One run of the solver to a goal for the residuals."""
 
+    _alone = False  # whether a search holds the wanted pairs alone
+
     def run(self) -> Verified:
         """See `Iteration.run`."""
         found = True
@@ -255,19 +266,25 @@ class Solve(Iteration):
     def search(self, verified: Verified) -> bool:
         """Look for wanted eigenvalues that the basis doesn't show: further copies, which one start vector cannot see.
 
-        All but the wanted Ritz vectors is let go. A Lanczos chain from a fresh vector then sees the operator compressed
-        to their complement, where every missed eigenvector lies. Either the wanted Ritz values move: something was
-        missed. Or the chain shows how small a part in a missed eigenvector its start must have had; see
-        `landscape.spectrum.search`. There is one chain: several together would prove less than the product of their
+        All but the wanted Ritz vectors, and some next to them, is let go. A Lanczos chain from a fresh vector then sees
+        the operator compressed to their complement, where every missed eigenvector lies. Either the wanted Ritz values
+        move: something was missed. Or the chain shows how small a part in a missed eigenvector its start must have had;
+        see `landscape.spectrum.search`. There is one chain: several together would prove less than the product of their
         chances, and where one has no room to decide, undecided is the answer.
 
         Returns:
-            Whether something was found; otherwise `missed` says how surely there is nothing.
+            Whether to iterate on, as something was found; otherwise `missed` says how surely there is nothing.
         """
-        ritz = self.ritz_pairs()
+        wanted = self.ritz_pairs()
+        # Both sets of values are off by their rounding, and by that of the dense solver.
+        dense = self.basis.capacity * np.finfo(np.float64).eps * wanted.scale
+        certain = verified.residuals + 2 * verified.rounding + dense
+        margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
+        ritz, inner = self.held(wanted, edges(verified.values, margin, self.goal.which), verified.rounding)
         aside = self.basis.remainders(ritz.coordinates)
         self.basis.restart(ritz.values, ritz.coordinates, 0)
-        for chance in self.chances(verified, ritz.scale, len(aside[0])):
+        chain = Chain(self.operator.dim - len(ritz.values), inner)
+        for chance in self.chances(verified, certain, chain, len(aside[0])):
             self.missed = 1.0 if chance is None else chance
             if chance is None:
                 self.basis.rejoin(*aside)
@@ -276,19 +293,47 @@ class Solve(Iteration):
                 return False
         return False
 
-    def chances(self, verified: Verified, scale: float, spare: int) -> Iterator[float | None]:
+    def held(self, wanted: Ritz, outer: Edges, rounding: float) -> tuple[Ritz, Edges]:
+        """The wanted Ritz pairs and some next to them, and the edges for a chain in the complement of all.
+
+        A chain's chances fall the faster, the further what it sees is from the edges. A pair that is held isn't seen;
+        but the larger its residual, the further in the edges go, see `edges_for_the_rest`: here at most a quarter of
+        the way to the first pair that isn't wanted. The wanted pairs move nothing, as the k + 1st eigenvalue is never
+        above the largest in a complement of dimension n - k. Once a chain has met something at edges that were moved,
+        these are held alone.
+
+        Args:
+            wanted: what is held in any case.
+            outer: the edges for a chain in the complement of these.
+            rounding: the norm of what it adds to the matrix.
+        """
+        k, most = self.goal.k, self.basis.expanded
+        if self.basis.capacity < self.operator.dim:
+            most = min(most, (k + self.basis.capacity) // 2)  # the chain needs room too
+        ritz, inner = wanted, outer
+        if self._alone or most <= k:
+            return ritz, inner
+        everything = self.outermost(most)
+        others = everything.values[k:]
+        last = (3 * outer[0] + others.max()) / 4, (3 * outer[1] + others.min()) / 4
+        for count in range(k + 1, most + 1):
+            if not outer[1] < everything.values[count - 1] < outer[0]:
+                break
+            above, below = edges_for_the_rest(everything.values[k:count], everything.border[:, k:count], outer)
+            if above - rounding < last[0] or below + rounding > last[1]:
+                break
+            ritz, inner = everything.first(count), (above - rounding, below + rounding)
+        return ritz, inner
+
+    def chances(self, verified: Verified, certain: np.ndarray, chain: Chain, spare: int) -> Iterator[float | None]:
         """Follow one chain: after each step the chance that it misses something, or None once something is found.
 
         Args:
             verified: what it is held to.
-            scale: the largest |Ritz value|.
+            certain: (k,) by how much the wanted Ritz values may move.
+            chain: with no step yet.
             spare: slots of the basis that it leaves, unless that has room for the whole space.
         """
-        # Both sets of values are off by their rounding, and by that of the dense solver.
-        dense = self.basis.capacity * np.finfo(np.float64).eps * scale
-        certain = verified.residuals + 2 * verified.rounding + dense
-        margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
-        chain = Chain(self.operator.dim - self.goal.k, edges(verified.values, margin, self.goal.which))
         pending = self.basis.inject()
         if pending is None:
             yield 0.0
@@ -298,9 +343,13 @@ class Solve(Iteration):
             self.verification += 1
             joint = self.ritz_pairs()
             self.tell("searching", joint, self.allowed(joint))
+            chance = chain.add(step)
             if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
                 yield None
-            yield chain.add(step)
+            if chain.dim < self.operator.dim - self.goal.k and chain.beyond:
+                self._alone = True
+                yield None
+            yield chance
             pending = step.pending
 
     def depth(self, values: np.ndarray) -> np.ndarray:
