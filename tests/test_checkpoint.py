@@ -5,6 +5,7 @@ import errno
 import functools
 import hashlib
 import itertools
+import json
 import os
 import pathlib
 import pickle
@@ -811,3 +812,35 @@ def test_a_lazy_model_is_refused():
         warnings.simplefilter("ignore")  # torch warns that lazy modules may change
         model = nn.LazyLinear(3)
     assert "run it once on a batch" in misfit({"weight": torch.ones(3, 2)}, model)
+
+
+def test_shards_that_hold_a_tensor_twice_are_refused(tmp_path):
+    for number in (1, 2):
+        safetensors.torch.save_file({"w": torch.ones(2)}, tmp_path / f"model-{number}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": "model-1.safetensors", "v": "model-2.safetensors"}}))
+    with pytest.raises(InputError, match="holds w, as another file of the same folder does"):
+        read_checkpoint(tmp_path)
+
+
+def test_an_index_that_is_none_is_refused(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    with index.open("wb") as file:
+        file.truncate(2**30)  # a hole, of which nothing is read
+    with pytest.raises(InputError, match="which is no index"):
+        read_checkpoint(tmp_path)
+
+
+def test_safetensors_without_tensors_are_refused(tmp_path):
+    safetensors.torch.save_file({}, tmp_path / "a.safetensors")
+    assert "holds no tensors" in refusal(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "said"), [(["x", "X"], 1, "has one name twice"), (["x"], 10**7, "times its size")]
+)
+def test_archives_that_torch_never_writes_are_refused(tmp_path, names, size, said):
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, bytes(size))
+    assert said in refusal(tmp_path / "a.pt")

@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, top_eigenpairs
 from landscape.spectrum.ends import edges, select
 from landscape.spectrum.krylov import Expansion as KrylovStep
-from landscape.spectrum.search import Chain, missed_probability
+from landscape.spectrum.search import MISSED_AT_MOST, Chain, missed_probability
 from tests.oracles import symmetric
 
 RNG = np.random.default_rng(0)
@@ -120,10 +121,8 @@ def test_small_operators_of_any_multiplicity_are_solved_whole(eigenvalues, data,
     check(top_eigenpairs(matrix, k, which), matrix, eigenvalues)
 
 
-@pytest.mark.parametrize(
-    "seed", [*range(60), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(60, 2000))]
-)
-def test_no_clustered_spectrum_loses_an_eigenvalue(seed):
+def clustered(seed):
+    """A problem with clusters, solved and checked."""
     rng = np.random.default_rng(seed)
     clusters = rng.choice([-2.0, -1.0, 0.0, 1.0, 1.5, 3.0, rng.normal()], rng.integers(1, 15))
     bulk = rng.uniform(-1, 1, rng.integers(30, 120)) if rng.random() < 0.5 else []
@@ -131,6 +130,23 @@ def test_no_clustered_spectrum_loses_an_eigenvalue(seed):
     matrix = symmetric(eigenvalues, seed, DTYPES[rng.integers(2)])
     k, which = int(rng.integers(1, len(clusters) + 1)), str(rng.choice(["LM", "LA", "SA", "BE"]))
     check(top_eigenpairs(matrix, k, which, seed=seed), matrix, eigenvalues)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_clustered_spectrum_loses_an_eigenvalue(seed):
+    clustered(seed)
+
+
+@pytest.mark.slow
+def test_clustered_spectra_lose_an_eigenvalue_no_more_often_than_is_said():
+    """Each of 2,000 with a chance of at most 1e-3: a search whose start has next to no part in what is missed."""
+    lost = 0
+    for seed in range(60, 2060):
+        try:
+            clustered(seed)
+        except AssertionError:
+            lost += 1
+    assert lost <= binom.isf(1e-3, 2000, MISSED_AT_MOST)
 
 
 def test_a_small_basis_restarts_and_still_converges():

@@ -129,6 +129,8 @@ def test_too_few_steps_for_any_answer():
         (np.ones((1, 3)), np.eye(3), "at least two finite rows"),
         (np.full((4, 3), np.nan), np.eye(3), "at least two finite rows"),
         (np.ones((4, 3)), 2 * np.eye(3), "aren't orthonormal"),
+        (np.ones((4, 3)), np.eye(3)[0], "must be finite columns"),
+        (np.ones((4, 3)), np.full((3, 1), np.inf), "must be finite columns"),
         (np.ones((4, 3)), np.eye(2), "no components in a basis of 2"),
     ],
 )

@@ -272,6 +272,8 @@ REFUSALS = {
     ("--slice", "1d", "--reach", "-1"): "reach of a slice must be a positive number",
     ("--slice", "2d", "--direction", "top"): "a plane has two directions, and 1 given",
     ("--slice", "1d", "--direction", "problem.py"): "problem.py",
+    ("--slice", "1d", "--direction", "short.npy"): "has shape (12,), the parameters' vector (13,)",
+    ("--slice", "1d", "--direction", "zero.npy"): "is no direction: it is zero",
     ("--hessian", "--direction", "top"): "add --slice",
     ("--hessian", "--precondition", "adam"): "no optimiser's state_dict under optimizer",
     ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
@@ -279,11 +281,15 @@ REFUSALS = {
     ("--per-layer", "--precondition", "a.npy"): "--per-layer",
     ("--hessian", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the plain Hessian only",
     ("--loops", "--loop-module", "nowhere"): "nowhere",
+    ("--loops", "--precondition", "ones.npy"): "--loops can't be preconditioned",
 }
 
 
 @pytest.mark.parametrize(("options", "said"), REFUSALS.items(), ids=" ".join)
 def test_refusals(command, tiny, options, said):
+    np.save("short.npy", np.ones(12))
+    np.save("zero.npy", np.zeros(13))
+    np.save("ones.npy", np.ones(13))
     before = tiny.listing()
     ran = command("a.pt", *options, *(["-k", "2"] if "--hessian" in options else []))
     assert (ran.status, ran.out) == (2, "")

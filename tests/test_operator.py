@@ -175,3 +175,8 @@ def test_what_has_no_sum_or_multiple_is_refused_in_one_line(make, word):
     with pytest.raises(InputError, match=word) as caught:
         make(MatrixOperator(LEAVES[0]))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_tensor_is_refused():
+    with pytest.raises(InputError, match="takes torch tensors, not ndarray"):
+        MatrixOperator(torch.eye(3)) @ np.ones(3)

@@ -19,7 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import landscape
+from landscape.errors import InputError
 from landscape.pretrained import read_with_model
+from landscape.pretrained.arrays import read_arrays
 from tests.conftest import ROOT
 from tests.kinds import (
     BERT,
@@ -395,6 +397,7 @@ HOSTILE = {
     "an enumeration": (replacing(IN_A_LIST, IN_A_LIST.replace("[", "[1, ")), "takes or returns a"),
     "a name that is code": (replacing('"name": "left"', '"name": "left\\n    import os"'), "which could be code"),
     "a tensor larger than its bytes": (replacing('{"as_int": 3}', '{"as_int": 3000000}'), "bytes in it"),
+    "named tuples": (replacing('namedtuple_fields": {}', 'namedtuple_fields": {"a": 1}'), "named tuples"),
     "no program": (lambda parts: {n: c for n, c in parts.items() if "models/" not in n}, "holds no program"),
     "nothing": (lambda parts: {}, "holds no program"),
 }  # fmt: skip
@@ -410,6 +413,36 @@ def test_a_program_runs_no_code(name, tmp_path, monkeypatch, command):
     assert (ran.status, len(ran.err.splitlines())) == (2, 1), ran.err
     assert expected in ran.err
     assert not Path("ran").exists(), "code in a file was run"
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "said"),
+    [
+        ("a.pt", lambda path: torch.save({"x": [1]}, path), "x aren't arrays of numbers"),
+        ("a.pt", lambda path: torch.save([torch.ones(1)], path), "holds a list"),
+        ("a.npy", lambda path: np.save(path, np.ones((2, 3))), "tokens are whole numbers"),
+        ("a.jsonl", lambda path: path.write_text('{"x": [1]}\n{"y": [1]}\n'), "aren't objects with the same names"),
+        ("a.jsonl", lambda path: path.write_text('{"text": 1}\n'), "a 'text' isn't a string"),
+        ("a.csv", lambda path: path.write_text("1, 2"), "isn't of a kind that is read"),
+    ],
+)
+def test_data_of_another_kind(name, write, said, tmp_path):
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=said):
+        read_arrays(tmp_path / name)
+
+
+def test_a_compressed_program(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    kind = KINDS["program: two inputs"](tmp_path)
+    with zipfile.ZipFile("model.pt2") as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    with zipfile.ZipFile("model.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+    ran = command(*kind.arguments)
+    assert (ran.status, len(ran.err.splitlines())) == (2, 1)
+    assert "compress" in ran.err or "unpack" in ran.err
 
 
 def test_a_program_has_the_names_and_constants_of_its_model(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape import InputError, Problem
+from landscape.forms import predicted
 from tests.oracles import Attention, call
 
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -561,3 +562,30 @@ def test_samples_that_mix_are_found_in_the_batch_that_is_split():
     for made in (lambda: problem.to(micro_batch=4), problem.halves):
         with pytest.raises(InputError, match="samples are mixed"):
             made()
+
+
+def test_models_without_curvature_are_refused():
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+
+    for model, said in ((nn.ReLU(), "ReLU has no trainable parameters"), (Complex(), "parameter w is torch.complex64")):
+        with pytest.raises(InputError, match=said):
+            Problem(model, nn.MSELoss(), [(torch.ones(2, 2), torch.ones(2, 2))])
+
+
+def test_no_parameter_left_to_vary_is_refused():
+    problem = Problem(nn.Linear(2, 1), nn.MSELoss(), [(torch.ones(2, 2), torch.ones(2, 1))])
+    with pytest.raises(InputError, match="no parameter is left to vary"):
+        problem.restricted([])
+
+
+def test_what_a_loss_is_of():
+    assert predicted({"hidden": 1, "logits": 2}) == 2
+    assert predicted({"only": 1}) == 1
+    assert predicted(SimpleNamespace(logits=3)) == 3
+    assert predicted((4, 5)) == 4
+    for unclear in ({"one": 1, "other": 2}, [1]):
+        with pytest.raises(InputError, match="say what the loss is of"):
+            predicted(unclear)
