@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-models test-lowest bench bench-accuracy study gpu-check docs clean
+.PHONY: demo test lint types test-slow test-models test-lowest coverage mutants bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,18 @@ test-slow: $(INSTALLED)
 # Every kind of model and checkpoint in docs/models.md.
 test-models: $(INSTALLED)
 	$(BIN)/python -m pytest tests/test_pretrained.py -m "slow or not slow"
+
+# Which branches the suite takes, in the processes that it starts too.
+coverage: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+# What the suite makes of a sample of small faults in the numerics: an hour on one core.
+mutants: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	$(BIN)/python -m tests.mutants
 
 # The suite at the lower bounds of pyproject.toml, in an environment of its own.
 test-lowest:
@@ -69,4 +81,4 @@ docs: $(INSTALLED)
 	$(BIN)/python -m pytest tests/test_docs.py tests/test_record.py -k "doc"
 
 clean:
-	rm -rf $(VENV) .venv-lowest demo.landscape.h5 demo.landscape.h5.parts
+	rm -rf $(VENV) .venv-lowest mutants demo.landscape.h5 demo.landscape.h5.parts

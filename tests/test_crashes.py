@@ -290,6 +290,44 @@ def test_a_hundred_killed_runs_lose_nothing(runner: Runner) -> None:
     assert killed_and_resumed(runner, range(int(os.environ.get("SEEDS", "100"))))["units kept"]
 
 
+# What is done to a record that is there, and what it had before.
+CHANGES = {
+    "append": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "--append", "-o", "out.h5"]),
+    "overwrite": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "--overwrite", "-o", "out.h5"]),
+    "merge": (
+        [[*THREE[:2], "-o", "a.h5"], [THREE[2], "-o", "b.h5"]],
+        ["--merge", "a.h5", "b.h5", "-o", "out.h5"],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_record_outlives_a_kill_while_it_is_changed(runner: Runner, name: str) -> None:
+    earlier, change = CHANGES[name]
+
+    def begun(at: int) -> Path:
+        folder = runner.folder(f"{name}-{at}")
+        for arguments in earlier:
+            assert runner.run(folder, arguments) == 0
+        return folder
+
+    def records(folder: Path) -> dict[str, dict[str, Any]]:
+        return {path.name: numbers_in(path) for path in folder.glob("*.h5") if path.is_file()}
+
+    whole = begun(0)
+    assert runner.run(whole, change, watched=True) == 0
+    calls, after = int((whole.parent / "calls").read_text()), records(whole)
+    for at in random.Random(0).sample(range(1, calls + 1), 8):
+        folder = begun(at)
+        before = records(folder)
+        assert runner.run(folder, change, watched=True, signal=signal.SIGKILL, at=at) == -signal.SIGKILL
+        assert records(folder) in (before, after), at
+        status = runner.run(folder, change)
+        assert status == 0 or (name == "merge" and before != after == records(folder)), at
+        assert records(folder) == after, at
+
+
 def test_a_disk_that_fills_up_at_any_moment_is_one_line(runner: Runner) -> None:
     for seed, share in ((4, 0.2), (16, 0.6), (28, 0.85), (40, 0.97)):
         attempts = Attempts(runner, seed)
