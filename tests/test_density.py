@@ -298,6 +298,13 @@ def test_the_bounds_of_the_quadrature_hold_for_the_measures_of_the_probes(steps)
     assert (found.cdf(grid)[0] <= high + 1e-12).all()
 
 
+def test_bounds_at_one_point_know_nothing_of_other_points():
+    found = spectral_density(MATRIX, probes=2, steps=10, k=0)
+    grid = np.linspace(-31, 31, 40)
+    alone = np.array([found.cdf_bounds(grid[place : place + 1]) for place in range(40)])[:, :, 0].T
+    assert np.array_equal(np.array(found.cdf_bounds(grid)), alone)
+
+
 def test_the_bounds_of_an_exhausted_quadrature_meet():
     found = spectral_density(symmetric(DEGENERATE["multiple"]), probes=3, steps=50, k=1)
     grid = np.linspace(-2.97, 4.03, 50)

@@ -15,6 +15,7 @@ from landscape import InputError, MatrixOperator, Problem, top_eigenpairs
 from landscape.closed_forms import closed_forms, compare
 from landscape.curvature.check import check_products
 from landscape.curvature.differences import DifferenceHessian
+from landscape.memory import OVERHEAD
 from landscape.operator import SymmetricOperator
 from landscape.source import device_named
 from tests.oracles import linear_regression, symmetric
@@ -130,6 +131,12 @@ def test_differences_are_the_hessian_within_what_they_state(dtype, error):
         abs(pairs.eigenvalues - largest) <= pairs.residuals + pairs.rounding + 5 * operator.error * largest[0]
     ).all()
     assert not operator.matvec(torch.zeros(operator.dim, dtype=dtype)).any()
+
+
+def test_vectors_have_the_memory_that_differences_leave():
+    problem = posed(Softplus.apply, torch.float64)
+    problem.memory = 10**9
+    assert DifferenceHessian(problem).memory == 10**9 - OVERHEAD - 6 * problem.layout.dim * 8
 
 
 def test_kinks_and_flatness_are_refused():

@@ -25,6 +25,9 @@ from landscape.spectrum.products import norm
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
+# Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
+_ROOM = 40
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -309,7 +312,7 @@ class Solve(Iteration):
         """
         k, most = self.goal.k, self.basis.expanded
         if self.basis.capacity < self.operator.dim:
-            most = min(most, (k + self.basis.capacity) // 2)  # the chain needs room too
+            most = min(most, self.basis.capacity - _ROOM)
         ritz, inner = wanted, outer
         if self._alone or most <= k:
             return ritz, inner
