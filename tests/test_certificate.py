@@ -13,9 +13,11 @@ from scipy.stats import binom
 
 from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, top_eigenpairs
 from landscape.spectrum.certificate import certified_intervals, edges_for_the_rest
+from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import outwards_in, select
+from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability, unseen_edge
-from landscape.spectrum.solve import Solve
+from landscape.spectrum.solve import Goal, Solve
 from tests.oracles import symmetric
 from tests.test_eigenpairs import SPECTRA, _Noisy
 
@@ -363,3 +365,15 @@ def test_a_copy_beside_pairs_that_are_held_is_found_or_known_to_be_none_of_the_w
     pairs = top_eigenpairs(symmetric([5.0, *[4.0] * 3, *np.linspace(3.9, 2, 20), *BULK], seed), k, seed=seed)
     assert pairs.complete
     assert (np.abs(pairs.eigenvalues - [5.0, 4.0, 4.0][:k]) <= pairs.residuals + pairs.rounding).all()
+
+
+def test_two_ends_share_a_chance():
+    def solve(which):
+        operator = MatrixOperator(torch.eye(300))
+        basis = KrylovBasis(operator, 20, 0)
+        return CertifiedSolve(operator, Goal(2, which, 0.01, 100), basis, lambda _: None, 0)
+
+    found = lanczos(symmetric(BULK), 12, 0)
+    above, below = (solve(which).edges(found.alpha, found.beta, 300, 5e-4) for which in ("LA", "SA"))
+    for which in ("LM", "BE"):
+        assert solve(which).edges(found.alpha, found.beta, 300, 1e-3) == (above[0], below[1])

@@ -255,6 +255,14 @@ def test_progress_is_told_after_every_product():
     assert all(each.residuals.shape == (3,) and 0 <= each.fraction <= 1 for each in told)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_the_residuals_that_progress_tells_are_relative(scale):
+    told = []
+    pairs = top_eigenpairs(symmetric(scale * BULK), 3, progress=told.append)
+    verifying = next(each for each in told if each.phase == "verifying")
+    assert verifying.residuals == pytest.approx(pairs.residuals / np.abs(pairs.eigenvalues), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

@@ -13,6 +13,7 @@ from landscape import InputError, Problem
 from landscape.slices import line, unit
 from landscape.slices.grid import positions
 from landscape.valley import classify_profile
+from landscape.valley.profile import _noise
 from landscape.valley.wall import EXPONENTS, fit_walls
 from tests.test_slices import Point
 
@@ -204,3 +205,11 @@ def test_bad_profiles_are_refused_in_one_line(t, losses, more, word):
     with pytest.raises(InputError, match=word) as caught:
         classify_profile(t, losses, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_a_shift_of_a_whole_curve_is_no_noise():
+    """What a resampling does to all positions alike says nothing of a shape."""
+    resampled = np.random.default_rng(0).standard_normal((200, 21))
+    shifted = resampled + 100 * np.random.default_rng(1).standard_normal((200, 1))
+    assert _noise(shifted) == pytest.approx(_noise(resampled), rel=1e-9)
+    assert _noise(resampled) == pytest.approx(1, abs=0.1)
