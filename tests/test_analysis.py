@@ -434,7 +434,7 @@ class TestLengths:
 
 
 # Tasks differ in their data alone, so that one of them stands for all where time is short.
-SLOW = {f"shift-{task}" for task in shift.TASKS if task not in ("markov", "copy")} | {"spectra", "quadratic"}
+SLOW = {f"shift-{task}" for task in shift.TASKS if task not in ("markov", "copy")} | {"spectra", "quadratic", "force"}
 
 
 @pytest.fixture(scope="module")
