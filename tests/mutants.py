@@ -50,7 +50,7 @@ def main(*, count: int = 240, seed: int = 20261126, processes: int = 1) -> int:
     if untried := [name for name in names if ended[name] is None]:
         print(f"{len(untried)} of {count} mutants weren't tried; mutmut says:\n{said[-2000:]}")
         return 1
-    verdicts = {name: VERDICTS.get(ended[name] or 0, "took too long") for name in names}
+    verdicts = {name: VERDICTS.get(ended[name], "took too long") for name in names}
     left = [name for name, verdict in verdicts.items() if verdict != "found out"]
     print(f"{count - len(left)} of {count} mutants found out, seed {seed}; the others:")
     for name in left:

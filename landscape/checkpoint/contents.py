@@ -68,7 +68,7 @@ def _load_safely(path: Path, file: IO[bytes], kind: Kind) -> tuple[object, tuple
         if not names or (known := stand_ins(names)) is None:
             raise
     file.seek(0)
-    with torch.serialization.safe_globals(list(known)):
+    with torch.serialization.safe_globals(known):
         content = torch.load(file, map_location="cpu", weights_only=True)
     return content, (f"left out what else is in it, as reading it would run code: {listed(names)}",)
 

@@ -50,7 +50,7 @@ def _scalar(dtype: object = None, data: object = None, *_: object) -> object:
     return LeftOut()
 
 
-def stand_ins(names: Iterable[str]) -> list[tuple[Callable[..., Any], str]] | None:
+def stand_ins(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]] | None:
     """What `torch.serialization.safe_globals` takes in order to read a checkpoint without the objects of these names.
 
     Args:
@@ -70,7 +70,7 @@ def _is_function(name: str) -> bool:
     package = name.partition(".")[0]
     of_python = package in sys.stdlib_module_names or package in _OLD_NAMES
     is_value = name in _BUILTINS or name.startswith(_VALUES) or name == "collections.defaultdict"
-    return of_python and package != "__main__" and not is_value
+    return of_python and not is_value
 
 
 def _stand_in(name: str) -> Callable[..., Any]:

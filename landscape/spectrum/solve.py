@@ -349,7 +349,7 @@ class Solve(Iteration):
             chance = chain.add(step)
             if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
                 yield None
-            if chain.dim < self.operator.dim - self.goal.k and chain.beyond:
+            if chain.dim < self.operator.dim - self.goal.k and chain.beyond:  # edges that were moved prove nothing more
                 self._alone = True
                 yield None
             yield chance
