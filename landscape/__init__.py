@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Valley,
         ValleyHops,
         density_of,
+        eigenpairs_of,
         trace_of,
     )
     from landscape.operator import MatrixOperator, SymmetricOperator
@@ -89,6 +90,7 @@ _HOMES = {
         "Valley",
         "ValleyHops",
         "density_of",
+        "eigenpairs_of",
         "trace_of",
     ],
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
@@ -153,6 +155,7 @@ __all__ = [
     "density_of",
     "dynamics",
     "effective_dimension",
+    "eigenpairs_of",
     "estimate_trace",
     "full_spectrum",
     "join_records",

@@ -13,6 +13,7 @@ import landscape
 from landscape import InputError, SymmetricOperator
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.density import spectral_density
+from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.probes import probe
 from tests.oracles import dense, symmetric
 
@@ -249,6 +250,43 @@ def test_outliers_that_do_not_converge_are_sampled_and_counted():
 
 
 # ---------------------------------------------------------------------- errors
+
+
+def test_known_outliers_are_searched_for_no_more_and_leave_what_a_search_leaves():
+    operator = landscape.MatrixOperator(MATRIX)
+    searched = spectral_density(operator, probes=3, steps=20, k=3, tol=1e-9)
+    known = top_eigenpairs(operator, 5, tol=1e-9)
+    before = operator.products
+    found = spectral_density(operator, probes=3, steps=20, k=3, known=known)
+    # One holds the pairs to the operator, three measure the rounding.
+    assert found.products == operator.products - before == 1 + 3 * 20 + 3
+    assert found.products_outliers == 1
+    np.testing.assert_array_equal(found.outliers, known.eigenvalues[:3])
+    np.testing.assert_allclose(found.nodes, searched.nodes, atol=1e-7)  # 2 * 3 residuals of 1e-9 * 30
+    assert found.undeflated == 0
+
+
+def test_known_pairs_that_did_not_converge_are_sampled_and_counted():
+    operator = landscape.MatrixOperator(MATRIX)
+    known = top_eigenpairs(operator, 6, max_products=7)
+    assert not known.converged.all()
+    found = spectral_density(operator, probes=2, steps=10, k=6, known=known)
+    assert found.undeflated == 6 - known.converged.sum()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "k", "which", "asked", "message"),
+    [
+        (symmetric(SPECTRUM, seed=5), 3, "LM", 3, "aren't of this operator"),
+        (MATRIX, 3, "LA", 3, r"largest magnitude \(LM\), and these are of LA"),
+        (MATRIX, 2, "LM", 3, "3 outliers of an operator of dimension 120 aren't among 2 pairs"),
+        (MATRIX[:60, :60], 3, "LM", 3, "3 pairs of dimension 60"),
+    ],
+)
+def test_known_pairs_of_something_else_are_refused(matrix, k, which, asked, message):
+    known = top_eigenpairs(matrix, k, which)
+    with pytest.raises(InputError, match=message):
+        spectral_density(MATRIX, probes=2, steps=5, k=asked, known=known)
 
 
 def test_standard_errors_are_those_of_the_probes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -47,6 +48,50 @@ def test_trace(command, tiny, exact):
     assert within(row, "trace", exact.sum())
     assert within(row, "frobenius", np.linalg.norm(exact))
     assert row.trace.attrs["units"] == "loss / parameter^2"
+
+
+SHIPPED = Path(__file__).parent.parent / "data" / "single.pt"
+HEAD = landscape.Source(params=("head",))
+
+
+def _deflated(tmp_path, pairs):
+    """A density and a trace in one record with eigenpairs: rows, and how many pairs each says were known."""
+    asked = [*pairs, landscape.Density(3, probes=2, steps=8), landscape.Trace(probes=10)]
+    made = landscape.probe(SHIPPED, asked, tmp_path / "r.h5", source=HEAD)
+    rows = made.rows[0].data
+    known = [json.loads(str(rows[name].provenance.values))["known"] for name in ("density", "trace")]
+    return rows["density"], rows["trace"], known
+
+
+def test_density_and_trace_deflate_the_eigenpairs_of_their_record(tmp_path):
+    density, trace, known = _deflated(tmp_path, [TopEigenpairs(3)])
+    assert known == [3, 3]
+    row = group(tmp_path / "r.h5", "hessian")
+    np.testing.assert_array_equal(density.outliers, row.eigenvalues)
+    # One product holds three pairs to the Hessian: of the trace's 30 directions 27 are Krylov vectors, 10 probes follow
+    # and one product measures the rounding.
+    assert (int(density.products_outliers), int(trace.products)) == (1, 1 + 27 + 10 + 1)
+    pairs = landscape.eigenpairs_of(row)
+    assert (pairs.which, pairs.tol, pairs.place, pairs.complete) == ("LM", 1e-3, "device", True)
+    product = landscape.load_problem(SHIPPED, params="head").hessian() @ pairs.eigenvectors
+    residuals = (product - pairs.eigenvectors * torch.as_tensor(pairs.eigenvalues).to(product)).norm(dim=0)
+    np.testing.assert_allclose(residuals, pairs.residuals, atol=2 * pairs.rounding)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "trace_knows"),
+    [
+        (TopEigenpairs(3, "LA"), 0),
+        (TopEigenpairs(3, eigenvectors=False), 0),
+        (TopEigenpairs(2), 2),
+        (TopEigenpairs(3, tol_value=0.5), 3),
+    ],
+)
+def test_eigenpairs_that_are_no_outliers_or_too_far_off_are_not_deflated_in_a_density(tmp_path, pairs, trace_knows):
+    density, trace, known = _deflated(tmp_path, [pairs])
+    assert known == [0, trace_knows]
+    assert density.products_outliers > 3
+    assert trace.products == 30 + 10 + 1 - max(0, trace_knows - 1)
 
 
 def test_full_spectrum(command, tiny, exact):

@@ -13,7 +13,7 @@ from tests.oracles import symmetric
 N, M = 60, 6
 EIGENVALUES = np.random.default_rng(0).uniform(-1, 2, N)
 MATRIX = symmetric(EIGENVALUES)
-NOTHING = Deflation(np.zeros(0), np.zeros(0), torch.zeros((N, 0), dtype=torch.float64))
+NOTHING = Deflation(np.zeros(0), np.zeros(0), torch.zeros((N, 0), dtype=torch.float64), 0.0)
 # A chain of m steps and its rule are backward stable: a few units of rounding for each of m products.
 TOLERANCE = 100 * M * np.finfo(float).eps
 
@@ -88,7 +88,7 @@ def test_a_deflated_chain_is_that_of_the_operator_compressed_to_the_complement(d
     start = vectors[:, rest].T @ probe(N, 0, 3, "gaussian").numpy()  # in the coordinates of the complement
     weights = (start / np.linalg.norm(start)) ** 2
     operator = MatrixOperator(symmetric(eigenvalues).to(dtype))
-    deflation = Deflation(values[held], np.zeros(len(held)), torch.tensor(vectors[:, held], dtype=dtype))
+    deflation = Deflation(values[held], np.zeros(len(held)), torch.tensor(vectors[:, held], dtype=dtype), 0.0)
     done = run_chain(operator, deflation, 200, 0, 3)
     nodes, found = gauss(done.alpha, done.beta)
     rounding = 100 * torch.finfo(dtype).eps
@@ -110,7 +110,7 @@ def test_a_probe_of_one_number_is_the_same_chain_whatever_came_before():
 
 
 def test_where_all_is_deflated_a_chain_is_empty():
-    everything = Deflation(np.ones(3), np.zeros(3), torch.eye(3, dtype=torch.float64))
+    everything = Deflation(np.ones(3), np.zeros(3), torch.eye(3, dtype=torch.float64), 0.0)
     done = run_chain(MatrixOperator(torch.eye(3, dtype=torch.float64)), everything, 5, 0, 0)
     assert isinstance(done, Chain)
     assert len(done.alpha) == len(done.beta) == 0
@@ -126,4 +126,4 @@ def test_a_product_that_is_not_finite_is_refused():
 
 
 def _nothing(dim):
-    return Deflation(np.zeros(0), np.zeros(0), torch.zeros((dim, 0), dtype=torch.float64))
+    return Deflation(np.zeros(0), np.zeros(0), torch.zeros((dim, 0), dtype=torch.float64), 0.0)

@@ -10,6 +10,7 @@ from torch import nn
 
 from benchmarks.coverage import MOST_PRODUCTS, first, judged, looped_attention, study, synthetic
 from landscape import InputError, MatrixOperator
+from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import probe_block
 from landscape.spectrum.trace import DEFLATION, FEWEST_PROBES, Estimate, check_arguments, estimate_trace, interval
@@ -57,6 +58,50 @@ def test_samples_are_the_quadratic_forms_of_the_deflated_matrix():
     assert (found.deflation, found.probes, found.products) == (7, 12, 20)
     assert found.trace.value == pytest.approx(found.samples.mean())
     assert found.frobenius.value == pytest.approx(found.squares.mean() ** 0.5)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-8])
+@pytest.mark.parametrize("deflation", [4, 9])
+def test_known_eigenpairs_are_exact_directions_however_badly_they_converged(deflation, tol):
+    matrix = symmetric(SPECTRA["indefinite"])
+    operator = MatrixOperator(matrix)
+    known = top_eigenpairs(operator, 6, tol=tol)
+    held = min(6, deflation)
+    before = operator.products
+    found = estimate_trace(operator, probes=12, seed=5, deflation=deflation, known=known)
+    # One holds the pairs to the operator, one measures the rounding.
+    assert found.products == operator.products - before == 1 + (deflation - held) + 12 + 1
+    assert found.deflation == deflation
+    basis = KrylovBasis(operator, deflation + 1, 5)
+    basis.hold(known.eigenvalues[:held], known.eigenvectors[:, :held])
+    pending = basis.inject()
+    while basis.expanded < deflation:
+        pending = basis.expand(pending).pending
+    q = basis.rows.stacked(deflation)
+    outside = torch.eye(120) - q @ q.T
+    rest, probes = outside @ matrix @ outside, probe_block(operator, 5, range(12))
+    samples = (q.T @ matrix @ q).trace() + (probes * (rest @ probes)).sum(0)
+    squares = matrix.square().sum() - rest.square().sum() + (rest @ probes).square().sum(0)
+    np.testing.assert_allclose(found.samples, samples, rtol=1e-12)
+    # A residual comes with what rounding may have added, and its square is counted twice for each pair.
+    added = 4 * held * (known.residuals.max() + known.rounding) * known.rounding
+    np.testing.assert_allclose(found.squares, squares, rtol=1e-12, atol=added)
+
+
+def test_intervals_with_known_eigenpairs_hold():
+    matrix = symmetric(SPECTRA["one outlier"])
+    truth, known = float(matrix.trace()), top_eigenpairs(matrix, 5)
+    found = [estimate_trace(matrix, probes=10, seed=seed, deflation=10, known=known).trace for seed in range(SEEDS)]
+    held = judged(found, truth).held
+    assert binom.ppf(1e-4, SEEDS, 0.92) <= held <= binom.ppf(1 - 1e-4, SEEDS, 0.98)
+
+
+def test_what_rounding_did_to_known_eigenvalues_is_in_the_interval():
+    matrix = symmetric([1e4] * 5 + [0.0] * 115).to(torch.float32)
+    known = top_eigenpairs(matrix, 5)
+    found = estimate_trace(matrix, probes=10, deflation=5, known=known)
+    assert found.rounding >= 5**0.5 * known.rounding
+    assert abs(found.trace.value - 5e4) <= found.trace.half_width
 
 
 def test_interval_is_students():

@@ -3,7 +3,7 @@
 from landscape.measurements.base import History, Measured, Measurement, Run
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.dynamics import LEADING, Dynamics
-from landscape.measurements.eigenpairs import TopEigenpairs
+from landscape.measurements.eigenpairs import TopEigenpairs, eigenpairs_of
 from landscape.measurements.functions import EffectiveDimension, LogDet
 from landscape.measurements.hops import ValleyHops
 from landscape.measurements.layers import Layers
@@ -45,5 +45,6 @@ __all__ = [
     "Valley",
     "ValleyHops",
     "density_of",
+    "eigenpairs_of",
     "trace_of",
 ]

@@ -5,14 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
+import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
 from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.spectrum.density import PROBES, SpectralDensity, check_arguments, spectral_density
+from landscape.spectrum.eigenpairs import Eigenpairs
+
+# Relative residuals of known eigenpairs up to which these are deflated: what is left is of second order in them.
+_CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class Density(OfMatrix):
     """Outliers and quadrature nodes; see `landscape.spectral_density` for the settings.
 
     All that makes up a `landscape.SpectralDensity` is stored, and `density_of` makes it again from a row of the record.
-    Over the checkpoints of a run the probes are the same.
+    Over the checkpoints of a run the probes are the same. Outliers that the record has among the eigenpairs of the same
+    matrix aren't searched for again.
 
     Attributes:
         k: outliers to deflate.
@@ -50,8 +57,18 @@ class Density(OfMatrix):
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         expected = 4 * self.k + self._probes * self.steps
         operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
-        found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, progress=bar)
-        return Measured(_variables(found, self.matrix), {"route": made.route.plain()})
+        known = self._known(history)
+        found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, known=known, progress=bar)
+        choices = {"route": made.route.plain(), "known": 0 if known is None else len(found.outliers)}
+        return Measured(_variables(found, self.matrix), choices)
+
+    def _known(self, history: History) -> Eigenpairs | None:
+        """The record's eigenpairs, where they have all the outliers closely enough."""
+        pairs = known_eigenpairs(self.matrix, history)
+        if pairs is None or len(pairs.eigenvalues) < self.k:
+            return None
+        residuals, size = pairs.residuals[: self.k], np.abs(pairs.eigenvalues[: self.k])
+        return pairs if (residuals <= _CLOSE * size).all() else None
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Outliers that could not be deflated."""
@@ -65,7 +82,7 @@ class Density(OfMatrix):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Where the eigenvalues lie, and how surely."""
         first, *more = density_of(row).summary
-        return [f"{self.matrix.title}: {first}", *more]
+        return [f"{self.matrix.title}: {first}", *told_of_known(row), *more]
 
 
 def density_of(row: xr.Dataset) -> SpectralDensity:

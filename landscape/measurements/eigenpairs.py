@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from rich.console import RenderableType
 
 from landscape.curvature.route import Route
 from landscape.display import eigenvalue_table, rounded_up
+from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.memory import Growth
@@ -29,6 +30,7 @@ from landscape.spectrum.eigenpairs import (
 )
 from landscape.spectrum.ends import Which
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.wording import amount, counted
 
@@ -59,8 +61,8 @@ class TopEigenpairs(OfMatrix):
 
     @property
     def name(self) -> str:
-        """``hessian``, or ``eigenpairs_...`` of another matrix."""
-        return "hessian" if self.matrix.group("") == "" else self.matrix.group("eigenpairs")
+        """See `_group`."""
+        return _group(self.matrix)
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
@@ -149,6 +151,59 @@ class TopEigenpairs(OfMatrix):
         if "overlap" in row and row.overlap.notnull():
             lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
         return lines
+
+
+def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
+    """The eigenpairs that are stored in a row of a record, with their vectors in host memory.
+
+    Args:
+        row: of the group ``hessian`` (or that of another matrix), one checkpoint.
+
+    Raises:
+        InputError: the record has them without eigenvectors.
+    """
+    if "eigenvectors" not in row:
+        raise InputError("the record has these eigenpairs without eigenvectors: measure them with --eigenvectors")
+    told = json.loads(str(row.provenance.values))
+    settings, basis = told["settings"], told.get("basis") or ""
+    return Eigenpairs(
+        eigenvalues=row.eigenvalues.values,
+        intervals=row.intervals.values,
+        residuals=row.residuals.values,
+        converged=row.converged.values.astype(bool),
+        eigenvectors=torch.as_tensor(row.eigenvectors.values.T.copy()),
+        which=settings["which"],
+        tol=settings["tol"],
+        tol_value=settings["tol_value"],
+        rounding=float(row.rounding),
+        orthogonality=float(row.orthogonality),
+        missed=float(row.missed),
+        products=int(row.products),
+        products_verification=int(row.products_verification),
+        place=next((place for place in get_args(Place) if place in basis), "device"),
+        shared="shared" in basis,
+    )
+
+
+def known_eigenpairs(matrix: Matrix, history: History) -> Eigenpairs | None:
+    """Those of largest magnitude that the record has of this very matrix at this checkpoint, with their vectors."""
+    row = history.of_checkpoint(_group(matrix))
+    if row is None or "eigenvectors" not in row:
+        return None
+    pairs = eigenpairs_of(row)
+    same = json.loads(str(row.provenance.values))["settings"]["matrix"] == matrix.settings
+    return pairs if same and pairs.which == "LM" else None
+
+
+def told_of_known(row: xr.Dataset) -> list[str]:
+    """A line for the eigenpairs of the record that a measurement of the same matrix made use of."""
+    known = json.loads(str(row.provenance.values)).get("known", 0)
+    return [f"{counted(known, 'eigenpair')} of this record deflated without a search"] if known else []
+
+
+def _group(matrix: Matrix) -> str:
+    """``hessian``, or ``eigenpairs_...`` of another matrix."""
+    return "hessian" if matrix.group("") == "" else matrix.group("eigenpairs")
 
 
 def _basis(pairs: Eigenpairs) -> str | None:

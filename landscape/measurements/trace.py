@@ -9,6 +9,7 @@ import xarray as xr
 from rich.console import RenderableType
 
 from landscape.measurements.base import History, Measured, estimate_in, estimated, variable
+from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -20,6 +21,7 @@ class Trace(OfMatrix):
     """Trace and Frobenius norm from random probes; see `landscape.estimate_trace` for the settings.
 
     Over the checkpoints of a run the probes are the same, so that differences between them can be taken in pairs.
+    Eigenpairs of the same matrix that the record has are among the directions done exactly.
 
     Attributes:
         tol: goal for the half-width of the trace's 95 % interval, relative to it.
@@ -43,8 +45,12 @@ class Trace(OfMatrix):
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
-        found = estimate_trace(operator, self.tol, self.probes, self.seed, max_products=self.max_products, progress=bar)
-        return Measured(trace_variables(found, self.matrix), {"route": made.route.plain()})
+        known = known_eigenpairs(self.matrix, history)
+        found = estimate_trace(
+            operator, self.tol, self.probes, self.seed, known=known, max_products=self.max_products, progress=bar
+        )
+        used = 0 if known is None else int(known.converged[: found.deflation].sum())
+        return Measured(trace_variables(found, self.matrix), {"route": made.route.plain(), "known": used})
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """An interval wider than asked for."""
@@ -59,7 +65,7 @@ class Trace(OfMatrix):
         """Both numbers with their errors, and how they were made."""
         (trace, norm, how), title = trace_of(row, self.tol).outcome, self.matrix.title
         agree = "all probes agree up to rounding: the interval is that of rounding alone"
-        return [f"{title}: {trace}", f"{title}: {norm}", how, *([agree] if row.agree else [])]
+        return [f"{title}: {trace}", f"{title}: {norm}", how, *told_of_known(row), *([agree] if row.agree else [])]
 
 
 def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+from landscape.spectrum.products import finite_products, norm
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.rows import outside
 
@@ -24,17 +27,19 @@ class Deflation:
         values: (k,) float64.
         residuals: (k,) float64, their residual norms with what rounding may add.
         vectors: (n, k) torch, orthonormal, on the operator's device and of its dtype.
+        rounding: the norm of what rounding adds to the matrix, as the solve for them measured it.
     """
 
     values: np.ndarray
     residuals: np.ndarray
     vectors: Tensor
+    rounding: float
 
     @classmethod
     def none(cls, operator: SymmetricOperator) -> Deflation:
         """Nothing known of an operator."""
         vectors = torch.empty((operator.dim, 0), device=operator.device, dtype=operator.dtype)
-        return cls(np.zeros(0), np.zeros(0), vectors)
+        return cls(np.zeros(0), np.zeros(0), vectors, 0.0)
 
     @classmethod
     def of_outliers(
@@ -47,10 +52,48 @@ class Deflation:
         """
         if k == 0:
             return cls.none(operator)
-        pairs = top_eigenpairs(operator, k, "LM", tol, seed, progress=progress)
-        kept = pairs.converged
-        vectors = pairs.eigenvectors[:, torch.as_tensor(kept, device=operator.device)]
-        return cls(pairs.eigenvalues[kept], pairs.residuals[kept] + pairs.rounding, vectors)
+        return cls._of_converged(operator, top_eigenpairs(operator, k, "LM", tol, seed, progress=progress), k)
+
+    @classmethod
+    def of_known(cls, operator: SymmetricOperator, pairs: Eigenpairs, k: int, seed: int) -> Deflation:
+        """Those of the first k of some eigenpairs that have converged, held to the operator by one product.
+
+        Raises:
+            InputError: they aren't of largest magnitude, are fewer than k, or aren't this operator's.
+        """
+        if pairs.which != "LM":
+            raise InputError(f"outliers are the eigenpairs of largest magnitude (LM), and these are of {pairs.which}")
+        if pairs.eigenvectors.shape[0] != operator.dim or len(pairs.eigenvalues) < k:
+            raise InputError(
+                f"{k} outliers of an operator of dimension {operator.dim} aren't among {len(pairs.eigenvalues)} pairs "
+                f"of dimension {pairs.eigenvectors.shape[0]}: give more pairs, or a smaller k"
+            )
+        known = cls._of_converged(operator, pairs, k)
+        if len(known.values):
+            known._hold_to(operator, seed)
+        return known
+
+    @classmethod
+    def _of_converged(cls, operator: SymmetricOperator, pairs: Eigenpairs, k: int) -> Deflation:
+        chosen = np.flatnonzero(pairs.converged[:k])
+        vectors = pairs.eigenvectors[:, torch.as_tensor(chosen, device=pairs.eigenvectors.device)]
+        residuals = pairs.residuals[chosen] + pairs.rounding
+        return cls(pairs.eigenvalues[chosen], residuals, vectors.to(operator.device, operator.dtype), pairs.rounding)
+
+    def _hold_to(self, operator: SymmetricOperator, seed: int) -> None:
+        """Refuse pairs that a random combination of them shows to be another operator's, by one product."""
+        z = np.random.default_rng(seed).standard_normal(len(self.values))
+        z /= np.linalg.norm(z)
+        mixed, predicted = (self.vectors @ torch.as_tensor(each).to(self.vectors) for each in (z, self.values * z))
+        off = float(norm(finite_products(operator, mixed.unsqueeze(1)).squeeze(1) - predicted))
+        # As far as two machines, or two ways of making products, may differ by rounding.
+        largest = float(np.abs(self.values).max())
+        allowed = float(np.abs(z) @ self.residuals) + math.sqrt(torch.finfo(operator.dtype).eps) * largest
+        if off > allowed:
+            raise InputError(
+                f"the eigenpairs aren't of this operator: its product with a combination of them is off by {off:.2g}, "
+                f"and their residuals explain {allowed:.2g}"
+            )
 
 
 @final

@@ -23,6 +23,7 @@ from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.deflation import Deflated, Deflation
+from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.eigenpairs import check_arguments as check_search
 from landscape.spectrum.probes import probe, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
@@ -263,6 +264,7 @@ def spectral_density(
     seed: int = 0,
     tol: float = TOL,
     *,
+    known: Eigenpairs | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SpectralDensity:
     """The spectral density by stochastic Lanczos quadrature with deflated outliers.
@@ -278,10 +280,13 @@ def spectral_density(
         seed: of the probes and of the outliers' search; probe i of a seed is the same whatever the number of probes.
         tol: relative residual of the outliers. What it leaves is of second order (see `SpectralDensity.residuals`), and
             with the default far below the sampling error.
+        known: eigenpairs of largest magnitude that were solved for before, at least k: the first k, as far as they
+            converged, are deflated in place of a search, at the price of one product that holds them to the operator.
+            ``tol`` is then what they were solved to.
         progress: called after every product of the search and every chain.
 
     Raises:
-        InputError: an argument is out of range, or a product isn't finite.
+        InputError: an argument is out of range, or a product isn't finite; known eigenpairs of another operator.
     """
     operator = as_operator(operator)
     check_arguments(operator.dim, probes, steps, k, seed, tol)
@@ -289,7 +294,10 @@ def spectral_density(
     before, asked = operator.products, min(k, operator.dim)
     searching = 10 * asked / (10 * asked + probes * steps)  # the part of the work that it seems to be
 
-    deflation = Deflation.of_outliers(operator, asked, tol, seed, part(tell, 0.0, searching))
+    if known is None:
+        deflation = Deflation.of_outliers(operator, asked, tol, seed, part(tell, 0.0, searching))
+    else:
+        deflation, searching = Deflation.of_known(operator, known, asked, seed), 0.0
     products_outliers = operator.products - before
     chains: list[Chain] = []
     for index in range(probes):

@@ -11,7 +11,10 @@ has its outliers, are done exactly and the probes see the rest. For *any* orthon
 so nothing is biased however poor Q is, and given Q, which doesn't depend on the probes, their samples v^T P A P v and
 ||P A P v||^2 are independent and alike, as a t-interval asks for. This is Hutch++ (Meyer, Musco, Musco and Woodruff
 2021) with a Krylov sequence for its range finder: Q is the whole basis, which is better than some Ritz vectors of it
-and as cheap, since all its products are known: A Q lies within the basis and one vector more.
+and as cheap, since all its products are known: A Q lies within the basis and one vector more. Eigenpairs that are known
+already are a part of Q that costs nothing: with Rayleigh quotients l_i and residual norms r_i, tr V^T A V is sum l_i
+and ||V^T A V||_F^2 + 2 ||(I - V V^T) A V||_F^2 is sum (l_i^2 + 2 r_i^2). The Krylov sequence then runs in their
+complement.
 
 How often the intervals hold, and how plain probes do, is measured by ``make bench-accuracy``.
 """
@@ -31,6 +34,8 @@ from torch import Tensor
 from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
+from landscape.spectrum.deflation import Deflation
+from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block, standard_error
 from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
@@ -89,7 +94,8 @@ class TraceEstimate(Summarised):
         rounding: what rounding may have done to the trace: sqrt(2 n) times the rounding measured in one product with
             a vector of signs. If no product is rounded worse, that is a bound by Cauchy and Schwarz: the exact
             part is a sum of j products' errors along unit vectors, the rest a mean of errors along vectors of length
-            at most sqrt(n).
+            at most sqrt(n). To the sum of k known eigenvalues rounding adds up to sqrt(k) times the ``rounding`` of
+            their solve.
         deflation: j, how many directions were done exactly instead of by probes.
         probes: how many.
         products: made in all, with j of the deflation and one to measure the rounding.
@@ -151,6 +157,7 @@ def estimate_trace(
     seed: int = 0,
     *,
     deflation: int = DEFLATION,
+    known: Eigenpairs | None = None,
     max_products: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TraceEstimate:
@@ -169,19 +176,21 @@ def estimate_trace(
         tol: goal for the half-width of the trace's 95 % interval relative to the trace; default 0.05.
         probes: make this many, at least 2, in place of a goal.
         seed: of the probes, and of the Krylov sequence, which is independent of them.
-        deflation: products spent on directions done exactly, whose vectors are kept; 0 is Hutchinson's plain estimator.
+        deflation: directions done exactly, whose vectors are kept, a product each; 0 is Hutchinson's plain estimator.
+        known: eigenpairs of largest magnitude that were solved for before: so many of the directions, as far as they
+            converged, cost one product together, which holds them to the operator.
         max_products: stop before more than this many are made, whatever the error; default 1,000. Only with ``tol``.
         progress: called after every block of products.
 
     Raises:
-        InputError: an argument is out of range, or a product isn't finite.
+        InputError: an argument is out of range, or a product isn't finite; known eigenpairs of another operator.
     """
     operator = as_operator(operator)
     check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
     relative = tol or TOL if probes is None else None
     allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
     goal = _Goal(relative, probes or FEWEST_PROBES, allowed)
-    return _Estimation(operator, goal, seed, progress or (lambda _: None)).run(deflation)
+    return _Estimation(operator, goal, seed, progress or (lambda _: None)).run(deflation, known)
 
 
 def check_arguments(
@@ -220,29 +229,36 @@ class _Goal:
 
 
 class _Subspace:
-    """Q of j expanded Krylov vectors, and A Q, which their relation A Q = [Q Q'] [T; B] gives.
+    """Q of j vectors: known eigenvectors V, and expanded Krylov vectors K with A K = [V K K'] [C; T; B].
 
     Attributes:
         dim: j.
         trace: tr Q^T A Q.
         square: ||Q^T A Q||_F^2 + 2 ||P A Q||_F^2.
+        rounding: what rounding may have done to the known eigenvalues' part of the trace.
     """
 
-    def __init__(self, krylov: KrylovBasis) -> None:
+    def __init__(self, krylov: KrylovBasis, known: Deflation) -> None:
+        held = len(known.values)
         self.dim = krylov.expanded
+        self.rounding = math.sqrt(held) * known.rounding
         self.trace = float(np.trace(krylov.projection))
-        self.square = float(np.sum(krylov.projection**2) + 2 * np.sum(krylov.border**2))
-        self._rows = krylov.rows
-        self._relation = np.vstack([krylov.projection, krylov.border])
+        # Of the residuals of the known pairs, the projection has the part along the Krylov vectors.
+        beyond = known.residuals**2 - np.sum(krylov.projection[:held, held:] ** 2, axis=1)
+        self.square = float(np.sum(krylov.projection**2) + 2 * np.sum(krylov.border**2) + 2 * beyond.clip(0).sum())
+        self._held, self._rows = held, krylov.rows
+        self._relation = np.vstack([krylov.projection, krylov.border])[:, held:]
 
     def project(self, vectors: Tensor) -> Tensor:
         """The part of a block (n, m) outside span Q."""
         return self._rows.split(vectors, self.dim)[1]
 
-    def product(self, vector: Tensor) -> Tensor:
-        """A Q Q^T v (n,) for a vector v (n,)."""
-        coordinates = self._rows.split(vector, self.dim)[0].cpu().numpy()
-        return self._rows.combine((self._relation @ coordinates)[:, None]).squeeze(1)
+    def unknown(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """A vector v (n,) without its part V V^T v along what was known, and the product A K K^T v."""
+        coordinates = self._rows.split(vector, self.dim)[0].cpu().numpy()[:, None]
+        known = self._rows.combine(coordinates[: self._held])
+        product = self._rows.combine(self._relation @ coordinates[self._held :])
+        return vector - known.squeeze(1), product.squeeze(1)
 
 
 class _Estimation:
@@ -260,11 +276,11 @@ class _Estimation:
         """Products made in this run."""
         return self.operator.products - self._products_before
 
-    def run(self, deflation: int) -> TraceEstimate:
+    def run(self, deflation: int, known: Eigenpairs | None) -> TraceEstimate:
         """Make the probes that the goal asks for, unless every unit vector takes no more products."""
         if self.operator.dim <= deflation + self.goal.probes:
             return self.exact()
-        samples = _Samples(self.operator, self.deflate(deflation), self.seed)
+        samples = _Samples(self.operator, self.deflate(deflation, known), self.seed)
         wanted = self.goal.probes
         while True:
             self.draw(samples, wanted)
@@ -277,19 +293,23 @@ class _Estimation:
                 return self.exact()
             wanted = min(2 * made, needed, made + room)
 
-    def deflate(self, deflation: int) -> _Subspace:
-        """The subspace of a Krylov sequence; where it ends before, as low rank makes it, of a further one beside it.
+    def deflate(self, deflation: int, known: Eigenpairs | None) -> _Subspace:
+        """The subspace of what is known and of a Krylov sequence; where it ends before, of a further one beside it.
 
         One sequence sees one copy of a multiple eigenvalue: on a matrix of few distinct eigenvalues the others would be
         left to the probes, as outliers.
         """
+        pairs = Deflation.none(self.operator)
+        if known is not None:
+            pairs = Deflation.of_known(self.operator, known, min(deflation, len(known.eigenvalues)), self.seed)
         krylov = KrylovBasis(self.operator, deflation + 1, self.seed)
-        pending = krylov.inject() if deflation else None
+        krylov.hold(pairs.values, pairs.vectors)
+        pending = krylov.inject() if krylov.expanded < deflation else None
         while pending is not None and krylov.expanded < deflation:
             following = krylov.expand(pending).pending
             pending = krylov.inject() if following is None else following
-            self.tell("deflating", deflation + self.goal.probes)
-        return _Subspace(krylov)
+            self.tell("deflating", deflation - len(pairs.values) + self.goal.probes)
+        return _Subspace(krylov, pairs)
 
     def draw(self, samples: _Samples, wanted: int) -> None:
         """Add probes until there are so many."""
@@ -352,13 +372,13 @@ class _Samples:
         rest = self.subspace.project(products).to(torch.float64)
         self._traces += (self.subspace.trace + (outside.to(torch.float64) * rest).sum(0)).tolist()
         self._squares += (self.subspace.square + rest.square().sum(0)).tolist()
-        if first:  # A v from its two parts: the rounding of either shows
-            product = products[:, 0] + self.subspace.product(probes[:, 0])
-            self.error = measured_rounding(self.operator, probes[:, 0], product.to(torch.float64))
+        if first:  # A v from its two parts, but for what was known: the rounding of either shows
+            unknown, product = self.subspace.unknown(probes[:, 0])
+            self.error = measured_rounding(self.operator, unknown, (products[:, 0] + product).to(torch.float64))
 
     @property
     def rounding(self) -> float:
-        return math.sqrt(2 * self.operator.dim) * self.error
+        return math.sqrt(2 * self.operator.dim) * self.error + self.subspace.rounding
 
     def estimate(self, tol: float | None, products: int) -> TraceEstimate:
         """What the samples say, given the goal and the products made."""
