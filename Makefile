@@ -55,6 +55,7 @@ test-lowest:
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.reduced
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.processes
 
 # Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.

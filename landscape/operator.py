@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, final
 
 import numpy as np
@@ -15,6 +17,26 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.parallel import ALONE, Processes
 from landscape.wording import one_line
+
+_EXACT: ContextVar[bool] = ContextVar("exact", default=False)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Where products are made as exactly as their operator can: those by which the rounding of the others is measured.
+
+    Most operators know one way of making products. It holds through sums, scalings and whatever else wraps an operator.
+    """
+    before = _EXACT.set(True)
+    try:
+        yield
+    finally:
+        _EXACT.reset(before)
+
+
+def is_exact() -> bool:
+    """Whether this runs inside `exactly`."""
+    return _EXACT.get()
 
 
 class SymmetricOperator(ABC):
@@ -30,6 +52,7 @@ class SymmetricOperator(ABC):
         dtype: their floating-point type.
         products: products made so far.
         memory: bytes that the vectors of a solver may take beside it; None for any number.
+        eps: the relative rounding of one operation in a product; that of ``dtype``, unless products are in less.
         processes: that make each product together, and call the same methods in the same order.
     """
 
@@ -50,6 +73,7 @@ class SymmetricOperator(ABC):
         self.dtype = dtype
         self.products = 0
         self.memory = memory
+        self.eps = torch.finfo(dtype).eps
         self.processes = processes
 
     @abstractmethod
@@ -195,6 +219,7 @@ class LinearCombination(SymmetricOperator):
         limits = [operator.memory for _, operator in terms if operator.memory is not None]
         processes = max((operator.processes for _, operator in terms), key=lambda each: each.size)
         super().__init__(first.dim, first.device, first.dtype, min(limits, default=None), processes)
+        self.eps = max(operator.eps for _, operator in terms)
         self._terms = [(_finite(factor), operator) for factor, operator in terms]
         self._shift = _finite(shift)
 
@@ -226,6 +251,21 @@ def _finite(number: Any, nonzero: bool = False) -> float:
     if not math.isfinite(value) or (nonzero and not value):
         raise InputError(f"an operator can be scaled and shifted by a finite number, not {one_line(repr(number), 60)}")
     return value
+
+
+def as_exact_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:
+    """The same as `as_operator`, for numbers that have no error of a kind to cover products in less precision.
+
+    Raises:
+        InputError: it is neither an operator nor a matrix, or its products are rounded to fewer digits than its dtype.
+    """
+    operator = as_operator(operator_or_matrix)
+    if operator.eps > torch.finfo(operator.dtype).eps:
+        raise InputError(
+            "products in less precision are for eigenpairs to a residual and for densities, whose errors cover it: "
+            "give the Hessian itself"
+        )
+    return operator
 
 
 def as_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:

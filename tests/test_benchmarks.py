@@ -266,6 +266,13 @@ class TestCommands:
             assert text in done.stdout
         assert run("benchmarks.coverage", "--seeds", "1").returncode == 2
 
+    def test_reduced_precision(self) -> None:
+        done = run("benchmarks.reduced", "tiny")
+        assert done.returncode == 0, done.stderr
+        assert "tiny" in done.stdout
+        wrong = run("benchmarks.reduced", "gpt-5")
+        assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+
     def test_missing_device(self) -> None:
         done = run("benchmarks.device_check", "--device", "cuda:99")
         assert done.returncode == 2

@@ -48,7 +48,7 @@ SelfCheck = Annotated[bool, _flag(MEASUREMENTS, "Products held to each other and
 CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer too.")]
 
 Kind = Annotated[
-    Literal["hessian", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
+    Literal["hessian", "bfloat16", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
     _of(MATRIX, "", "--matrix"),
 ]
 FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is of.")]

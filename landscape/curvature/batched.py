@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -100,9 +101,13 @@ class BatchedOperator(SymmetricOperator):
             # The same for all processes, as they decide by it.
             self.memory = problem.memory - problem.processes.largest(self.peak_bytes)
 
+    def _evaluating(self) -> AbstractContextManager[None]:
+        """The state in which contributions are made and applied."""
+        return self._problem.evaluating()
+
     def _prepare(self) -> None:
         """Make what all products share."""
-        with self._problem.evaluating():
+        with self._evaluating():
             if self.route.traced:
                 self._trace()
             self._kept = list(self._linearised()) if self.route.keeps else None
@@ -110,10 +115,15 @@ class BatchedOperator(SymmetricOperator):
     @property
     def peak_bytes(self) -> int:
         """About what is taken while a product is made, beyond model and data: what is kept, and a batch's work."""
-        batches = self._problem.batches
-        first = self.route.graph_bytes * samples_in(batches[0]) // sum(map(samples_in, batches))
-        vectors = 4 * self._vector.nbytes + 8 * self.dim * (len(batches) > 1)
+        first = self._first_bytes
+        vectors = 4 * self._vector.nbytes + 8 * self.dim * (len(self._problem.batches) > 1)
         return (self.route.graph_bytes if self.route.keeps else first) + first + vectors + OVERHEAD
+
+    @property
+    def _first_bytes(self) -> int:
+        """What the graph of the first batch holds."""
+        batches = self._problem.batches
+        return self.route.graph_bytes * samples_in(batches[0]) // sum(map(samples_in, batches))
 
     @abstractmethod
     def _linearise(self, index: int) -> Linearised:
@@ -144,7 +154,7 @@ class BatchedOperator(SymmetricOperator):
         batches = self._problem.batches
         saved = self._bytes_saved()
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
-        with self._problem.evaluating(), hooks:
+        with self._evaluating(), hooks:
             linearised = self._linearise(0)
         for tensor in linearised.tensors:
             saved.pack(tensor)
@@ -158,7 +168,7 @@ class BatchedOperator(SymmetricOperator):
             return replace(autograd, note="of this matrix nothing is compiled") if compiling == "on" else autograd
         if compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
             return autograd
-        with self._problem.evaluating(), Counting() as counting:
+        with self._evaluating(), Counting() as counting:
             self._linearise(0)
         return cheapest(counting.work.of_all(self._problem.batches), autograd, products, compiling, self.device)
 
@@ -232,7 +242,7 @@ class BatchedOperator(SymmetricOperator):
     def _product(self, vectors: Tensor) -> Tensor:
         several = len(self._problem.batches) > 1 or self._problem.processes.size > 1
         products = torch.zeros(vectors.shape, dtype=torch.float64 if several else self.dtype, device=self.device)
-        with self._problem.evaluating():
+        with self._evaluating():
             for linearised in self._kept or self._linearised():
                 for column, vector in enumerate(vectors.unbind(1)):
                     products[:, column] += _apply(linearised, vector)

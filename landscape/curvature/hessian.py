@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import final
-
 import torch
 from torch import Tensor
 
 from landscape.curvature.batched import BatchedOperator, Linearised
 
 
-@final
 class Hessian(BatchedOperator):
     """The Hessian H of sum w_i l_i / sum w_i with respect to the flat parameter vector.
 

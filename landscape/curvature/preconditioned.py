@@ -42,6 +42,7 @@ class Preconditioned(SymmetricOperator):
             InputError: see `inverse_root`.
         """
         super().__init__(operator.dim, operator.device, operator.dtype, operator.memory, operator.processes)
+        self.eps = operator.eps
         self.scale = inverse_root(diagonal, operator.dim, operator.dtype).to(operator.device)
         self._operator = operator
 

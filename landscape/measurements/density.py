@@ -45,6 +45,11 @@ class Density(OfMatrix):
     group: ClassVar[str] = "density"
 
     @property
+    def exact(self) -> bool:
+        """See `OfMatrix`."""
+        return False
+
+    @property
     def _probes(self) -> int:
         return PROBES if self.probes is None else self.probes
 
@@ -64,11 +69,11 @@ class Density(OfMatrix):
 
     def _known(self, history: History) -> Eigenpairs | None:
         """The record's eigenpairs, where they have all the outliers closely enough."""
-        pairs = known_eigenpairs(self.matrix, history)
+        pairs = known_eigenpairs(self.matrix, history) if self.k else None
         if pairs is None or len(pairs.eigenvalues) < self.k:
             return None
         residuals, size = pairs.residuals[: self.k], np.abs(pairs.eigenvalues[: self.k])
-        return pairs if (residuals <= _CLOSE * size).all() else None
+        return pairs if (residuals <= np.maximum(_CLOSE * size, pairs.rounding)).all() else None
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Outliers that could not be deflated."""

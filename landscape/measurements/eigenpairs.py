@@ -64,6 +64,11 @@ class TopEigenpairs(OfMatrix):
         """See `_group`."""
         return _group(self.matrix)
 
+    @property
+    def exact(self) -> bool:
+        """See `OfMatrix`."""
+        return self.tol_value is not None
+
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
         check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products, self.tol_value)
@@ -160,10 +165,13 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
         row: of the group ``hessian`` (or that of another matrix), one checkpoint.
 
     Raises:
-        InputError: the record has them without eigenvectors.
+        InputError: the row is without eigenvectors.
     """
     if "eigenvectors" not in row:
-        raise InputError("the record has these eigenpairs without eigenvectors: measure them with --eigenvectors")
+        raise InputError(
+            "this row has no eigenvectors: rows that `landscape.probe` returns leave them out, so take that of the "
+            "record (`landscape.open_record`), or measure with --eigenvectors"
+        )
     told = json.loads(str(row.provenance.values))
     settings, basis = told["settings"], told.get("basis") or ""
     return Eigenpairs(
@@ -190,9 +198,8 @@ def known_eigenpairs(matrix: Matrix, history: History) -> Eigenpairs | None:
     row = history.of_checkpoint(_group(matrix))
     if row is None or "eigenvectors" not in row:
         return None
-    pairs = eigenpairs_of(row)
-    same = json.loads(str(row.provenance.values))["settings"]["matrix"] == matrix.settings
-    return pairs if same and pairs.which == "LM" else None
+    settings = json.loads(str(row.provenance.values))["settings"]
+    return eigenpairs_of(row) if (settings["matrix"], settings["which"]) == (matrix.settings, "LM") else None
 
 
 def told_of_known(row: xr.Dataset) -> list[str]:

@@ -16,6 +16,7 @@ from landscape.curvature.fitting import fitted
 from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
+from landscape.curvature.reduced import ReducedHessian
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
 from landscape.measurements.files import digest_of, read_vector
@@ -23,11 +24,12 @@ from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.wording import listed
 
-Kind = Literal["hessian", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
+Kind = Literal["hessian", "bfloat16", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
 Unit = Literal["term", "sequence"]
 
 _TITLES = {
     "hessian": "Hessian",
+    "bfloat16": "Hessian in bfloat16",
     "differences": "Hessian by differences of the gradient",
     "ggn": "generalised Gauss-Newton matrix",
     "fisher": "Fisher matrix (exact)",
@@ -41,10 +43,10 @@ class Matrix:
     """A kind of curvature, and how it is made.
 
     Attributes:
-        kind: ``hessian``; ``differences``, the same for a loss that can't be differentiated twice; ``ggn``,
-            the generalised Gauss-Newton matrix; ``fisher``, exact under the model's own distribution; ``fisher-mc``,
-            the same from sampled labels; ``fisher-empirical``, from the data's labels, which is not the Fisher
-            (Kunstner, Hennig and Balles 2019).
+        kind: ``hessian``; ``bfloat16``, the same by products in less precision; ``differences``, the same for a loss
+            that can't be differentiated twice; ``ggn``, the generalised Gauss-Newton matrix; ``fisher``, exact under
+            the model's own distribution; ``fisher-mc``, the same from sampled labels; ``fisher-empirical``, from the
+            data's labels, which is not the Fisher (Kunstner, Hennig and Balles 2019).
         unit: what a score of the Fisher kinds is of: each loss ``term`` (token), or each sample's (``sequence``) sum.
         samples: labels sampled for each term of ``fisher-mc``.
         seed: of these labels.
@@ -118,6 +120,8 @@ class Matrix:
             MonteCarloFisher.check(problem)
         elif self.kind == "ggn":
             GaussNewton.check(problem)
+        elif self.kind == "bfloat16":
+            ReducedHessian.check(problem)
         if self.samples < 1:
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {self.samples}")
         if self.precondition is None:
@@ -134,8 +138,9 @@ class Matrix:
             return DifferenceHessian(problem, self.seed)
         problem = fitted(problem)
         match self.kind:
-            case "hessian":
-                return Hessian(problem, route=route, products=products)
+            case "hessian" | "bfloat16":
+                hessian = Hessian if self.kind == "hessian" else ReducedHessian
+                return hessian(problem, route=route, products=products)
             case "ggn":
                 return GaussNewton(problem, route=route)
             case "fisher":
@@ -169,6 +174,11 @@ class OfMatrix(Measurement):
     matrix: Matrix
 
     @property
+    def exact(self) -> bool:
+        """Whether the numbers have no error that covers products in less precision."""
+        return True
+
+    @property
     def name(self) -> str:
         """The group, with the matrix's name if it isn't the Hessian."""
         return self.matrix.group(self.group)
@@ -179,7 +189,16 @@ class OfMatrix(Measurement):
         return super().settings | {"matrix": self.matrix.settings}
 
     def with_matrix(self, problem: Problem) -> Self:
-        """Itself with its matrix settled; see `Matrix.settled`."""
+        """Itself with its matrix settled; see `Matrix.settled`.
+
+        Raises:
+            InputError: as there, or the numbers are too exact for products in less precision.
+        """
+        if self.exact and self.matrix.kind == "bfloat16":
+            raise InputError(
+                "--matrix bfloat16 is for eigenpairs to a residual (--hessian without --tol-value), --density and "
+                f"--self-check, not for {self.name}: leave one of them out"
+            )
         return replace(self, matrix=self.matrix.settled(problem))  # type: ignore[type-var]
 
 

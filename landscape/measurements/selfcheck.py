@@ -11,6 +11,7 @@ from rich.console import RenderableType
 
 from landscape.curvature.check import ProductCheck, check_products
 from landscape.curvature.differences import DifferenceHessian
+from landscape.curvature.reduced import ReducedHessian
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
@@ -38,6 +39,11 @@ class SelfCheck(OfMatrix):
 
     group: ClassVar[str] = "self_check"
 
+    @property
+    def exact(self) -> bool:
+        """See `OfMatrix`."""
+        return False
+
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open but the matrix."""
         return self.with_matrix(problem)
@@ -45,9 +51,9 @@ class SelfCheck(OfMatrix):
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
         operator, made = self.matrix.operator(problem, kept_route(history.choices), 4)
-        exact = self.matrix.kind == "hessian" and self.matrix.precondition is None
-        error = made.error if isinstance(made, DifferenceHessian) else 0.0
-        found = check_products(problem, operator, hessian=exact, error=error, seed=self.seed)
+        hessian = self.matrix.kind in ("hessian", "bfloat16") and self.matrix.precondition is None
+        error = made.error if isinstance(made, DifferenceHessian | ReducedHessian) else 0.0
+        found = check_products(problem, operator, hessian=hessian, error=error, seed=self.seed)
         errors = {name: getattr(found, name) for name in _ERRORS}
         variables = {
             name: variable((), float("nan") if value is None else value, f"{_ERRORS[name]}, as a share of a product")

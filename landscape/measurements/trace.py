@@ -56,10 +56,11 @@ class Trace(OfMatrix):
         """An interval wider than asked for."""
         if row.converged:
             return []
-        return [
-            f"the trace's 95 % interval is wider than {self.tol or TOL:g} of it after {int(row.products)} products: "
-            "raise --max-products or --tol-trace"
-        ]
+        remedy = "raise --max-products or --tol-trace"
+        if trace_of(row, self.tol or TOL).drowned:
+            remedy = "rounding alone is as large, which --dtype float64 lessens"
+        wider = f"wider than {self.tol or TOL:g} of it after {int(row.products)} products"
+        return [f"the trace's 95 % interval is {wider}: {remedy}"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Both numbers with their errors, and how they were made."""

@@ -110,6 +110,7 @@ class Deflated(SymmetricOperator):
 
     def __init__(self, operator: SymmetricOperator, basis: Tensor) -> None:
         super().__init__(operator.dim, operator.device, operator.dtype, operator.memory, operator.processes)
+        self.eps = operator.eps
         self._operator = operator
         self._basis = basis
 

@@ -98,6 +98,8 @@ class SpectralDensity(Summarised):
                 f"Wasserstein-1 error: about {self.expected_distance:.1e} by the probes; between all steps and half of "
                 f"them {self.quadrature_distance:.1e}"
             )
+            if self.rounding > 0.1 * self.expected_distance:
+                lines.append(f"rounding may have moved each node by some {self.rounding:.1e}")
         return lines
 
     @property

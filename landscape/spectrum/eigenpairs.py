@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.operator import SymmetricOperator, as_operator
+from landscape.operator import SymmetricOperator, as_exact_operator, as_operator
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
@@ -129,7 +129,7 @@ def top_eigenpairs(
         InputError: an argument is out of range, or a product isn't finite; a start of another shape or with entries
             that aren't.
     """
-    operator = as_operator(operator)
+    operator = as_operator(operator) if tol_value is None else as_exact_operator(operator)
     check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)
     if basis_size is not None and basis_size < min(operator.dim, 2 * k + 4):
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")

@@ -15,7 +15,7 @@ import torch
 
 from landscape.display import Summarised, to_error
 from landscape.errors import InputError
-from landscape.operator import SymmetricOperator, as_operator
+from landscape.operator import SymmetricOperator, as_exact_operator
 from landscape.spectrum.products import Columns
 from landscape.spectrum.progress import Progress
 from landscape.wording import counted
@@ -128,7 +128,7 @@ def full_spectrum(
         InputError: n is too large, the folder can't hold the file, a product isn't finite, or the matrix is asymmetric
             by more than a hundredth of its norm and more than rounding explains.
     """
-    operator = as_operator(operator)
+    operator = as_exact_operator(operator)
     refuse_large(operator.dim)
     folder = _folder(operator, scratch)
     tell = progress or (lambda _: None)

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.operator import SymmetricOperator, as_operator
+from landscape.operator import SymmetricOperator, as_exact_operator
 from landscape.spectrum.full import full_spectrum
 from landscape.spectrum.lower_end import LowerEnd, lower_end
 from landscape.spectrum.progress import Progress, part
@@ -79,7 +79,7 @@ def log_det(
         NotDefiniteError: A + alpha I isn't positive definite, or so nearly not that it is undecided.
         InputError: an argument is out of range, or a product isn't finite.
     """
-    operator, settings = as_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
+    operator, settings = as_exact_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
     check_log_det(operator.dim, alpha, settings)
     tell, before = progress or (lambda _: None), operator.products
     if settings.exact(operator):
@@ -211,7 +211,7 @@ def effective_dimension(
     Raises:
         InputError: an argument is out of range, or a product isn't finite.
     """
-    operator, settings = as_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
+    operator, settings = as_exact_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
     check_effective_dimension(operator.dim, alpha, settings)
     tell, before = progress or (lambda _: None), operator.products
     summation = Summation(operator, DeterminedShare(alpha), alpha, settings, TOL_EFFECTIVE_DIMENSION, before, tell)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.operator import SymmetricOperator
+from landscape.operator import SymmetricOperator, exactly
 from landscape.spectrum.probes import probe
 
 # Columns multiplied at a time: enough for matrix products to be fast, few enough for progress to be seen.
@@ -94,7 +94,7 @@ class Columns:
 
 
 def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tensor) -> float:
-    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more.
+    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more, as exact as can be.
 
     At another scale that is no power of two every operation is rounded differently, so the difference is the error;
     the second term is for the operations that happen to be exact at both scales.
@@ -104,6 +104,7 @@ def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tens
         vector: (n,) v.
         product: (n,) float64, A v, however it was obtained.
     """
-    again = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1).to(torch.float64) * 3
+    with exactly():
+        again = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1).to(torch.float64) * 3
     eps = torch.finfo(operator.dtype).eps
     return float(torch.linalg.vector_norm(again - product) + eps * torch.linalg.vector_norm(product))

@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.operator import SymmetricOperator
+from landscape.operator import SymmetricOperator, exactly
 from landscape.spectrum.certificate import edges_for_the_rest
 from landscape.spectrum.ends import Edges, Which, edges, outwards_in, select
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.products import norm
+from landscape.spectrum.products import block_size, norm
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
 # Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
 _ROOM = 40
+# Relative rounding of a product, in that of one operation, up to which a difference of percents can be rounding.
+_UNITS = 10
 
 
 @dataclass(frozen=True)
@@ -181,25 +183,43 @@ class Iteration(ABC):
         """Hold the projection to one product with a random combination of the expanded basis.
 
         With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
-        sqrt(m), in the mean square.
+        sqrt(m), in the mean square. Where products are in less precision than vectors one combination says little: the
+        error is another matrix and not noise, and largest along the largest eigenvalues. The wanted Ritz vectors are
+        then multiplied exactly, each of them, and z is orthogonal to these. What is added to a Ritz pair is thus never
+        more than what is said.
 
         Raises:
             InputError: they differ by percents, which isn't rounding.
         """
-        m = self.basis.expanded
+        m, ritz = self.basis.expanded, self.ritz_pairs()
+        reduced = self.operator.eps > torch.finfo(self.operator.dtype).eps
+        apart = ritz.coordinates if reduced else np.zeros((m, 0))
         z = np.random.default_rng([self.seed, m]).standard_normal(m)
-        z /= np.linalg.norm(z)
-        product = self.operator.matmat(self.basis.rows.combine(z[:, None]))
-        self.verification += 1
-        predicted = np.vstack([self.basis.projection, self.basis.border]) @ z
-        self._measured = float(norm((product - self.basis.rows.combine(predicted[:, None])).squeeze(1)))
-        scale = self.ritz_pairs().scale
-        if not self._measured <= 0.01 * scale:
+        z -= apart @ (apart.T @ z)
+        rest = m - apart.shape[1]
+        along = np.column_stack([apart, z / np.linalg.norm(z)] if rest else [apart])
+        squares = self._contradictions(along) ** 2
+        squares[-1] *= rest or 1
+        self._measured, scale = math.sqrt(squares.sum() / m), ritz.scale
+        if not self._measured <= max(0.01, _UNITS * self.operator.eps) * scale:
             raise InputError(
                 f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
                 f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
                 "weight_norm's)"
             )
+
+    def _contradictions(self, coordinates: np.ndarray) -> np.ndarray:
+        """How far exact products with combinations (m, l) of the expanded basis are from what the projection has."""
+        count, size = coordinates.shape[1], block_size(self.operator)
+        relation, off = np.vstack([self.basis.projection, self.basis.border]), []
+        for start in range(0, count, size):
+            block = coordinates[:, start : start + size]
+            with exactly():
+                products = self.operator.matmat(self.basis.rows.combine(block))
+            products -= self.basis.rows.combine(relation @ block)
+            off += [float(norm(each)) for each in products.unbind(1)]
+        self.verification += count
+        return np.array(off)
 
     def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""

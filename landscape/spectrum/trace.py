@@ -33,7 +33,7 @@ from torch import Tensor
 
 from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
-from landscape.operator import SymmetricOperator, as_operator
+from landscape.operator import SymmetricOperator, as_exact_operator
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
@@ -118,6 +118,11 @@ class TraceEstimate(Summarised):
     squares: np.ndarray
 
     @property
+    def drowned(self) -> bool:
+        """Whether the goal is within rounding, or the samples are one number: no number of probes helps."""
+        return self.agree or (self.tol is not None and self.rounding > self.tol * abs(self.trace.value))
+
+    @property
     def outcome(self) -> list[str]:
         """Both numbers with their errors, and how they were made."""
         how = f"exact, from {self.products} products"
@@ -141,7 +146,7 @@ class TraceEstimate(Summarised):
             )
         if not self.converged:
             remedy = "allow more products, or accept a larger tolerance"
-            if self.agree or self.method == "exact":
+            if self.drowned:
                 remedy = "all of it rounding, which more products don't lessen; float64 does"
             remarks.append(
                 f"the trace's 95 % interval is +-{self.trace.half_width:.2g} after {self.products} products, wider "
@@ -185,7 +190,7 @@ def estimate_trace(
     Raises:
         InputError: an argument is out of range, or a product isn't finite; known eigenpairs of another operator.
     """
-    operator = as_operator(operator)
+    operator = as_exact_operator(operator)
     check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
     relative = tol or TOL if probes is None else None
     allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
@@ -244,7 +249,7 @@ class _Subspace:
         self.rounding = math.sqrt(held) * known.rounding
         self.trace = float(np.trace(krylov.projection))
         # Of the residuals of the known pairs, the projection has the part along the Krylov vectors.
-        beyond = known.residuals**2 - np.sum(krylov.projection[:held, held:] ** 2, axis=1)
+        beyond = (known.residuals - known.rounding) ** 2 - np.sum(krylov.projection[:held, held:] ** 2, axis=1)
         self.square = float(np.sum(krylov.projection**2) + 2 * np.sum(krylov.border**2) + 2 * beyond.clip(0).sum())
         self._held, self._rows = held, krylov.rows
         self._relation = np.vstack([krylov.projection, krylov.border])[:, held:]
@@ -286,7 +291,7 @@ class _Estimation:
             self.draw(samples, wanted)
             estimate = samples.estimate(self.goal.tol, self.products)
             made, room = estimate.probes, self.goal.max_products - self.products
-            if estimate.converged or estimate.agree or room == 0:
+            if estimate.converged or estimate.drowned or room == 0:
                 return estimate
             needed = samples.needed(estimate)
             if self.operator.dim < min(needed - made, room):

@@ -1,0 +1,84 @@
+"""The Hessian with its matrix products in bfloat16: in about half of the time, and not exact."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from landscape.curvature.hessian import Hessian
+from landscape.errors import InputError
+from landscape.memory import ran_out
+from landscape.operator import is_exact
+from landscape.problem import Problem
+from landscape.wording import cause
+
+
+@final
+class ReducedHessian(Hessian):
+    """H v where torch's automatic mixed precision has matrix products, convolutions and attention in bfloat16.
+
+    Eight bits of mantissa leave an error of some percent of a product; vectors, sums over batches and what solvers do
+    stay in float32. The error is stated for one random direction, and `landscape.top_eigenpairs` and
+    `landscape.spectral_density` measure it on their own: inside `landscape.operator.exactly` a product is made in
+    float32, by a graph that is made for it. Other estimators refuse the operator. Nothing is compiled.
+
+    Attributes:
+        error: ||H' v - H v|| / ||H v|| of the products H' v in bfloat16, along one random direction v.
+    """
+
+    traceable = False
+
+    def __init__(
+        self, problem: Problem, memory: int | None = None, route: str | None = None, *, products: int | None = None
+    ) -> None:
+        """Prepare products at the problem's point, see `BatchedOperator`, and measure their error by two of them.
+
+        Raises:
+            InputError: the problem is in float64, of which nothing is reduced; and as for the Hessian.
+        """
+        self.check(problem)
+        self._whole = problem.at(problem.vector)
+        try:
+            super().__init__(problem, memory, route, products=products, compiling="off")
+        except RuntimeError as error:
+            if ran_out(error):
+                raise
+            raise InputError(
+                f"the model can't be evaluated in bfloat16 ({cause(error)}): leave out --matrix bfloat16"
+            ) from error
+        self.eps = torch.finfo(torch.bfloat16).eps
+        draws = torch.randn(self.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction = (draws / torch.linalg.vector_norm(draws)).to(problem.vector).unsqueeze(1)
+        exact = self._exact_product(direction)
+        size = float(torch.linalg.vector_norm(exact))
+        off = float(torch.linalg.vector_norm(self._product(direction) - exact))
+        self.error = off / size if size else off
+        self.route = replace(self.route, note=f"in bfloat16, off by some {self.error:.1e} of a product")
+
+    @staticmethod
+    def check(problem: Problem) -> None:
+        """Raise the InputError that the constructor would raise for the problem's dtype."""
+        if problem.dtype != torch.float32:
+            raise InputError("products in bfloat16 are of problems in float32: leave out --dtype float64 (dtype=...)")
+
+    @property
+    def peak_bytes(self) -> int:
+        """See `BatchedOperator`; an exact product beside what is kept has a graph of twice the bytes, twice."""
+        return super().peak_bytes + 3 * self._first_bytes
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        # What is cast isn't kept: it would be of the weights at another point.
+        with super()._evaluating(), torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
+            yield
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self._exact_product(vectors) if is_exact() else super()._product(vectors)
+
+    def _exact_product(self, vectors: Tensor) -> Tensor:
+        return Hessian(self._whole, memory=0, compiling="off").matmat(vectors)
