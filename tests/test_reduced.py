@@ -9,6 +9,7 @@ from torch import nn
 
 import landscape
 from landscape import InputError, MatrixOperator, Problem, top_eigenpairs
+from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned
 from landscape.curvature.reduced import ReducedHessian
@@ -179,6 +180,13 @@ def test_vectors_have_the_memory_that_an_exact_product_leaves():
     assert isinstance(reduced, ReducedHessian)
     assert reduced.memory < exact.memory
     assert reduced.route.graph_bytes < exact.route.graph_bytes
+
+
+@pytest.mark.parametrize("kind", [ReducedHessian, DifferenceHessian])
+def test_that_nothing_is_compiled_is_said_where_it_was_asked_for(kind):
+    told = {asked: str(kind(network().to(compiling=asked)).route) for asked in ("auto", "on")}
+    assert "of this matrix nothing is compiled" in told["on"]
+    assert "compiled" not in told["auto"]
 
 
 def test_float64_is_refused():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from landscape.batches import of_all_batches, samples_in, shape_of, tensors_in
 from landscape.curvature.program import Program, UntraceableError
-from landscape.curvature.route import EXPECTED, WORTH_COUNTING, Route, cheapest
+from landscape.curvature.route import EXPECTED, NOT_COMPILED, WORTH_COUNTING, Route, cheapest
 from landscape.curvature.traced import prepared, programs_of
 from landscape.curvature.work import Counting
 from landscape.errors import InputError
@@ -165,7 +165,7 @@ class BatchedOperator(SymmetricOperator):
     def _chosen(self, autograd: Route, products: int, compiling: Compile) -> Route:
         """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
         if not self.traceable:
-            return replace(autograd, note="of this matrix nothing is compiled") if compiling == "on" else autograd
+            return replace(autograd, note=NOT_COMPILED) if compiling == "on" else autograd
         if compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
             return autograd
         with self._evaluating(), Counting() as counting:

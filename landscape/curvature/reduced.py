@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import final
 
 import torch
@@ -58,7 +57,8 @@ class ReducedHessian(Hessian):
         size = float(torch.linalg.vector_norm(exact))
         off = float(torch.linalg.vector_norm(self._product(direction) - exact))
         self.error = off / size if size else off
-        self.route = replace(self.route, note=f"in bfloat16, off by some {self.error:.1e} of a product")
+        note = f"in bfloat16, off by some {self.error:.1e} of a product"
+        self.route = self.route.inexact(note, problem.compiling)
 
     @staticmethod
     def check(problem: Problem) -> None:

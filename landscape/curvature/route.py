@@ -14,6 +14,7 @@ from landscape.wording import amount
 EXPECTED = 60
 """Products, where nobody says how many: those of ten eigenpairs."""
 
+NOT_COMPILED = "of this matrix nothing is compiled"
 _KEPT = {"cached": "cached double-backward graph", "linearised": "linearised once and kept",
          "compiled": "linearised once, kept and compiled"}  # fmt: skip
 _INEXACT = "central differences of the gradient"
@@ -71,6 +72,10 @@ class Route:
     def plain(self) -> dict[str, str | int]:
         """As a dictionary, the form in which a record keeps it."""
         return asdict(self)
+
+    def inexact(self, note: str, compiling: Compile) -> Route:
+        """The same with a note of what its products are off by; of such a matrix nothing is compiled."""
+        return replace(self, note=f"{note}; {NOT_COMPILED}" if compiling == "on" else note)
 
     def without_program(self, why: str) -> Route:
         """The route to take where a product can't be traced or compiled."""
