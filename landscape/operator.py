@@ -76,6 +76,11 @@ class SymmetricOperator(ABC):
         self.eps = torch.finfo(dtype).eps
         self.processes = processes
 
+    @property
+    def reduced(self) -> bool:
+        """Whether products are made in less precision than vectors have."""
+        return self.eps > torch.finfo(self.dtype).eps
+
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:
         """The operator applied to each column of a (dim, m) block of its own device and dtype."""
@@ -260,7 +265,7 @@ def as_exact_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarra
         InputError: it is neither an operator nor a matrix, or its products are rounded to fewer digits than its dtype.
     """
     operator = as_operator(operator_or_matrix)
-    if operator.eps > torch.finfo(operator.dtype).eps:
+    if operator.reduced:
         raise InputError(
             "products in less precision are for eigenpairs to a residual and for densities, whose errors cover it: "
             "give the Hessian itself"

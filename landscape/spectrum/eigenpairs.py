@@ -33,7 +33,7 @@ class Eigenpairs:
             of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
             all together but with the chance ``missed``; see `landscape.spectrum.certificate`, also for LM.
         residuals: (k,) float64, ||A v - lambda v|| from the products that made the basis, with what rounding adds in
-            the mean square; up to ``rounding``.
+            the mean square; up to ``rounding``. From exact products where those were in less precision.
         converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding. With ``tol_value``:
             nothing in the interval is further from lambda than ``tol_value`` |lambda|, or than four times ``rounding``.
         eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
@@ -249,5 +249,5 @@ def _for_one_basis(memory: int | None, tol_value: float | None) -> int | None:
 
 
 def _beside(operator: SymmetricOperator, k: int) -> int:
-    """Bytes of the vectors beside the basis."""
-    return vectors_beside(k) * operator.dim * operator.dtype.itemsize
+    """Bytes of the vectors beside the basis; wanted ones are multiplied exactly where others are in less precision."""
+    return (vectors_beside(k) + 3 * k * operator.reduced) * operator.dim * operator.dtype.itemsize

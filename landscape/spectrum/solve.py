@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -21,8 +21,9 @@ from landscape.operator import SymmetricOperator, exactly
 from landscape.spectrum.certificate import edges_for_the_rest
 from landscape.spectrum.ends import Edges, Which, edges, outwards_in, select
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.products import block_size, norm
+from landscape.spectrum.products import norm
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.refine import refined
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
 
 # Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
@@ -93,6 +94,7 @@ class Iteration(ABC):
         seed: of everything random beside the basis.
         missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
         verification: products spent to verify and to search.
+        exact: (n, k) wanted Ritz vectors and their exact products, where other products are in less precision.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Iteration(ABC):
         self.operator, self.goal, self.basis, self.seed = operator, goal, basis, seed
         self.missed = 1.0
         self.verification = 0
+        self.exact: tuple[Tensor, Tensor] | None = None
         self._measured = 0.0
         self._progress = progress
         self._products_before = operator.products
@@ -185,20 +188,25 @@ class Iteration(ABC):
         With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
         sqrt(m), in the mean square. Where products are in less precision than vectors one combination says little: the
         error is another matrix and not noise, and largest along the largest eigenvalues. The wanted Ritz vectors are
-        then multiplied exactly, each of them, and z is orthogonal to these. What is added to a Ritz pair is thus never
-        more than what is said.
+        then multiplied exactly, each of them, and z is orthogonal to these.
 
         Raises:
             InputError: they differ by percents, which isn't rounding.
         """
         m, ritz = self.basis.expanded, self.ritz_pairs()
-        reduced = self.operator.eps > torch.finfo(self.operator.dtype).eps
-        apart = ritz.coordinates if reduced else np.zeros((m, 0))
+        apart = ritz.coordinates if self.operator.reduced else np.zeros((m, 0))
         z = np.random.default_rng([self.seed, m]).standard_normal(m)
         z -= apart @ (apart.T @ z)
         rest = m - apart.shape[1]
         along = np.column_stack([apart, z / np.linalg.norm(z)] if rest else [apart])
-        squares = self._contradictions(along) ** 2
+        vectors = self.basis.rows.combine(along)
+        with exactly():
+            products = self.operator.matmat(vectors)
+        self.verification += along.shape[1]
+        if self.operator.reduced:
+            self.exact = vectors[:, : self.goal.k], products[:, : self.goal.k]
+        predicted = self.basis.rows.combine(np.vstack([self.basis.projection, self.basis.border]) @ along)
+        squares = np.array([float(norm(each)) ** 2 for each in (products - predicted).unbind(1)])
         squares[-1] *= rest or 1
         self._measured, scale = math.sqrt(squares.sum() / m), ritz.scale
         if not self._measured <= max(0.01, _UNITS * self.operator.eps) * scale:
@@ -207,19 +215,6 @@ class Iteration(ABC):
                 f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
                 "weight_norm's)"
             )
-
-    def _contradictions(self, coordinates: np.ndarray) -> np.ndarray:
-        """How far exact products with combinations (m, l) of the expanded basis are from what the projection has."""
-        count, size = coordinates.shape[1], block_size(self.operator)
-        relation, off = np.vstack([self.basis.projection, self.basis.border]), []
-        for start in range(0, count, size):
-            block = coordinates[:, start : start + size]
-            with exactly():
-                products = self.operator.matmat(self.basis.rows.combine(block))
-            products -= self.basis.rows.combine(relation @ block)
-            off += [float(norm(each)) for each in products.unbind(1)]
-        self.verification += count
-        return np.array(off)
 
     def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
@@ -268,7 +263,14 @@ class Solve(Iteration):
             self.settle()
             verified = self.verified()
             found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
-        return verified
+        return verified if self.exact is None else self.refine(verified, *self.exact)
+
+    def refine(self, verified: Verified, vectors: Tensor, products: Tensor) -> Verified:
+        """The pairs anew, from the exact products that measured the rounding: in the residuals is all that it did."""
+        pairs = refined(self.operator, vectors, products, self.goal.which)
+        self.verification += 1
+        allowed = np.maximum(self.goal.tol * np.abs(pairs.values), verified.rounding)
+        return replace(verified, **vars(pairs), converged=pairs.residuals <= allowed)
 
     def allowed(self, ritz: Ritz) -> np.ndarray:
         """See `Iteration.allowed`: what was asked for, or the level of rounding, with what rounding adds."""
