@@ -41,7 +41,7 @@ class ReducedHessian(Hessian):
             InputError: the problem is in float64, of which nothing is reduced; and as for the Hessian.
         """
         self.check(problem)
-        self._whole = problem.at(problem.vector)
+        self._exact = Hessian(problem, memory=0, compiling="off")
         try:
             super().__init__(problem, memory, route, products=products, compiling="off")
         except RuntimeError as error:
@@ -53,7 +53,7 @@ class ReducedHessian(Hessian):
         self.eps = torch.finfo(torch.bfloat16).eps
         draws = torch.randn(self.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         direction = (draws / torch.linalg.vector_norm(draws)).to(problem.vector).unsqueeze(1)
-        exact = self._exact_product(direction)
+        exact = self._exact.matmat(direction)
         size = float(torch.linalg.vector_norm(exact))
         off = float(torch.linalg.vector_norm(self._product(direction) - exact))
         self.error = off / size if size else off
@@ -78,7 +78,4 @@ class ReducedHessian(Hessian):
             yield
 
     def _product(self, vectors: Tensor) -> Tensor:
-        return self._exact_product(vectors) if is_exact() else super()._product(vectors)
-
-    def _exact_product(self, vectors: Tensor) -> Tensor:
-        return Hessian(self._whole, memory=0, compiling="off").matmat(vectors)
+        return self._exact.matmat(vectors) if is_exact() else super()._product(vectors)

@@ -134,9 +134,10 @@ class Iteration(ABC):
 
     def settle(self) -> None:
         """Iterate, and measure the rounding by which the result is judged, which may ask for more."""
-        if self.iterate():
+        if self.iterate() or self.operator.reduced:
             self.measure_rounding()
-            self.iterate()
+            if self.iterate() and self.operator.reduced:  # exact products are with the pairs as they are in the end
+                self.measure_rounding()
 
     def iterate(self) -> bool:
         """Expand the basis until the estimated residuals are those allowed; False if they were."""
