@@ -39,21 +39,25 @@ def test_both_estimates_are_unbiased(name, deflation):
         assert abs(means.mean() - truth) <= 5 * means.std(ddof=1) / len(means) ** 0.5 + 1e-12 * abs(truth)
 
 
-def test_samples_are_the_quadratic_forms_of_the_deflated_matrix():
-    matrix = symmetric(SPECTRA["indefinite"])
-    operator = MatrixOperator(matrix)
-    found = estimate_trace(operator, probes=12, seed=5, deflation=7)
-    basis = KrylovBasis(operator, 8, 5)
+def assert_samples_are_quadratic_forms(found, basis, matrix):
+    """Hold the samples of seed 5 to the dense matrix, deflated by what a basis holds and Krylov vectors beside it."""
     pending = basis.inject()
-    while basis.expanded < 7:
+    while basis.expanded < found.deflation:
         pending = basis.expand(pending).pending
-    q = basis.rows.stacked(7)
-    outside = torch.eye(120) - q @ q.T
-    rest, probes = outside @ matrix @ outside, probe_block(operator, 5, range(12))
+    q = basis.rows.stacked(found.deflation)
+    outside = torch.eye(len(matrix)) - q @ q.T
+    rest, probes = outside @ matrix @ outside, probe_block(basis.operator, 5, range(found.probes))
     samples = (q.T @ matrix @ q).trace() + (probes * (rest @ probes)).sum(0)
     squares = matrix.square().sum() - rest.square().sum() + (rest @ probes).square().sum(0)
     np.testing.assert_allclose(found.samples, samples, rtol=1e-12)
     np.testing.assert_allclose(found.squares, squares, rtol=1e-12)
+
+
+def test_samples_are_the_quadratic_forms_of_the_deflated_matrix():
+    matrix = symmetric(SPECTRA["indefinite"])
+    operator = MatrixOperator(matrix)
+    found = estimate_trace(operator, probes=12, seed=5, deflation=7)
+    assert_samples_are_quadratic_forms(found, KrylovBasis(operator, 8, 5), matrix)
     # 7 of the deflation, 12 probes, 1 for the rounding.
     assert (found.deflation, found.probes, found.products) == (7, 12, 20)
     assert found.trace.value == pytest.approx(found.samples.mean())
@@ -74,16 +78,7 @@ def test_known_eigenpairs_are_exact_directions_however_badly_they_converged(defl
     assert found.deflation == deflation
     basis = KrylovBasis(operator, deflation + 1, 5)
     basis.hold(known.eigenvalues[:held], known.eigenvectors[:, :held])
-    pending = basis.inject()
-    while basis.expanded < deflation:
-        pending = basis.expand(pending).pending
-    q = basis.rows.stacked(deflation)
-    outside = torch.eye(120) - q @ q.T
-    rest, probes = outside @ matrix @ outside, probe_block(operator, 5, range(12))
-    samples = (q.T @ matrix @ q).trace() + (probes * (rest @ probes)).sum(0)
-    squares = matrix.square().sum() - rest.square().sum() + (rest @ probes).square().sum(0)
-    np.testing.assert_allclose(found.samples, samples, rtol=1e-12)
-    np.testing.assert_allclose(found.squares, squares, rtol=1e-12)
+    assert_samples_are_quadratic_forms(found, basis, matrix)
 
 
 def test_intervals_with_known_eigenpairs_hold():
