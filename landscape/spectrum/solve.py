@@ -200,6 +200,7 @@ class Iteration(ABC):
         z -= apart @ (apart.T @ z)
         rest = m - apart.shape[1]
         along = np.column_stack([apart, z / np.linalg.norm(z)] if rest else [apart])
+        weights = np.append(np.ones(apart.shape[1]), [rest] if rest else [])
         vectors = self.basis.rows.combine(along)
         with exactly():
             products = self.operator.matmat(vectors)
@@ -208,8 +209,7 @@ class Iteration(ABC):
             self.exact = vectors[:, : self.goal.k], products[:, : self.goal.k]
         predicted = self.basis.rows.combine(np.vstack([self.basis.projection, self.basis.border]) @ along)
         squares = np.array([float(norm(each)) ** 2 for each in (products - predicted).unbind(1)])
-        squares[-1] *= rest or 1
-        self._measured, scale = math.sqrt(squares.sum() / m), ritz.scale
+        self._measured, scale = math.sqrt(weights @ squares / m), ritz.scale
         if not self._measured <= max(0.01, _UNITS * self.operator.eps) * scale:
             raise InputError(
                 f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
