@@ -76,6 +76,7 @@ DEVICE ?= cuda
 gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.device_check --device $(DEVICE)
 	$(BIN)/python -m benchmarks.peers --device $(DEVICE)
+	$(BIN)/python -m benchmarks.reduced --device $(DEVICE)
 
 # The documentation is Markdown; its examples are run.
 docs: $(INSTALLED)

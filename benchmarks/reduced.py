@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from benchmarks.timing import Spread, alternate
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.reduced import ReducedHessian
 from landscape.errors import InputError
+from landscape.place import available_device
 from landscape.problem import Problem
 from landscape.spectrum.eigenpairs import top_eigenpairs
 
 app = App(name="python -m benchmarks.reduced", version_flags=[])
 
-_CPU = torch.device("cpu")
 _CASES = ("toy", "looped-66k", "looped-270k", "gpt-900k", "resnet-20")
 _K, _ROUNDS = 10, 5
 _HEADER = (
@@ -33,11 +34,12 @@ _HEADER = (
 
 
 @app.default
-def main(*cases: str, write: bool = False) -> int:
+def main(*cases: str, device: Literal["cpu", "cuda"] = "cpu", write: bool = False) -> int:
     """Compare products and top 10 eigenpairs in bfloat16 with those in float32, with one thread.
 
     Args:
         cases: Of these models alone.
+        device: Where; CUDA_VISIBLE_DEVICES says which GPU.
         write: Put the table into docs/performance.md.
     """
     torch.set_num_threads(1)
@@ -45,11 +47,12 @@ def main(*cases: str, write: bool = False) -> int:
         print(f"error: there is no model {wrong[0]!r}; there are {', '.join(CASES)}", file=sys.stderr)
         return 2
     try:
-        rows = [_row(case, CASES[case][1]()) for case in cases or _CASES]
-        table, machine = Table("In bfloat16, by float32; median (range)", _HEADER, rows), this_machine(_CPU)
+        place = available_device(device)
+        rows = [_row(case, CASES[case][1]().to(place)) for case in cases or _CASES]
+        table, machine = Table("In bfloat16, by float32; median (range)", _HEADER, rows), this_machine(place)
         Console(highlight=False).print(str(machine), table.rich(), sep="\n")
         if write:
-            put("python -m benchmarks.reduced --write", machine, [table])
+            put(f"python -m benchmarks.reduced --write{' --device cuda' * (device == 'cuda')}", machine, [table])
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -58,9 +61,9 @@ def main(*cases: str, write: bool = False) -> int:
 
 def _row(case: str, problem: Problem) -> tuple[str, ...]:
     full, reduced = Hessian(problem, route="cached"), ReducedHessian(problem, route="cached")
-    vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0))
-    product = _ratio(partial(reduced.matvec, vector), partial(full.matvec, vector), _ROUNDS)
-    solve = _ratio(partial(top_eigenpairs, reduced, _K), partial(top_eigenpairs, full, _K), 3)
+    vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0)).to(problem.vector)
+    product = _ratio(partial(reduced.matvec, vector), partial(full.matvec, vector), _ROUNDS, problem.device)
+    solve = _ratio(partial(top_eigenpairs, reduced, _K), partial(top_eigenpairs, full, _K), 3, problem.device)
     found, exact = top_eigenpairs(reduced, _K), top_eigenpairs(full, _K, tol=1e-4).eigenvalues
     size, off = np.abs(exact), np.abs(found.eigenvalues - exact)
     widths = found.intervals[:, 1] - found.eigenvalues
@@ -76,9 +79,9 @@ def _row(case: str, problem: Problem) -> tuple[str, ...]:
     )
 
 
-def _ratio(one: Callable[[], object], other: Callable[[], object], rounds: int) -> Spread:
+def _ratio(one: Callable[[], object], other: Callable[[], object], rounds: int, device: torch.device) -> Spread:
     """The time of one thing by that of another, which run in turn."""
-    return Spread.of(row["one"] / row["other"] for row in alternate({"one": one, "other": other}, rounds, _CPU))
+    return Spread.of(row["one"] / row["other"] for row in alternate({"one": one, "other": other}, rounds, device))
 
 
 if __name__ == "__main__":
