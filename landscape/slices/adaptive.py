@@ -141,7 +141,7 @@ def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> t
     """
     known = evaluated & np.isfinite(values)
     predicted, doubt = np.full(len(points), np.nan), np.zeros(len(points))
-    if np.linalg.matrix_rank(_plane(points[known])) < 3:
+    if not known.any() or np.linalg.matrix_rank(_plane(points[known])) < 3:
         if known.any():
             doubt = -cKDTree(points[known]).query(points)[0]
         return predicted, doubt, not known.any()
