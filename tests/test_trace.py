@@ -95,6 +95,7 @@ def test_what_rounding_did_to_known_eigenvalues_is_in_the_interval():
     found = estimate_trace(matrix, probes=10, deflation=5, known=known)
     assert found.rounding >= 5**0.5 * known.rounding
     assert abs(found.trace.value - 5e4) <= found.trace.half_width
+    assert found.frobenius.high - found.frobenius.value >= 5**0.5 * known.rounding
 
 
 def test_where_rounding_alone_is_wider_than_the_goal_probes_end():

@@ -45,7 +45,8 @@ class Eigenpairs:
             its projection have for it.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
         missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
-            by more than the tolerance; see `landscape.spectrum.search`.
+            by more than the tolerance; see `landscape.spectrum.search`. Of the matrix of the products that were made,
+            where these are in less precision: it is that of the operator up to ``rounding``.
         products: all products made.
         products_verification: those of them spent on measuring the rounding and on the search for missed copies.
         place: where the basis was: on the operator's device, in host memory or in a file.

@@ -391,7 +391,7 @@ class _Samples:
         trace = interval(traces, self.rounding)
         return TraceEstimate(
             trace=trace,
-            frobenius=root(interval(squares, 0.0), self.subspace.square, self.error),
+            frobenius=root(interval(squares, 0.0), self.subspace.square, self.error + self.subspace.rounding),
             method="probes",
             tol=tol,
             converged=tol is None or trace.half_width <= tol * abs(trace.value),
