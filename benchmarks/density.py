@@ -49,7 +49,7 @@ def hessian_matrix(checkpoint: str) -> np.ndarray:
     import torch
 
     import landscape
-    from landscape.spectrum.products import Columns
+    from landscape.spectrum.rounding import Columns
 
     blocks = Columns(landscape.load_problem(checkpoint).hessian())
     matrix = torch.cat([block for _, block in blocks], dim=1)

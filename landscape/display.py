@@ -32,10 +32,10 @@ class Summarised(ABC):
 
 
 def eigenvalue_table(
-    eigenvalues: np.ndarray, intervals: np.ndarray, residuals: np.ndarray, converged: np.ndarray
+    eigenvalues: np.ndarray, intervals: np.ndarray, residuals: np.ndarray, converged: np.ndarray, arithmetic: str
 ) -> Table:
-    """Eigenvalues (k,) with the intervals (k, 2) that contain exact ones, and their residual norms (k,)."""
-    caption = "±: an exact eigenvalue lies within"
+    """Eigenvalues (k,) with their intervals (k, 2) and residual norms (k,); see `landscape.Eigenpairs`."""
+    caption = f"±: an eigenvalue of the matrix {arithmetic} lies within"
     table = Table("#", "eigenvalue", "±", "relative residual", "converged", caption=caption, caption_justify="left")
     for column in table.columns[:4]:
         column.justify = "right"

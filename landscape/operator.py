@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy as np
@@ -16,27 +14,8 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.parallel import ALONE, Processes
+from landscape.widened import NoFloat64Error
 from landscape.wording import one_line
-
-_EXACT: ContextVar[bool] = ContextVar("exact", default=False)
-
-
-@contextmanager
-def exactly() -> Iterator[None]:
-    """Where products are made as exactly as their operator can: those by which the rounding of the others is measured.
-
-    Most operators know one way of making products. It holds through sums, scalings and whatever else wraps an operator.
-    """
-    before = _EXACT.set(True)
-    try:
-        yield
-    finally:
-        _EXACT.reset(before)
-
-
-def is_exact() -> bool:
-    """Whether this runs inside `exactly`."""
-    return _EXACT.get()
 
 
 class SymmetricOperator(ABC):
@@ -53,10 +32,12 @@ class SymmetricOperator(ABC):
         products: products made so far.
         memory: bytes that the vectors of a solver may take beside it; None for any number.
         eps: the relative rounding of one operation in a product; that of ``dtype``, unless products are in less.
+        error: what products are off by beyond rounding, as a share of their size; 0 where they are exact.
         processes: that make each product together, and call the same methods in the same order.
     """
 
     __array_ufunc__ = None  # so that a NumPy number times an operator is an operator
+    error: float = 0.0
 
     def __init__(
         self,
@@ -80,6 +61,29 @@ class SymmetricOperator(ABC):
     def reduced(self) -> bool:
         """Whether products are made in less precision than vectors have."""
         return self.eps > torch.finfo(self.dtype).eps
+
+    @property
+    def in_float64(self) -> bool:
+        """Whether vectors and products are in float64."""
+        return self.dtype == torch.float64 and not self.reduced
+
+    @property
+    def wide_bytes(self) -> int:
+        """Bytes that products of `full_precision` take beside vectors, more than the operator's own."""
+        return 0
+
+    def full_precision(self) -> SymmetricOperator:
+        """The matrix that the products are meant to be of, by products in float64; itself where these are its own.
+
+        What rounding does to products is measured against those of this operator. It is made anew at each call, and
+        counts its products itself.
+
+        Raises:
+            NoFloat64Error: there are no products in float64; says why.
+        """
+        if self.in_float64:
+            return self
+        raise NoFloat64Error("the operator knows its products in float32 alone")
 
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:
@@ -201,6 +205,13 @@ class MatrixOperator(SymmetricOperator):
         super().__init__(matrix.shape[0], matrix.device, matrix.dtype)
         self.matrix = matrix
 
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`: the symmetric part of the matrix as it is."""
+        if self.dtype == torch.float64:
+            return self
+        wide = self.matrix.to(torch.float64)
+        return MatrixOperator((wide + wide.T) / 2)
+
     def _product(self, vectors: Tensor) -> Tensor:
         return self.matrix @ vectors
 
@@ -225,8 +236,18 @@ class LinearCombination(SymmetricOperator):
         processes = max((operator.processes for _, operator in terms), key=lambda each: each.size)
         super().__init__(first.dim, first.device, first.dtype, min(limits, default=None), processes)
         self.eps = max(operator.eps for _, operator in terms)
+        self.error = max(operator.error for _, operator in terms)
         self._terms = [(_finite(factor), operator) for factor, operator in terms]
         self._shift = _finite(shift)
+
+    @property
+    def wide_bytes(self) -> int:
+        """See `SymmetricOperator.wide_bytes`."""
+        return sum(operator.wide_bytes for _, operator in self._terms)
+
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`."""
+        return LinearCombination([(factor, each.full_precision()) for factor, each in self._terms], self._shift)
 
     def _product(self, vectors: Tensor) -> Tensor:
         products = self._shift * vectors

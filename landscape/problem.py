@@ -27,6 +27,7 @@ from landscape.parameters import ParameterLayout
 from landscape.place import checked_place, place_of, unwrapped
 from landscape.recomputed import kept
 from landscape.samples import LossEstimate, SampleSums, about_samples
+from landscape.widened import widened
 from landscape.wording import listed
 
 if TYPE_CHECKING:
@@ -587,7 +588,8 @@ class Problem:
         """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
 
         Attention by the math kernel and recurrent layers without cuDNN, since the fused kernels have no double
-        backward; float32 products without TF32, whose 10-bit mantissa would be the largest error of all.
+        backward; float32 products without TF32, whose 10-bit mantissa would be the largest error of all; in float64
+        throughout where that is the problem's type, see `landscape.widened`.
         """
         modes = {module: module.training for module in self.model.modules()}
         tf32 = torch.backends.cuda.matmul.allow_tf32
@@ -597,6 +599,7 @@ class Problem:
             torch.backends.cuda.matmul.allow_tf32 = False
             with (
                 kept(),
+                widened() if self.dtype == torch.float64 else contextlib.nullcontext(),
                 sdpa_kernel(SDPBackend.MATH),
                 torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False),
             ):

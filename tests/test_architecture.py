@@ -28,7 +28,7 @@ LAYERS = [
     ["forms"],
     ["batches", "losses"],
     ["operator", "parameters", "place", "cross_entropy", "importing", "display", "dynamics", "valley", "recomputed"],
-    ["parallel"],
+    ["parallel", "widened"],
     ["memory"],
     ["wording"],
     ["errors"],

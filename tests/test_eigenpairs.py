@@ -225,6 +225,7 @@ class _Noisy(SymmetricOperator):
     def __init__(self, matrix, noise):
         super().__init__(len(matrix), matrix.device, matrix.dtype)
         self.matrix, self.noise = matrix, noise
+        self.error = noise
         self.generator = torch.Generator().manual_seed(0)
 
     def _product(self, vectors):

@@ -13,11 +13,11 @@ from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned
 from landscape.curvature.reduced import ReducedHessian
-from landscape.operator import SymmetricOperator, exactly, is_exact
+from landscape.operator import SymmetricOperator
 from landscape.record import open_record
 from landscape.spectrum.ends import select
-from landscape.spectrum.products import measured_rounding
 from landscape.spectrum.refine import refined
+from landscape.spectrum.rounding import WideProducts
 from tests.conftest import ROOT
 from tests.oracles import symmetric
 
@@ -60,39 +60,22 @@ def test_products_are_off_by_what_is_stated(batches, memory):
     assert off.median() == pytest.approx(operator.error, rel=1)
 
 
-def test_an_exact_product_is_that_of_the_hessian_through_whatever_wraps_it():
+def test_full_precision_is_that_of_the_hessian_through_whatever_wraps_it():
     problem = network(2)
-    reduced, exact = ReducedHessian(problem), Hessian(problem)
+    reduced, exact = ReducedHessian(problem), Hessian(problem.to(dtype=torch.float64))
     diagonal = torch.rand(problem.layout.dim) + 0.5
-    vector = torch.randn(problem.layout.dim)
+    vector = torch.randn(problem.layout.dim, dtype=torch.float64)
     for one, other in [
         (reduced, exact),
         (2 * reduced.shifted(3.0), 2 * exact.shifted(3.0)),
         (Preconditioned(reduced, diagonal), Preconditioned(exact, diagonal)),
     ]:
-        with exactly():
-            torch.testing.assert_close(one @ vector, other @ vector)
-        assert not torch.allclose(one @ vector, other @ vector)
-        assert (one.eps, other.eps) == (2**-7, 2**-23)
+        torch.testing.assert_close(one.full_precision() @ vector, other @ vector)
+        assert not torch.allclose((one @ vector.float()).double(), other @ vector)
+        assert (one.eps, other.eps) == (2**-7, 2**-52)
     before = reduced.products
-    with exactly():
-        reduced.matmat(torch.randn(problem.layout.dim, 3))
-    assert reduced.products == before + 3, "exact products are counted like others"
-
-
-def test_exactness_ends_with_its_block_even_by_an_error():
-    with pytest.raises(InputError), exactly():
-        ReducedHessian(network().to(dtype=torch.float64 if is_exact() else torch.float32))
-    assert not is_exact()
-
-
-def test_rounding_is_measured_against_exact_products():
-    problem = network()
-    reduced, exact = ReducedHessian(problem), Hessian(problem)
-    vector = torch.randn(problem.layout.dim)
-    product = (reduced @ vector).double()
-    off = float((product - (exact @ vector).double()).norm())
-    assert measured_rounding(reduced, vector, product) == pytest.approx(off, rel=0.01)
+    WideProducts(reduced)(torch.randn(problem.layout.dim, 3))
+    assert reduced.products == before + 3, "products in full precision are counted like others"
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -115,17 +98,19 @@ def test_intervals_of_eigenvalues_contain_exact_ones(steps, seed):
 
 
 class Off(SymmetricOperator):
-    """A diagonal matrix whose products are off by a multiple of its first eigenvector, unless they are to be exact."""
+    """A diagonal matrix whose products are off by a multiple of its first eigenvector, but for those in float64."""
 
     def __init__(self, off):
         super().__init__(300, torch.device("cpu"), torch.float32)
         self.entries, self.off = torch.linspace(1, 0, 300) ** 4, off
         self.eps = 2**-7
 
+    def full_precision(self):
+        return MatrixOperator(self.entries.double().diag())
+
     def _product(self, vectors):
         products = self.entries[:, None] * vectors
-        if not is_exact():
-            products[0] += self.off * vectors[0]
+        products[0] += self.off * vectors[0]
         return products
 
 
@@ -151,7 +136,7 @@ def test_pairs_of_rough_vectors_are_off_by_the_square_of_these(which, off):
     order = select(values, 4, which)
     rough = vectors[:, order] + off * np.random.default_rng(0).standard_normal((40, 4)) / 40**0.5
     basis = torch.as_tensor(np.linalg.qr(rough)[0])
-    found = refined(MatrixOperator(matrix), basis, matrix @ basis, which)
+    found = refined(WideProducts(MatrixOperator(matrix)), basis, matrix @ basis, which)
     exact = values[order]
     radius = found.intervals[:, 1] - found.values
     assert (abs(found.values - exact) <= radius).all()
@@ -285,17 +270,14 @@ def test_a_model_that_mixed_precision_cannot_run_is_refused_in_a_line():
     assert "\n" not in str(refusal.value)
 
 
-def test_exact_products_are_of_the_point_where_the_operator_was_made():
+def test_products_in_full_precision_are_of_the_point_where_the_operator_was_made():
     problem = network()
-    reduced, vector = ReducedHessian(problem), torch.randn(problem.layout.dim)
-    with exactly():
-        before = reduced @ vector
-        problem.vector.mul_(1.5)
-        torch.testing.assert_close(reduced @ vector, before)
+    reduced, vector = ReducedHessian(problem), torch.randn(problem.layout.dim, dtype=torch.float64)
+    before = reduced.full_precision() @ vector
+    problem.vector.mul_(1.5)
+    torch.testing.assert_close(reduced.full_precision() @ vector, before)
 
 
 def test_a_dense_matrix_is_exact_as_it_is():
     operator = MatrixOperator(symmetric(np.arange(5.0)))
-    with exactly():
-        within = operator @ torch.ones(5, dtype=torch.float64)
-    torch.testing.assert_close(within, operator @ torch.ones(5, dtype=torch.float64), rtol=0, atol=0)
+    assert operator.full_precision() is operator

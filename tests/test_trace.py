@@ -58,8 +58,8 @@ def test_samples_are_the_quadratic_forms_of_the_deflated_matrix():
     operator = MatrixOperator(matrix)
     found = estimate_trace(operator, probes=12, seed=5, deflation=7)
     assert_samples_are_quadratic_forms(found, KrylovBasis(operator, 8, 5), matrix)
-    # 7 of the deflation, 12 probes, 1 for the rounding.
-    assert (found.deflation, found.probes, found.products) == (7, 12, 20)
+    # 7 of the deflation, 12 probes, 1 for the rounding, 2 to see that the matrix is symmetric.
+    assert (found.deflation, found.probes, found.products) == (7, 12, 22)
     assert found.trace.value == pytest.approx(found.samples.mean())
     assert found.frobenius.value == pytest.approx(found.squares.mean() ** 0.5)
 
@@ -74,7 +74,7 @@ def test_known_eigenpairs_are_exact_directions_however_badly_they_converged(defl
     before = operator.products
     found = estimate_trace(operator, probes=12, seed=5, deflation=deflation, known=known)
     # One holds the pairs to the operator, one measures the rounding.
-    assert found.products == operator.products - before == 1 + (deflation - held) + 12 + 1
+    assert found.products == operator.products - before == 2 + 1 + (deflation - held) + 12 + 1
     assert found.deflation == deflation
     basis = KrylovBasis(operator, deflation + 1, 5)
     basis.hold(known.eigenvalues[:held], known.eigenvectors[:, :held])
@@ -168,7 +168,7 @@ def test_a_trace_of_zero_is_never_claimed():
     (case,) = [case for case in synthetic(200) if case.trace_is_zero]
     found = study(case, 50, (10,))
     assert found.claimed == 0
-    assert found.fewest == MOST_PRODUCTS - DEFLATION - 1
+    assert found.fewest == MOST_PRODUCTS - DEFLATION - 3
     # The interval holds all the same: 95 %, seen in 50 seeds.
     assert found.stopped["trace"].held >= binom.ppf(1e-4, 50, 0.95)
 
@@ -222,7 +222,7 @@ def test_exact_where_it_costs_less_than_probes():
     assert estimate_trace(matrix, probes=89).method == "probes"
     tight = estimate_trace(matrix, tol=1e-4)
     assert tight.method == "exact"
-    assert tight.products == 30 + 10 + 1 + 120 + 1  # found out after ten probes
+    assert tight.products == 2 + 30 + 10 + 1 + 120 + 1  # found out after ten probes
     assert tight.trace.low <= float(matrix.trace()) <= tight.trace.high
     assert tight.converged
 
@@ -293,7 +293,7 @@ def test_products_are_limited_and_the_shortfall_said():
     operator = MatrixOperator(matrix)
     found = estimate_trace(operator, tol=0.001, max_products=150)
     assert found.products == operator.products == 150
-    assert found.probes == 150 - 30 - 1
+    assert found.probes == 150 - 30 - 3
     assert not found.converged
     (remark,) = found.remarks
     assert "after 150 products" in remark
@@ -334,11 +334,12 @@ def test_single_precision_is_within_its_rounding():
     # samples may, but not their exact parts by more than the spread of either.
     truth = float(matrix.trace())
     assert 1e3 * double.rounding < single.rounding < 1e-3 * truth
+    assert single.arithmetic == double.arithmetic == "in float64"
     assert single.trace.low <= truth <= single.trace.high
     assert single.frobenius.low <= float(matrix.norm()) <= single.frobenius.high
     exact = estimate_trace(matrix.float(), probes=90)
     assert exact.method == "exact"
-    assert abs(exact.trace.value - truth) <= exact.rounding
+    assert abs(exact.trace.value - float(matrix.float().double().trace())) <= exact.rounding < 1e-9 * truth
 
 
 @pytest.mark.parametrize(("probes", "method"), [(2, "probes"), (44, "exact")])
@@ -365,8 +366,8 @@ def test_rounding_bounds_what_single_precision_does_to_a_hessians_trace(probes, 
         ({"deflation": -1}, "must not be negative"),
         ({"probes": 10, "tol": 0.1}, "leave out"),
         ({"probes": 10, "max_products": 100}, "leave out"),
-        ({"max_products": 40}, "at least 41"),
-        ({"max_products": 10, "deflation": 0}, "at least 11"),
+        ({"max_products": 40}, "at least 47"),
+        ({"max_products": 10, "deflation": 0}, "at least 17"),
     ],
 )
 def test_bad_arguments_are_refused_before_any_product(arguments, message):
@@ -381,7 +382,8 @@ def test_bad_arguments_are_refused_before_any_product(arguments, message):
 
 def test_the_least_number_of_products_suffices():
     matrix = symmetric(RNG.normal(0, 1, 50))
-    assert estimate_trace(matrix, max_products=41).products == 41
+    for each in (matrix, matrix.float()):
+        assert estimate_trace(each, max_products=47).products == 47
     assert estimate_trace(matrix[:20, :20], max_products=21).products == 21
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from landscape.curvature.work import Counting
 from landscape.errors import InputError
 from landscape.memory import OVERHEAD, half_of_memory, ran_out
 from landscape.operator import SymmetricOperator
+from landscape.widened import NoFloat64Error, Rounds, fast_float64
 from landscape.wording import amount, cause
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class Linearised:
 _REMEDY = "use layers and a loss that can be, or the Hessian by differences of the gradient (--matrix differences)"
 # By how many measured roundings a program may differ from autograd: compiled, sums are in another order.
 _ROUNDINGS = 30
+# Bytes of a batch's graph up to which that in float64 is made whole.
+_SMALL = 16_000_000
 
 
 class BatchedOperator(SymmetricOperator):
@@ -83,7 +88,7 @@ class BatchedOperator(SymmetricOperator):
             InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
         """
         super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
-        self._problem = problem.own()
+        self._whole, self._problem = problem, problem.own()
         self._vector = problem.vector.clone().requires_grad_()
         self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
         self._programs: dict[str, Program] = {}  # by the shape of the batch
@@ -100,6 +105,43 @@ class BatchedOperator(SymmetricOperator):
         if problem.memory is not None:
             # The same for all processes, as they decide by it.
             self.memory = problem.memory - problem.processes.largest(self.peak_bytes)
+
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`: the same curvature of the problem in float64, with nothing kept."""
+        if self.dtype == torch.float64:
+            return self
+        if not fast_float64(self.device):
+            raise NoFloat64Error(f"{self.device} has no fast float64")
+        try:
+            whole = self._in_pieces(self._whole.to(dtype=torch.float64))
+        except (InputError, RuntimeError, TypeError) as error:
+            if isinstance(error, RuntimeError) and ran_out(error):
+                raise
+            raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
+        other = self._at(whole.own(), self._vector.to(torch.float64))
+        SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
+        other._whole, other._programs, other._kept = whole, {}, None
+        other.route = Route("rebuilt", 0, 0)
+        with other._evaluating(), Rounds() as rounds:
+            other._problem.terms(other._vector, other._problem.batches[0])
+        if rounds.what is not None:
+            raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
+        return other
+
+    def _in_pieces(self, problem: Problem) -> Problem:
+        """The problem in float64 with graphs of half the bytes of this one's, unless those are small anyway."""
+        if self._first_bytes <= _SMALL:
+            return problem
+        with contextlib.suppress(InputError):  # samples that depend on the others of their batch
+            return problem.micro_batched(math.ceil(max(map(samples_in, problem.batches)) / 4))
+        return problem
+
+    def _at(self, problem: Problem, vector: Tensor) -> Self:
+        """The same curvature of another problem, at a vector (dim,), with nothing prepared."""
+        other = copy.copy(self)
+        other._problem, other._vector = problem, vector.detach().requires_grad_()
+        other._one = torch.ones((), device=vector.device, dtype=vector.dtype, requires_grad=True)
+        return other
 
     def _evaluating(self) -> AbstractContextManager[None]:
         """The state in which contributions are made and applied."""
@@ -118,6 +160,14 @@ class BatchedOperator(SymmetricOperator):
         first = self._first_bytes
         vectors = 4 * self._vector.nbytes + 8 * self.dim * (len(self._problem.batches) > 1)
         return (self.route.graph_bytes if self.route.keeps else first) + first + vectors + OVERHEAD
+
+    @property
+    def wide_bytes(self) -> int:
+        """See `SymmetricOperator.wide_bytes`: the data in float64, and more for a graph than one in float32 takes."""
+        tensors = (each for batch in self._whole.batches for each in tensors_in(batch) if each.is_floating_point())
+        # A graph has twice the bytes, or in pieces half of them, and as much again is taken while it is gone through.
+        first = self._first_bytes
+        return sum(8 * each.numel() for each in tensors) + max(0, min(4 * first, max(first, 4 * _SMALL)) - first)
 
     @property
     def _first_bytes(self) -> int:
@@ -144,10 +194,7 @@ class BatchedOperator(SymmetricOperator):
 
     def _linearise_first(self, problem: Problem, point: Tensor) -> Callable[[Tensor], Tensor]:
         """The same curvature of another problem's first batch."""
-        other = copy.copy(self)
-        other._problem, other._vector = problem, point.detach().requires_grad_()
-        other._one = torch.ones_like(self._one, requires_grad=True)
-        return other._linearise(0).apply
+        return self._at(problem, point)._linearise(0).apply
 
     def _graph_bytes(self) -> int:
         """What the graphs would hold: deterministic, at the price of making one batch's."""

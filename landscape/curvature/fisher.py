@@ -57,7 +57,7 @@ class ExactFisher(Sandwich):
         Raises:
             InputError: the loss has no known likelihood, or the outputs don't fit it.
         """
-        self._likelihood = _likelihood(problem)
+        self.check(problem)
         self.unit = _checked(unit)
         super().__init__(problem, memory, route)
 
@@ -72,12 +72,12 @@ class ExactFisher(Sandwich):
 
     def _parts(self, index: int) -> Parts:
         problem, batch = self._problem, self._problem.batches[index]
-        output = _output(problem, self._vector, batch)
+        output, likelihood = _output(problem, self._vector, batch), _likelihood(problem)
         with torch.no_grad():
-            weights = self._likelihood.weights(output, batch[1])
+            weights = likelihood.weights(output, batch[1])
             weights = weights if self.unit == "term" else weights.square()
-            scaled = weights / (self._likelihood.averaged(output) * problem.total_weight)
-            information, tensors = self._likelihood.information(output.detach(), scaled)
+            scaled = weights / (likelihood.averaged(output) * problem.total_weight)
+            information, tensors = likelihood.information(output.detach(), scaled)
         return Parts((output,), lambda directions: [information(directions[0])], tensors=tensors)
 
 
@@ -124,9 +124,8 @@ class MonteCarloFisher(Sandwich):
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {samples}")
         if not 0 <= seed < 2**63:
             raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
-        self._likelihood = _likelihood(problem)
         self.unit = _checked(unit)
-        self.labels = _sampled(problem, self._likelihood, samples, seed)
+        self.labels = _sampled(problem, _likelihood(problem), samples, seed)
         super().__init__(problem, memory, route)
 
     @staticmethod
@@ -151,11 +150,11 @@ class MonteCarloFisher(Sandwich):
 
     def _parts(self, index: int) -> Parts:
         problem, batch, labels = self._problem, self._problem.batches[index], self.labels[index]
-        output = _output(problem, self._vector, batch)
+        output, likelihood = _output(problem, self._vector, batch), _likelihood(problem)
         with torch.no_grad():
-            weights = self._likelihood.weights(output, batch[1])
-        scale = 1 / (labels.shape[1] * self._likelihood.averaged(output) * problem.total_weight)
-        return _outer_products(self._likelihood.losses(output, labels), weights, self.unit, scale)
+            weights = likelihood.weights(output, batch[1])
+        scale = 1 / (labels.shape[1] * likelihood.averaged(output) * problem.total_weight)
+        return _outer_products(likelihood.losses(output, labels), weights, self.unit, scale)
 
 
 @final

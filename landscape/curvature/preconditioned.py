@@ -42,9 +42,18 @@ class Preconditioned(SymmetricOperator):
             InputError: see `inverse_root`.
         """
         super().__init__(operator.dim, operator.device, operator.dtype, operator.memory, operator.processes)
-        self.eps = operator.eps
+        self.eps, self.error = operator.eps, operator.error
         self.scale = inverse_root(diagonal, operator.dim, operator.dtype).to(operator.device)
-        self._operator = operator
+        self._operator, self._diagonal = operator, diagonal
+
+    @property
+    def wide_bytes(self) -> int:
+        """See `SymmetricOperator.wide_bytes`."""
+        return self._operator.wide_bytes
+
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`."""
+        return Preconditioned(self._operator.full_precision(), self._diagonal)
 
     def _product(self, vectors: Tensor) -> Tensor:
         scale = self.scale.unsqueeze(1)

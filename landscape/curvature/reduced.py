@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import final
 
 import torch
-from torch import Tensor
 
 from landscape.curvature.hessian import Hessian
 from landscape.errors import InputError
 from landscape.memory import ran_out
-from landscape.operator import is_exact
+from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+from landscape.widened import NoFloat64Error
 from landscape.wording import cause
 
 
@@ -23,8 +23,8 @@ class ReducedHessian(Hessian):
 
     Eight bits of mantissa leave an error of some percent of a product; vectors, sums over batches and what solvers do
     stay in float32. The error is stated for one random direction, and `landscape.top_eigenpairs` and
-    `landscape.spectral_density` measure it on their own: inside `landscape.operator.exactly` a product is made in
-    float32, by a graph that is made for it. Other estimators refuse the operator. Nothing is compiled.
+    `landscape.spectral_density` measure it on their own, against products of `full_precision`. Other estimators refuse
+    the operator. Nothing is compiled.
 
     Attributes:
         error: ||H' v - H v|| / ||H v|| of the products H' v in bfloat16, along one random direction v.
@@ -77,5 +77,9 @@ class ReducedHessian(Hessian):
         with super()._evaluating(), torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             yield
 
-    def _product(self, vectors: Tensor) -> Tensor:
-        return self._exact.matmat(vectors) if is_exact() else super()._product(vectors)
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`: the Hessian in float64, or where there is none in float32."""
+        try:
+            return self._exact.full_precision()
+        except NoFloat64Error:
+            return self._exact

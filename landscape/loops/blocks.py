@@ -29,6 +29,7 @@ from landscape.operator import SymmetricOperator
 from landscape.spectrum.probes import probe, probe_block, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rounding import distance
 from landscape.spectrum.rows import outside
 
 FEWEST_PROBES = 10
@@ -98,8 +99,17 @@ class UseBlock(SymmetricOperator):
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, use: int) -> None:
         super().__init__(loop.dim, whole.device, whole.dtype, whole.memory, whole.processes)
-        self._whole = whole
+        self._whole, self._loop, self._use = whole, loop, use
         self._rows = slice(use * loop.dim, (use + 1) * loop.dim)
+
+    @property
+    def wide_bytes(self) -> int:
+        """See `SymmetricOperator.wide_bytes`."""
+        return self._whole.wide_bytes
+
+    def full_precision(self) -> SymmetricOperator:
+        """See `SymmetricOperator.full_precision`."""
+        return UseBlock(self._whole.full_precision(), self._loop, self._use)
 
     def _product(self, vectors: Tensor) -> Tensor:
         placed = vectors.new_zeros(self._whole.dim, vectors.shape[1])
@@ -139,7 +149,8 @@ def estimate_blocks(
     sketched = 1 if exact else math.ceil(_DEFLATION / loop.uses)
     random = probe_block(whole, seed, range(_NUMBER_OF_SKETCH, _NUMBER_OF_SKETCH + sketched))
     sketch = finite_products(whole, random).to(torch.float64)
-    rounding = loop.uses * math.sqrt(2 * loop.dim) * measured_rounding(whole, random[:, 0], sketch[:, 0])
+    own = measured_rounding(whole, random[:, 0], sketch[:, 0])
+    rounding = loop.uses * math.sqrt(2 * loop.dim) * (own + distance(whole, seed).frobenius)
     basis = torch.eye(loop.dim, dtype=torch.float64, device=whole.device) if exact else _orthonormal(sketch, loop)
     samples = _Samples(whole, loop, basis)
     steps = basis.shape[1] + (0 if exact else probes)

@@ -202,3 +202,13 @@ def estimate_in(row: xr.Dataset, name: str) -> Estimate:
     """The estimate that `estimated` stored."""
     low, high = map(float, row[f"{name}_interval"].values)
     return Estimate(float(row[name]), float(row[f"{name}_standard_error"]), low, high)
+
+
+def arithmetic_variable(arithmetic: str) -> dict[str, xr.Variable]:
+    """What the errors of a row are errors of, see `landscape.Eigenpairs`."""
+    return {"arithmetic": variable((), arithmetic, "the matrix that intervals and errors are of", "")}
+
+
+def arithmetic_in(row: xr.Dataset) -> str:
+    """What `arithmetic_variable` stored; version 0.1 stored nothing."""
+    return str(row.arithmetic.values) if "arithmetic" in row else "as its products computed it"

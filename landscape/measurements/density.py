@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
@@ -110,6 +110,7 @@ def density_of(row: xr.Dataset) -> SpectralDensity:
         undeflated=int(row.undeflated),
         products=int(row.products),
         products_outliers=int(row.products_outliers),
+        arithmetic=arithmetic_in(row),
     )
 
 
@@ -126,6 +127,7 @@ def _variables(found: SpectralDensity, matrix: Matrix) -> dict[str, xr.Variable]
         "dim": variable((), found.dim, "number of eigenvalues"),
         "width": variable((), found.width, "standard deviation of the Gaussian to smooth with", units),
         "rounding": variable((), found.rounding, "how far rounding may move a node", units),
+        **arithmetic_variable(found.arithmetic),
         "orthogonality": variable((), found.orthogonality, "max |Q^T Q - I| of the Lanczos vectors"),
         "undeflated": variable((), found.undeflated, "outliers asked for that did not converge"),
         "products": variable((), found.products, "matrix-vector products made"),

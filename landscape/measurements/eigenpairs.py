@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from landscape.curvature.route import Route
 from landscape.display import eigenvalue_table, rounded_up
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.memory import Growth
 from landscape.parameters import ParameterLayout
@@ -125,9 +125,12 @@ class TopEigenpairs(OfMatrix):
             if self.tol_value is not None:
                 goal = f"a certified relative accuracy of {self.tol_value:g}"
             option = "--tol" if self.tol_value is None else "--tol-value"
+            remedy = f"raise --max-products or {option}"
+            if _rounding_hinders(row):
+                remedy = f"rounding alone is as large as what remains: --dtype float64, or raise {option}"
             lines.append(
                 f"{open_pairs} of {row.sizes['index']} eigenpairs did not converge to {goal} in "
-                f"{int(row.products)} products: raise --max-products or {option}"
+                f"{int(row.products)} products: {remedy}"
             )
         elif row.missed > MISSED_AT_MOST:
             ended = int(row.products) >= products_allowed(self.k, self.max_products)
@@ -146,9 +149,16 @@ class TopEigenpairs(OfMatrix):
             f"{self.matrix.title}: {counted(row.sizes['index'], 'eigenvalue')} {_ENDS[self.which]}, "
             f"{told['dtype']} on {told['device']}",
             f"products by {Route(**told['route'])}",
-            eigenvalue_table(row.eigenvalues.values, row.intervals.values, row.residuals.values, row.converged.values),
+            eigenvalue_table(
+                row.eigenvalues.values,
+                row.intervals.values,
+                row.residuals.values,
+                row.converged.values,
+                arithmetic_in(row),
+            ),
             f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
             f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
+            *_of_rounding(row),
         ]
         if told.get("memory"):
             basis = f", the Lanczos basis {told['basis']}" if told.get("basis") else ""
@@ -184,6 +194,8 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
         tol=settings["tol"],
         tol_value=settings["tol_value"],
         rounding=float(row.rounding),
+        misjudged=float(row.misjudged) if "misjudged" in row else 0.0,
+        arithmetic=arithmetic_in(row),
         orthogonality=float(row.orthogonality),
         missed=float(row.missed),
         products=int(row.products),
@@ -224,6 +236,17 @@ def _known(size: float) -> int | None:
     return None if math.isnan(size) else int(size)
 
 
+def _rounding_hinders(row: xr.Dataset) -> bool:
+    """Whether rounding explains half of what remains of each pair that did not converge, or more."""
+    return bool((row.residuals <= 2 * row.rounding).where(~row.converged, True).all())
+
+
+def _of_rounding(row: xr.Dataset) -> list[str]:
+    """A line for the chance that an interval is too narrow, where there is one."""
+    chance = float(row.misjudged) if "misjudged" in row else 0.0
+    return [f"chance that rounding does more than ± says: below {chance:.0e}"] if chance else []
+
+
 def _chance(missed: float) -> str:
     if missed == 0:
         return "none seen, the search came to its end"
@@ -240,12 +263,12 @@ def _pairs(pairs: Eigenpairs, matrix: Matrix) -> dict[str, xr.Variable]:
     return {
         "index": variable("index", np.arange(len(pairs.eigenvalues)), f"position in the order {pairs.which}"),
         "eigenvalues": variable("index", pairs.eigenvalues, f"eigenvalue of the {matrix.title}", units),
-        "intervals": variable(
-            ("index", "bound"), pairs.intervals, "lower and upper bound of an exact eigenvalue", units
-        ),
+        "intervals": variable(("index", "bound"), pairs.intervals, "lower and upper bound of an eigenvalue", units),
         "residuals": variable("index", pairs.residuals, "residual norm ||A v - lambda v||", units),
         "converged": variable("index", pairs.converged, "the goal was reached, or the level of rounding"),
         "rounding": variable((), pairs.rounding, "residual that rounding alone explains", units),
+        "misjudged": variable((), pairs.misjudged, "chance that rounding does more than the intervals allow for"),
+        **arithmetic_variable(pairs.arithmetic),
         "orthogonality": variable((), pairs.orthogonality, "max |Q^T Q - I| of the Lanczos basis"),
         "missed": variable((), pairs.missed, "bound on the probability that an eigenvalue among these was missed"),
         "products": variable((), pairs.products, "matrix-vector products made"),

@@ -12,7 +12,15 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, estimate_in, estimated, variable
+from landscape.measurements.base import (
+    History,
+    Measured,
+    arithmetic_in,
+    arithmetic_variable,
+    estimate_in,
+    estimated,
+    variable,
+)
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -83,9 +91,9 @@ class _SpectralSum(OfMatrix):
         """The number with its error, and how it was made."""
         if self._has_none(row):
             return [f"{self.matrix.title}: {self.symbol} has no value, {int(row.products)} products"]
-        value, how = self._found_in(row).outcome
+        value, *how = self._found_in(row).outcome
         notes = [f"note: {remark}" for remark in _remarks(row)] if row.converged else []
-        return [f"{self.matrix.title}: {self.symbol} = {value}", how, *notes]
+        return [f"{self.matrix.title}: {self.symbol} = {value}", *how, *notes]
 
     def _found_in(self, row: xr.Dataset) -> SpectralSum:
         return SpectralSum(
@@ -104,6 +112,7 @@ class _SpectralSum(OfMatrix):
             steps=int(row.steps),
             products=int(row.products),
             samples=row.samples.values,
+            arithmetic=arithmetic_in(row),
         )
 
     def _without_value(self, products: int) -> SpectralSum:
@@ -127,6 +136,7 @@ class _SpectralSum(OfMatrix):
             "quadrature_error": variable((), found.quadrature_error, "error of the Gauss rules"),
             "deflation_error": variable((), found.deflation_error, "bound on the error by the outliers' residuals"),
             "rounding": variable((), found.rounding, "what rounding may have done"),
+            **arithmetic_variable(found.arithmetic),
             "deflated": variable((), found.deflated, "outliers done exactly"),
             "probes": variable((), found.probes, "random probes"),
             "steps": variable((), found.steps, "products of the longest chain"),

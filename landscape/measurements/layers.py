@@ -16,7 +16,7 @@ from rich.text import Text
 from landscape.curvature.route import Route
 from landscape.display import to_error
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import History, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -127,6 +127,7 @@ def _variables(
             "layer", [each.eigenvalues[0] for each in pairs], "eigenvalue of largest magnitude of its block", units
         ),
         "interval": variable(bounds, [each.intervals[0] for each in pairs], "bounds of an exact eigenvalue", units),
+        **arithmetic_variable(pairs[0].arithmetic),
         "converged": variable("layer", [each.complete for each in pairs], "the eigenvalue reached its goal"),
         "trace": variable("layer", [each.trace.value for each in traces], "trace of its block", units),
         "trace_standard_error": variable(

@@ -18,7 +18,7 @@ from landscape.curvature.untied import untied
 from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import History, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
@@ -164,6 +164,7 @@ def _variables(found: LoopCurvature, matrix: Matrix) -> dict[str, xr.Variable]:
         **_eigenvalues("tied", "index", [found.tied], "eigenvalue with tied weights, descending", units),
         **_eigenvalues("untied", "index", [found.untied], "eigenvalue with separate weights, descending", units),
         **_eigenvalues("own", "use", found.own, "largest eigenvalue of the use's own block H_ii", units),
+        **arithmetic_variable(found.tied.arithmetic),
         "ratio": variable((), found.ratio, "tied by untied top eigenvalue"),
         "ratio_interval": variable("bound", found.ratio_interval, "its interval"),
         "traces": variable(pair, blocks.traces, "trace of the block H_ij", units),

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
@@ -47,6 +47,7 @@ class Spectrum(OfMatrix):
                 "eigenvalues": variable("index", found.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
                 "asymmetry": variable((), found.asymmetry, "||A - A^T||_F / 2 of the matrix as computed", units),
                 "rounding": variable((), found.rounding, "what rounding may have done to an eigenvalue", units),
+                **arithmetic_variable(found.arithmetic),
                 "positive": variable((), found.positive, "eigenvalues above the rounding"),
                 "negative": variable((), found.negative, "eigenvalues below minus the rounding"),
                 "null": variable((), found.null, "eigenvalues that can't be told from zero"),
@@ -87,6 +88,11 @@ class Spectrum(OfMatrix):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The counts, both ends, and the errors."""
         first, *more = FullSpectrum(
-            row.eigenvalues.values, float(row.asymmetry), float(row.rounding), int(row.zero_columns), int(row.products)
+            row.eigenvalues.values,
+            float(row.asymmetry),
+            float(row.rounding),
+            int(row.zero_columns),
+            int(row.products),
+            arithmetic=arithmetic_in(row),
         ).summary
         return [f"{self.matrix.title}: {first}", *more]

@@ -8,7 +8,15 @@ from typing import ClassVar, Self
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, estimate_in, estimated, variable
+from landscape.measurements.base import (
+    History,
+    Measured,
+    arithmetic_in,
+    arithmetic_variable,
+    estimate_in,
+    estimated,
+    variable,
+)
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
@@ -64,9 +72,9 @@ class Trace(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Both numbers with their errors, and how they were made."""
-        (trace, norm, how), title = trace_of(row, self.tol).outcome, self.matrix.title
+        (trace, norm, *how), title = trace_of(row, self.tol).outcome, self.matrix.title
         agree = "all probes agree up to rounding: the interval is that of rounding alone"
-        return [f"{title}: {trace}", f"{title}: {norm}", how, *told_of_known(row), *([agree] if row.agree else [])]
+        return [f"{title}: {trace}", f"{title}: {norm}", *how, *told_of_known(row), *([agree] if row.agree else [])]
 
 
 def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
@@ -89,6 +97,7 @@ def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
         products=int(row.products),
         samples=row.samples.values,
         squares=row.squares.values,
+        arithmetic=arithmetic_in(row),
     )
 
 
@@ -102,6 +111,7 @@ def trace_variables(found: TraceEstimate, matrix: Matrix) -> dict[str, xr.Variab
         "converged": variable((), found.converged, "the goal of the trace was reached, or so many probes made"),
         "agree": variable((), found.agree, "all probes gave one number up to rounding"),
         "rounding": variable((), found.rounding, "what rounding may have done to the trace", units),
+        **arithmetic_variable(found.arithmetic),
         "deflation": variable((), found.deflation, "directions done exactly"),
         "probes": variable((), found.probes, "random probes"),
         "products": variable((), found.products, "matrix-vector products made"),

@@ -18,8 +18,10 @@ from torch import Tensor
 
 from landscape.spectrum.certificate import certified_intervals
 from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.spectrum.rounding import Distance, distance
 from landscape.spectrum.search import MISSED_AT_MOST, coefficients, unseen_edge
-from landscape.spectrum.solve import Iteration, Ritz, Verified
+from landscape.spectrum.solve import Iteration, Ritz
+from landscape.spectrum.verified import Verified
 
 # Bounds above and below on what is outside the wanted vectors: none are known, or nothing is there.
 ANYTHING, NOTHING = (math.inf, -math.inf), (-math.inf, math.inf)
@@ -36,10 +38,14 @@ class CertifiedSolve(Iteration):
     """
 
     _searches = 0
+    _distance = Distance()
     _bounded: tuple[Ritz, tuple[float, float]]  # the Ritz pairs held, and bounds on what is outside them
 
     def run(self) -> Verified:
         """See `Iteration.run`."""
+        if not self.operator.in_float64:
+            self._distance = distance(self.operator, self.seed)
+        self.verification += self.products
         found = True
         while found:
             self.settle()
@@ -55,7 +61,13 @@ class CertifiedSolve(Iteration):
             converged=self.narrow(ritz, edges),
             vectors=self.basis.combine(wanted.coordinates),
             rounding=self.rounding(wanted),
+            misjudged=self._distance.misjudged,
+            arithmetic=self._distance.arithmetic(self.operator),
         )
+
+    def rounding(self, ritz: Ritz) -> float:
+        """See `Iteration.rounding`; with what all products share."""
+        return super().rounding(ritz) + self._distance.spectral
 
     def intervals(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
         """(k, 2), rounding included: by Weyl it moves no eigenvalue, here or outside, by more than its norm."""

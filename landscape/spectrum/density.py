@@ -30,6 +30,7 @@ from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import Chain, gauss, run_chain
 from landscape.spectrum.quadrature import cdf_bounds as chain_bounds
+from landscape.spectrum.rounding import IN_FLOAT64, distance, told_of
 from landscape.wording import counted
 
 PROBES = 10
@@ -54,11 +55,12 @@ class SpectralDensity(Summarised):
         alpha: (p, m) float64, diagonals of the chains' tridiagonals.
         beta: (p, m) float64, off-diagonals and last the remainder; see `landscape.spectrum.quadrature.Chain`.
         dim: n.
-        rounding: how far rounding alone may move a node.
+        rounding: how far rounding alone may move a node, but for a chance of a thousandth.
         orthogonality: max |Q^T Q - I| over all chains and the deflated vectors.
         undeflated: outliers asked for that did not converge, and are part of what is sampled.
         products: all products made.
         products_outliers: those of them spent on the outliers.
+        arithmetic: from which matrix ``rounding`` may have moved the nodes, see `landscape.Eigenpairs`.
     """
 
     outliers: np.ndarray
@@ -73,6 +75,7 @@ class SpectralDensity(Summarised):
     undeflated: int
     products: int
     products_outliers: int
+    arithmetic: str = IN_FLOAT64
 
     @property
     def summary(self) -> list[str]:
@@ -100,7 +103,7 @@ class SpectralDensity(Summarised):
             )
             if self.rounding > 0.1 * self.expected_distance:
                 lines.append(f"rounding may have moved each node by some {self.rounding:.1e}")
-        return lines
+        return lines + told_of(self.arithmetic)
 
     @property
     def probes(self) -> int:
@@ -295,12 +298,14 @@ def spectral_density(
     tell = progress or (lambda _: None)
     before, asked = operator.products, min(k, operator.dim)
     searching = 10 * asked / (10 * asked + probes * steps)  # the part of the work that it seems to be
+    measured = distance(operator, seed)
+    at_first = operator.products
 
     if known is None:
         deflation = Deflation.of_outliers(operator, asked, tol, seed, part(tell, 0.0, searching))
     else:
         deflation, searching = Deflation.of_known(operator, known, asked, seed), 0.0
-    products_outliers = operator.products - before
+    products_outliers = operator.products - at_first
     chains: list[Chain] = []
     for index in range(probes):
         chains.append(run_chain(operator, deflation, steps, seed, index))
@@ -313,11 +318,12 @@ def spectral_density(
         residuals=deflation.residuals,
         **tables,
         dim=operator.dim,
-        rounding=_rounding(operator, deflation, seed, steps, largest),
+        rounding=_rounding(operator, deflation, seed, steps, largest) + measured.spectral,
         orthogonality=max(chain.orthogonality for chain in chains),
         undeflated=asked - len(deflation.values),
         products=operator.products - before,
         products_outliers=products_outliers,
+        arithmetic=measured.arithmetic(operator),
     )
 
 

@@ -16,6 +16,7 @@ from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rounding import bytes_in_float64
 from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.spectrum.solve import Goal, Iteration, Solve
@@ -28,8 +29,9 @@ class Eigenpairs:
 
     Attributes:
         eigenvalues: (k,) float64, the Rayleigh quotients, in the order of ``which``.
-        intervals: (k, 2) float64, lower and upper bounds. Where residuals were the goal, each contains an eigenvalue,
-            since residual and rounding together bound the distance to the nearest one. Where ``tol_value`` was, that
+        intervals: (k, 2) float64, lower and upper bounds. Where residuals were the goal, each contains an eigenvalue of
+            the matrix that ``arithmetic`` names, but for the chance ``misjudged``: residual and rounding together bound
+            the distance to the nearest one. Where ``tol_value`` was, that
             of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
             all together but with the chance ``missed``; see `landscape.spectrum.certificate`, also for LM.
         residuals: (k,) float64, ||A v - lambda v|| from the products that made the basis, with what rounding adds in
@@ -40,13 +42,18 @@ class Eigenpairs:
         which: the end of the spectrum asked for.
         tol: the relative residual asked for.
         tol_value: the relative accuracy of the eigenvalues asked for instead, or None.
-        rounding: the residual that rounding alone explains: sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e
-            the difference measured between one product with a random combination of the basis and what the basis and
-            its projection have for it.
+        rounding: the residual that rounding alone explains: a bound from products in float64 with random combinations
+            of the eigenvectors, or sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e the difference measured
+            between one product with a random combination of the basis and what the basis and its projection have for
+            it. The latter where each eigenvector was multiplied in float64, or none.
+        misjudged: the chance that rounding does more than ``intervals`` allow for; 0 where no bound is from random
+            combinations. See `landscape.spectrum.rounding`.
+        arithmetic: whose eigenvalues the intervals contain: those of the matrix ``in float64``, or ``as computed in
+            float32 (...)``, with the reason why there are no products in float64.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
         missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
-            by more than the tolerance; see `landscape.spectrum.search`. Of the matrix of the products that were made,
-            where these are in less precision: it is that of the operator up to ``rounding``.
+            by more than the tolerance; see `landscape.spectrum.search`. It is told of the matrix of the products that
+            were made, which are rounded.
         products: all products made.
         products_verification: those of them spent on measuring the rounding and on the search for missed copies.
         place: where the basis was: on the operator's device, in host memory or in a file.
@@ -62,6 +69,8 @@ class Eigenpairs:
     tol: float
     tol_value: float | None
     rounding: float
+    misjudged: float
+    arithmetic: str
     orthogonality: float
     missed: float
     products: int
@@ -78,7 +87,7 @@ class Eigenpairs:
         """The table that a terminal shows."""
         from landscape.display import eigenvalue_table
 
-        return eigenvalue_table(self.eigenvalues, self.intervals, self.residuals, self.converged)
+        return eigenvalue_table(self.eigenvalues, self.intervals, self.residuals, self.converged, self.arithmetic)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """The table that a notebook shows."""
@@ -140,14 +149,14 @@ def top_eigenpairs(
     capacity = basis_capacity(operator, k, memory)
     if basis_size is not None:
         capacity = min(operator.dim, basis_size)
-    basis = KrylovBasis(operator, capacity, seed, None if memory is None else memory - _beside(operator, k))
+    basis = KrylovBasis(operator, capacity, seed, None if memory is None else memory - _beside(operator, k, memory))
     if start is not None:
         _refuse_misshapen(operator.dim, start)
         basis.start(start.sum(dim=1))
     tell = progress or (lambda _: None)
     solve: Iteration
     if tol_value is None:
-        solve = Solve(operator, Goal(k, which, tol, limit), basis, tell, seed)
+        solve = Solve(operator, Goal(k, which, tol, limit), basis, tell, seed, memory)
     else:
         solve = CertifiedSolve(operator, Goal(k, which, tol_value, limit), basis, tell, seed)
     verified = solve.run()
@@ -161,6 +170,8 @@ def top_eigenpairs(
         tol=tol,
         tol_value=tol_value,
         rounding=verified.rounding,
+        misjudged=verified.misjudged,
+        arithmetic=verified.arithmetic,
         orthogonality=basis.orthogonality_defect(),
         missed=solve.missed,
         products=solve.products,
@@ -218,7 +229,7 @@ def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = Non
     most = 10 * k + 300
     if memory is None:
         return min(operator.dim, max(2 * k + 20, min(most, int(2e9) // size)))
-    left = memory - _beside(operator, k)
+    left = memory - _beside(operator, k, memory)
     if left < 0:
         raise InputError(
             f"{k} eigenpairs of {operator.dim:,} parameters need {amount(memory - left)} for vectors beside the basis, "
@@ -236,7 +247,7 @@ def bytes_of_basis(operator: SymmetricOperator, k: int, tol_value: float | None,
     memory = _for_one_basis(operator.memory, tol_value)
     capacity, left = basis_capacity(operator, k, memory), math.inf
     if memory is not None:
-        left = memory - _beside(operator, k)
+        left = memory - _beside(operator, k, memory)
     for sharing in (1, operator.processes.size):
         part = math.ceil(operator.dim / sharing) * operator.dtype.itemsize
         if capacity * part <= left:
@@ -249,6 +260,7 @@ def _for_one_basis(memory: int | None, tol_value: float | None) -> int | None:
     return memory if memory is None or tol_value is None else memory // 3
 
 
-def _beside(operator: SymmetricOperator, k: int) -> int:
+def _beside(operator: SymmetricOperator, k: int, memory: int) -> int:
     """Bytes of the vectors beside the basis; wanted ones are multiplied exactly where others are in less precision."""
-    return (vectors_beside(k) + 3 * k * operator.reduced) * operator.dim * operator.dtype.itemsize
+    vectors = vectors_beside(k) + 3 * k * operator.reduced
+    return max(vectors * operator.dim * operator.dtype.itemsize, bytes_in_float64(operator, memory))

@@ -16,8 +16,9 @@ import torch
 from landscape.display import Summarised, to_error
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_exact_operator
-from landscape.spectrum.products import Columns
+from landscape.spectrum.products import refuse_asymmetry
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, told_of
 from landscape.wording import counted
 
 MAX_DIM = 10_000
@@ -53,6 +54,7 @@ class FullSpectrum(Summarised):
         zero_columns: how many columns of A are exactly zero.
         products: made, n and one to measure their rounding.
         eigenvectors: (n, n) float64, orthonormal columns in the order of the eigenvalues; None if not asked for.
+        arithmetic: of which matrix they are the eigenvalues, see `landscape.Eigenpairs`.
     """
 
     eigenvalues: np.ndarray
@@ -61,6 +63,7 @@ class FullSpectrum(Summarised):
     zero_columns: int
     products: int
     eigenvectors: np.ndarray | None = field(default=None, repr=False)
+    arithmetic: str = IN_FLOAT64
 
     @property
     def summary(self) -> list[str]:
@@ -72,6 +75,7 @@ class FullSpectrum(Summarised):
             f"({counted(self.zero_columns, 'zero column')}, {counted(self.symmetry_null, 'other direction')})",
             f"asymmetry ||A - A^T||/2 {self.asymmetry:.1e}; trace {self.trace:.6g}, Frobenius norm "
             f"{self.frobenius:.6g}",
+            *told_of(self.arithmetic),
         ]
 
     @property
@@ -114,19 +118,20 @@ def full_spectrum(
 ) -> FullSpectrum:
     """All eigenvalues of an operator of up to 10,000 dimensions, by n products and a dense solver.
 
-    The columns go to a temporary file as they are made, so that beside the operator's own memory there is either one
+    The products are made in float64 where the operator has such ones, so that all eigenvalues have its digits. The
+    columns go to a temporary file as they are made, so that beside the operator's own memory there is either one
     block of them or, at the end, one matrix of 8 n^2 bytes in which LAPACK works in place.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
         eigenvectors: give them too, which takes three matrices of memory and several times the solver's time.
-        scratch: the folder for the temporary file, of n^2 entries of the operator's type; default: the system's, which
+        scratch: the folder for the temporary file, of n^2 entries in float64; default: the system's, which
             on some machines is kept in memory.
         progress: called after every block of products and before the dense solver.
 
     Raises:
         InputError: n is too large, the folder can't hold the file, a product isn't finite, or the matrix is asymmetric
-            by more than a hundredth of its norm and more than rounding explains.
+            by more of its norm than rounding explains.
     """
     operator = as_exact_operator(operator)
     refuse_large(operator.dim)
@@ -134,12 +139,12 @@ def full_spectrum(
     tell = progress or (lambda _: None)
     before = operator.products
     with tempfile.TemporaryDirectory(dir=folder, prefix="landscape-") as temporary:
-        path = Path(temporary) / "columns"
-        zero_columns, error = _write_columns(operator, path, tell)
+        path, columns = Path(temporary) / "columns", Columns(operator)
+        zero_columns = _write_columns(columns, path, tell)
         products = operator.products - before
-        matrix = _read(path, operator)
+        matrix = _read(path, columns.operator)
     asymmetry, norm = _symmetrise(matrix)
-    _refuse_asymmetry(asymmetry, norm, error)
+    refuse_asymmetry(columns.operator, asymmetry, norm)
     tell(Progress("eigenvalues", products, np.array([]), 1.0))
     # All drivers reduce to tridiagonal form in place and take the same time; transposed, so that LAPACK copies nothing.
     in_place = {"overwrite_a": True, "check_finite": False}
@@ -149,8 +154,9 @@ def full_spectrum(
     else:
         ascending, vectors = scipy.linalg.eigh(matrix.T, eigvals_only=True, driver="ev", **in_place), None
     solver_error = operator.dim * np.finfo(np.float64).eps * float(np.abs(ascending).max())
-    rounding = max(asymmetry, error) + solver_error
-    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products, vectors)
+    rounding = max(asymmetry, columns.rounding) + solver_error
+    of = arithmetic(operator, columns.reason)
+    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products, vectors, of)
 
 
 def refuse_large(dim: int) -> None:
@@ -168,8 +174,8 @@ def is_possible(operator: SymmetricOperator) -> bool:
 
 
 def _needed(operator: SymmetricOperator) -> int:
-    """Bytes of the temporary file."""
-    return operator.dim**2 * operator.dtype.itemsize
+    """Bytes of the temporary file, of float64."""
+    return operator.dim**2 * 8
 
 
 def _free(folder: Path) -> int:
@@ -190,16 +196,16 @@ def _folder(operator: SymmetricOperator, scratch: Path | None) -> Path:
     return folder
 
 
-def _write_columns(operator: SymmetricOperator, path: Path, tell: Callable[[Progress], None]) -> tuple[int, float]:
-    """Write column after column to a file; how many are exactly zero, and the norm of the rounding in all."""
-    before, zero, blocks = operator.products, 0, Columns(operator)
+def _write_columns(columns: Columns, path: Path, tell: Callable[[Progress], None]) -> int:
+    """Write column after column to a file; how many are exactly zero."""
+    dim, zero = columns.operator.dim, 0
     with path.open("wb", buffering=0) as file:
-        for start, block in blocks:
+        for start, block in columns:
             zero += int((block == 0).all(0).sum())
             _write(file, block.T.contiguous().cpu().numpy())
-            done = (start + block.shape[1]) / operator.dim
-            tell(Progress("multiplying", operator.products - before, np.array([]), done))
-    return zero, blocks.rounding
+            made = start + block.shape[1]
+            tell(Progress("multiplying", made, np.array([]), made / dim))
+    return zero
 
 
 def _write(file: io.FileIO, rows: np.ndarray) -> None:
@@ -233,12 +239,3 @@ def _symmetrise(matrix: np.ndarray) -> tuple[float, float]:
             asymmetry = float(np.hypot(asymmetry, np.sqrt(times) * np.linalg.norm(difference)))
             norm = float(np.hypot(norm, np.sqrt(times) * np.linalg.norm(mean)))
     return asymmetry, norm
-
-
-def _refuse_asymmetry(asymmetry: float, norm: float, error: float) -> None:
-    # Rounding is told by what was measured; derivatives that are wrong are off by percents, not by less.
-    if asymmetry > max(0.01 * norm, 10 * error):
-        raise InputError(
-            f"the operator isn't symmetric: ||A - A^T|| / 2 is {asymmetry:.2g} where ||A|| is {norm:.2g}; some layer's "
-            "second derivative is wrong (in PyTorch 2.13, weight_norm's)"
-        )

@@ -19,6 +19,7 @@ from landscape.spectrum.full import full_spectrum
 from landscape.spectrum.lower_end import LowerEnd, lower_end
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, radau
+from landscape.spectrum.rounding import distance
 from landscape.spectrum.spectral_sum import (
     STEPS,
     K,
@@ -88,9 +89,11 @@ def log_det(
         function = _definite(alpha, LowerEnd(lowest - error, lowest + error, 0))
         goal = None if probes else tol or TOL_LOG_DET
         return exact_sum(spectrum, function, alpha, goal, operator.products - before)
-    function = _definite(alpha, lower_end(operator, alpha, seed, settings.allowed, part(tell, 0.0, 0.2)))
+    measured = distance(operator, seed)
+    end = lower_end(operator, alpha, seed, settings.allowed, part(tell, 0.0, 0.2), measured.spectral)
+    function = _definite(alpha, end)
     summation = Summation(operator, function, alpha, settings, TOL_LOG_DET, before, part(tell, 0.2, 1.0))
-    return summation.run()
+    return summation.run(measured)
 
 
 def check_log_det(dim: int, alpha: float, settings: Settings) -> None:
@@ -215,7 +218,7 @@ def effective_dimension(
     check_effective_dimension(operator.dim, alpha, settings)
     tell, before = progress or (lambda _: None), operator.products
     summation = Summation(operator, DeterminedShare(alpha), alpha, settings, TOL_EFFECTIVE_DIMENSION, before, tell)
-    return summation.full() if settings.exact(operator) else summation.run()
+    return summation.full() if settings.exact(operator) else summation.run(distance(operator, seed))
 
 
 def check_effective_dimension(dim: int, alpha: float, settings: Settings) -> None:

@@ -104,6 +104,11 @@ class KrylovBasis:
         return self._projection[self.expanded : self.size, : self.expanded]
 
     @property
+    def relation(self) -> np.ndarray:
+        """P, (m + p, m): the products A Q_m in coordinates of the whole basis."""
+        return self._projection[: self.size, : self.expanded]
+
+    @property
     def full(self) -> bool:
         return self.size == self.capacity
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.spectrum.krylov import Expansion, KrylovBasis
+from landscape.spectrum.rounding import hold_to_symmetry
 from landscape.wording import amount
 
 
@@ -40,8 +41,8 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
         seed: of the start vector.
 
     Raises:
-        InputError: ``steps`` isn't positive, a product isn't finite, or the basis, which is returned, takes more than
-            the operator leaves for vectors.
+        InputError: ``steps`` isn't positive, a product isn't finite, products contradict one another (two more show
+            it), or the basis, which is returned, takes more than the operator leaves for vectors.
     """
     operator = as_operator(operator)
     refuse_fractions(steps=steps, seed=seed)
@@ -54,6 +55,7 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
             f"a basis of {steps} vectors of {operator.dim:,} parameters, and its copy that is returned, take "
             f"{amount(size)}, and {amount(max(0, operator.memory))} are left: ask for less, or allow more memory"
         )
+    hold_to_symmetry(operator, seed)
     basis = KrylovBasis(operator, min(steps + 1, operator.dim), seed)
     pending = basis.inject()
     made: list[Expansion] = []

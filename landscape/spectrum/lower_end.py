@@ -42,7 +42,12 @@ class LowerEnd:
 
 
 def lower_end(
-    operator: SymmetricOperator, alpha: float, seed: int, max_steps: int, progress: Callable[[Progress], None]
+    operator: SymmetricOperator,
+    alpha: float,
+    seed: int,
+    max_steps: int,
+    progress: Callable[[Progress], None],
+    shared: float = 0.0,
 ) -> LowerEnd:
     """Bounds on the lowest eigenvalue lambda of A, close enough to tell whether lambda + alpha > 0.
 
@@ -55,6 +60,7 @@ def lower_end(
         seed: of the start vector.
         max_steps: at most, and at most what fits in 2 GB, but at least 100. One product each, and two for the rounding.
         progress: called at every look.
+        shared: a bound on the norm of the rounding that all products share.
     """
     steps = _fitting(operator, max_steps)
     basis = KrylovBasis(operator, min(operator.dim, steps + 1), seed)
@@ -80,7 +86,8 @@ def lower_end(
         progress(Progress("bounding", operator.products - before, np.array([]), _come(chance)))
         if chance <= MISSED_AT_MOST or ended:
             # Each column of T is off by what is measured, and by its own length times a few units of rounding.
-            rounding = math.sqrt(m) * measured + 4 * torch.finfo(operator.dtype).eps * float(np.linalg.norm(lengths))
+            own = math.sqrt(m) * measured + 4 * torch.finfo(operator.dtype).eps * float(np.linalg.norm(lengths))
+            rounding = own + shared
             low = edge - rounding if chance <= MISSED_AT_MOST else -math.inf
             return LowerEnd(low, lowest + rounding, m)
 

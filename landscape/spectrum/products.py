@@ -1,15 +1,12 @@
-"""Blocks of products: with every unit vector, held to be finite, and how much rounding is in them."""
+"""Products with blocks of vectors, held to be finite and of a symmetric matrix, and how much rounding is in them."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.operator import SymmetricOperator, exactly
-from landscape.spectrum.probes import probe
+from landscape.operator import SymmetricOperator
 
 # Columns multiplied at a time: enough for matrix products to be fast, few enough for progress to be seen.
 _COLUMNS = 64
@@ -58,53 +55,79 @@ def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
     return products
 
 
-class Columns:
-    """Every column of an operator's matrix, in blocks, and the rounding in them: n + 1 products.
-
-    Iterating gives the first one's index and the block (n, m). The columns are summed with random signs on the way,
-    which is the product with a vector of signs, so that making this product directly shows their rounding: its square
-    is, in expectation, the sum of the squares of theirs.
-
-    Attributes:
-        rounding: ||E||_F of the matrix of errors E; measured once all blocks have been taken.
-
-    Raises:
-        InputError: a product isn't finite, or all are so small that their squares underflow.
-    """
-
-    def __init__(self, operator: SymmetricOperator) -> None:
-        self._operator = operator
-        self.rounding = 0.0
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        operator, size = self._operator, block_size(self._operator)
-        signs = probe(operator.dim, 0, 0).to(operator.device, operator.dtype)
-        largest = 0.0
-        signed = torch.zeros(operator.dim, dtype=torch.float64, device=operator.device)
-        for start in range(0, operator.dim, size):
-            stop = min(start + size, operator.dim)
-            unit = torch.zeros(operator.dim, stop - start, device=operator.device, dtype=operator.dtype)
-            unit[start:stop].fill_diagonal_(1)
-            block = finite_products(operator, unit)
-            largest = max(largest, float(block.abs().max()))
-            signed += block.to(torch.float64) @ signs[start:stop].to(torch.float64)
-            yield start, block
-        refuse_underflow(largest)
-        self.rounding = measured_rounding(operator, signs, signed)
-
-
 def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tensor) -> float:
-    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more, as exact as can be.
+    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more.
 
-    At another scale that is no power of two every operation is rounded differently, so the difference is the error;
-    the second term is for the operations that happen to be exact at both scales.
+    At another scale that is no power of two every operation on the vector is rounded differently, so the difference is
+    the error that two products don't share; the second term is for the operations that happen to be exact at both
+    scales. What is kept of the forward pass is rounded alike in both: see `landscape.spectrum.rounding`.
 
     Args:
         operator: A.
         vector: (n,) v.
         product: (n,) float64, A v, however it was obtained.
     """
-    with exactly():
-        again = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1).to(torch.float64) * 3
-    eps = torch.finfo(operator.dtype).eps
+    third = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1)
+    return rounding_between(third, product, torch.finfo(operator.dtype).eps)
+
+
+def rounding_between(third: Tensor, product: Tensor, eps: float) -> float:
+    """See `measured_rounding`: from A (v/3) and A v, (n,) each, made with operations of relative rounding ``eps``."""
+    again = 3 * third.to(torch.float64)
     return float(torch.linalg.vector_norm(again - product) + eps * torch.linalg.vector_norm(product))
+
+
+# Products that differ by more than so many of their stated errors contradict one another.
+_TIMES = 10
+
+
+def allowed_asymmetry(operator: SymmetricOperator) -> float:
+    """By how much |u^T A v - v^T A u| may exceed zero, as a share of the larger of ||A u|| ||v|| and ||A v|| ||u||.
+
+    Rounding takes half of the digits at most in float64: more would leave no product worth having. In float32 it takes
+    percents of hard cases, such as loops of many passes.
+    """
+    rounding = torch.finfo(torch.float64).eps ** 0.5 if operator.dtype == torch.float64 else 0.01
+    return max(rounding, _TIMES * operator.eps, _TIMES * operator.error)
+
+
+def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float) -> None:
+    """Raise InputError where products contradict one another by more of their ``scale`` than rounding explains."""
+    if not asymmetry <= allowed_asymmetry(operator) * scale:
+        raise InputError(
+            f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
+            f"{asymmetry:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13 those of "
+            "weight_norm and of Embedding(scale_grad_by_freq=True)): use another layer, or the Hessian by differences "
+            "of the gradient (--matrix differences)"
+        )
+
+
+def refuse_asymmetric(
+    operator: SymmetricOperator, vectors: Tensor, products: Tensor, others: tuple[Tensor, Tensor] | None = None
+) -> None:
+    """Refuse products A v with vectors v that no symmetric matrix A has: u^T A v is v^T A u.
+
+    Rounding makes the two differ, by less in float64 than in float32; a wrong second derivative makes them differ as
+    much in either.
+
+    Args:
+        operator: A.
+        vectors: (n, m) v.
+        products: (n, m) A v.
+        others: (n, l) u and (n, l) A u; default: the same as v.
+
+    Raises:
+        InputError: see `refuse_asymmetry`.
+    """
+    (u, of_u), (v, of_v) = (
+        (one.to(torch.float64), other.to(torch.float64))
+        for one, other in (others or (vectors, products), (vectors, products))
+    )
+    asymmetries = (u.T @ of_v - of_u.T @ v).abs().flatten()
+    scales = torch.maximum(torch.outer(_norms(u), _norms(of_v)), torch.outer(_norms(of_u), _norms(v))).flatten()
+    worst = int((asymmetries - allowed_asymmetry(operator) * scales).argmax())
+    refuse_asymmetry(operator, float(asymmetries[worst]), float(scales[worst]))
+
+
+def _norms(block: Tensor) -> Tensor:
+    return torch.stack([norm(each) for each in block.unbind(1)])

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, select
-from landscape.spectrum.products import measured_rounding, norm
+from landscape.spectrum.products import norm, rounding_between
+from landscape.spectrum.rounding import WideProducts
 
 # Entries of vectors that are multiplied in float64 at a time.
 _PIECE = 1 << 20
@@ -27,16 +27,16 @@ class Refined:
     vectors: Tensor
 
 
-def refined(operator: SymmetricOperator, vectors: Tensor, products: Tensor, which: Which) -> Refined:
+def refined(wide: WideProducts, vectors: Tensor, products: Tensor, which: Which) -> Refined:
     """The Ritz pairs of a subspace whose exact products are known, with their residuals, by one product more.
 
     Where products are off by E, the vectors are off by ||E|| over a gap, which is in these residuals; the Rayleigh
     quotients are off by the square of that (Parlett 1998, section 11.7).
 
     Args:
-        operator: A.
+        wide: products with A in full precision.
         vectors: (n, k) V, orthonormal.
-        products: (n, k) A V, made exactly.
+        products: (n, k) A V, made by these.
         which: the order of the pairs.
     """
     k = vectors.shape[1]
@@ -46,8 +46,9 @@ def refined(operator: SymmetricOperator, vectors: Tensor, products: Tensor, whic
     order = select(values, k, which)
     values, turned = values[order], torch.as_tensor(turns[:, order]).to(vectors)
     vectors, products = vectors @ turned, products @ turned
-    error = measured_rounding(operator, vectors[:, 0], products[:, 0].to(torch.float64))
-    rounding = math.sqrt(k) * (error + 4 * torch.finfo(operator.dtype).eps * float(np.abs(values).max()))
+    eps = torch.finfo(vectors.dtype).eps
+    error = rounding_between(wide(vectors[:, :1] / 3).squeeze(1), products[:, 0].to(torch.float64), eps)
+    rounding = math.sqrt(k) * (error + 4 * eps * float(np.abs(values).max()))
     residuals = np.array([float(norm(products[:, i] - float(values[i]) * vectors[:, i])) for i in range(k)])
     radius = residuals + rounding
     return Refined(values, np.stack([values - radius, values + radius], axis=1), residuals, vectors)

@@ -281,6 +281,14 @@ class Rows:
         host = torch.cat([coefficients, norm(rest).unsqueeze(0)]).cpu().numpy()  # one transfer a step
         return host[:-1], rest, float(host[-1])
 
+    def combine_in_float64(self, coordinates: np.ndarray) -> Tensor:
+        """The combinations (n, l) in float64 with coordinates (m, l) of the first m vectors."""
+        weights = torch.as_tensor(coordinates, device=self._store.device, dtype=torch.float64)
+        combined = torch.zeros((self._length, weights.shape[1]), device=self._store.device, dtype=torch.float64)
+        for columns, block in self._blocks(0, len(weights), self._store.piece):
+            combined[columns] = block.T.to(torch.float64) @ weights
+        return self._joined(combined.to(self._device))
+
     def combine(self, coordinates: np.ndarray, first: int = 0) -> Tensor:
         """The combinations (n, l) with coordinates (m, l) of m vectors, from the one of index ``first`` on."""
         weights = self._weights(coordinates)

@@ -10,26 +10,27 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.errors import InputError
-from landscape.operator import SymmetricOperator, exactly
+from landscape.operator import SymmetricOperator
 from landscape.spectrum.certificate import edges_for_the_rest
 from landscape.spectrum.ends import Edges, Which, edges, outwards_in, select
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.products import norm
+from landscape.spectrum.products import norm, refuse_asymmetry
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.refine import refined
+from landscape.spectrum.rounding import WideProducts, arithmetic
 from landscape.spectrum.search import MISSED_AT_MOST, Chain
+from landscape.spectrum.verified import Float64Errors, Verified
+from landscape.widened import NoFloat64Error
 
 # Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
 _ROOM = 40
-# Relative rounding of a product, in that of one operation, up to which a difference of percents can be rounding.
-_UNITS = 10
 
 
 @dataclass(frozen=True)
@@ -74,27 +75,16 @@ class Ritz:
         )
 
 
-@dataclass(frozen=True)
-class Verified:
-    """The wanted Ritz pairs with their errors; see `landscape.Eigenpairs` for the fields."""
-
-    values: np.ndarray
-    intervals: np.ndarray
-    residuals: np.ndarray
-    converged: np.ndarray
-    vectors: Tensor
-    rounding: float
-
-
 class Iteration(ABC):
     """A basis that grows until the wanted Ritz pairs are good enough, and what that costs.
 
     Attributes:
         basis: what was built.
         seed: of everything random beside the basis.
+        memory: bytes that all vectors may take; None for what the operator leaves.
         missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
         verification: products spent to verify and to search.
-        exact: (n, k) wanted Ritz vectors and their exact products, where other products are in less precision.
+        exact: (n, k) wanted Ritz vectors and their products in full precision, where others are in less than vectors.
     """
 
     def __init__(
@@ -104,8 +94,9 @@ class Iteration(ABC):
         basis: KrylovBasis,
         progress: Callable[[Progress], None],
         seed: int,
+        memory: int | None = None,
     ) -> None:
-        self.operator, self.goal, self.basis, self.seed = operator, goal, basis, seed
+        self.operator, self.goal, self.basis, self.seed, self.memory = operator, goal, basis, seed, memory
         self.missed = 1.0
         self.verification = 0
         self.exact: tuple[Tensor, Tensor] | None = None
@@ -127,6 +118,14 @@ class Iteration(ABC):
         """Products made in this run."""
         return self.operator.products - self._products_before
 
+    @cached_property
+    def _full(self) -> WideProducts | None:
+        """Products in full precision, where the operator's own are in less precision than vectors."""
+        try:
+            return WideProducts(self.operator) if self.operator.reduced else None
+        except NoFloat64Error:
+            return None
+
     @property
     def exhausted(self) -> bool:
         """No more products are allowed."""
@@ -134,9 +133,9 @@ class Iteration(ABC):
 
     def settle(self) -> None:
         """Iterate, and measure the rounding by which the result is judged, which may ask for more."""
-        if self.iterate() or self.operator.reduced:
+        if self.iterate() or self._full:
             self.measure_rounding()
-            if self.iterate() and self.operator.reduced:  # exact products are with the pairs as they are in the end
+            if self.iterate() and self._full:  # exact products are with the pairs as they are in the end
                 self.measure_rounding()
 
     def iterate(self) -> bool:
@@ -189,33 +188,27 @@ class Iteration(ABC):
         With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
         sqrt(m), in the mean square. Where products are in less precision than vectors one combination says little: the
         error is another matrix and not noise, and largest along the largest eigenvalues. The wanted Ritz vectors are
-        then multiplied exactly, each of them, and z is orthogonal to these.
+        then multiplied in full precision, each of them, and so is z, which is orthogonal to these.
 
         Raises:
             InputError: they differ by percents, which isn't rounding.
         """
         m, ritz = self.basis.expanded, self.ritz_pairs()
-        apart = ritz.coordinates if self.operator.reduced else np.zeros((m, 0))
+        apart = ritz.coordinates if self._full else np.zeros((m, 0))
         z = np.random.default_rng([self.seed, m]).standard_normal(m)
         z -= apart @ (apart.T @ z)
         rest = m - apart.shape[1]
         along = np.column_stack([apart, z / np.linalg.norm(z)] if rest else [apart])
         weights = np.append(np.ones(apart.shape[1]), [rest] if rest else [])
         vectors = self.basis.rows.combine(along)
-        with exactly():
-            products = self.operator.matmat(vectors)
+        products = (self._full or self.operator.matmat)(vectors)
         self.verification += along.shape[1]
-        if self.operator.reduced:
-            self.exact = vectors[:, : self.goal.k], products[:, : self.goal.k]
-        predicted = self.basis.rows.combine(np.vstack([self.basis.projection, self.basis.border]) @ along)
+        if self._full:
+            self.exact = vectors[:, : self.goal.k], products[:, : self.goal.k].to(vectors.dtype)
+        predicted = self.basis.rows.combine(self.basis.relation @ along)
         squares = np.array([float(norm(each)) ** 2 for each in (products - predicted).unbind(1)])
-        self._measured, scale = math.sqrt(weights @ squares / m), ritz.scale
-        if not self._measured <= max(0.01, _UNITS * self.operator.eps) * scale:
-            raise InputError(
-                f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
-                f"{self._measured:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13, "
-                "weight_norm's)"
-            )
+        self._measured = math.sqrt(weights @ squares / m)
+        refuse_asymmetry(self.operator, self._measured, ritz.scale)
 
     def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
@@ -256,22 +249,49 @@ class Solve(Iteration):
     """One run of the solver to a goal for the residuals."""
 
     _alone = False  # whether a search holds the wanted pairs alone
+    _estimated = np.zeros(0)  # (k,) the residuals without rounding
+
+    @cached_property
+    def _errors(self) -> Float64Errors:
+        return Float64Errors(self.operator, self.goal.k, self.seed, self.memory)
 
     def run(self) -> Verified:
         """See `Iteration.run`."""
+        return self.certify(self.searched())
+
+    def searched(self) -> Verified:
+        """The wanted pairs, with errors as the products that were made show them, once nothing is missed."""
         found = True
         while found:
             self.settle()
             verified = self.verified()
             found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
-        return verified if self.exact is None else self.refine(verified, *self.exact)
+        return verified
 
-    def refine(self, verified: Verified, vectors: Tensor, products: Tensor) -> Verified:
-        """The pairs anew, from the exact products that measured the rounding: in the residuals is all that it did."""
-        pairs = refined(self.operator, vectors, products, self.goal.which)
+    def settle(self) -> None:
+        """See `Iteration.settle`; and measure how far the wanted pairs are from those in float64."""
+        super().settle()
+        if not (self.operator.in_float64 or self._full):
+            ritz = self.ritz_pairs()
+            self.verification += self._errors.measure(self.basis, ritz.coordinates)
+
+    def certify(self, verified: Verified) -> Verified:
+        """The pairs with the errors that products in full precision show."""
+        if self._full and self.exact:
+            return self.refine(verified, self._full, *self.exact)
+        before = self.products
+        certified = self._errors.certify(verified, self._estimated, self.goal.tol, self.goal.which)
+        self.verification += self.products - before
+        return certified
+
+    def refine(self, verified: Verified, wide: WideProducts, vectors: Tensor, products: Tensor) -> Verified:
+        """The pairs anew, from products in full precision: in the residuals is all that rounding did to the others."""
+        pairs = refined(wide, vectors, products, self.goal.which)
         self.verification += 1
         allowed = np.maximum(self.goal.tol * np.abs(pairs.values), verified.rounding)
-        return replace(verified, **vars(pairs), converged=pairs.residuals <= allowed)
+        reason = "" if wide.operator.in_float64 else "the model can't be evaluated in float64"
+        arithmetic_of = arithmetic(wide.operator, reason)
+        return replace(verified, **vars(pairs), converged=pairs.residuals <= allowed, arithmetic=arithmetic_of)
 
     def allowed(self, ritz: Ritz) -> np.ndarray:
         """See `Iteration.allowed`: what was asked for, or the level of rounding, with what rounding adds."""
@@ -283,7 +303,7 @@ class Solve(Iteration):
         ritz = self.ritz_pairs()
         allowed, rounding = self.allowed(ritz), self.rounding(ritz)
         self.tell("verifying", ritz, allowed)
-        residuals = self.residuals(ritz)
+        residuals, self._estimated = self.residuals(ritz), ritz.residuals
         radius = residuals + rounding
         intervals = np.stack([ritz.values - radius, ritz.values + radius], axis=1)
         vectors = self.basis.combine(ritz.coordinates)

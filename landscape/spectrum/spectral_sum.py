@@ -35,6 +35,7 @@ from landscape.spectrum.probes import check_goal, probe
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, run_chain
+from landscape.spectrum.rounding import IN_FLOAT64, Distance, told_of
 from landscape.spectrum.trace import FEWEST_PROBES, Estimate
 
 STEPS = 100
@@ -92,6 +93,8 @@ class SpectralSum(Summarised, Estimate):
         products: made in all: chains, outliers, those that measure the rounding, and whatever else was needed.
         samples: (probes,) float64, independent estimates of the sum, probe by probe; the same probes are used at
             another point with the same seed, so that differences can be taken in pairs.
+        arithmetic: of which matrix the interval is, see `landscape.Eigenpairs`. Of one in float64 the rounding is
+            bounded but for a chance of a thousandth.
     """
 
     alpha: float
@@ -108,6 +111,7 @@ class SpectralSum(Summarised, Estimate):
     steps: int
     products: int
     samples: np.ndarray
+    arithmetic: str = IN_FLOAT64
 
     @property
     def shared_error(self) -> float:
@@ -124,7 +128,7 @@ class SpectralSum(Summarised, Estimate):
                 f"{self.products} products; errors that the probes share: quadrature {self.quadrature_error:.1e}, "
                 f"outliers {self.deflation_error:.1e}, rounding {self.rounding:.1e}"
             )
-        return [Estimate.__str__(self), how]
+        return [Estimate.__str__(self), how, *told_of(self.arithmetic)]
 
     @property
     def summary(self) -> list[str]:
@@ -252,6 +256,7 @@ def exact_sum(
         steps=0,
         products=products,
         samples=np.array([]),
+        arithmetic=spectrum.arithmetic,
     )
 
 
@@ -288,7 +293,7 @@ class Summation:
     ) -> None:
         self.operator, self.function, self.alpha, self.settings = operator, function, alpha, settings
         self.tol = None if settings.probes else settings.tol or tol
-        self._before, self._progress = before, progress
+        self._before, self._progress, self._distance = before, progress, Distance()
         self._deflation = Deflation.none(operator)
         self._longest = 0
         self._gauss: list[tuple[np.ndarray, np.ndarray]] = []  # nodes and weights of each chain
@@ -299,9 +304,13 @@ class Summation:
         """Products made in this measurement."""
         return self.operator.products - self._before
 
-    def run(self) -> SpectralSum:
-        """Make the probes that the goal asks for; each look at it is a chance to stop too early, so there are few."""
-        self._deflation = self.deflate()
+    def run(self, measured: Distance) -> SpectralSum:
+        """Make the probes that the goal asks for; each look at it is a chance to stop too early, so there are few.
+
+        Args:
+            measured: how far the operator's products are from those in float64.
+        """
+        self._distance, self._deflation = measured, self.deflate()
         self.measure_rounding()
         wanted = self.settings.probes or FEWEST_PROBES
         while True:
@@ -337,7 +346,7 @@ class Summation:
         """||E||_F of the matrix E of the products' errors, from a product with a vector of signs."""
         signs = probe(self.operator.dim, self.settings.seed, 0).to(self.operator.device, self.operator.dtype)
         product = finite_products(self.operator, signs.unsqueeze(1)).squeeze(1).to(torch.float64)
-        self._moved = measured_rounding(self.operator, signs, product)
+        self._moved = measured_rounding(self.operator, signs, product) + self._distance.frobenius
 
     def draw(self, wanted: int) -> None:
         """Add chains until there are so many."""
@@ -379,6 +388,7 @@ class Summation:
             steps=self._longest,
             products=self.products,
             samples=samples,
+            arithmetic=self._distance.arithmetic(self.operator),
         )
 
     def standard_error(self) -> float:

@@ -38,8 +38,9 @@ from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block, standard_error
-from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
+from landscape.spectrum.products import block_size, finite_products, measured_rounding
 from landscape.spectrum.progress import Progress
+from landscape.spectrum.rounding import COMBINATIONS, IN_FLOAT64, Columns, Distance, arithmetic, distance, told_of
 
 FEWEST_PROBES = 10
 # Measured over 1,000 seeds on spectra with one outlier, with ten, decaying as 1/k, and on trained transformers: with 5
@@ -95,13 +96,15 @@ class TraceEstimate(Summarised):
             a vector of signs. If no product is rounded worse, that is a bound by Cauchy and Schwarz: the exact
             part is a sum of j products' errors along unit vectors, the rest a mean of errors along vectors of length
             at most sqrt(n). To the sum of k known eigenvalues rounding adds up to sqrt(k) times the ``rounding`` of
-            their solve.
+            their solve. What all products share is added, see `landscape.spectrum.rounding.Distance.trace`.
         deflation: j, how many directions were done exactly instead of by probes.
         probes: how many.
-        products: made in all, with j of the deflation and one to measure the rounding.
+        products: made in all, with j of the deflation and those that measure the rounding.
         samples: (probes,) float64, unbiased and independent estimates of the trace, probe by probe. The first m are
             those of a run with m probes; at another point they are of the same probes, and can be subtracted in pairs.
         squares: (probes,) float64, those of ||A||_F^2.
+        arithmetic: of which matrix the intervals are, see `landscape.Eigenpairs`. Of one in float64 the rounding is
+            bounded but for a chance of a thousandth.
     """
 
     trace: Estimate
@@ -116,6 +119,7 @@ class TraceEstimate(Summarised):
     products: int
     samples: np.ndarray
     squares: np.ndarray
+    arithmetic: str = IN_FLOAT64
 
     @property
     def drowned(self) -> bool:
@@ -128,7 +132,7 @@ class TraceEstimate(Summarised):
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
-        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how]
+        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *told_of(self.arithmetic)]
 
     @property
     def summary(self) -> list[str]:
@@ -221,7 +225,7 @@ def check_arguments(
 
 def _least(dim: int, deflation: int) -> int:
     """The products of the shortest run: of deflation and the first probes, or of every unit vector, and of rounding."""
-    return min(dim, deflation + FEWEST_PROBES) + 1
+    return min(dim, deflation + FEWEST_PROBES + 2 * COMBINATIONS) + 1
 
 
 @dataclass(frozen=True)
@@ -285,7 +289,8 @@ class _Estimation:
         """Make the probes that the goal asks for, unless every unit vector takes no more products."""
         if self.operator.dim <= deflation + self.goal.probes:
             return self.exact()
-        samples = _Samples(self.operator, self.deflate(deflation, known), self.seed)
+        measured = distance(self.operator, self.seed)
+        samples = _Samples(self.operator, self.deflate(deflation, known), self.seed, measured)
         wanted = self.goal.probes
         while True:
             self.draw(samples, wanted)
@@ -349,6 +354,7 @@ class _Estimation:
             products=self.products,
             samples=np.array([]),
             squares=np.array([]),
+            arithmetic=arithmetic(self.operator, blocks.reason),
         )
 
     def tell(self, phase: str, total: int) -> None:
@@ -359,8 +365,8 @@ class _Estimation:
 class _Samples:
     """The samples of the probes so far, and what rounding is in them."""
 
-    def __init__(self, operator: SymmetricOperator, subspace: _Subspace, seed: int) -> None:
-        self.operator, self.subspace, self.seed = operator, subspace, seed
+    def __init__(self, operator: SymmetricOperator, subspace: _Subspace, seed: int, measured: Distance) -> None:
+        self.operator, self.subspace, self.seed, self.distance = operator, subspace, seed, measured
         self.error = 0.0
         self._traces: list[float] = []
         self._squares: list[float] = []
@@ -383,15 +389,15 @@ class _Samples:
 
     @property
     def rounding(self) -> float:
-        return math.sqrt(2 * self.operator.dim) * self.error + self.subspace.rounding
+        return math.sqrt(2 * self.operator.dim) * self.error + self.distance.trace + self.subspace.rounding
 
     def estimate(self, tol: float | None, products: int) -> TraceEstimate:
         """What the samples say, given the goal and the products made."""
         traces, squares = np.array(self._traces), np.array(self._squares)
-        trace = interval(traces, self.rounding)
+        trace, off = interval(traces, self.rounding), self.error + self.distance.frobenius + self.subspace.rounding
         return TraceEstimate(
             trace=trace,
-            frobenius=root(interval(squares, 0.0), self.subspace.square, self.error + self.subspace.rounding),
+            frobenius=root(interval(squares, 0.0), self.subspace.square, off),
             method="probes",
             tol=tol,
             converged=tol is None or trace.half_width <= tol * abs(trace.value),
@@ -402,6 +408,7 @@ class _Samples:
             products=products,
             samples=traces,
             squares=squares,
+            arithmetic=self.distance.arithmetic(self.operator),
         )
 
     def needed(self, estimate: TraceEstimate) -> int:

@@ -1,0 +1,152 @@
+"""Ritz pairs with their errors, and what products in float64 say of these errors.
+
+A solve sees its own products alone, and all of them share the rounding of one forward pass. So the wanted vectors are
+multiplied in float64: a few random combinations of them, or each of them where rounding matters to what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.operator import SymmetricOperator
+from landscape.spectrum.ends import Which, select
+from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.products import norm
+from landscape.spectrum.rounding import (
+    COMBINATIONS,
+    IN_FLOAT64,
+    MISJUDGED,
+    WideProducts,
+    arithmetic,
+    gaussians,
+    spectral_bound,
+)
+from landscape.widened import NoFloat64Error
+
+# The share of what is asked for from which on rounding is worth products in float64 with every wanted vector.
+_MATTERS = 0.2
+
+
+@dataclass(frozen=True)
+class Verified:
+    """The wanted Ritz pairs with their errors; see `landscape.Eigenpairs` for the fields."""
+
+    values: np.ndarray
+    intervals: np.ndarray
+    residuals: np.ndarray
+    converged: np.ndarray
+    vectors: Tensor
+    rounding: float
+    misjudged: float = 0.0
+    arithmetic: str = IN_FLOAT64
+
+
+class Float64Errors:
+    """How far the wanted pairs of a solve are from those of the matrix in float64.
+
+    Args:
+        operator: A, by products in float32.
+        k: how many pairs are wanted.
+        seed: of the combinations.
+        memory: bytes that all vectors may take; None for what the operator leaves.
+    """
+
+    def __init__(self, operator: SymmetricOperator, k: int, seed: int, memory: int | None) -> None:
+        self._operator, self._k, self._seed, self._memory = operator, k, seed, memory
+        self._wide: WideProducts | None = None
+        self._reason = ""  # why there are no products in float64
+        self._off = np.zeros(0)  # of each combination of wanted vectors, by how much its product is off
+
+    def measure(self, basis: KrylovBasis, coordinates: np.ndarray) -> int:
+        """Hold the wanted Ritz pairs to products in float64 with Gaussian combinations of their vectors.
+
+        With D the matrix of what the products with the wanted vectors are off by, and g of k standard normal numbers,
+        ||D g|| bounds ||D||_2, and so every column of D; see `landscape.spectrum.rounding`. Of no more pairs than there
+        are combinations each vector is multiplied itself, by `certify`. A product with a random vector is there for all
+        others to agree with.
+
+        Args:
+            basis: in which the pairs are.
+            coordinates: (m, k) of the wanted vectors.
+
+        Returns:
+            The products made.
+
+        Raises:
+            InputError: a product isn't finite, or they contradict one another.
+        """
+        before, off = self._operator.products, list[float]()
+        draws = np.random.default_rng([self._seed, basis.expanded, self._k]).standard_normal((self._k, COMBINATIONS))
+        combinations = np.split(coordinates @ draws, COMBINATIONS, axis=1) if self._k > COMBINATIONS else []
+        try:
+            if self._wide is None:
+                self._wide = WideProducts(self._operator, self._memory)
+                self._wide(gaussians(self._operator, self._seed, 1))
+            for along in combinations:
+                product = self._wide(basis.rows.combine_in_float64(along))
+                predicted = basis.rows.combine_in_float64(basis.relation @ along)
+                off.append(float(norm((product - predicted).squeeze(1))))
+        except NoFloat64Error as error:
+            self._wide, self._reason = None, str(error)
+        self._off = np.array(off)
+        return self._operator.products - before
+
+    def certify(self, verified: Verified, estimated: np.ndarray, tol: float, which: Which) -> Verified:
+        """The pairs with the errors that products in float64 show; as they are where there are no such products.
+
+        Where the bound of the combinations is no small part of what was asked for, every vector is multiplied.
+
+        Args:
+            verified: the pairs with their errors as products in float32 show them.
+            estimated: (k,) their residuals without rounding.
+            tol: the relative residual asked for.
+            which: the order of the pairs.
+        """
+        if self._wide is None:
+            return replace(verified, arithmetic=arithmetic(self._operator, self._reason))
+        limit = np.maximum(tol * np.abs(verified.values), verified.rounding)
+        bound = spectral_bound(self._off) if len(self._off) else math.inf
+        if (bound <= _MATTERS * limit).all():
+            return self._bounded(verified, estimated, limit, bound)
+        return self._multiplied(verified, estimated, tol, which, self._wide)
+
+    def _bounded(self, verified: Verified, estimated: np.ndarray, limit: np.ndarray, bound: float) -> Verified:
+        """The pairs with a bound on what their products are off by, which holds but for the chance `MISJUDGED`."""
+        # In the mean square a column of D is as large as D g is by the root of k.
+        residuals = np.hypot(estimated, np.linalg.norm(self._off) / math.sqrt(len(self._off) * self._k))
+        radius = estimated + bound
+        intervals = np.stack([verified.values - radius, verified.values + radius], axis=1)
+        converged = residuals <= limit
+        return Verified(verified.values, intervals, residuals, converged, verified.vectors, bound, MISJUDGED)
+
+    def _multiplied(
+        self, verified: Verified, estimated: np.ndarray, tol: float, which: Which, wide: WideProducts
+    ) -> Verified:
+        """The pairs with their vectors' Rayleigh quotients and residuals in float64, by a product each.
+
+        Quotients are off by the square of what rounding has put the vectors off by (Parlett 1998, section 11.7). What
+        is told holds for the vectors as they are, whatever their length.
+        """
+        quotients = [_rayleigh(wide, vector.to(torch.float64)) for vector in verified.vectors.unbind(1)]
+        values, residuals = np.array(quotients).T
+        order = select(values, self._k, which)
+        values, residuals = values[order], residuals[order]
+        vectors = verified.vectors if (order == np.arange(self._k)).all() else verified.vectors[:, order.tolist()]
+        # In float64 rounding is smaller by 2^29 than what it has put into these residuals.
+        radius = residuals + 4 * torch.finfo(torch.float64).eps * np.abs(values).max()
+        intervals = np.stack([values - radius, values + radius], axis=1)
+        converged = residuals <= np.maximum(tol * np.abs(values), verified.rounding)
+        beyond = np.sqrt((residuals**2 - estimated[order] ** 2).clip(0))
+        return Verified(values, intervals, residuals, converged, vectors, max(verified.rounding, float(beyond.max())))
+
+
+def _rayleigh(wide: WideProducts, vector: Tensor) -> tuple[float, float]:
+    """The Rayleigh quotient of a vector (n,) float64 of any length, and the norm of what remains, by its length."""
+    product, square = wide(vector.unsqueeze(1)).squeeze(1), float(vector @ vector)
+    quotient = float(vector @ product) / square
+    return quotient, float(norm(product - quotient * vector)) / math.sqrt(square)

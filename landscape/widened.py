@@ -1,0 +1,91 @@
+"""Evaluation in float64 throughout, of models that cast to float32 on their way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_FEWER_DIGITS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class NoFloat64Error(Exception):
+    """An operator has no products in float64; the message says why, as the end of a sentence."""
+
+
+@contextmanager
+def widened() -> Iterator[None]:
+    """Evaluate in float64: casts of float64 tensors to float32 stay in float64, and so do tensors made without a type.
+
+    Layers such as RMSNorm, and softmax with a ``dtype``, cast to float32 to have more digits than half precision. In an
+    evaluation in float32 such a cast does nothing: the function that is evaluated is the one without the cast.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widening():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class _Widening(TorchFunctionMode):
+    """Puts float64 where a function of a float64 tensor is asked for float32."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if args and _is_float64(args[0]):
+            func = Tensor.double if func is Tensor.float else func
+            args = tuple(map(_wider, args))
+            kwargs = {name: _wider(each) for name, each in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+class Rounds(TorchFunctionMode):
+    """Notes what an evaluation in float64 rounds to fewer digits, of all that depends on the parameters.
+
+    Attributes:
+        what: the first function that does; None where none was seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.what: str | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.what is None and isinstance(result, Tensor) and result.requires_grad:
+            if torch.is_autocast_enabled(result.device.type):
+                self.what = "autocast"
+            elif result.dtype in _FEWER_DIGITS and any(map(_is_float64, args)):
+                self.what = f"{getattr(func, '__name__', func)} to {str(result.dtype).removeprefix('torch.')}"
+        return result
+
+
+def _is_float64(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.float64
+
+
+def _wider(value: Any) -> Any:
+    """The type float64 for float32; anything else as it is."""
+    return torch.float64 if value is torch.float32 else value
+
+
+def fast_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64 at no less than a quarter of its float32 rate.
+
+    CPUs do. Of CUDA devices those of compute capability x.0 do, from 6.0 on; others have 1/32 or 1/64 of the float32
+    rate (NVIDIA, CUDA C++ Programming Guide, "Arithmetic instructions"). MPS has no float64.
+    """
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return minor == 0 and major in (6, 7, 8, 9, 10)
+    return device.type == "cpu"
