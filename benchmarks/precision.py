@@ -1,4 +1,4 @@
-"""The command ``python -m benchmarks.precision``: how often intervals of eigenvalues computed in float32 hold.
+"""The command ``python -m benchmarks.precision [cost]``: how often intervals of eigenvalues computed in float32 hold.
 
 Each problem is solved for its five largest eigenvalues in float32, and every interval is held to all eigenvalues of the
 dense Hessian of the same model and data in float64. Five families of models are those that rounding in the shared
@@ -8,6 +8,7 @@ forward pass puts off: their intervals in version 0.1, which knew no products in
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -19,16 +20,18 @@ from cyclopts import App
 from scipy.stats import beta
 from torch import Tensor, nn
 
+from benchmarks.cases import CASES
 from benchmarks.machine import this_machine
 from benchmarks.tables import Table
 from landscape.errors import InputError
+from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.spectrum.eigenpairs import basis_capacity, products_allowed
+from landscape.spectrum.eigenpairs import basis_capacity, products_allowed, top_eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.rounding import IN_FLOAT64
 from landscape.spectrum.solve import Goal, Solve
 
-K = 5
+K, TOP = 5, 10
 SAMPLES, CLASSES, FEATURES = 60, 3, 5
 
 
@@ -226,7 +229,52 @@ def _row(name: str, found: list[Outcome]) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+class Alone(SymmetricOperator):
+    """An operator without its products in float64."""
+
+    def __init__(self, operator: SymmetricOperator) -> None:
+        super().__init__(operator.dim, operator.device, operator.dtype)
+        self._operator = operator
+
+    def _product(self, vectors: Tensor) -> Tensor:
+        return self._operator.matmat(vectors)
+
+
+def cost(case: str, seeds: int = 3) -> tuple[str, ...]:
+    """A row: what products in float64 add to a solve for ten pairs of a benchmark model, from the model to the pairs."""
+    problem, made, took = CASES[case][1](), {True: [], False: []}, {True: [], False: []}
+    for seed in range(seeds):
+        for measured in (False, True):
+            started = time.perf_counter()
+            hessian = problem.to().hessian(20 + 4 * TOP)
+            found = top_eigenpairs(hessian if measured else Alone(hessian), TOP, seed=seed)
+            took[measured].append(time.perf_counter() - started)
+            made[measured].append(found.products)
+    (alone, all_products), (before, seconds) = (
+        (statistics.median(each[False]), statistics.median(each[True])) for each in (made, took)
+    )
+    shares = [after / first - 1 for first, after in zip(took[False], took[True], strict=True)]
+    return (
+        case, f"{alone:.0f}", f"{all_products:.0f}", f"{before:.1f}", f"{seconds:.1f}",
+        f"{statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})", found.arithmetic,
+    )  # fmt: skip
+
+
 app = App(name="python -m benchmarks.precision", version_flags=[])
+
+
+@app.command(name="cost")
+def costs(*cases: str) -> None:
+    """Print, as Markdown, what products in float64 add to the ten largest eigenpairs of the benchmarks' models.
+
+    Args:
+        cases: Of these models alone.
+    """
+    torch.set_num_threads(1)
+    rows = [cost(case) for case in cases or ("toy", "looped-66k", "looped-270k", "gpt-900k", "resnet-20")]
+    header = ("", "products in float32 alone", "products", "seconds in float32 alone", "seconds", "added", "errors")
+    title = "What products in float64 add to ten eigenpairs, one thread, medians of three seeds"
+    print(f"{this_machine(torch.device('cpu'))}\n\n{Table(title, header, rows).markdown()}")
 
 
 @app.default

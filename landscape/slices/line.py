@@ -27,8 +27,8 @@ class Line:
         accuracies: (m,) weighted share of terms that are right; NaN where the loss has no classes.
         sample_losses: (samples, m), each sample's mean loss over its own terms; NaN for one that is masked.
         sample_weights: (samples,) their weights in the objective: sum_i w_i l_i / sum_i w_i is ``losses``.
-        slope: d^T g with the gradient g at theta.
-        curvature: d^T H d.
+        slope: d^T g with the gradient g at theta, as computed in the problem's precision.
+        curvature: d^T H d, as computed in that precision.
         norm: ||d||.
     """
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, select
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.products import norm
+from landscape.spectrum.products import block_size, norm
 from landscape.spectrum.rounding import (
     COMBINATIONS,
     IN_FLOAT64,
@@ -80,19 +80,23 @@ class Float64Errors:
         Raises:
             InputError: a product isn't finite, or they contradict one another.
         """
-        before, off = self._operator.products, list[float]()
-        draws = np.random.default_rng([self._seed, basis.expanded, self._k]).standard_normal((self._k, COMBINATIONS))
-        combinations = np.split(coordinates @ draws, COMBINATIONS, axis=1) if self._k > COMBINATIONS else []
+        before = self._operator.products
         try:
-            if self._wide is None:
-                self._wide = WideProducts(self._operator, self._memory)
-                self._wide(gaussians(self._operator, self._seed, 1))
-            for along in combinations:
-                product = self._wide(basis.rows.combine_in_float64(along))
-                predicted = basis.rows.combine_in_float64(basis.relation @ along)
-                off.append(float(norm((product - predicted).squeeze(1))))
+            self._wide = self._wide or WideProducts(self._operator, self._memory)
         except NoFloat64Error as error:
-            self._wide, self._reason = None, str(error)
+            self._reason = str(error)
+            return 0
+        draws = np.random.default_rng([self._seed, basis.expanded, self._k]).standard_normal((self._k, COMBINATIONS))
+        along = coordinates @ draws if self._k > COMBINATIONS else np.zeros((len(coordinates), 0))
+        # The graph is made once for a block, where there is room for one.
+        at_once = min(block_size(self._operator), COMBINATIONS + 1)
+        vectors = gaussians(self._operator, self._seed, 1).to(torch.float64)
+        off = []
+        for block in np.split(along, range(at_once - 1, along.shape[1], at_once), axis=1):
+            products = self._wide(torch.cat([vectors, basis.rows.combine_in_float64(block)], 1))[:, vectors.shape[1] :]
+            products -= basis.rows.combine_in_float64(basis.relation @ block)
+            off += [float(norm(each)) for each in products.unbind(1)]
+            vectors = vectors[:, :0]
         self._off = np.array(off)
         return self._operator.products - before
 
