@@ -210,6 +210,14 @@ def _flat(names: Any) -> Iterator[str]:
         yield from (name,) if isinstance(name, str) else name
 
 
+def tokens_of(model: Any) -> int | None:
+    """How many tokens a model of transformers has a vector for; None where it has no table of these."""
+    try:
+        return len(model.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
+
+
 def given_to(model: nn.Module) -> nn.Module:
     """The module whose ``forward`` says which inputs there are: the one under an adapter."""
     return getattr(model, "get_base_model", lambda: model)()

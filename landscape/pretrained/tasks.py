@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from landscape.errors import InputError
 from landscape.forms import predicted
 from landscape.pretrained.arrays import IGNORED, Arrays
-from landscape.pretrained.hugging_face import given_to, heads
+from landscape.pretrained.hugging_face import given_to, heads, tokens_of
 from landscape.pretrained.tokenizers import Tokenizer
 from landscape.wording import cause, listed
 
@@ -89,13 +89,12 @@ def _task(base: nn.Module) -> str | None:
 
 def _check_tokens(base: Any, inputs: dict[str, Tensor]) -> None:
     """Refuse tokens that the model has no vector for, which some kernels read past the end of the table."""
-    size = getattr(base.config, "vocab_size", None)
-    for name in ("input_ids", "decoder_input_ids"):
-        if name in inputs and size is not None and not bool(((inputs[name] >= 0) & (inputs[name] < size)).all()):
-            raise InputError(
-                f"{name} has tokens from {int(inputs[name].min())} to {int(inputs[name].max())}, and the model those "
-                f"from 0 to {size - 1}: give tokens, or a tokenizer, that belong to the model"
-            )
+    tokens, size = inputs.get("input_ids"), tokens_of(base)
+    if tokens is not None and size is not None and not bool(((tokens >= 0) & (tokens < size)).all()):
+        raise InputError(
+            f"input_ids has tokens from {int(tokens.min())} to {int(tokens.max())}, and the model those from 0 to "
+            f"{size - 1}: give tokens, or a tokenizer, that belong to the model"
+        )
 
 
 def _filled_up(base: Any, arrays: Arrays) -> Arrays:

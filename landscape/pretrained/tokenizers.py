@@ -17,7 +17,7 @@ from typing import Any
 
 from landscape.errors import InputError
 from landscape.pretrained.files import Folder, read_json, tokenizer_place
-from landscape.pretrained.hugging_face import library, quiet
+from landscape.pretrained.hugging_face import library, quiet, tokens_of
 from landscape.wording import cause, counted, listed, one_line
 
 _FILE, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
@@ -71,9 +71,8 @@ class Tokenizer:
             InputError: there are some among these.
         """
         if found := {self.undefined[token] for token in set(tokens) & self.undefined.keys()}:
-            raise InputError(
-                f"no file of the folder has the tokens {listed(sorted(map(repr, found)))}, which transformers adds: {_SAVE}"
-            )
+            names = listed(sorted(map(repr, found)))
+            raise InputError(f"no file of the folder has the tokens {names}, which transformers adds: {_SAVE}")
 
     def read(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
         """What of the texts isn't in their tokens.
@@ -197,7 +196,7 @@ def _undefined(made: Any, place: Path, serialised: Any) -> dict[int, str]:
 
 def _of_sizes(tokens: int, model: Any) -> tuple[str, ...]:
     """A note where a tokenizer has more tokens than its model, or fewer than padding explains."""
-    size = getattr(model.config, "vocab_size", None)
+    size = tokens_of(model)
     if size is None or size * (1 - _PADDING) <= tokens <= size:
         return ()
     return (f"the folder's tokenizer has {counted(tokens, 'token')}, and its model {size:,}: is it the model's?",)
