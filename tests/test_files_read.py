@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,11 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 
 import landscape
 from landscape.checkpoint.files import digest
 from landscape.pretrained import read_with_model
 from landscape.pretrained.files import folder_at, tokenizer_files, tokenizer_place
+from tests.conftest import ROOT
 from tests.kinds import FOLDERS, GPT2, LM, folder
 from tests.opened import opened_below, opened_by_python
 
@@ -133,8 +136,9 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 
 
 def installed(file: Path) -> bool:
-    """Whether a file belongs to Python, its packages or the system."""
+    """Whether a file belongs to Python, its packages, this one or the system."""
     roots = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), "/proc", "/sys", "/dev", "/usr", "/etc"}
+    roots.add(str(ROOT / "landscape"))
     return any(Path(root) in file.parents for root in roots)
 
 
@@ -280,3 +284,33 @@ def test_every_file_of_a_tokenizer_is_known(tmp_path):
         (tmp_path / name).touch()
     assert len(names) >= 20
     assert names - {file.name for file in tokenizer_files(tmp_path)} == set()
+
+
+@pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "PreTrainedTokenizerFast"}], ids=["by class", "by file"])
+def test_text_is_read_by_the_files_of_the_tokenizer(settings, tmp_path, monkeypatch):
+    """Settings that lead elsewhere lead nowhere."""
+    monkeypatch.chdir(tmp_path)
+    model, elsewhere = plain(tmp_path), tmp_path / "elsewhere"
+    vocabulary = {"a": 0, "b": 1, "ab": 2}
+    for place, order in ((model, 1), (elsewhere, -1)):
+        place.mkdir(exist_ok=True)
+        words = {word: i for i, word in enumerate(list(vocabulary)[::order])}
+        (place / "vocab.json").write_text(json.dumps(words))
+        (place / "merges.txt").write_text("#version: 0.2\na b\n")
+        if settings:
+            Tokenizer(models.BPE(words, [("a", "b")])).save(str(place / "tokenizer.json"))
+        (place / "chat_template.jinja").write_text("")
+    names = {"vocab_file": "vocab.json", "merges_file": "merges.txt", "tokenizer_file": "tokenizer.json"}
+    leading = {key: str(elsewhere / name) for key, name in names.items()}
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | leading))
+    Path("temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    Path("text.txt").write_text("ab" * 8 + "b" * 4 + "a" * 4)
+    known = {file.resolve() for file in (*folder_at(model).files, *tokenizer_files(model), Path("text.txt"))}
+    with opened_below(tmp_path) as below, opened_by_python() as anywhere:
+        (batch,) = landscape.load_problem(model, data="text.txt", length=16).batches
+    assert batch[0]["input_ids"].tolist() == [[2] * 8 + [1] * 4 + [0] * 4]
+    assert below <= known
+    assert model / ("tokenizer.json" if settings else "vocab.json") in below
+    others = {file for file in anywhere if not installed(file) and file.resolve() not in known}
+    assert {file for file in others if tmp_path / "temporary" not in file.parents} == set()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,9 @@ _WEIGHTS, _OF_ADAPTERS = ("model.safetensors", "pytorch_model.bin"), ("adapter_m
 _PATTERNS = ("*.safetensors", f"*.safetensors{_INDEX}", "*.bin", f"*.bin{_INDEX}")
 _KNOWN_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA", "OFT", "BOFT")
 _LARGEST_JSON = 2**24
-# Names of the files that tokenizers of transformers read.
+# Names of the files that tokenizers of transformers read, but for templates of conversations.
 _TOKENS = ("*token*", "*vocab*", "merges.txt", "*.model", "*.spm", "*.codes", "dict.txt", "emoji.json",
            "byte_maps.json", "normalizer.json", "word_*.json")  # fmt: skip
-_TEMPLATES = ("chat_template*", "additional_chat_templates/*.jinja")
 _NO_TOKENIZER = (".safetensors", ".bin", ".py")
 
 
@@ -95,9 +94,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def tokenizer_files(folder: Path, patterns: Sequence[str] = (*_TOKENS, *_TEMPLATES)) -> list[Path]:
+def tokenizer_files(folder: Path) -> list[Path]:
     """The files in a folder that its tokenizer may read."""
-    found = {file for pattern in patterns for file in folder.glob(pattern) if file.suffix not in _NO_TOKENIZER}
+    found = {file for pattern in _TOKENS for file in folder.glob(pattern) if file.suffix not in _NO_TOKENIZER}
     return sorted(file for file in found if file.is_file())
 
 
@@ -109,7 +108,7 @@ def tokenizer_digest(folder: Folder) -> str | None:
 
 def tokenizer_place(folder: Folder) -> Path:
     """An adapter's own folder where that has a tokenizer, else the folder of its model."""
-    return folder.path if tokenizer_files(folder.path, _TOKENS) else folder.under
+    return folder.path if tokenizer_files(folder.path) else folder.under
 
 
 def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[list[Path], list[Path]]:

@@ -6,17 +6,20 @@ vocabulary, the rules of a class in place of those in tokenizer.json. Such token
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.pretrained.files import Folder, read_json, tokenizer_place
+from landscape.pretrained.files import Folder, read_json, tokenizer_files, tokenizer_place
 from landscape.pretrained.hugging_face import library, quiet, tokens_of
 from landscape.wording import cause, counted, listed, one_line
 
@@ -95,7 +98,7 @@ class Tokenizer:
         lost -= sum(text.count(name) for text in texts) if name else 0
         counts = Counter(chain.from_iterable(texts))
         letters = [letter for letter in counts if not letter.isspace()]
-        alone = self.made(letters, add_special_tokens=False)["input_ids"]
+        alone = self.made(letters, add_special_tokens=False)["input_ids"] if letters else []
         without = sum(counts[letter] for letter, found in zip(letters, alone, strict=True) if not found)
         every = sum(counts[letter] for letter in letters)
         said = _shares((lost, tokens, f"tokens are unknown to the tokenizer ({one_line(name, 40)})"),
@@ -124,30 +127,36 @@ def tokenizer_of(folder: Folder, model: Any, purpose: Purpose, texts: Sequence[s
     place, transformers = tokenizer_place(folder), library("transformers", folder.path)
     try:
         with quiet(transformers):
-            made = _loaded(transformers.AutoTokenizer, place, config=model.config)
-            serialised = _in_file(place)
-            others = 0 if serialised is None else _other_lines(made, serialised, texts)
-            kind, notes = type(made), _of_sizes(len(made), model)
-            if others:
-                made = _loaded(transformers.PreTrainedTokenizerFast, place)
+            made = _made(transformers, place, model.config)
+            serialised = _serialised(place)
+            others = _held_to(made, serialised, texts) if serialised is not None and made.is_fast else 0
     except Exception as error:
         raise InputError(purpose.refusal(cause(error))) from error
-    if lacking := _lacking(kind.vocab_files_names, place):
-        lacking = f"{kind.__name__} needs {lacking}"
-    elif len(made) <= len(set(made.all_special_ids)):
-        lacking = f"its vocabulary is of {counted(len(made), 'special token')}"
-    if lacking:
-        raise InputError(purpose.refusal(lacking))
+    name = type(made).__name__
+    if lacking := _lacking(type(made).vocab_files_names, place):
+        raise InputError(purpose.refusal(f"{name} needs {lacking}"))
+    if len(made) <= len(set(made.all_special_ids)):
+        raise InputError(purpose.refusal(f"its vocabulary is of {counted(len(made), 'special token')}"))
+    notes = _of_sizes(len(made), model)
     if others:
-        notes += (
-            f"tokens are as {_FILE} has them: transformers {transformers.__version__} makes others of "
-            f"{counted(others, 'line')}, by its {kind.__name__}",
-        )
+        version = f"transformers {transformers.__version__}"
+        notes += (f"tokens are as {_FILE} has them: the {name} of {version} makes others of {counted(others, 'line')}",)
     return Tokenizer(made, _undefined(made, place, serialised), notes)
 
 
-def _loaded(kind: Any, place: Path, **options: Any) -> Any:
-    return kind.from_pretrained(str(place), local_files_only=True, trust_remote_code=False, **options)
+def _made(transformers: Any, place: Path, config: Any) -> Any:
+    """What transformers makes of copies of the tokenizer's files, without the names of files in its settings.
+
+    Some versions of transformers open what the settings name, wherever that is.
+    """
+    with TemporaryDirectory() as copies:
+        for file in tokenizer_files(place):
+            shutil.copyfile(file, Path(copies) / file.name)
+        if (place / _SETTINGS).is_file():
+            settings = {key: value for key, value in read_json(place / _SETTINGS).items() if not key.endswith("_file")}
+            (Path(copies) / _SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        options = {"config": config, "local_files_only": True, "trust_remote_code": False}
+        return transformers.AutoTokenizer.from_pretrained(copies, **options)
 
 
 def _lacking(names: Mapping[str, str], place: Path) -> str:
@@ -161,7 +170,7 @@ def _lacking(names: Mapping[str, str], place: Path) -> str:
     return " or ".join(dict.fromkeys([_FILE, *([" with ".join(own)] if own else [])]))
 
 
-def _in_file(place: Path) -> Any:
+def _serialised(place: Path) -> Any:
     """The tokenizer that tokenizer.json has, with its rules; None where there is no such file."""
     if not (place / _FILE).is_file():
         return None
@@ -171,15 +180,27 @@ def _in_file(place: Path) -> Any:
     return tokenizer
 
 
-def _other_lines(made: Any, serialised: Any, texts: Sequence[str]) -> int:
-    """In how many of the first lines of texts the tokens differ, but for those that mark beginning and end."""
+def _held_to(made: Any, serialised: Any, texts: Sequence[str]) -> int:
+    """Give a tokenizer the rules of tokenizer.json where its own make other tokens of texts.
+
+    The marks at the beginning and the end stay those of the class where the file has none.
+
+    Returns:
+        In how many of the first lines tokens differ, the marks left aside.
+    """
     every = (line[:_CHARACTERS] for text in texts for line in text.splitlines() if line.strip())
     lines = list(islice(every, _LINES))
     if not lines:
         return 0
     expected = serialised.encode_batch(lines, add_special_tokens=False)
     found = made(lines, add_special_tokens=False)["input_ids"]
-    return sum(tokens != encoded.ids for tokens, encoded in zip(found, expected, strict=True))
+    others = sum(tokens != encoded.ids for tokens, encoded in zip(found, expected, strict=True))
+    if others:
+        backend = made.backend_tokenizer
+        backend.model, backend.normalizer = serialised.model, serialised.normalizer
+        backend.pre_tokenizer = serialised.pre_tokenizer
+        backend.post_processor = serialised.post_processor or backend.post_processor
+    return others
 
 
 def _undefined(made: Any, place: Path, serialised: Any) -> dict[int, str]:
