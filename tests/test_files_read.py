@@ -177,7 +177,7 @@ def test_the_weights_are_those_that_transformers_reads(name, tmp_path):
     path = LAYOUTS[name](tmp_path)
     adapted = (path / "adapter_config.json").is_file()
     under = tmp_path / "model"
-    if name == "an adapter in its model's folder":  # transformers would put the adapter on, and peft a second time
+    if name == "an adapter in its model's folder":  # transformers would put the adapter on by itself
         (path / "adapter_config.json").rename(tmp_path / "adapter_config.json")
     expected = transformers.GPT2LMHeadModel.from_pretrained(under)
     if name == "an adapter in its model's folder":
