@@ -114,6 +114,8 @@ def probe(
     known: dict[str, Checkpoint] = {}
     for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
         _check_same_problem(first, checkpoint)
+        if checkpoint.tokenizer not in (None, first.tokenizer):
+            _check_same_data(first, problem, checkpoint, source.pose(factory, checkpoint))
         there = at_checkpoint(problem, checkpoint)
         measurements = _settled(measurements, there, len(checkpoints))
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
@@ -322,6 +324,15 @@ def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
         raise InputError(
             f"{other.path} belongs to another problem or model than {first.path} (see the arguments stored in them); "
             "measure it into a record of its own"
+        )
+
+
+def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there: Problem) -> None:
+    """Refuse a checkpoint whose tokenizer makes other data of the texts."""
+    if there.data_sha256 != posed.data_sha256:
+        raise InputError(
+            f"{other.path}: its tokenizer makes other tokens of the data than that of {first.path}; measure it into a "
+            "record of its own"
         )
 
 

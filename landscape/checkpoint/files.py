@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,14 +17,24 @@ def shards_of(folder: Path, single: str = "model.safetensors") -> list[Path]:
 
     Args:
         folder: as Hugging Face has it.
-        single: the file's name where there is one; that of the index of several begins with it.
+        single: the name of the one file, which is taken where it is there, as transformers takes it; else the name of
+            the index of several begins with it.
 
     Raises:
         InputError: the index that names them is damaged, or names files that aren't in the folder.
     """
+    if (folder / single).is_file():
+        return [folder / single]
     index = folder / f"{single}.index.json"
-    if not index.is_file():
-        return [folder / single] if (folder / single).is_file() else []
+    return shards_in(folder, index) if index.is_file() else []
+
+
+def shards_in(folder: Path, index: Path) -> list[Path]:
+    """The files in a folder that an index names.
+
+    Raises:
+        InputError: the index is damaged, or names files that aren't in the folder.
+    """
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise InputError(f"{index}: has {index.stat().st_size:,} bytes, which is no index")
@@ -32,9 +43,25 @@ def shards_of(folder: Path, single: str = "model.safetensors") -> list[Path]:
         raise InputError(
             f"{index}: can't be read as an index of files ({cause(error)}); save the model again"
         ) from error
-    if wrong := [name for name in names if Path(name).name != name or not (folder / name).is_file()]:
-        raise InputError(f"{index}: names {listed(map(repr, wrong))}, not in {folder}; copy the whole folder again")
-    return [folder / name for name in names]
+    return files_in(folder, names, index)
+
+
+def files_in(folder: Path, names: Sequence[object], named_in: Path) -> list[Path]:
+    """The files in a folder, or in folders of it, that a file of settings or an index names.
+
+    Links are followed, since a cache of Hugging Face consists of them: what counts is the content, which is in the
+    digest.
+
+    Raises:
+        InputError: a name is none, leads out of the folder, or is of no file.
+    """
+    if wrong := [name for name in names if not (_stays_inside(name) and os.path.isfile(folder / str(name)))]:
+        raise InputError(f"{named_in}: names {listed(map(repr, wrong))}, not in {folder}; copy the whole folder again")
+    return [folder / str(name) for name in names]
+
+
+def _stays_inside(name: object) -> bool:
+    return isinstance(name, str) and not (Path(name).is_absolute() or Path(name).drive or ".." in Path(name).parts)
 
 
 def digest(files: Sequence[Path]) -> str:

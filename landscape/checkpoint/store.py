@@ -34,6 +34,7 @@ class Checkpoint:
         optimizer: The optimizer's ``state_dict``.
         metrics: Numbers that were stored with the weights.
         model: The model itself, with these weights in it, where the checkpoint brings it.
+        tokenizer: Hash of the files of its tokenizer, where the checkpoint brings one.
         notes: What was done to read the file, a sentence each.
     """
 
@@ -47,6 +48,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     model: nn.Module | None = None
+    tokenizer: str | None = None
     notes: tuple[str, ...] = ()
 
 

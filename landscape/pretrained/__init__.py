@@ -6,7 +6,8 @@ from pathlib import Path
 
 from landscape.checkpoint import Checkpoint
 from landscape.pretrained.exported import is_program, read_program
-from landscape.pretrained.hugging_face import is_folder, read_folder
+from landscape.pretrained.files import is_folder
+from landscape.pretrained.hugging_face import read_folder
 from landscape.pretrained.problem import Given
 
 __all__ = ["Given", "brings_model", "read_with_model"]

@@ -9,37 +9,29 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from torch import nn
+from torch import Tensor, nn
 
 from landscape.checkpoint import Checkpoint
-from landscape.checkpoint.contents import refuse_explosive
-from landscape.checkpoint.files import digest, identity, shards_of
+from landscape.checkpoint.contents import load_pickled, load_safetensors, refuse_explosive
+from landscape.checkpoint.files import digest, identity
+from landscape.checkpoint.layout import find_layout
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
+from landscape.pretrained.files import CONFIG, Folder, folder_at, read_json, tokenizer_digest
 from landscape.wording import cause, listed, one_line
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
-_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json")
 # What differs between the checkpoints of a run, or between machines, and is no part of the model.
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "peft_version",
-                  "base_model_name_or_path"}  # fmt: skip
-_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA", "OFT", "BOFT")
+                  "base_model_name_or_path", "transformers_weights"}  # fmt: skip
 CLASSIFICATIONS = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "IMAGE_CLASSIFICATION")
-_LARGEST_JSON = 2**24
 _EXTRA = "install it with `pip install 'landscape-probe[hugging-face]'`, or name a problem factory with --problem"
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is a folder of transformers or of an adapter."""
-    return any(os.path.isfile(path / name) for name in (CONFIG, ADAPTER))  # false for a name too long
 
 
 def read_folder(path: Path) -> Checkpoint:
@@ -48,43 +40,33 @@ def read_folder(path: Path) -> Checkpoint:
     Raises:
         InputError: a library is missing, or the folder is damaged, incomplete, quantised or needs code of its own.
     """
-    adapted = (path / ADAPTER).is_file()
-    settings = _json(path / (ADAPTER if adapted else CONFIG))
-    under = _under(path, settings) if adapted else path
-    files = sorted({*_files(path), *_files(under)})
-    before = identity(files)
-    for folder in {path, under}:
-        _refuse_hostile(folder)
-    model, notes = _loaded(under)
-    if adapted:
-        model = _adapted(path, model)
-        notes += (f"the adapter's {_varying(model):,} parameters vary, those of {under} are constants",)
-    sha256 = digest(files)
-    if identity(files) != before:
+    folder = folder_at(path)
+    before = identity(folder.files)
+    model, notes = _loaded(folder)
+    if folder.adapter is not None:
+        model = _adapted(path, folder.adapter, model)
+        notes += (f"the adapter's {_varying(model):,} parameters vary, those of {folder.under} are constants",)
+    sha256 = digest(folder.files)
+    if identity(folder.files) != before:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
     return Checkpoint(
         path=path,
         state={name: tensor.detach() for name, tensor in model.state_dict().items()},
-        format="adapter" if adapted else "hugging-face",
+        format="hugging-face" if folder.adapter is None else "adapter",
         sha256=sha256,
         step=_step(path),
-        arguments={"described": _fingerprint(settings, _json(under / CONFIG))},
+        arguments={"described": _fingerprint(folder.settings, folder.config)},
+        tokenizer=tokenizer_digest(folder),
         model=model,
         notes=notes,
     )
 
 
-def _refuse_hostile(path: Path) -> None:
-    """Refuse indices that lead out of a folder, and pickles that explode; the libraries look for neither."""
-    shards_of(path)
-    for pickled in (*shards_of(path, "pytorch_model.bin"), path / "adapter_model.bin"):
-        if pickled.is_file() and (kind := recognise(pickled)) != "safetensors":
-            refuse_explosive(pickled, kind)
-
-
-def _loaded(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
-    transformers, config = _library("transformers", path), _json(path / CONFIG)
-    name = _architecture(path, config)
+def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
+    """The model under an adapter, or the model itself: transformers gets tensors and settings, never the folder."""
+    path = folder.under
+    transformers = library("transformers", path)
+    name = _architecture(path, folder.config)
     architecture: Any = getattr(transformers, name, None)
     models: Any = transformers.PreTrainedModel
     if models not in getattr(architecture, "__mro__", ()):
@@ -92,11 +74,14 @@ def _loaded(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
             f"{path / CONFIG}: transformers {transformers.__version__} has no architecture {one_line(repr(name), 80)} "
             "(code in the folder isn't run): build the model in a problem factory and name it with --problem"
         )
+    state, notes = _state(folder.weights)
     options = {"dtype": "auto", "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": "eager", "experts_implementation": "eager"}  # all have two derivatives
     try:
         with quiet(transformers):
-            model, report = architecture.from_pretrained(str(path), **options, output_loading_info=True)
+            config = architecture.config_class.from_pretrained(str(path / CONFIG), local_files_only=True)
+            options |= {"config": config, "state_dict": state, "output_loading_info": True}
+            model, report = architecture.from_pretrained(None, **options)
     except Exception as error:  # it has many for damaged folders
         raise InputError(
             f"{path}: transformers can't load it ({cause(error)}); check or save the model again"
@@ -108,38 +93,49 @@ def _loaded(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
         )
     model.config.use_cache = False
     unused = sorted(report["unexpected_keys"])
-    return model, (f"left aside what {name} doesn't have: {listed(unused)}",) if unused else ()
+    return model, (*notes, *((f"left aside what {name} doesn't have: {listed(unused)}",) if unused else ()))
 
 
-def _under(path: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder of the model under an adapter.
+def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors in a model's files, read as those of every other checkpoint, and notes on what was left out.
 
     Raises:
-        InputError: it isn't here, or the adapter is of a kind that isn't known to bring only numbers.
+        InputError: a file is damaged, would run code, or holds something other than tensors.
     """
-    if settings.get("peft_type") not in _ADAPTERS:
-        raise InputError(
-            f"{path / ADAPTER}: adapters of the kind {one_line(repr(settings.get('peft_type')), 80)} aren't read, but "
-            f"{listed(_ADAPTERS, 8)}: build the model in a problem factory and name it with --problem"
-        )
-    named = str(settings.get("base_model_name_or_path"))
-    places = [place for place in (Path(named), path / named, path) if os.path.isfile(place / CONFIG)]
-    if not places:
-        raise InputError(
-            f"{path / ADAPTER}: the model under it, {one_line(repr(named), 120)}, isn't a folder here (nothing is "
-            "downloaded): put its folder there, or write its path as base_model_name_or_path"
-        )
-    return places[0]
+    state: dict[str, Tensor] = {}
+    notes: tuple[str, ...] = ()
+    for file in files:
+        if (kind := recognise(file)) == "safetensors":
+            found, told = load_safetensors([file])
+        else:
+            content, told = load_pickled(file, kind, allow_code_execution=False)
+            layout = find_layout(content, file)
+            found, told = layout.state, (*told, *layout.notes)
+        state |= found
+        notes += told
+    return state, notes
 
 
-def _adapted(path: Path, base: nn.Module) -> nn.Module:
-    """A model with an adapter, whose parameters alone vary."""
-    transformers, peft = _library("transformers", path), _library("peft", path)
+def _adapted(path: Path, weights: Path, base: nn.Module) -> nn.Module:
+    """A model with an adapter, whose parameters alone vary.
+
+    Raises:
+        InputError: the adapter can't be loaded, or its file hasn't all of its weights.
+    """
+    transformers, peft = library("transformers", path), library("peft", path)
+    if (kind := recognise(weights)) != "safetensors":
+        refuse_explosive(weights, kind)
     try:
         with quiet(transformers):
-            model = peft.PeftModel.from_pretrained(base, str(path), is_trainable=True, local_files_only=True)
+            model: Any = peft.PeftModel.from_pretrained(base, str(path), is_trainable=True, local_files_only=True)
+            needed = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
     except Exception as error:
         raise InputError(f"{path}: peft can't load the adapter ({cause(error)}); check or save it again") from error
+    if missing := sorted(needed.keys() - _state([weights])[0].keys()):
+        raise InputError(
+            f"{path}: the adapter has {len(missing)} tensors that aren't in {weights.name} ({listed(missing)}): "
+            "save the adapter again, or give the folder of one that was trained"
+        )
     return model
 
 
@@ -151,6 +147,11 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
     if config.get("quantization_config"):
         raise InputError(
             f"{path}: its weights are quantised, which have no gradients: give the folder of the model before that"
+        )
+    if config.get("configuration_files"):
+        raise InputError(
+            f"{path / CONFIG}: names other configurations for other versions of transformers (configuration_files), "
+            "which aren't read: save the model again"
         )
     names = config.get("architectures")
     if not (isinstance(names, list) and names and isinstance(names[0], str)):
@@ -176,23 +177,11 @@ def quiet(transformers: Any) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _library(name: str, path: Path) -> Any:
+def library(name: str, path: Path) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{path}: needs {name} to be read ({cause(error)}): {_EXTRA}") from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path}: has {path.stat().st_size:,} bytes, which is no configuration")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: can't be read as JSON ({cause(error)}); save the model again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: holds a {type(content).__name__}, not a configuration; save the model again")
-    return content
 
 
 def _fingerprint(*settings: Mapping[str, Any]) -> str:
@@ -201,36 +190,12 @@ def _fingerprint(*settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
-    """What makes up the model: its configuration and weights."""
-    found = {file for pattern in (CONFIG, ADAPTER, *_WEIGHTS) for file in path.glob(pattern) if file.is_file()}
-    return sorted(found)
-
-
 def _step(path: Path) -> int | None:
     """The steps taken, by the journal that transformers' Trainer puts into the folder."""
     if not (path / "trainer_state.json").is_file():
         return None
-    step = _json(path / "trainer_state.json").get("global_step")
+    step = read_json(path / "trainer_state.json").get("global_step")
     return step if isinstance(step, int) else None
-
-
-def tokenizer_of(path: Path, needed: bool) -> Any:
-    """The tokenizer of a folder; None where there is none and it isn't needed.
-
-    Raises:
-        InputError: it is needed, and there is none or it needs code of its own.
-    """
-    transformers = _library("transformers", path)
-    try:
-        with quiet(transformers):
-            return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:
-        if not needed:
-            return None
-        raise InputError(
-            f"{path}: has no tokenizer to read text with ({cause(error)}): give tokens as --data"
-        ) from error
 
 
 def heads() -> Mapping[str, set[str]]:
@@ -243,6 +208,14 @@ def heads() -> Mapping[str, set[str]]:
 def _flat(names: Any) -> Iterator[str]:
     for name in names:
         yield from (name,) if isinstance(name, str) else name
+
+
+def tokens_of(model: Any) -> int | None:
+    """How many tokens a model of transformers has a vector for; None where it has no table of these."""
+    try:
+        return len(model.get_input_embeddings().weight)
+    except (AttributeError, NotImplementedError, TypeError):
+        return None
 
 
 def given_to(model: nn.Module) -> nn.Module:

@@ -14,8 +14,10 @@ from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
 from landscape.pretrained.arrays import KINDS, Arrays, read_arrays
 from landscape.pretrained.exported import Exported
-from landscape.pretrained.hugging_face import tokenizer_of
-from landscape.pretrained.tasks import LOSSES, Posed, pose
+from landscape.pretrained.files import folder_at
+from landscape.pretrained.hugging_face import given_to
+from landscape.pretrained.tasks import LOSSES, Posed, draws_masks, pose
+from landscape.pretrained.tokenizers import Purpose, Tokenizer, tokenizer_of
 from landscape.problem import Problem
 from landscape.wording import counted, listed
 
@@ -59,37 +61,35 @@ class Given:
 
     def _folder(self, checkpoint: Checkpoint, arrays: Arrays) -> Problem:
         model: Any = checkpoint.model
-        tokenizer = tokenizer_of(checkpoint.path, needed=bool(arrays.texts))
+        tokenizer = None
+        if arrays.texts or draws_masks(model, arrays):
+            purpose = Purpose.READ if arrays.texts else Purpose.MASK
+            tokenizer = tokenizer_of(folder_at(checkpoint.path), given_to(model), purpose, arrays.texts)
         arrays, notes = self._sequences(model, arrays, tokenizer)
         posed = pose(model, arrays, tokenizer, self.loss)
-        return self._posed(model, replace(posed, notes=(*notes, *posed.notes)))
+        notes = (*(tokenizer.notes if tokenizer else ()), *notes, *posed.notes)
+        return self._posed(model, replace(posed, notes=notes))
 
-    def _sequences(self, model: Any, arrays: Arrays, tokenizer: Any) -> tuple[Arrays, tuple[str, ...]]:
+    def _sequences(self, model: Any, arrays: Arrays, tokenizer: Tokenizer | None) -> tuple[Arrays, tuple[str, ...]]:
         """Texts as tokens, and one long row of tokens as sequences."""
         if not (arrays.texts or arrays.stream):
             return arrays, ()
         length = self._length(getattr(model.config, "max_position_embeddings", None))
-        if arrays.texts and not arrays.stream:
-            sizes = [len(tokens) for tokens in tokenizer(list(arrays.texts), verbose=False)["input_ids"]]
-            uneven = len({min(size, length) for size in sizes}) > 1
-            if uneven and tokenizer.pad_token_id is None:
-                raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
-            made = tokenizer(
-                list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt"
-            )
-            cut = sum(size > length for size in sizes)
-            notes = (f"{cut:,} of {counted(len(sizes), 'text')} are cut to {length} tokens (--length)",) if cut else ()
-            return replace(arrays, inputs=arrays.inputs | dict(made)), notes
-        row = (
-            torch.tensor(tokenizer(arrays.texts[0], verbose=False)["input_ids"])
-            if arrays.texts
-            else arrays.inputs["input_ids"]
-        )
+        notes: tuple[str, ...] = ()
+        if tokenizer is not None and arrays.texts:
+            rows = tokenizer.made(list(arrays.texts), verbose=False)["input_ids"]
+            notes = tokenizer.read(arrays.texts, rows)
+            if not arrays.stream:
+                arrays, cut = _texts(arrays, tokenizer.made, list(map(len, rows)), length)
+                return arrays, (*notes, *cut)
+            row = torch.tensor(rows[0])
+        else:
+            row = arrays.inputs["input_ids"]
         count = len(row) // length
         if not count:
             raise InputError(f"has {counted(len(row), 'token')}, fewer than one sequence of {length}: give a --length")
         note = f"{counted(count, 'sequence')} of {length} tokens, cut from {counted(len(row), 'token')}"
-        return Arrays({"input_ids": row[: count * length].view(count, length)}), (note,)
+        return Arrays({"input_ids": row[: count * length].view(count, length)}), (*notes, note)
 
     def _length(self, positions: int | None) -> int:
         if self.length is not None and self.length < 2:
@@ -136,3 +136,14 @@ class Given:
         output = posed.target[0].numel() * classes
         numbers = max(1, output, *(tensor[0].numel() for tensor in posed.inputs.values()))
         return max(1, min(_SAMPLES_AT_A_TIME, _NUMBERS_AT_A_TIME // numbers))
+
+
+def _texts(arrays: Arrays, tokenizer: Any, sizes: list[int], length: int) -> tuple[Arrays, tuple[str, ...]]:
+    """Texts of these numbers of tokens, cut to a length and filled up."""
+    uneven = len({min(size, length) for size in sizes}) > 1
+    if uneven and tokenizer.pad_token_id is None:
+        raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
+    made = tokenizer(list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt")
+    cut = sum(size > length for size in sizes)
+    notes = (f"{cut:,} of {counted(len(sizes), 'text')} are cut to {length} tokens (--length)",) if cut else ()
+    return replace(arrays, inputs=arrays.inputs | dict(made)), notes

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from landscape.errors import InputError
 from landscape.forms import predicted
 from landscape.pretrained.arrays import IGNORED, Arrays
-from landscape.pretrained.hugging_face import given_to, heads
+from landscape.pretrained.hugging_face import given_to, heads, tokens_of
+from landscape.pretrained.tokenizers import Tokenizer
 from landscape.wording import cause, listed
 
 LOSSES: dict[str, type[nn.Module]] = {
@@ -24,6 +25,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 }
 MASKED_SHARE = 0.15  # of the tokens, as in Devlin et al. (2019), section 3.1
 _MASKING_SEED = 0
+_MASKED = "MASKED_LM"
 _HELD, _TOLERANCE = 2, 1e-3  # samples whose loss is held to the library's; losses may be made in half precision
 
 
@@ -48,21 +50,20 @@ class Posed:
     labels: Tensor | None = None
 
 
-def pose(model: nn.Module, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     """What a model is asked, and how its answers are judged.
 
     Args:
         model: of transformers, or an adapter on one.
         arrays: the data, in sequences.
-        tokenizer: of the model, where there is one.
+        tokenizer: of the model, where one is needed.
         loss: a name in `LOSSES`; None takes the one that belongs to the architecture, held to the library's own.
 
     Raises:
         InputError: the architecture has no loss that is known here, or the data don't fit to it.
     """
     base: Any = given_to(model)
-    name = type(base).__name__
-    task = next((task for task, names in heads().items() if name in names), None)
+    name, task = type(base).__name__, _task(base)
     if task is None:
         raise InputError(
             f"what {name} is trained on isn't known: pose it in a problem factory, --problem path/to/file.py:name"
@@ -71,9 +72,29 @@ def pose(model: nn.Module, arrays: Arrays, tokenizer: Any, loss: str | None) -> 
         raise InputError(f"{name} predicts tokens, whose loss is cross-entropy: leave out --loss {loss}")
     _check_inputs(base, arrays.inputs)
     posed = _TASKS[task](base, _filled_up(base, arrays), tokenizer, loss)
+    _check_tokens(base, posed.inputs)
     if loss is None:
         _hold_to_library(model, posed)
     return posed
+
+
+def draws_masks(model: nn.Module, arrays: Arrays) -> bool:
+    """Whether tokens are masked here, for which a tokenizer says which token masks another."""
+    return _task(given_to(model)) == _MASKED and arrays.target is None
+
+
+def _task(base: nn.Module) -> str | None:
+    return next((task for task, names in heads().items() if type(base).__name__ in names), None)
+
+
+def _check_tokens(base: Any, inputs: dict[str, Tensor]) -> None:
+    """Refuse tokens that the model has no vector for, which some kernels read past the end of the table."""
+    tokens, size = inputs.get("input_ids"), tokens_of(base)
+    if tokens is not None and size is not None and not bool(((tokens >= 0) & (tokens < size)).all()):
+        raise InputError(
+            f"input_ids has tokens from {int(tokens.min())} to {int(tokens.max())}, and the model those from 0 to "
+            f"{size - 1}: give tokens, or a tokenizer, that belong to the model"
+        )
 
 
 def _filled_up(base: Any, arrays: Arrays) -> Arrays:
@@ -140,7 +161,7 @@ def _classes_second(output: Any) -> Tensor:
     return logits.transpose(1, 2)
 
 
-def _next_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def _next_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     tokens = _tokens(arrays)
     labels = tokens if arrays.target is None else arrays.target.long()
     if "attention_mask" in arrays.inputs:
@@ -150,20 +171,20 @@ def _next_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> 
     return Posed(inputs, target, nn.CrossEntropyLoss(), _classes_second, labels=labels)
 
 
-def _masked_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def _masked_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     tokens = _tokens(arrays)
     if arrays.target is not None:
         inputs = arrays.inputs | {"input_ids": tokens}
         return Posed(inputs, arrays.target.long(), nn.CrossEntropyLoss(), _classes_second)
-    mask = getattr(tokenizer, "mask_token_id", None)
-    if mask is None:
+    mask = None if tokenizer is None else tokenizer.mask()
+    if tokenizer is None or mask is None:
         raise InputError(
             "no tokenizer says which token masks another: mask some of input_ids, and give those as 'labels', "
             f"with {IGNORED} for all others"
         )
-    special = [tokenizer.get_special_tokens_mask(row, already_has_special_tokens=True) for row in tokens.tolist()]
+    marks = [tokenizer.made.get_special_tokens_mask(row, already_has_special_tokens=True) for row in tokens.tolist()]
     drawn = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(_MASKING_SEED)) < MASKED_SHARE
-    drawn &= torch.tensor(special) == 0
+    drawn &= (torch.tensor(marks) == 0) & (arrays.inputs.get("attention_mask", torch.tensor(1)) != 0)
     return Posed(
         arrays.inputs | {"input_ids": torch.where(drawn, mask, tokens)},
         torch.where(drawn, tokens, IGNORED),
@@ -173,7 +194,7 @@ def _masked_token(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -
     )
 
 
-def _translation(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def _translation(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     target = _target(base, arrays).long()
     if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
         raise InputError(f"{type(base).__name__} doesn't say what its decoder is given: pose it in a problem factory")
@@ -181,11 +202,11 @@ def _translation(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) ->
     return Posed(inputs | arrays.inputs, target, nn.CrossEntropyLoss(), _classes_second)
 
 
-def _token_class(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def _token_class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     return Posed(arrays.inputs, _target(base, arrays).long(), nn.CrossEntropyLoss(), _classes_second)
 
 
-def _class(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed:
+def _class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     """Of a sequence or an image: one class, several yes-or-no answers, or numbers (as transformers decides it)."""
     target, kinds = _target(base, arrays), {"regression": "mse", "multi_label_classification": "bce"}
     known = kinds.get(str(getattr(base.config, "problem_type", None)))
@@ -202,9 +223,9 @@ def _class(base: Any, arrays: Arrays, tokenizer: Any, loss: str | None) -> Posed
     return Posed(arrays.inputs, shaped, LOSSES[chosen](), labels=target.float())
 
 
-_TASKS: dict[str, Callable[[Any, Arrays, Any, str | None], Posed]] = {
+_TASKS: dict[str, Callable[[Any, Arrays, Tokenizer | None, str | None], Posed]] = {
     "CAUSAL_LM": _next_token,
-    "MASKED_LM": _masked_token,
+    _MASKED: _masked_token,
     "SEQ_TO_SEQ_CAUSAL_LM": _translation,
     "SEQUENCE_CLASSIFICATION": _class,
     "TOKEN_CLASSIFICATION": _token_class,
