@@ -2,9 +2,8 @@
 
 Random directions of networks are made comparable by the normalisation of Li, Xu, Taylor, Studer and Goldstein (2018,
 "Visualizing the loss landscape of neural nets", section 4): each filter of a Gaussian direction gets the norm of the
-weights' own filter. A filter is what makes one output: weights[i] of a convolution or a linear layer, one embedding's
-row. Parameters of one dimension or none, which are biases and the scales and shifts of normalisation layers, are left
-out of the direction, as in the authors' figures: it has zeros there.
+weights' own filter. A filter is what makes one output, see `landscape.slices.filters`. Biases and the scales and shifts
+of normalisation layers are left out of the direction, as in the authors' figures: it has zeros there.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.slices.filters import Filters, filters_of
 from landscape.spectrum.probes import probe
 from landscape.spectrum.rows import outside
 
@@ -80,7 +80,8 @@ def normalised(problem: Problem, vector: Tensor, name: str, normalisation: Norma
     if normalisation not in ("filter", "layer"):
         raise InputError(f"a direction is normalised by filter, layer or none, not {normalisation!r}")
     at, along = (problem.layout.unflatten(each) for each in (problem.vector, vector))
-    parts = {each: _normalised(along[each], at[each], normalisation) for each in problem.layout.names}
+    filters = filters_of(problem.model)
+    parts = {each: _normalised(along[each], at[each], filters[each], normalisation) for each in problem.layout.names}
     direction = Direction(problem.layout.flatten(parts), f"{normalisation}-normalised {name}")
     if direction.norm == 0:
         raise InputError(
@@ -90,16 +91,15 @@ def normalised(problem: Problem, vector: Tensor, name: str, normalisation: Norma
     return direction
 
 
-def _normalised(along: Tensor, at: Tensor, normalisation: Normalisation) -> Tensor:
+def _normalised(along: Tensor, at: Tensor, filters: Filters | None, normalisation: Normalisation) -> Tensor:
     """One tensor of a direction with the norms of the weights' filters, zeros where these or the direction are zero."""
-    if at.ndim <= 1:
+    if filters is None:
         return torch.zeros_like(along)
-    rows = (along.reshape(len(at), -1), at.reshape(len(at), -1))
     if normalisation == "layer":
-        rows = (rows[0].reshape(1, -1), rows[1].reshape(1, -1))
-    lengths, wanted = (torch.linalg.vector_norm(each, dim=1, keepdim=True) for each in rows)
+        filters = Filters((-1,), (0,))
+    lengths, wanted = filters.lengths(along), filters.lengths(at)
     factors = torch.where(lengths > 0, wanted / lengths.clamp(min=torch.finfo(at.dtype).tiny), 0.0)
-    return (rows[0] * factors).reshape(at.shape)
+    return filters.scaled(along, factors)
 
 
 def gradient_direction(problem: Problem) -> Direction:
