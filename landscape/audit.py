@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from torch.overrides import TorchFunctionMode
 from landscape import batches as data
 from landscape.errors import InputError
 from landscape.losses import Terms
+from landscape.memory import ran_out
+from landscape.wording import listed
 
 
 class Posed(Protocol):
@@ -83,9 +86,58 @@ def _refuse_changing_losses(problem: Posed) -> None:
         )
 
 
-def equal_losses(first: Tensor, again: Tensor) -> bool:
+def company_notes(problem: Posed) -> tuple[str, ...]:
+    """A note where the terms of a sample depend on the other samples of its batch, and so on how the data are split.
+
+    BatchNorm that normalises by the batch is known by its type. Any other dependence is found by evaluating the
+    smallest batch of several samples with other samples, see `_dependence`.
+    """
+    mixing = [
+        name
+        for name, module in problem.model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (problem.training or module.running_mean is None)
+    ]
+    sizes = [(data.samples_in(batch) == 1, data.samples_in(batch)) for batch in problem.batches]
+    if mixing:
+        found = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
+    elif not (found := _dependence(problem, problem.batches[sizes.index(min(sizes))])):
+        return ()
+    batches = "1 batch" if len(sizes) == 1 else f"{len(sizes):,} batches"
+    return (f"{found}: the objective depends on how the data are split, and is that of the {batches} as given",)
+
+
+def _dependence(problem: Posed, batch: Any) -> str:
+    """How the terms of a batch's samples depend on the other samples, in words; empty if they don't.
+
+    Every second sample becomes a copy of the first, and one copy more comes behind; the samples that stay must keep
+    their losses and weights. Copies keep every index in the data within its range, which fewer samples wouldn't.
+    """
+    samples = data.samples_in(batch)
+    places = torch.arange(samples + 1)
+    places[1::2] = places[samples] = 0
+    stay = torch.arange(0, samples, 2)
+    with torch.no_grad(), problem.evaluating():
+        given = problem.terms(problem.vector, batch)
+        for size in (samples + 1, samples):  # some models take batches of one size alone
+            try:
+                others = problem.terms(problem.vector, data.select(batch, places[:size]))
+            except Exception as error:  # of any kind: the user's own code is given another batch
+                if ran_out(error):
+                    raise
+                continue
+            # Sums in another order, which deep networks amplify, leave half of the digits.
+            tolerance = math.sqrt(torch.finfo(given[0].dtype).eps)
+            same = (
+                there.shape == (size, *here.shape[1:]) and equal_losses(here[stay], there[stay], tolerance)
+                for here, there in zip(given, others, strict=True)
+            )
+            return "" if all(same) else "the loss of a sample depends on the other samples of its batch"
+    return "the samples of a batch can't be told apart, since the model or the loss takes no other batch"
+
+
+def equal_losses(first: Tensor, again: Tensor, tolerance: float | None = None) -> bool:
     """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
-    tolerance = 300 * torch.finfo(first.dtype).eps
+    tolerance = 300 * torch.finfo(first.dtype).eps if tolerance is None else tolerance
     scale = float(first.nan_to_num(0, 0, 0).abs().mean())
     return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 

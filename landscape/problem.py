@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape import batches as data
-from landscape.audit import audit, equal_losses
+from landscape.audit import audit, company_notes, equal_losses
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses, slots
 from landscape.losses import Loss, LossTerms, Terms
@@ -153,7 +153,7 @@ class Problem:
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
-        self.notes = data.freezing_notes(batches) + notes
+        self.notes = data.freezing_notes(batches) + notes + company_notes(self)
         if self.about and data.freezing_notes(batches):
             raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
         self._split(micro_batch)
@@ -461,9 +461,12 @@ class Problem:
         pieces = data.split(whole, size)
         try:
             with torch.no_grad(), self.evaluating():
-                together, _ = self.terms(self.vector, whole)
-                apart = torch.cat([self.terms(self.vector, piece)[0] for piece in pieces])
-            same = together.shape == apart.shape and equal_losses(together, apart)
+                together = self.terms(self.vector, whole)
+                apart = map(torch.cat, zip(*(self.terms(self.vector, piece) for piece in pieces), strict=True))
+                same = all(
+                    one.shape == other.shape and equal_losses(one, other)
+                    for one, other in zip(together, apart, strict=True)
+                )
         except (RuntimeError, ValueError) as error:  # shapes that no longer fit, or BatchNorm of a single sample
             if ran_out(error):
                 raise
