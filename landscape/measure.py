@@ -227,6 +227,7 @@ class _Probing:
             except InputError as error:
                 raise InputError(f"{unit.path}: {error}") from error
             told = self.provenance(problem, unit, measurement) | measured.choices
+            told["notes"] += measured.notes
             told["seconds"] = round(time.monotonic() - started, 3)
             self._add(measurement.name, measured.dataset, told)
             self.measured += 1

@@ -215,6 +215,17 @@ class Problem:
         other._constants = {name: self._own(state.get(name, tensor)) for name, tensor in self._constants.items()}
         return other
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers and frozen parameters by their first names; without parameters that `restricted` holds fixed."""
+        trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        return {name: tensor for name, tensor in self._constants.items() if name not in trainable}
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
+        """The same problem with other buffers or frozen parameters in the place of some, by their first names."""
+        other = copy.copy(self)
+        other._constants = {**self._constants, **buffers}
+        return other
+
     def restricted(self, patterns: str | Iterable[str]) -> Self:
         """The same problem with some parameters alone left to vary; the others are constants.
 

@@ -72,7 +72,7 @@ Direction = Annotated[
     Parameter(
         name="--direction",
         group=SETTINGS,
-        help="filter, layer, gaussian, top, bottom, gradient, pca or a file; repeat.",
+        help="filter layer gaussian top bottom gradient pca or a file",
         negative="",
     ),
 ]
@@ -80,6 +80,15 @@ Points = Annotated[Whole | None, _of(SETTINGS, "Of an axis.  [default: 51, 25 x 
 Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis.  [default: as the loss rises]")]
 GroupBy = Annotated[str | None, _of(SETTINGS, "Groups of samples.  [default: by itself]")]
 Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
+Buffers = Annotated[
+    Literal["interpolate", "keep", "re-estimate"],
+    Parameter(
+        group=SETTINGS,
+        help="Interpolate, keep or re-estimate them along slices.",
+        show_choices=False,
+        show_default=False,
+    ),
+]
 Adaptive = Annotated[float | None, _of(SETTINGS, "A plane's error by its range.  [default: no error]")]
 At = Annotated[
     list[Whole] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -178,10 +178,19 @@ class History:
 class Measured:
     """A row of the record in the making, and what was chosen on the way."""
 
-    def __init__(self, variables: dict[str, xr.Variable], choices: Mapping[str, Any] | None = None) -> None:
-        """Take variables by name, made with `variable`, and choices that go into the provenance (JSON-able)."""
+    def __init__(
+        self,
+        variables: dict[str, xr.Variable],
+        choices: Mapping[str, Any] | None = None,
+        notes: Iterable[str] = (),
+    ) -> None:
+        """Take variables by name, made with `variable`, and what goes into the provenance: choices (JSON-able), notes.
+
+        Notes say what was decided on the user's behalf, a sentence each, and follow those of the problem.
+        """
         self.dataset = xr.Dataset(variables)
         self.choices = dict(choices or {})
+        self.notes = list(dict.fromkeys(notes))
 
 
 def variable(dims: str | tuple[str, ...], values: ArrayLike, long_name: str, units: str = "1") -> xr.Variable:

@@ -18,7 +18,7 @@ from landscape.measurements.base import History
 from landscape.measurements.files import digest_of, read_vector, refuse_changed
 from landscape.problem import Problem
 from landscape.record import open_record
-from landscape.slices.directions import Direction, gaussian, gradient_direction, towards, unit
+from landscape.slices.directions import Direction, gaussian, gradient_direction, toward, unit
 from landscape.slices.path import Principal, principal_components
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 from landscape.spectrum.progress import Progress
@@ -51,6 +51,11 @@ class Found:
 def is_file(name: str) -> bool:
     """Whether a direction is in a file, and not made here."""
     return name not in NAMES
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a direction is the line to another checkpoint."""
+    return is_file(name) and not name.endswith((".npy", ".h5"))
 
 
 def refuse_unknown(problem: Problem, names: Sequence[str]) -> None:
@@ -134,7 +139,7 @@ def _from_file(problem: Problem, path: str, digest: str | None, history: History
     checkpoint = read_checkpoint(path)
     refuse_changed(path, digest, checkpoint.sha256)
     state, _ = fit_state(checkpoint.state, problem.model, path)
-    return Found(towards(problem, problem.with_state(state).vector, f"line to {name}"))
+    return Found(toward(problem.with_state(state), f"line to {name}")(problem))
 
 
 def _from_record(problem: Problem, path: str, history: History, index: int) -> Found:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
 from rich.console import RenderableType
+from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, Run, variable
@@ -17,12 +18,14 @@ from landscape.measurements.directions import (
     Found,
     digests_of,
     find_directions,
+    is_checkpoint,
     refuse_unknown,
 )
 from landscape.measurements.samples import told_about
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.slices.adaptive import refuse_tolerance, span
+from landscape.slices.buffers import BufferRule, differing, refuse_rule
 from landscape.slices.directions import cosine, orthogonalised
 from landscape.slices.extent import Extent, find_extent
 from landscape.slices.grid import positions
@@ -30,7 +33,7 @@ from landscape.slices.line import Line, line
 from landscape.slices.path import Path, project
 from landscape.slices.plane import Plane, plane
 from landscape.spectrum.progress import part
-from landscape.wording import counted
+from landscape.wording import counted, listed
 
 _MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
 _TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction
@@ -52,6 +55,8 @@ class _Slice(Measurement):
         seed: of the random directions, of the eigenvectors' solves and of the subset.
         subset: how many samples, the same at every point and checkpoint; None for all.
         digests: the files among the directions with their sha256, once they are settled.
+        buffers: what the model's buffers are at the points: ``interpolate`` those of the checkpoints that lines lead
+            to, ``keep`` those of the centre, or ``re-estimate`` BatchNorm's; see `landscape.slices.buffers.Points`.
     """
 
     directions: tuple[str, ...] = ()
@@ -60,6 +65,7 @@ class _Slice(Measurement):
     seed: int = 0
     subset: int | None = None
     digests: tuple[tuple[str, str], ...] = ()
+    buffers: BufferRule = "interpolate"
 
     selective: ClassVar[bool] = True
 
@@ -68,11 +74,16 @@ class _Slice(Measurement):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See `Measurement.settings`: a file is known by its content."""
+        """See `Measurement.settings`: a file is known by its content, and kept buffers need no word.
+
+        Records of 0.1, which kept them, are so gone on with where they are right.
+        """
         known = dict(self.digests)
         directions = [f"sha256 {known[name]}" if name in known else name for name in self.directions]
         settings = super().settings | {"directions": directions}
         del settings["digests"]
+        if self.buffers == "keep" or (self.buffers == "interpolate" and not any(map(is_checkpoint, self.directions))):
+            del settings["buffers"]
         return settings
 
     @property
@@ -90,6 +101,7 @@ class _Slice(Measurement):
         if self.subset is not None:
             problem.sampled(self.subset, self.seed)
         positions(-1.0, 1.0, points)
+        refuse_rule(problem, self.buffers)
         refuse_unknown(problem, directions)
         digests = tuple(digests_of(directions).items())
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
@@ -126,11 +138,11 @@ class _Slice(Measurement):
         if self.reach is not None:
             return Extent(-self.reach, self.reach, np.nan, (True, True))
         if np.isfinite(found.share):
-            along = _path(problem, history, [found]).coordinates[:, 0]
+            along = _path(problem, history, [found])[0].coordinates[:, 0]
             margin = _MARGIN * float(np.ptp(along))
             low, high = min(float(along.min()), 0.0) - margin, max(float(along.max()), 0.0) + margin
             return Extent(low, high, np.nan, (True, True))
-        return find_extent(problem, found.direction)
+        return find_extent(problem, found.direction, buffers=self.buffers)
 
 
 @dataclass(frozen=True)
@@ -149,9 +161,13 @@ class Slices1D(_Slice):
         lines = []
         for index, (each, extent) in enumerate(zip(found, extents, strict=True)):
             tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
-            lines.append(line(problem, each.direction, self._grid(extent), operator=hessian, progress=tell))
+            grid = self._grid(extent)
+            lines.append(line(problem, each.direction, grid, buffers=self.buffers, operator=hessian, progress=tell))
         samples = problem.by_sample().estimate().samples
-        return Measured(_common(found, extents, samples) | _line_variables(lines, told_about(problem)))
+        return Measured(
+            _common(found, extents, samples) | _line_variables(lines, told_about(problem)),
+            notes=[note for each in lines for note in each.notes],
+        )
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each direction."""
@@ -213,16 +229,26 @@ class Slices2D(_Slice):
         extents = [self._extent(problem, each, history) for each in found]
         across, up = map(self._grid, extents)
         made = plane(
-            problem, first, second, across, up, adaptive=self.adaptive, seed=self.seed, progress=part(bar, 0.3, 1.0)
+            problem,
+            first,
+            second,
+            across,
+            up,
+            buffers=self.buffers,
+            adaptive=self.adaptive,
+            seed=self.seed,
+            progress=part(bar, 0.3, 1.0),
         )
         if abs(angle) > _TURNED:  # what was known of the second was of another direction
             found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
         samples = problem.by_sample().estimate().samples
+        path, others = _path(problem, history, found)
         return Measured(
             _common(found, extents, samples)
             | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
             | _plane_variables(made)
-            | _path_variables(_path(problem, history, found), history)
+            | _path_variables(path, history),
+            notes=(*made.notes, *([_not_their_own(others)] if others else [])),
         )
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
@@ -242,10 +268,28 @@ class Slices2D(_Slice):
         ]
 
 
-def _path(problem: Problem, history: History, found: Sequence[Found]) -> Path:
-    """The run's checkpoints on the span of the directions; of none where there is one checkpoint alone."""
-    points = (each.vector for each in history.run.problems()) if len(history.run) > 1 else ()
-    return project(points, problem.vector, [each.direction for each in found])
+def _path(problem: Problem, history: History, found: Sequence[Found]) -> tuple[Path, list[str]]:
+    """The run's checkpoints on the span of the directions, and which of their buffers differ from the centre's.
+
+    Of none where there is one checkpoint alone.
+    """
+    others: dict[str, None] = {}
+
+    def points() -> Iterator[Tensor]:
+        for each in history.run.problems():
+            others.update(dict.fromkeys(differing(problem, each.buffers())))
+            yield each.vector
+
+    path = project(points() if len(history.run) > 1 else (), problem.vector, [each.direction for each in found])
+    return path, list(others)
+
+
+def _not_their_own(buffers: Sequence[str]) -> str:
+    """A note on the losses that a plane has where the run's checkpoints lie."""
+    return (
+        f"the run's checkpoints have other buffers ({listed(buffers)}): where one lies on the plane, the plane's loss "
+        "need not be that checkpoint's own"
+    )
 
 
 def _interpolated(row: xr.Dataset) -> str:

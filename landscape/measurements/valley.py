@@ -18,6 +18,7 @@ from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.slices.buffers import Points
 from landscape.slices.directions import Direction, unit
 from landscape.slices.extent import find_extent, natural_scale
 from landscape.slices.grid import positions
@@ -91,9 +92,9 @@ class Valley(Measurement):
         depth = max(scale - estimate.loss, scale / 10)
         if not depth > 0:
             raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
+        directions = [unit(vector, f"eigenvector {index + 1}") for index, vector in enumerate(pairs.eigenvectors.T)]
         found: list[list[_Profile]] = []
-        for index in range(self.k):
-            direction = unit(pairs.eigenvectors[:, index], f"eigenvector {index + 1}")
+        for index, direction in enumerate(directions):
             found.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
             bar(Progress("reading profiles", index + 1, np.empty(0), 0.2 + 0.4 * (index + 1) / self.k, "directions"))
         first, second = problem.halves()
@@ -113,7 +114,7 @@ class Valley(Measurement):
             variables |= _spectral(values, max(rounding, noise_floor(values, precision, sampling)))
         row = xr.Dataset(variables)
         variables["sentence"] = variable((), " ".join(self._sentences(row)), "what was found, in words", "")
-        return Measured(variables)
+        return Measured(variables, notes=Points(problem, directions).notes)
 
     def _profile(self, problem: Problem, direction: Direction, rise: float) -> _Profile:
         """The profile up to a rise; a side without one goes ten times further than the other."""

@@ -6,6 +6,7 @@ from landscape.slices.directions import (
     gradient_direction,
     normalised,
     orthogonalised,
+    toward,
     towards,
     unit,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "principal_components",
     "project",
     "random_walk_shares",
+    "toward",
     "towards",
     "unit",
 ]

@@ -9,8 +9,8 @@ of normalisation layers are left out of the direction, as in the authors' figure
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -21,8 +21,22 @@ from landscape.problem import Problem
 from landscape.slices.filters import Filters, filters_of
 from landscape.spectrum.probes import probe
 from landscape.spectrum.rows import outside
+from landscape.wording import listed
 
 Normalisation = Literal["filter", "layer", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Another problem that directions lead to, as far as it isn't trainable parameters.
+
+    Attributes:
+        buffers: its buffers and frozen parameters, under the names, on the device and of the dtype of the centre's.
+        notes: what of the other problem isn't met there, a sentence each.
+    """
+
+    buffers: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,10 +47,13 @@ class Direction:
         vector: (n,), on the problem's device and of its dtype, in the units of the parameters; not of unit length
             unless it says so.
         name: what it is, for an axis or a table.
+        ends: the problems that it leads to, each with the coefficient that the way to it has in this direction; none
+            where nothing is known of buffers. See `landscape.slices.buffers`.
     """
 
     vector: Tensor
     name: str
+    ends: Mapping[End, float] = field(default_factory=dict)
 
     @property
     def norm(self) -> float:
@@ -128,6 +145,52 @@ def towards(problem: Problem, end: Tensor, name: str = "line") -> Direction:
     return Direction(difference, name)
 
 
+Aim = Direction | Callable[[Problem], Direction]
+"""A direction, or a function that makes one of the problem at the centre: `toward` another, or `gradient_direction`."""
+
+
+def toward(end: Problem, name: str = "line") -> Callable[[Problem], Direction]:
+    """The line to another problem of the same model, from wherever a slice begins.
+
+    ``line(problem, toward(end), positions)`` is the line from ``problem`` to ``end``.
+    Position 1 is the other problem with its parameters, its buffers and its frozen parameters, so that the loss there
+    is its own on the data of the slice.
+
+    Args:
+        end: at the other point; of the same model, on any data.
+        name: what to call the direction.
+
+    Returns:
+        A function of the problem at the centre that returns the direction. It raises InputError where names or shapes
+        of parameters or buffers differ, or both problems are at the same point.
+    """
+
+    def seen_from(problem: Problem) -> Direction:
+        shapes = [{key: value.shape for key, value in each.tensors().items()} for each in (problem, end)]
+        if shapes[0] != shapes[1]:
+            raise InputError("the line leads to another model: its parameters or buffers have other names or shapes")
+        there = problem.with_state(end.tensors())
+        direction = towards(problem, there.vector, name)
+        return replace(direction, ends={End(there.buffers(), _staying(problem, there, name)): 1.0})
+
+    return seen_from
+
+
+def _staying(problem: Problem, end: Problem, name: str) -> tuple[str, ...]:
+    """A note on parameters that differ at the end of a line and don't vary along it."""
+    here, there = problem.tensors(), end.tensors()
+    fixed = here.keys() - problem.layout.names - problem.buffers().keys()
+    staying = [each for each in here if each in fixed and not torch.equal(here[each], there[each])]
+    if not staying:
+        return ()
+    return (f"{listed(staying)} differ at the end of {name} and don't vary: its loss at position 1 is of a mixture",)
+
+
+def aimed(problem: Problem, aim: Aim) -> Direction:
+    """The direction that is meant at the centre of a slice."""
+    return aim if isinstance(aim, Direction) else aim(problem)
+
+
 def unit(vector: Tensor, name: str) -> Direction:
     """A vector (n,) made one of length 1.
 
@@ -149,13 +212,24 @@ def orthogonalised(directions: Sequence[Direction]) -> list[Direction]:
     first, *others = directions
     found, rows = [first], (first.vector.to(torch.float64) / first.norm).unsqueeze(0)
     for each in others:
-        rest = outside(each.vector.to(torch.float64), rows)
+        wide = each.vector.to(torch.float64)
+        rest = outside(wide, rows)
         length = float(torch.linalg.vector_norm(rest))
         if not length > math.sqrt(len(rest)) * torch.finfo(each.vector.dtype).eps * each.norm:
             raise InputError(f"{each.name} lies within the span of the directions before it, so they make no plane")
+        ends = _ends_outside(each, found, rows @ wide, each.norm / length)
         rows = torch.cat([rows, (rest / length).unsqueeze(0)])
-        found.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name))
+        found.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name, ends))
     return found
+
+
+def _ends_outside(direction: Direction, before: Sequence[Direction], along: Tensor, factor: float) -> dict[End, float]:
+    """The ends of a direction without its parts along those before it, which are of these lengths, times a factor."""
+    ends = {end: factor * share for end, share in direction.ends.items()}
+    for each, part in zip(before if ends else (), along.tolist() if ends else (), strict=True):
+        for end, share in each.ends.items():
+            ends[end] = ends.get(end, 0.0) - factor * share * part / each.norm
+    return ends
 
 
 def cosine(first: Direction, second: Direction) -> float:

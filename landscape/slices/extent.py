@@ -11,7 +11,8 @@ from torch import nn
 
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.slices.directions import Direction
+from landscape.slices.buffers import BufferRule, Points
+from landscape.slices.directions import Aim, aimed
 
 _DOUBLINGS = 40
 _BISECTIONS = 4  # the end is then known to a tenth
@@ -58,7 +59,9 @@ def natural_scale(problem: Problem) -> float:
     return abs(problem.by_sample().mean)
 
 
-def find_extent(problem: Problem, direction: Direction, rise: float | None = None) -> Extent:
+def find_extent(
+    problem: Problem, direction: Aim, rise: float | None = None, buffers: BufferRule = "interpolate"
+) -> Extent:
     """The positions at which the loss has risen, the first such on each side as far as doubling steps see it.
 
     Beginning where a step is a thousandth of theta's length (or of 1, where theta is zero) the step is doubled until
@@ -68,11 +71,15 @@ def find_extent(problem: Problem, direction: Direction, rise: float | None = Non
         problem: at the point theta.
         direction: whose positions are looked at.
         rise: above the loss at theta; default: max(|L|, a tenth of `natural_scale`).
+        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
 
     Raises:
         InputError: the direction is zero, the rise isn't positive, or the loss at theta isn't finite.
     """
-    base = problem.loss()
+    direction = aimed(problem, direction)
+    points = Points(problem, [direction], buffers)
+    with torch.no_grad(), problem.evaluating():
+        base = points.at(problem.vector, [0.0]).loss()
     if not 0 < direction.norm < math.inf:
         raise InputError(f"{direction.name} has the length {direction.norm:g}: it is no direction")
     if rise is not None and not rise > 0:
@@ -85,7 +92,7 @@ def find_extent(problem: Problem, direction: Direction, rise: float | None = Non
         """Whether the loss has risen at a position; a loss that isn't finite has."""
         if abs(position) > torch.finfo(problem.dtype).max:
             return True
-        value = problem.sums_at(torch.add(problem.vector, direction.vector, alpha=position)).mean
+        value = points.sums_at(torch.add(problem.vector, direction.vector, alpha=position), [position]).mean
         return not value <= base + rise
 
     first = 1e-3 * length / direction.norm

@@ -11,14 +11,15 @@ import torch
 
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.slices.directions import Direction
+from landscape.slices.buffers import BufferRule, Points
+from landscape.slices.directions import Aim, Direction, aimed
 from landscape.spectrum.products import finite_products
 from landscape.spectrum.progress import Progress
 
 
 @dataclass(frozen=True)
 class Line:
-    """L(theta + a d) at positions a.
+    """L(theta + a d) at positions a, with the buffers that `landscape.slices.buffers` gives each point.
 
     Attributes:
         positions: (m,) float64, a, ascending, 0 among them.
@@ -27,9 +28,10 @@ class Line:
         accuracies: (m,) weighted share of terms that are right; NaN where the loss has no classes.
         sample_losses: (samples, m), each sample's mean loss over its own terms; NaN for one that is masked.
         sample_weights: (samples,) their weights in the objective: sum_i w_i l_i / sum_i w_i is ``losses``.
-        slope: d^T g with the gradient g at theta, as computed in the problem's precision.
-        curvature: d^T H d, as computed in that precision.
+        slope: d^T g with the gradient g at theta and its buffers, as computed in the problem's precision.
+        curvature: d^T H d with the same buffers, as computed in that precision.
         norm: ||d||.
+        notes: what became of the buffers along the line, a sentence each.
     """
 
     positions: np.ndarray
@@ -41,6 +43,7 @@ class Line:
     slope: float
     curvature: float
     norm: float
+    notes: tuple[str, ...] = ()
 
     @property
     def centre(self) -> int:
@@ -56,9 +59,10 @@ class Line:
 
 def line(
     problem: Problem,
-    direction: Direction,
+    direction: Aim,
     positions: np.ndarray,
     *,
+    buffers: BufferRule = "interpolate",
     operator: SymmetricOperator | None = None,
     model: bool = True,
     progress: Callable[[Progress], None] | None = None,
@@ -69,19 +73,22 @@ def line(
 
     Args:
         problem: at the point theta.
-        direction: d.
+        direction: d, or what makes it of the problem, such as `toward` another.
         positions: (m,) a; see `landscape.slices.grid.positions`.
+        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
         operator: the Hessian at theta, for the quadratic model; default: made.
         model: make the quadratic model, which takes a gradient and a product; else slope and curvature are NaN.
         progress: called after every point.
 
     Raises:
-        InputError: the Hessian's product with d isn't finite.
+        InputError: the Hessian's product with d isn't finite, or the buffers can't follow the rule.
     """
-    sums = []
+    direction = aimed(problem, direction)
+    points, sums = Points(problem, [direction], buffers), []
     with torch.no_grad(), problem.evaluating():
         for index, position in enumerate(positions):
-            sums.append(problem.sums_at(torch.add(problem.vector, direction.vector, alpha=float(position))))
+            there = torch.add(problem.vector, direction.vector, alpha=float(position))
+            sums.append(points.sums_at(there, [position]))
             if progress is not None:
                 progress(points_made(index + 1, len(positions)))
     weights = sums[0].weights.cpu().numpy()
@@ -100,6 +107,7 @@ def line(
         slope=slope,
         curvature=curvature,
         norm=direction.norm,
+        notes=points.notes,
     )
 
 

@@ -12,14 +12,15 @@ import torch
 
 from landscape.problem import Problem
 from landscape.slices.adaptive import adapt
-from landscape.slices.directions import Direction, cosine
+from landscape.slices.buffers import BufferRule, Points
+from landscape.slices.directions import Aim, aimed, cosine
 from landscape.slices.line import points_made
 from landscape.spectrum.progress import Progress
 
 
 @dataclass(frozen=True)
 class Plane:
-    """L(theta + a d1 + b d2) on a rectangular grid.
+    """L(theta + a d1 + b d2) on a rectangular grid, with the buffers that `landscape.slices.buffers` gives each point.
 
     Attributes:
         first: (p,) float64, positions a along d1, ascending, 0 among them.
@@ -31,6 +32,7 @@ class Plane:
         cosine: of the angle between d1 and d2.
         evaluated: (q, p) where the loss was evaluated; elsewhere it is interpolated.
         interpolation_error: the largest error that was found in what was interpolated; see `adaptive.Adapted`.
+        notes: what became of the buffers on the plane, a sentence each.
     """
 
     first: np.ndarray
@@ -42,6 +44,7 @@ class Plane:
     cosine: float
     evaluated: np.ndarray
     interpolation_error: float
+    notes: tuple[str, ...] = ()
 
     @property
     def centre(self) -> tuple[int, int]:
@@ -51,11 +54,12 @@ class Plane:
 
 def plane(
     problem: Problem,
-    first: Direction,
-    second: Direction,
+    first: Aim,
+    second: Aim,
     first_positions: np.ndarray,
     second_positions: np.ndarray,
     *,
+    buffers: BufferRule = "interpolate",
     adaptive: float | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
@@ -68,14 +72,17 @@ def plane(
         second: d2, drawn upwards. They need not be orthogonal; see `landscape.slices.orthogonalised`.
         first_positions: (p,) a.
         second_positions: (q,) b.
+        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
         adaptive: evaluate as many of the points as it takes to find no larger error than this share of the loss's
             range where the others are interpolated; see `landscape.slices.adaptive`. Default: all.
         seed: of the points that are then evaluated at random.
         progress: called after every point.
 
     Raises:
-        InputError: ``adaptive`` isn't above 0 and below 1.
+        InputError: ``adaptive`` isn't above 0 and below 1, or the buffers can't follow the rule.
     """
+    first, second = aimed(problem, first), aimed(problem, second)
+    points = Points(problem, [first, second], buffers)
     across, up = (np.asarray(each, dtype=np.float64) for each in (first_positions, second_positions))
     shape = len(up), len(across)
     losses, errors, accuracies = (np.full(shape, np.nan) for _ in range(3))
@@ -86,7 +93,8 @@ def plane(
         return torch.add(problem.vector, second.vector, alpha=float(up[row]))
 
     def evaluate(row: int, column: int) -> float:
-        sums = problem.sums_at(torch.add(start(row), first.vector, alpha=float(across[column])))
+        there = torch.add(start(row), first.vector, alpha=float(across[column]))
+        sums = points.sums_at(there, [across[column], up[row]])
         estimate = sums.estimate()
         losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
         accuracies[row, column] = sums.accuracy
@@ -113,4 +121,5 @@ def plane(
         cosine=cosine(first, second),
         evaluated=evaluated,
         interpolation_error=error,
+        notes=points.notes,
     )
