@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -35,26 +35,48 @@ class Posed(Protocol):
     def checked_terms(self, batch: Any) -> Terms: ...
 
 
-def audit(problem: Posed) -> tuple[float, tuple[str, ...]]:
-    """The weight of the whole data, and notes on what was switched on the user's behalf.
+class Audit(NamedTuple):
+    """What was seen of a problem.
+
+    Attributes:
+        total_weight: the weight of the whole data.
+        notes: on what was switched on the user's behalf.
+        terms: losses and weights of the smallest batch of several samples.
+    """
+
+    total_weight: float
+    notes: tuple[str, ...]
+    terms: Terms
+
+
+def audit(problem: Posed) -> Audit:
+    """Evaluate a problem once.
 
     Raises:
         InputError: something makes the objective ill-defined.
     """
     _refuse_nonfinite_parameters(problem)
     _refuse_mixing_in_training(problem)
-    total = 0.0
+    total, smallest = 0.0, _smallest(problem)
     with torch.no_grad(), problem.evaluating(), _FunctionsCalled() as called:
         for batch in problem.batches:
             losses, weights = problem.checked_terms(batch)
             _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
             total += float(weights.sum(dtype=torch.float64))
+            if batch is smallest:
+                terms = losses, weights
         _refuse_changing_losses(problem)
     if not total > 0:
         raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
     if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
-        return total, ("attention runs on the math kernel: the fused kernels have no double backward",)
-    return total, ()
+        notes = ("attention runs on the math kernel: the fused kernels have no double backward",)
+        return Audit(total, notes, terms)
+    return Audit(total, (), terms)
+
+
+def _smallest(problem: Posed) -> Any:
+    """The smallest batch of several samples; a batch of one sample where none has more."""
+    return min(problem.batches, key=lambda batch: (data.samples_in(batch) == 1, data.samples_in(batch)))
 
 
 def _refuse_nonfinite_parameters(problem: Posed) -> None:
@@ -86,27 +108,30 @@ def _refuse_changing_losses(problem: Posed) -> None:
         )
 
 
-def company_notes(problem: Posed) -> tuple[str, ...]:
+def company_notes(problem: Posed, terms: Terms) -> tuple[str, ...]:
     """A note where the terms of a sample depend on the other samples of its batch, and so on how the data are split.
 
     BatchNorm that normalises by the batch is known by its type. Any other dependence is found by evaluating the
     smallest batch of several samples with other samples, see `_dependence`.
+
+    Args:
+        problem: as it was audited.
+        terms: of that batch.
     """
     mixing = [
         name
         for name, module in problem.model.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (problem.training or module.running_mean is None)
     ]
-    sizes = [(data.samples_in(batch) == 1, data.samples_in(batch)) for batch in problem.batches]
     if mixing:
         found = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
-    elif not (found := _dependence(problem, problem.batches[sizes.index(min(sizes))])):
+    elif not (found := _dependence(problem, _smallest(problem), terms)):
         return ()
-    batches = "1 batch" if len(sizes) == 1 else f"{len(sizes):,} batches"
+    batches = "1 batch" if len(problem.batches) == 1 else f"{len(problem.batches):,} batches"
     return (f"{found}: the objective depends on how the data are split, and is that of the {batches} as given",)
 
 
-def _dependence(problem: Posed, batch: Any) -> str:
+def _dependence(problem: Posed, batch: Any, given: Terms) -> str:
     """How the terms of a batch's samples depend on the other samples, in words; empty if they don't.
 
     Every second sample becomes a copy of the first, and one copy more comes behind; the samples that stay must keep
@@ -117,7 +142,6 @@ def _dependence(problem: Posed, batch: Any) -> str:
     places[1::2] = places[samples] = 0
     stay = torch.arange(0, samples, 2)
     with torch.no_grad(), problem.evaluating():
-        given = problem.terms(problem.vector, batch)
         for size in (samples + 1, samples):  # some models take batches of one size alone
             try:
                 others = problem.terms(problem.vector, data.select(batch, places[:size]))

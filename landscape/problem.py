@@ -149,11 +149,12 @@ class Problem:
         self.training = training
         self.vector, self._constants = self._read_state(model)
         self.batches = data.freeze(batches, *point)
-        self.total_weight, notes = audit(self)
+        audited = audit(self)
+        self.total_weight = audited.total_weight
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
-        self.notes = data.freezing_notes(batches) + notes + company_notes(self)
+        self.notes = data.freezing_notes(batches) + audited.notes + company_notes(self, audited.terms)
         if self.about and data.freezing_notes(batches):
             raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
         self._split(micro_batch)
@@ -205,7 +206,7 @@ class Problem:
         other.compiling, other.memory = compiling or self.compiling, memory or self.memory
         other._form = self._form.on(other.device, other.dtype)
         other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
-        other.total_weight, _ = audit(other)
+        other.total_weight = audit(other).total_weight
         other._split(micro_batch)
         return other
 
@@ -367,7 +368,7 @@ class Problem:
         other = copy.copy(self)
         other.batches, other.about = batches, {}
         other._refuse_idle_processes()
-        other.total_weight, _ = audit(other)
+        other.total_weight = audit(other).total_weight
         return other
 
     def tensors(self) -> dict[str, Tensor]:

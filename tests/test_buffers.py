@@ -1,6 +1,8 @@
 """Buffers along slices: every right value is of the user's own model with weights and buffers written in place."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrizations, spectral_norm
 
 from landscape import InputError, Problem
+from landscape.parallel import Processes
 from landscape.record import open_record, read_provenance, read_request
 from landscape.slices import (
     Direction,
@@ -287,6 +290,42 @@ def test_means_and_variances_are_written_as_training_mode_leaves_them():
     assert passes == 1
     assert torch.allclose(found["1.running_mean"], whole[1].running_mean, rtol=1e-12)
     assert torch.allclose(found["1.running_var"], whole[1].running_var * 49 / 50, rtol=1e-12)
+
+
+class Together(Processes):
+    """One of several threads that add up tensors as processes do."""
+
+    def __init__(self, rank, parts, barrier):
+        super().__init__(rank, len(parts))
+        self.__dict__.update(parts=parts, barrier=barrier)
+
+    def total(self, part):
+        self.parts[self.rank] = part.clone()
+        self.barrier.wait()
+        part.copy_(sum(self.parts))
+        self.barrier.wait()
+        return part
+
+
+def test_several_processes_have_the_statistics_of_all_data():
+    models = [trained(Branched, 0, SHAPE) for _ in range(3)]
+    parts, barrier = [None] * 2, threading.Barrier(2)
+    problems = [
+        posed(model, (20, 29, 1), SHAPE).split_over(Together(rank, parts, barrier))
+        for rank, model in enumerate(models[:2])
+    ]
+
+    def work(problem):
+        with torch.no_grad():
+            return re_estimated(problem, problem.vector)
+
+    with ThreadPoolExecutor(2) as pool:
+        (one, passes), (other, _) = pool.map(work, problems)
+    whole, _ = work(posed(models[2], (50,), SHAPE))
+    assert passes == 4
+    for name, values in whole.items():
+        assert torch.equal(one[name], other[name])
+        assert torch.allclose(one[name], values, rtol=1e-10)
 
 
 def test_a_random_plane_with_statistics_computed_anew():
