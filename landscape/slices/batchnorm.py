@@ -30,10 +30,13 @@ class _Moments:
     def add(self, inputs: Tensor) -> None:
         """Add the input (samples, channels, ...) of one call."""
         self.calls += 1
-        wide = inputs.detach().to(torch.float64).transpose(0, 1).flatten(1)
-        variance, mean = torch.var_mean(wide, 1, correction=0)
-        count = torch.full_like(mean, wide.shape[1])
-        self._sums = _joined(torch.stack([self._sums, torch.stack([count, mean, count * variance])]))
+        along = [dim for dim in range(inputs.ndim) if dim != 1]
+        wide = inputs.detach().to(torch.float64)
+        mean = wide.mean(along, keepdim=True)
+        squares = (wide - mean).square().sum(along)  # torch.var_mean takes fifty times as long on a CPU
+        mean = mean.flatten()
+        count = torch.full_like(mean, wide.numel() // len(mean))
+        self._sums = _joined(torch.stack([self._sums, torch.stack([count, mean, squares])]))
 
     def over(self, processes: Processes) -> tuple[Tensor, Tensor] | None:
         """Mean and biased variance over the batches of all processes; None of a layer that wasn't called."""
