@@ -241,8 +241,10 @@ class Alone(SymmetricOperator):
 
 
 def cost(case: str, seeds: int = 3) -> tuple[str, ...]:
-    """A row: what products in float64 add to a solve for ten pairs of a benchmark model, from the model to the pairs."""
-    problem, made, took = CASES[case][1](), {True: [], False: []}, {True: [], False: []}
+    """A row: what products in float64 add to a solve for ten pairs of a benchmark model, set-up included."""
+    problem = CASES[case][1]()
+    made: dict[bool, list[int]] = {True: [], False: []}
+    took: dict[bool, list[float]] = {True: [], False: []}
     for seed in range(seeds):
         for measured in (False, True):
             started = time.perf_counter()
