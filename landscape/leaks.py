@@ -103,7 +103,9 @@ def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
 def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
     """Have the parameters show NaN: one number for each of them, however large it is."""
     floating = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
-    nan = {each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating}
+    nan = {
+        each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating
+    }
     with pointed(nan):
         yield
 

@@ -288,24 +288,28 @@ class _Probing:
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
-        return dict(self.request.common) | {
-            "command": self.command,
-            "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
-            | {"python": platform.python_version()},
-            "device": _device_name(problem.device),
-            "threads": torch.get_num_threads(),
-            "processes": self.run.source.processes.size,
-            "settings": measurement.settings,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "notes": list(problem.notes),
-            "checkpoint": {
-                "path": str(checkpoint.path),
-                "sha256": checkpoint.sha256,
-                "step": checkpoint.step,
-                "format": checkpoint.format,
+        return (
+            dict(self.request.common)
+            | {
+                "command": self.command,
+                "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
+                | {"python": platform.python_version()},
+                "device": _device_name(problem.device),
+                "threads": torch.get_num_threads(),
+                "processes": self.run.source.processes.size,
+                "settings": measurement.settings,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "notes": list(problem.notes),
+                "checkpoint": {
+                    "path": str(checkpoint.path),
+                    "sha256": checkpoint.sha256,
+                    "step": checkpoint.step,
+                    "format": checkpoint.format,
+                }
+                | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
             }
-            | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
-        } | ({} if problem.penalty is None else {"penalty": name_of(problem.penalty)})
+            | ({} if problem.penalty is None else {"penalty": name_of(problem.penalty)})
+        )
 
 
 def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints: int) -> list[Measurement]:

@@ -241,7 +241,9 @@ class Problem:
             value = float(self.penalty_at(self.vector))
         if not math.isfinite(value):
             raise InputError(f"the penalty, {name_of(penalty)}, is {value} here: correct it")
-        self.notes += (f"in the objective, beside the mean loss: {name_of(penalty)}; every matrix has its Hessian added",)
+        self.notes += (
+            f"in the objective, beside the mean loss: {name_of(penalty)}; every matrix has its Hessian added",
+        )
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
         """The same problem at a checkpoint's parameters and buffers, given under the model's own names."""

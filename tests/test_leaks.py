@@ -112,7 +112,9 @@ def the_model_that_is_passed():
 
 def closure_over_a_functional_call():
     model = network()
-    return own(model, lambda _, b: ce(functional_call(model, dict(model.named_parameters()), b[0]), b[1], reduction="none"))
+    return own(
+        model, lambda _, b: ce(functional_call(model, dict(model.named_parameters()), b[0]), b[1], reduction="none")
+    )
 
 
 def closure_over_tied_weights():
@@ -150,9 +152,7 @@ def a_list_of_modules():
 def constants_that_were_cloned():
     model = network()
     anchor = [p.detach().clone() + 1 for p in model.parameters()]
-    return pair(
-        model, lambda out, t: ce(out, t) + l2(p - a for p, a in zip(model.parameters(), anchor, strict=True))
-    )
+    return pair(model, lambda out, t: ce(out, t) + l2(p - a for p, a in zip(model.parameters(), anchor, strict=True)))
 
 
 def a_teacher():
