@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.swap import written
 from landscape.wording import cause
 
 
@@ -62,10 +63,11 @@ def pyhessian_eigenvalues(
         InputError: PyHessian can't work where the problem lives, or fails on it.
     """
     check_arguments("LM", str(problem.device), "hessian")
-    with counted_products() as count, _draws(seed), problem.written() as parameters:
+    weights = written(problem.model, problem.tensors())
+    with counted_products() as count, _draws(seed), problem.evaluating(), weights as parameters:
         started = time.perf_counter()
         try:
-            solver = _solver(_Shares(problem, parameters))
+            solver = _solver(_Shares(problem, [parameters[name] for name in problem.layout.names]))
             values, vectors = solver.eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
         except RuntimeError as error:  # for one, a loss that can be differentiated only once
             raise InputError(f"PyHessian fails on this problem ({cause(error)}); leave the cross-check out") from error

@@ -1,7 +1,7 @@
 """Whether the loss depends on what is put into the model's places, and on nothing else that is the model's.
 
-A loss that reads a parameter past its place (a list of parameters made beforehand, ``.data``, an array of NumPy) has the
-right value at the model's own weights. Its gradient, its Hessian and its slices are those of another function.
+A loss may read a parameter past its place: from a list of parameters made beforehand, ``.data`` or an array of NumPy.
+Its value at the model's own weights is right. Its gradient, its Hessian and its slices are those of another function.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def refuse_leaks(problem: Posed) -> tuple[str, ...]:
 
 def _refusal(what: str) -> str:
     return (
-        f"the loss reads {what} past the values that are put in for them (a list or an alias made beforehand?), so that "
-        "its derivatives would be of another function: read them from the model when the loss is computed, keep them in "
-        "an nn.ParameterList, clone() what is constant, or give Problem(penalty=...)"
+        f"the loss reads {what} past the values that are put in for them (a list or an alias made beforehand?): its "
+        "derivatives would be another function's: read them from the model when the loss is computed, keep them in an "
+        "nn.ParameterList, clone() what is constant, or give Problem(penalty=...)"
     )
 
 
@@ -102,7 +102,7 @@ def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
 @contextmanager
 def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
     """Have the parameters show NaN: one number for each of them, however large it is."""
-    floating = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
+    floating: list[Tensor] = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
     nan = {
         each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating
     }
@@ -120,9 +120,10 @@ def _refuse_difference(problem: Posed, plain: Tensor, graphed: Tensor) -> None:
     off, rounding = ((each - plain).abs().max() for each in (graphed, moved))
     if not off <= _ROUNDINGS * rounding:
         raise InputError(
-            f"the losses with a graph differ from those without by up to {float(off):.2g}, of {float(plain.abs().max()):.2g}: "
-            "the model or the loss asks whether gradients are wanted (torch.is_grad_enabled(), requires_grad); have it "
-            "compute one function, and give a term over some parameters as Problem(penalty=...)"
+            f"the losses with a graph differ from those without by up to {float(off):.2g}, of "
+            f"{float(plain.abs().max()):.2g}: the model or the loss asks whether gradients are wanted "
+            "(torch.is_grad_enabled(), requires_grad); have it compute one function, and give a term over some "
+            "parameters as Problem(penalty=...)"
         )
 
 

@@ -27,7 +27,7 @@ from landscape.parameters import ParameterLayout
 from landscape.penalty import Penalty, name_of, value_of
 from landscape.place import checked_place, place_of, unwrapped
 from landscape.samples import LossEstimate, SampleSums, about_samples
-from landscape.swap import pointed, slots, swapped
+from landscape.swap import slots, swapped
 from landscape.switches import switched
 from landscape.widened import widened
 from landscape.wording import listed
@@ -452,37 +452,14 @@ class Problem:
         return swapped(self.model, self._state(vector), lambda: value_of(penalty, named))
 
     def share_as_is(self, batch: Any) -> Tensor:
-        """One batch's part of the objective by the model and the loss as they are; call inside `written`.
+        """One batch's part of the objective by the model and the loss as they are, whatever weights are in the model.
 
-        The penalty is spread over the batches.
+        Call inside `evaluating`. The penalty is spread over the batches.
         """
         share = self._form.as_is(batch) / self.total_weight
         if self.penalty is None:
             return share
         return share + value_of(self.penalty, dict(self.model.named_parameters())) / len(self.batches)
-
-    @contextlib.contextmanager
-    def written(self) -> Iterator[list[nn.Parameter]]:
-        """Have the user's model itself at this point: its parameters and buffers show the problem's tensors.
-
-        Yields:
-            The user's own parameters, in the order of the flat vector.
-        """
-        tensors, parameters = self.tensors(), dict(self.model.named_parameters())
-        own = parameters | dict(self.model.named_buffers())
-        gradients = {parameter: parameter.grad for parameter in parameters.values()}
-        for parameter in gradients:
-            parameter.grad = None
-        try:
-            with pointed({own[name]: tensor.clone() for name, tensor in tensors.items()}), self.evaluating():
-                try:
-                    yield [parameters[name] for name in self.layout.names]
-                finally:  # a gradient has the data's type, and one with a graph and its parameter hold each other
-                    for parameter in gradients:
-                        parameter.grad = None
-        finally:
-            for parameter, gradient in gradients.items():
-                parameter.grad = gradient
 
     @property
     def loss_terms(self) -> LossTerms:

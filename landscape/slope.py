@@ -7,6 +7,7 @@ gradient, and the loss along a slice has another slope and another curvature.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class Slope:
 
     def __str__(self) -> str:
         return (
-            f"along {self.direction} the slope of the loss is {self.found:.4g} by differences, which are off by at most "
+            f"along {self.direction} the slope of the loss is {self.found:.4g} by differences, off by at most "
             f"{self.allowed:.1e}, and {self.expected:.4g} by the gradient"
         )
 
@@ -64,10 +65,8 @@ def check_slopes(problem: Problem, seed: int = 0) -> list[Slope]:
     Raises:
         InputError: the losses have no gradient, or they are not finite.
     """
-    try:
+    with contextlib.suppress(InputError, RuntimeError, TypeError):  # in float64, if the model can be
         problem = problem.to(dtype=torch.float64)
-    except (InputError, RuntimeError, TypeError):
-        pass  # a model that can't be evaluated in float64
     generator = torch.Generator().manual_seed(seed)
 
     def normal() -> Tensor:

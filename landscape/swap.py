@@ -76,3 +76,34 @@ def pointed(targets: Mapping[Tensor, Tensor]) -> Iterator[None]:
         finally:
             for tensor, data in own.items():
                 tensor.data = data
+
+
+@contextmanager
+def written(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, nn.Parameter]]:
+    """Have a model show other weights, in its own parameters and buffers, and have no gradients.
+
+    Args:
+        model: the user's; put back as it was, its gradients too.
+        tensors: every parameter and buffer under the first of its names; they are copied.
+
+    Yields:
+        The model's own parameters by their names.
+    """
+    parameters = dict(model.named_parameters())
+    own = parameters | dict(model.named_buffers())
+    gradients = {parameter: parameter.grad for parameter in parameters.values()}
+
+    def without_gradients() -> None:  # which have the data's type, and hold the parameter where they have a graph
+        for parameter in gradients:
+            parameter.grad = None
+
+    try:
+        without_gradients()
+        with pointed({own[name]: tensor.clone() for name, tensor in tensors.items()}):
+            try:
+                yield parameters
+            finally:
+                without_gradients()
+    finally:
+        for parameter, gradient in gradients.items():
+            parameter.grad = gradient

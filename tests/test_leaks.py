@@ -197,11 +197,11 @@ def true_trace(case: Case, h: float = 1e-4) -> float:
     entries = [each for p in case.model.parameters() for each in p.data.view(-1).unbind()]
     base, total = float(case.loss()), 0.0
     for entry in entries:
-        entry += h
+        entry.add_(h)
         up = float(case.loss())
-        entry -= 2 * h
+        entry.sub_(2 * h)
         total += (up - 2 * base + float(case.loss())) / h**2
-        entry += h
+        entry.add_(h)
     return total
 
 
@@ -219,7 +219,7 @@ def test_what_the_loss_reads_of_the_model_counts(name):
     there = problem.vector + 0.3
     with torch.no_grad():
         for p in case.model.parameters():
-            p += 0.3
+            p.add_(0.3)
     assert problem.at(there).loss() == pytest.approx(float(case.loss().detach()), rel=1e-12)
 
 
@@ -390,7 +390,7 @@ def test_kernels_that_round_otherwise_without_a_graph_are_not_refused():
     model = nn.Sequential(nn.Linear(3, 16), *layers, nn.Linear(16, 3))
     with torch.no_grad():
         for p in model.parameters():
-            p *= 8
+            p.mul_(8)
     problem = Problem(model, nn.CrossEntropyLoss(), [(X.float(), Y)])
     with problem.evaluating():
         graphed, _ = problem.terms(problem.vector.clone().requires_grad_(), problem.batches[0])

@@ -1,7 +1,7 @@
 """Losses whose gradient isn't their derivative are told; honest ones never are, kinks and rounding included.
 
-The right value is the derivative of the loss itself: for an ordinary model, the gradient; for each of those that aren't,
-a function whose derivative is known to be another.
+The right value is the derivative of the loss itself. It is the gradient for an ordinary model; for the others it is
+known to be another function.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def amplifying():
     model = nn.Sequential(nn.Linear(10, 12), *layers, nn.Linear(12, 3))
     with torch.no_grad():
         for p in model.parameters():
-            p *= 8
+            p.mul_(8)
     return model
 
 

@@ -85,9 +85,9 @@ def test_exceptions_leave_every_switch_as_it_was(before):
         with pytest.raises(RuntimeError, match="as asked"):
             evaluate()
         assert switches.state() == before
+    other = nn.Linear(3, 1)
+    kept = list(other.parameters())
     with pytest.raises(InputError, match="past the values"):
-        other = nn.Linear(3, 1)
-        kept = list(other.parameters())
         Problem(other, lambda out, t: (out - t).square().mean() + kept[0].sum(), [(torch.ones(4, 3), torch.ones(4, 1))])
     assert switches.state() == before
 
