@@ -123,6 +123,7 @@ class BatchedOperator(SymmetricOperator):
         other._whole, other._programs, other._kept = whole, {}, None
         other.route = Route("rebuilt", 0, 0)
         with other._evaluating(), Rounds() as rounds:
+            other._penalty = other._penalised()
             other._problem.terms(other._vector, other._problem.batches[0])
         if rounds.what is not None:
             raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
