@@ -286,7 +286,7 @@ class Problem:
             chosen |= found
         return chosen
 
-    def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor], penalty: Penalty | None) -> Self:
+    def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor], penalty: Penalty | None = None) -> Self:
         """The same data and loss on another model, at given values of its parameters and buffers.
 
         Args:
