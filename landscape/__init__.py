@@ -47,10 +47,12 @@ if TYPE_CHECKING:
         trace_of,
     )
     from landscape.operator import MatrixOperator, SymmetricOperator
+    from landscape.penalty import WeightDecay
     from landscape.problem import Problem
     from landscape.progress import ProgressBar
     from landscape.record import join_records, open_record
     from landscape.samples import LossEstimate
+    from landscape.slope import Slope, check_slopes
     from landscape.source import Source, load_problem
     from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
@@ -94,10 +96,12 @@ _HOMES = {
         "trace_of",
     ],
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
+    "landscape.penalty": ["WeightDecay"],
     "landscape.problem": ["Problem"],
     "landscape.progress": ["ProgressBar"],
     "landscape.record": ["join_records", "open_record"],
     "landscape.samples": ["LossEstimate"],
+    "landscape.slope": ["Slope", "check_slopes"],
     "landscape.source": ["Source", "load_problem"],
     "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
@@ -141,6 +145,7 @@ __all__ = [
     "Samples",
     "Slices1D",
     "Slices2D",
+    "Slope",
     "Source",
     "SpectralDensity",
     "Spectrum",
@@ -151,7 +156,9 @@ __all__ = [
     "TraceEstimate",
     "Valley",
     "ValleyHops",
+    "WeightDecay",
     "adam_diagonal",
+    "check_slopes",
     "density_of",
     "dynamics",
     "effective_dimension",

@@ -1,8 +1,9 @@
-"""The same eigenvalues by PyHessian, on the same problem, side by side.
+"""The same eigenvalues by PyHessian, on the user's own model, side by side.
 
 PyHessian (Yao et al. 2020) finds eigenvalues of largest magnitude one after the other, by power iteration with
-deflation, and stops when an eigenvalue changes little. It is given exactly this objective; the residuals of what it
-finds are computed here.
+deflation, and stops when an eigenvalue changes little. It differentiates the user's model and loss as they are, by the
+model's own parameters, into which the weights are written for the time: nothing that this package puts into the model's
+places can mislead both. The residuals of what it finds are computed here.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.swap import written
 from landscape.wording import cause
 
 
@@ -61,15 +63,14 @@ def pyhessian_eigenvalues(
         InputError: PyHessian can't work where the problem lives, or fails on it.
     """
     check_arguments("LM", str(problem.device), "hessian")
-    shares = _Shares(problem)
-    with counted_products() as count, _defaults(problem.dtype, seed), problem.evaluating():
+    weights = written(problem.model, problem.tensors())
+    with counted_products() as count, _draws(seed), problem.evaluating(), weights as parameters:
         started = time.perf_counter()
         try:
-            values, vectors = _solver(shares).eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
-        except RuntimeError as error:  # for one, a loss that is linear in the parameters has no graph to differentiate
+            solver = _solver(_Shares(problem, [parameters[name] for name in problem.layout.names]))
+            values, vectors = solver.eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
+        except RuntimeError as error:  # for one, a loss that can be differentiated only once
             raise InputError(f"PyHessian fails on this problem ({cause(error)}); leave the cross-check out") from error
-        finally:
-            shares.zero_grad()  # a gradient with a graph and its parameter hold each other
         seconds = time.perf_counter() - started
     columns = torch.stack([torch.cat([part.reshape(-1) for part in vector]) for vector in vectors], dim=1)
     residuals = _residuals(problem, np.array(values), columns / torch.linalg.vector_norm(columns, dim=0))
@@ -108,22 +109,21 @@ class _Shares(nn.Module):
     of the shares: the objective itself, whatever its weights.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, parameters: list[nn.Parameter]) -> None:
         super().__init__()
-        self.problem = [problem]  # hidden from parameters()
-        pieces = problem.layout.unflatten(problem.vector)
-        self.weights = nn.ParameterList([nn.Parameter(piece.clone()) for piece in pieces.values()])
+        self.problem = problem
+        self.weights = nn.ParameterList(parameters)
 
     def forward(self, index: Tensor) -> Tensor:
-        problem = self.problem[0]
-        vector = torch.cat([weight.reshape(-1) for weight in self.weights])
-        return problem.share(vector, problem.batches[int(index)]) * len(problem.batches)
+        share = self.problem.share_as_is(self.problem.batches[int(index)]) * len(self.problem.batches)
+        # PyHessian can't do without a second derivative by every parameter: by this zero, each has one.
+        return share + 0 * torch.stack([weight.square().sum() for weight in self.weights]).sum()
 
 
 def _solver(shares: _Shares) -> Any:
     from pyhessian import hessian
 
-    problem = shares.problem[0]
+    problem = shares.problem
 
     def criterion(output: Tensor, _: Tensor) -> Tensor:
         return output
@@ -162,14 +162,9 @@ def counted_products() -> Iterator[_Count]:
 
 
 @contextmanager
-def _defaults(dtype: torch.dtype, seed: int) -> Iterator[None]:
-    """PyHessian draws its vectors in torch's default type and from the CPU's global generator, and makes torch warn."""
-    before = torch.get_default_dtype()
+def _draws(seed: int) -> Iterator[None]:
+    """PyHessian draws its vectors from the CPU's global generator, and makes torch warn."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
         torch.default_generator.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(before)
+        yield

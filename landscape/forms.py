@@ -1,8 +1,9 @@
-"""How a batch becomes its terms: the model called with other tensors in its places, then the loss.
+"""How a batch becomes its terms: the model and the loss, both while other tensors are in the model's places.
 
 There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
-``judged`` (the same, and which are right), ``check`` (the same, held to what terms must be), ``on`` (the form on
-another device or in another precision), ``with_model`` and ``loss_name``.
+``judged`` (the same, and which are right), ``check`` (the same, held to what terms must be), ``as_is`` (a batch's sum
+of weighted losses with whatever is in the model), ``on`` (the form on another device or in another precision),
+``with_model`` and ``loss_name``.
 """
 
 from __future__ import annotations
@@ -13,31 +14,15 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.errors import InputError
 from landscape.losses import Loss, Terms, terms_of
+from landscape.swap import swapped
 from landscape.wording import listed
 
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 Read = Callable[[Any], Any]
 Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
-
-
-def slots(model: nn.Module) -> dict[str, str]:
-    """For every place that holds a parameter or buffer, the name under which its tensor comes first.
-
-    Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
-    once. Left to itself, `functional_call` swaps the place of a module with two names twice, and puts back what it
-    swapped in.
-    """
-    first = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    return {
-        f"{prefix}.{name}".removeprefix("."): first[id(tensor)]
-        for prefix, module in model.named_modules()
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]
-        if tensor is not None
-    }
 
 
 def _loss_name(loss: Loss) -> str:
@@ -76,7 +61,7 @@ class PairForm:
         self.model = model
         self.given = loss
         self.loss_name = _loss_name(loss)
-        self.loss = terms_of(loss, device, dtype)
+        self.loss = terms_of(loss, device, dtype, model)
         # A function of the user's own takes whatever the model gives.
         self.read = read or (predicted if hasattr(self.loss.reduced, "reduction") else None)
 
@@ -90,49 +75,61 @@ class PairForm:
 
     def output(self, state: dict[str, Tensor], batch: Any) -> Any:
         """What the loss is of, on one batch, with the model's parameters and buffers from ``state``."""
-        inputs, _ = batch
-        if isinstance(inputs, Mapping):
-            output = functional_call(self.model, state, (), dict(inputs), tie_weights=False)
-        else:
-            positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-            output = functional_call(self.model, state, positional, tie_weights=False)
-        return output if self.read is None else self.read(output)
+        return swapped(self.model, state, lambda: self._output(batch))
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self.loss.terms(self.output(state, batch), batch[1])
+        return swapped(self.model, state, lambda: self.loss.terms(self._output(batch), batch[1]))
+
+    def terms_of_output(self, state: dict[str, Tensor], output: Any, batch: Any) -> Terms:
+        """The terms of an output that was made before; ``state`` is what the loss itself may read of the model."""
+        return swapped(self.model, state, lambda: self.loss.terms(output, batch[1]))
 
     def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
-        output = self.output(state, batch)
-        correct = None if self.loss.correct is None else self.loss.correct(output, batch[1])
-        return *self.loss.terms(output, batch[1]), correct
+        def judge() -> Judged:
+            output = self._output(batch)
+            correct = None if self.loss.correct is None else self.loss.correct(output, batch[1])
+            return *self.loss.terms(output, batch[1]), correct
+
+        return swapped(self.model, state, judge)
 
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
         if not isinstance(batch, tuple | list) or len(batch) != 2:
             raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
-        return self.loss.check(self.output(state, batch), batch[1])
+        return swapped(self.model, state, lambda: self.loss.check(self._output(batch), batch[1]))
+
+    def as_is(self, batch: Any) -> Tensor:
+        output = self._output(batch)
+        with torch.no_grad():
+            weight = self.loss.terms(output, batch[1])[1].sum()
+        # Of no weight at all, the mean is no number.
+        loss = self.loss.reduced(output, batch[1]) if weight else output.new_zeros(())
+        return weight * loss if loss.ndim == 0 else loss.sum()
+
+    def _output(self, batch: Any) -> Any:
+        inputs, _ = batch
+        if isinstance(inputs, Mapping):
+            output = self.model(**inputs)
+        else:
+            output = self.model(*inputs) if isinstance(inputs, tuple | list) else self.model(inputs)
+        return output if self.read is None else self.read(output)
 
 
 class OwnForm:
     """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
 
     def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
-        self.call = _Call(model, fn)
+        self.model = model
+        self.fn = fn
         self.loss_name = repr(fn)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         return self  # its tensors are the user's own affair
 
     def with_model(self, model: nn.Module) -> Self:
-        return type(self)(model, self.call.fn)
+        return type(self)(model, self.fn)
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        inner = {f"model.{name}": tensor for name, tensor in state.items()}
-        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
-            result = functional_call(self.call, inner, (batch,), tie_weights=False)
-        losses, weights = result if isinstance(result, tuple) else (result, None)
-        if not isinstance(losses, Tensor):
-            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
-        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
+        return swapped(self.model, state, lambda: self._terms(batch))
 
     def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
         return *self.terms(state, batch), None
@@ -140,14 +137,14 @@ class OwnForm:
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.terms(state, batch)
 
+    def as_is(self, batch: Any) -> Tensor:
+        losses, weights = self._terms(batch)
+        return (losses * weights).sum()
 
-class _Call(nn.Module):
-    """A function of a model as a module, so that functional_call can swap the parameters the function sees."""
-
-    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
-        super().__init__()
-        self.model = model
-        self.fn = fn
-
-    def forward(self, batch: Any) -> Any:
-        return self.fn(self.model, batch)
+    def _terms(self, batch: Any) -> Terms:
+        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
+            result = self.fn(self.model, batch)
+        losses, weights = result if isinstance(result, tuple) else (result, None)
+        if not isinstance(losses, Tensor):
+            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
+        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)

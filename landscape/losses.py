@@ -65,7 +65,7 @@ class LossTerms:
         return pair
 
 
-def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
+def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Module | None = None) -> LossTerms:
     """A loss with the terms that belong to it.
 
     - ``CrossEntropyLoss`` and ``NLLLoss`` with class indices: one term for each index, weighted by the class weight of
@@ -73,12 +73,14 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
     - Every other torch loss: one term for each sample, the mean over its output elements (their sum for
       ``batchmean``), of weight 1.
     - A function that returns several losses: these are the terms, of weight 1.
-    - A function that returns one number is taken as a mean over samples and evaluated sample by sample.
+    - A function that returns one number is taken as a mean over samples and evaluated sample by sample; so is a torch
+      loss that holds parts of the model, since a copy of it would have copies of them.
 
     Args:
         loss: a torch loss module, a torch loss function (or a partial of one), or a function of the user's own.
         device: where the outputs will live; the loss's own tensors (class weights) are copied there.
         dtype: their floating-point type.
+        model: whose outputs they are.
 
     Raises:
         InputError: not callable, or it sums over the batch.
@@ -86,11 +88,12 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
     if not callable(loss):
         raise InputError(f"the loss must be a torch loss module or a function, not {type(loss).__name__}")
     loss = _torch_function_as_module(loss)
-    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction"):
+    if not isinstance(loss, nn.Module) or not hasattr(loss, "reduction") or _parts_of(loss) & _parts_of(model):
         return LossTerms(loss, functools.partial(_own_terms, loss))
     if loss.reduction == "sum":
         raise InputError("a loss with reduction='sum' grows with the data set; use reduction='mean'")
-    reduced = copy.deepcopy(loss).to(device=device, dtype=dtype)
+    # What it holds of the model elsewhere, in a list for one, isn't copied either.
+    reduced = copy.deepcopy(loss, {id(part): part for part in _parts_of(model)}).to(device=device, dtype=dtype)
     unreduced: Any = copy.copy(reduced)
     unreduced.reduction = "none"
     if isinstance(unreduced, nn.CrossEntropyLoss | nn.NLLLoss):
@@ -101,6 +104,11 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype) -> LossTerms:
         functools.partial(_element_terms, unreduced, loss.reduction == "batchmean"),
         None if yes_or_no is None else functools.partial(_binary_correct, yes_or_no),
     )
+
+
+def _parts_of(module: nn.Module | None) -> set[Any]:
+    """Every module and parameter in a module, by identity."""
+    return set() if module is None else {*module.modules(), *module.parameters()}
 
 
 class FunctionAsModule(nn.Module):

@@ -23,11 +23,13 @@ from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
 from landscape.measurements import History, Loss, Measured, Measurement, Run
 from landscape.memory import ran_out
+from landscape.penalty import name_of
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
 from landscape.record import RecordWriter, Request, open_record, readable, row_at
 from landscape.record.order import place_in_run
 from landscape.shortage import with_less
+from landscape.slope import told_of_slopes
 from landscape.source import Source, at_checkpoint
 from landscape.wording import cause, counted, listed
 
@@ -118,6 +120,8 @@ def probe(
             _check_same_data(first, problem, checkpoint, source.pose(factory, checkpoint))
         there = at_checkpoint(problem, checkpoint)
         measurements = _settled(measurements, there, len(checkpoints))
+        if not known:
+            problem.notes += told_of_slopes(there)
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     for measurement in measurements:
@@ -135,7 +139,8 @@ def probe(
             "device": problem.device.type,
             "batch_size": source.batch_size,
             "params": list(source.params),
-        },
+        }
+        | ({} if source.weight_decay is None else {"weight_decay": source.weight_decay}),
     )
     path = _record(out, run.files[0].path)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
@@ -284,24 +289,28 @@ class _Probing:
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
-        return dict(self.request.common) | {
-            "command": self.command,
-            "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
-            | {"python": platform.python_version()},
-            "device": _device_name(problem.device),
-            "threads": torch.get_num_threads(),
-            "processes": self.run.source.processes.size,
-            "settings": measurement.settings,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "notes": list(problem.notes),
-            "checkpoint": {
-                "path": str(checkpoint.path),
-                "sha256": checkpoint.sha256,
-                "step": checkpoint.step,
-                "format": checkpoint.format,
+        return (
+            dict(self.request.common)
+            | {
+                "command": self.command,
+                "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
+                | {"python": platform.python_version()},
+                "device": _device_name(problem.device),
+                "threads": torch.get_num_threads(),
+                "processes": self.run.source.processes.size,
+                "settings": measurement.settings,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "notes": list(problem.notes),
+                "checkpoint": {
+                    "path": str(checkpoint.path),
+                    "sha256": checkpoint.sha256,
+                    "step": checkpoint.step,
+                    "format": checkpoint.format,
+                }
+                | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
             }
-            | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
-        }
+            | ({} if problem.penalty is None else {"penalty": name_of(problem.penalty)})
+        )
 
 
 def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints: int) -> list[Measurement]:

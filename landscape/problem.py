@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape import batches as data
 from landscape.audit import audit, company_notes, equal_losses
 from landscape.errors import InputError
-from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses, slots
+from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses
+from landscape.leaks import refuse_leaks
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
 from landscape.parameters import ParameterLayout
+from landscape.penalty import Penalty, name_of, value_of
 from landscape.place import checked_place, place_of, unwrapped
-from landscape.recomputed import kept
 from landscape.samples import LossEstimate, SampleSums, about_samples
+from landscape.swap import slots, swapped
+from landscape.switches import switched
 from landscape.widened import widened
 from landscape.wording import listed
 
@@ -40,9 +42,10 @@ Compile = Literal["auto", "on", "off"]
 class Problem:
     """A model, a loss and a data set at one parameter vector; what every measurement of this library is made on.
 
-    The objective is sum w_i l_i / sum w_i over all samples (or tokens) of all batches, whatever their sizes; see
-    `landscape.losses.terms_of` for the terms of each torch loss. The user's model is never changed: parameters and
-    buffers go in by `torch.func.functional_call`, and train/eval modes are put back after every evaluation.
+    The objective is sum w_i l_i / sum w_i over all samples (or tokens) of all batches, whatever their sizes, plus the
+    penalty; see `landscape.losses.terms_of` for the terms of each torch loss. The user's model is never changed:
+    parameters and buffers go in by `torch.func.functional_call`, and train/eval modes are put back after every
+    evaluation. The loss is evaluated inside, so that what it reads of the model (`model.parameters()`) counts too.
 
     Attributes:
         model: the user's model, without what wraps or compiles it.
@@ -59,12 +62,14 @@ class Problem:
         processes: that share the work, see `split_over`.
         training: whether the model is evaluated in training mode.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
+        penalty: what the objective has beside its terms; None for nothing.
     """
 
     optimizer: Mapping[str, Any] | None = None
     compiling: Compile = "auto"
     memory: int | None = None
     processes: Processes = ALONE
+    penalty: Penalty | None = None
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Problem:
         training: bool = False,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
         read: Read | None = None,
+        penalty: Penalty | None = None,
     ) -> None:
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
@@ -94,13 +100,15 @@ class Problem:
                 number (a difficulty) a sample, by which per-sample losses are grouped.
             read: what the loss takes of the model's output; default for torch losses: of a mapping or an object its
                 ``logits``, of several outputs the first.
+            penalty: ``penalty(named_parameters)`` gives a scalar tensor that is added to the mean loss, once, whatever
+                the batches; it has no part in standard errors over samples. Tied parameters are named once.
 
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
         model = unwrapped(model)
         point = place_of(model, device, dtype)
-        self._pose(model, PairForm(model, loss, *point, read), batches, point, micro_batch, training, about)
+        self._pose(model, PairForm(model, loss, *point, read), batches, point, micro_batch, training, about, penalty)
 
     @classmethod
     def from_sample_losses(
@@ -114,6 +122,7 @@ class Problem:
         micro_batch: int | None = None,
         training: bool = False,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
+        penalty: Penalty | None = None,
     ) -> Self:
         """Pose any other problem: ``fn(model, batch)`` returns the losses, or ``(losses, weights)``, of one batch.
 
@@ -127,7 +136,7 @@ class Problem:
         problem = cls.__new__(cls)
         model = unwrapped(model)
         point = place_of(model, device, dtype)
-        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about)
+        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about, penalty)
         return problem
 
     def _pose(
@@ -139,6 +148,7 @@ class Problem:
         micro_batch: int | None,
         training: bool,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None,
+        penalty: Penalty | None,
     ) -> None:
         self.model = model
         self.layout = ParameterLayout.of(model)
@@ -158,6 +168,9 @@ class Problem:
         if self.about and data.freezing_notes(batches):
             raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
         self._split(micro_batch)
+        if penalty is not None:
+            self._add_penalty(penalty)
+        self.notes += refuse_leaks(self)
 
     def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         trainable = dict(model.named_parameters())
@@ -209,6 +222,29 @@ class Problem:
         other.total_weight = audit(other).total_weight
         other._split(micro_batch)
         return other
+
+    def with_penalty(self, penalty: Penalty) -> Self:
+        """The same problem with a penalty in its objective; see `Problem`.
+
+        Raises:
+            InputError: it has one, or this one gives no finite number or reads the parameters past their places.
+        """
+        if self.penalty is not None:
+            raise InputError(f"the objective has a penalty, {name_of(self.penalty)}: leave out {name_of(penalty)}")
+        other = copy.copy(self)
+        other._add_penalty(penalty)
+        refuse_leaks(other)
+        return other
+
+    def _add_penalty(self, penalty: Penalty) -> None:
+        self.penalty = penalty
+        with torch.no_grad(), self.evaluating():
+            value = float(self.penalty_at(self.vector))
+        if not math.isfinite(value):
+            raise InputError(f"the penalty, {name_of(penalty)}, is {value} here: correct it")
+        self.notes += (
+            f"in the objective, beside the mean loss: {name_of(penalty)}; every matrix has its Hessian added",
+        )
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
         """The same problem at a checkpoint's parameters and buffers, given under the model's own names."""
@@ -262,20 +298,38 @@ class Problem:
             chosen |= found
         return chosen
 
-    def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> Self:
+    def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor], penalty: Penalty | None = None) -> Self:
         """The same data and loss on another model, at given values of its parameters and buffers.
 
         Args:
             model: takes the inputs of the problem's own model.
             tensors: every parameter and buffer under the first of its names in ``model``.
+            penalty: of its parameters.
         """
         other = copy.copy(self)
+        other.penalty = penalty
         other.model, other._form, other._slots = model, self._form.with_model(model), slots(model)
         other.programs = {}
         other.layout = ParameterLayout.of(model)
         other.vector = other._own(other.layout.flatten(tensors))
         fixed = {name for name in other._slots.values() if name not in other.layout.names}
         other._constants = {name: other._own(tensors[name]) for name in fixed}
+        return other
+
+    def few(self, samples: int) -> Self:
+        """The same problem on the first of its samples, for this process alone; on a batch, if it can't be split."""
+        other, batch = copy.copy(self), self.batches[0]
+        other.processes, other.about = ALONE, {}
+        if len(self.batches) == 1 and data.samples_in(batch) <= samples:
+            return other
+        for other.batches in ([data.part(batch, 0, samples)], [batch]):
+            try:
+                other.total_weight = audit(other).total_weight
+            except Exception as error:  # whatever the model or the loss says to a part of a batch
+                if ran_out(error):
+                    raise
+            else:
+                break
         return other
 
     def halves(self) -> tuple[Self, Self]:
@@ -397,6 +451,28 @@ class Problem:
         """
         return self._pair_form().output(self._state(vector), batch)
 
+    def penalty_at(self, vector: Tensor) -> Tensor:
+        """The penalty at a flat vector, differentiable in the vector, 0 if there is none; call inside `evaluating`.
+
+        Raises:
+            InputError: it isn't a scalar tensor.
+        """
+        penalty, tensors = self.penalty, self.layout.unflatten(vector) | self._constants
+        if penalty is None:
+            return vector.new_zeros(())
+        named = {name: tensors[name] for name, _ in self.model.named_parameters()}
+        return swapped(self.model, self._state(vector), lambda: value_of(penalty, named))
+
+    def share_as_is(self, batch: Any) -> Tensor:
+        """One batch's part of the objective by the model and the loss as they are, whatever weights are in the model.
+
+        Call inside `evaluating`. The penalty is spread over the batches.
+        """
+        share = self._form.as_is(batch) / self.total_weight
+        if self.penalty is None:
+            return share
+        return share + value_of(self.penalty, dict(self.model.named_parameters())) / len(self.batches)
+
     @property
     def loss_terms(self) -> LossTerms:
         """The loss as a function of the model's output and the target.
@@ -497,13 +573,13 @@ class Problem:
         """
         return self._weigh(self.terms(vector, batch))
 
-    def share_of_output(self, output: Any, batch: Any) -> Tensor:
-        """The same as `share`, from the model's output on the batch.
+    def share_of_output(self, vector: Tensor, output: Any, batch: Any) -> Tensor:
+        """The same as `share`, from the model's output on the batch at that vector.
 
         Raises:
             InputError: the problem is of the form `from_sample_losses`, or the losses don't depend on the output.
         """
-        return self._weigh(self.loss_terms.terms(output, batch[1]))
+        return self._weigh(self._pair_form().terms_of_output(self._state(vector), output, batch))
 
     def _weigh(self, terms: Terms) -> Tensor:
         losses, weights = terms
@@ -524,14 +600,17 @@ class Problem:
             return [(losses.detach(), weights.detach(), right) for losses, weights, right in found]
 
     def by_sample(self) -> SampleSums:
-        """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN."""
+        """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN.
+
+        The penalty is in the loss of every term, so that the objective is the mean of these losses.
+        """
         with torch.no_grad(), self.evaluating():
             return self.sums_at(self.vector)
 
     def sums_at(self, vector: Tensor) -> SampleSums:
         """The same at another flat vector, finite or not; call inside `evaluating`, entered once for many points."""
         judged = (self._form.judged(self._state(vector), batch) for batch in self.own().batches)
-        sums = SampleSums.of(judged, self.total_weight)
+        sums = SampleSums.of(judged, self.total_weight).raised(self.penalty_at(vector))
         if self.processes.size == 1:
             return sums
         sizes = [data.samples_in(batch) for batch in self.batches]
@@ -571,6 +650,7 @@ class Problem:
                     f"the loss is NaN or infinite for {bad} of {losses.numel()} terms of batch {index}; check the "
                     "weights, the data and the loss function"
                 )
+        raise InputError("the penalty is NaN or infinite here; check the weights and the function")
 
     def gradient(self) -> Tensor:
         """The gradient (dim,) of the objective, accumulated over batches in float64."""
@@ -580,7 +660,11 @@ class Problem:
             for batch in self.own().batches:
                 (part,) = torch.autograd.grad(self.share(vector, batch), vector)
                 total += part
-        return self.processes.total(total).to(self.dtype)
+            total = self.processes.total(total)
+            if (penalty := self.penalty_at(vector)).requires_grad:
+                (part,) = torch.autograd.grad(penalty, vector, materialize_grads=True)
+                total += part
+        return total.to(self.dtype)
 
     def hessian(self, products: int | None = None) -> Hessian:
         """The Hessian of the objective at this point, as an operator on flat vectors.
@@ -596,31 +680,23 @@ class Problem:
     @property
     def description(self) -> str:
         """The model and the loss as they print, to tell one problem from another; not what their code does."""
-        return re.sub(r" at 0x[0-9a-f]+", "", f"{self.model!r}, {self._form.loss_name}")
+        penalty = "" if self.penalty is None else f", {name_of(self.penalty)}"
+        return re.sub(r" at 0x[0-9a-f]+", "", f"{self.model!r}, {self._form.loss_name}{penalty}")
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
 
-        Attention by the math kernel and recurrent layers without cuDNN, since the fused kernels have no double
-        backward; float32 products without TF32, whose 10-bit mantissa would be the largest error of all; in float64
-        throughout where that is the problem's type, see `landscape.widened`.
+        See `landscape.switches.switched`, and `landscape.widened` of a problem in float64; the model is in the
+        problem's mode.
         """
         modes = {module: module.training for module in self.model.modules()}
-        tf32 = torch.backends.cuda.matmul.allow_tf32
-        recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
         try:
             self.model.train(self.training)
-            torch.backends.cuda.matmul.allow_tf32 = False
-            with (
-                kept(),
-                widened() if self.dtype == torch.float64 else contextlib.nullcontext(),
-                sdpa_kernel(SDPBackend.MATH),
-                torch.backends.cudnn.flags(enabled=not recurrent, allow_tf32=False),
-            ):
+            wide = widened() if self.dtype == torch.float64 else contextlib.nullcontext()
+            with switched(self.dtype, any(isinstance(module, nn.RNNBase) for module in modes)), wide:
                 yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
             for module, mode in modes.items():
                 module.training = mode
 

@@ -7,9 +7,7 @@ memory that is counted includes.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch.utils import checkpoint
@@ -26,26 +24,16 @@ class _Plain:
         return block(*args)
 
 
-_lock = threading.Lock()
-_within = 0  # how many evaluations there are, in all threads
-_originals = checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
+PLAIN = _without_hooks, _Plain
+"""The implementation that runs a block as if it weren't checkpointed, for both kinds of checkpointing."""
 
 
-def _count(change: int) -> None:
-    """Put in the plain ones with the first evaluation, and torch's own back after the last."""
-    global _within  # noqa: PLW0603 - what is changed is torch's, of which there is one
-    with _lock:
-        _within += change
-        torchs: Any = checkpoint
-        now = (_without_hooks, _Plain) if _within else _originals
-        torchs._checkpoint_without_reentrant_generator, torchs.CheckpointFunction = now
+def implementation() -> tuple[Any, Any]:
+    """How torch runs checkpointed blocks now, a part for each of the two kinds."""
+    return checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
 
 
-@contextmanager
-def kept() -> Iterator[None]:
-    """Within, checkpointed blocks are plain ones, of both kinds; in all threads."""
-    _count(1)
-    try:
-        yield
-    finally:
-        _count(-1)
+def set_implementation(parts: tuple[Any, Any]) -> None:
+    """Have torch run checkpointed blocks in another way, in all threads."""
+    torchs: Any = checkpoint
+    torchs._checkpoint_without_reentrant_generator, torchs.CheckpointFunction = parts

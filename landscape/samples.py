@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -86,6 +86,10 @@ class SampleSums:
         whole[0, -1] = self.terms
         losses, weights, *correct = total(whole)[:, :-1]
         return type(self)(losses, weights, correct[0] if correct else None, int(whole[0, -1]), self.total_weight)
+
+    def raised(self, constant: Tensor) -> Self:
+        """The same with a constant added to the loss of every term: to their mean, and to none of their differences."""
+        return replace(self, losses=self.losses + float(constant) * self.weights)
 
     @property
     def mean(self) -> float:

@@ -15,7 +15,9 @@ from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.memory import bytes_of, ran_out
+from landscape.optimizer import decayed, decays_apart
 from landscape.parallel import ALONE, Processes, own_device
+from landscape.penalty import WeightDecay
 from landscape.pretrained import Given, brings_model, read_with_model
 from landscape.problem import Compile, Problem
 from landscape.wording import cause
@@ -38,6 +40,8 @@ class Source:
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
         data, loss, length: what goes with a checkpoint that brings its model; see `landscape.pretrained.Given`.
+        weight_decay: W of a term W/2 |theta|^2 in the objective, over the parameters that the optimiser of the first
+            checkpoint decays, or over all where it decays none.
     """
 
     problem: str | None = None
@@ -53,6 +57,7 @@ class Source:
     data: str | Path | None = None
     loss: str | None = None
     length: int | None = None
+    weight_decay: float | None = None
 
     def __post_init__(self) -> None:
         """One glob is a list of one."""
@@ -99,6 +104,8 @@ class Source:
                 f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
                 "parameter nor buffer stays as it was made"
             ) from error
+        if self.weight_decay is not None:
+            problem = with_weight_decay(problem, self.weight_decay, checkpoint)
         return (problem.restricted(self.params) if self.params else problem).split_over(self.processes)
 
     def load(self, path: str | Path) -> Problem:
@@ -122,6 +129,7 @@ def load_problem(
     data: str | Path | None = None,
     loss: str | None = None,
     length: int | None = None,
+    weight_decay: float | None = None,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
@@ -142,6 +150,7 @@ def load_problem(
         data=data,
         loss=loss,
         length=length,
+        weight_decay=weight_decay,
     ).load(checkpoint)
 
 
@@ -159,6 +168,28 @@ def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
     there.notes = (*problem.notes, *checkpoint.notes, *notes, *_casts(state, problem.dtype))
     there.optimizer = checkpoint.optimizer
     return there
+
+
+def with_weight_decay(problem: Problem, weight: float, checkpoint: Checkpoint) -> Problem:
+    """The problem with weight decay in its objective, over the parameters that a checkpoint's optimiser decays.
+
+    Raises:
+        InputError: the weight isn't positive, it can't be told which parameters the optimiser decays, or the objective
+            has a penalty already.
+    """
+    optimizer = checkpoint.optimizer or {"state": {}, "param_groups": []}
+    try:
+        names = set(decayed(optimizer, problem.model)).intersection(problem.layout.names)
+        why = "the checkpoint's optimiser decays these" if names else "no optimiser of the checkpoint decays any"
+        known = tuple(name for name in problem.layout.names if name in names) or problem.layout.names
+        penalised = problem.with_penalty(WeightDecay(weight, known, len(problem.layout.names)))
+        apart = decays_apart(optimizer)
+    except InputError as error:
+        raise InputError(f"--weight-decay {weight:g}: {error}") from error
+    penalised.notes += (f"weight decay is over {len(known)} of {len(problem.layout.names)} parameter tensors: {why}",)
+    if apart:
+        penalised.notes += ("AdamW's own decay is no part of an objective: its gradient isn't that of W/2 |theta|^2",)
+    return penalised
 
 
 def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:

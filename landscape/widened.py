@@ -19,18 +19,13 @@ class NoFloat64Error(Exception):
 
 @contextmanager
 def widened() -> Iterator[None]:
-    """Evaluate in float64: casts of float64 tensors to float32 stay in float64, and so do tensors made without a type.
+    """Evaluate in float64: casts of float64 tensors to float32 stay in float64.
 
     Layers such as RMSNorm, and softmax with a ``dtype``, cast to float32 to have more digits than half precision. In an
     evaluation in float32 such a cast does nothing: the function that is evaluated is the one without the cast.
     """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        with _Widening():
-            yield
-    finally:
-        torch.set_default_dtype(before)
+    with _Widening():
+        yield
 
 
 class _Widening(TorchFunctionMode):

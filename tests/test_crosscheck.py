@@ -133,13 +133,68 @@ def test_its_warning_does_not_reach_the_user():
     assert [str(warning.message) for warning in caught] == []
 
 
+class Failing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        raise RuntimeError("no second derivative")
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return Failing.apply(ctx.saved_tensors[0]) * cotangent
+
+
 def test_what_it_cannot_do_is_said_in_one_line():
-    model = nn.Linear(3, 1)
-    problem = Problem(model, lambda output, target: (output - target).sum(1), [(torch.ones(4, 3), torch.ones(4, 1))])
+    loss = lambda output, target: Square.apply(output - target).sum(1)  # noqa: E731
+    problem = Problem(nn.Linear(3, 1), loss, [(torch.ones(4, 3), torch.ones(4, 1))])
     with pytest.raises(InputError, match=r"^PyHessian fails on this problem .*; leave the cross-check out$") as caught:
         pyhessian_eigenvalues(problem, 1)
     assert "\n" not in str(caught.value)
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_the_peer_gets_the_model_and_the_loss_as_they_are(monkeypatch):
+    """Where the loss reads the parameters past what is put in for them, the two disagree, and the peer is right."""
+    monkeypatch.setattr("landscape.problem.refuse_leaks", lambda problem: ())
+    model = nn.Linear(4, 1, bias=False).double()
+    kept = list(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(9, n, generator=generator, dtype=torch.float64) for n in (4, 1))
+    loss = lambda out, target: (out - target).square().mean() + 3 * kept[0].square().sum()  # noqa: E731
+    problem = Problem(model, loss, [(x[:5], y[:5]), (x[5:], y[5:])]).at(torch.ones(4, dtype=torch.float64))
+    true = np.linalg.eigvalsh((2 / 9 * x.T @ x + 6 * torch.eye(4)).numpy())[::-1]
+    check = pyhessian_eigenvalues(problem, 2, tol=1e-14, max_iterations=500)
+    np.testing.assert_allclose(check.eigenvalues, true[:2], rtol=1e-5)
+    assert (check.residuals > 5).all(), "by the products of this package they are no eigenpairs"
+
+
+def test_penalties_reach_the_peer():
+    plain, penalised = (
+        tanh_net(torch.float64, 7),
+        tanh_net(torch.float64, 7).with_penalty(lambda named: sum(p.square().sum() for p in named.values())),
+    )
+    ours = exact(plain) + 2
+    check = pyhessian_eigenvalues(penalised, 2, tol=1e-12, max_iterations=1000)
+    assert (abs(check.eigenvalues[:, None] - ours).min(1) <= check.residuals + 1e-10).all()
+    assert (check.residuals < 1e-3).all()
+
+
+def test_of_some_parameters_the_peer_knows_these_alone():
+    problem = tanh_net(torch.float64).restricted("2")
+    problem.model[0].weight.grad = torch.ones(5, 4)
+    check = pyhessian_eigenvalues(problem, 2, tol=1e-12, max_iterations=1000)
+    assert (abs(check.eigenvalues[:, None] - exact(problem)).min(1) <= check.residuals + 1e-10).all()
+    assert torch.equal(problem.model[0].weight.grad, torch.ones(5, 4)), "a gradient of the user's own is put back"
 
 
 def test_as_plain_values():

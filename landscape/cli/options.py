@@ -102,6 +102,7 @@ Project = Annotated[Path | None, _of(PROBLEM, "Folder of the pyproject.toml that
 Data = Annotated[Path | None, _of(PROBLEM, "Of a checkpoint that brings its model.")]
 LossName = Annotated[Literal["cross-entropy", "mse", "bce"] | None, _of(PROBLEM, "Its loss.", "--loss")]
 Length = Annotated[Whole | None, _of(PROBLEM, "Tokens of a sequence.  [default: 128]")]
+WeightDecay = Annotated[float | None, _of(PROBLEM, "W of W/2 |theta|^2, added to the loss.")]
 Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.")]
 BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]

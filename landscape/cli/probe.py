@@ -85,6 +85,7 @@ def probe(
     data: options.Data = None,
     loss: options.LossName = None,
     length: options.Length = None,
+    weight_decay: options.WeightDecay = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
@@ -127,6 +128,7 @@ def probe(
         data=data,
         loss=loss,
         length=length,
+        weight_decay=weight_decay,
     )
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix

@@ -123,6 +123,7 @@ class BatchedOperator(SymmetricOperator):
         other._whole, other._programs, other._kept = whole, {}, None
         other.route = Route("rebuilt", 0, 0)
         with other._evaluating(), Rounds() as rounds:
+            other._penalty = other._penalised()
             other._problem.terms(other._vector, other._problem.batches[0])
         if rounds.what is not None:
             raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
@@ -153,6 +154,7 @@ class BatchedOperator(SymmetricOperator):
             if self.route.traced:
                 self._trace()
             self._kept = list(self._linearised()) if self.route.keeps else None
+            self._penalty = self._penalised()
 
     @property
     def peak_bytes(self) -> int:
@@ -183,6 +185,21 @@ class BatchedOperator(SymmetricOperator):
         has no second derivative can be told from what is constant.
         """
 
+    def _penalised(self) -> Linearised | None:
+        """The penalty's Hessian, which every matrix of a penalised objective has; its graph is kept on every route."""
+        penalty = self._problem.penalty_at(self._vector)
+        if not penalty.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(self._one * penalty, self._vector, create_graph=True, materialize_grads=True)
+        if not gradient.requires_grad:
+            return None
+        vector = self._vector
+
+        def product(along: Tensor) -> Tensor:
+            return torch.autograd.grad(gradient, vector, along, retain_graph=True, materialize_grads=True)[0]
+
+        return Linearised(product, (gradient,))
+
     def _linearised(self) -> Iterator[Linearised]:
         for index, batch in enumerate(self._problem.batches):
             program = self._programs.get(shape_of(batch))
@@ -202,12 +219,14 @@ class BatchedOperator(SymmetricOperator):
         saved = self._bytes_saved()
         hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
         with self._evaluating(), hooks:
+            penalty = self._penalised()
+            of_penalty = saved.bytes
             linearised = self._linearise(0)
         for tensor in linearised.tensors:
             saved.pack(tensor)
         saved.let_go()
-        _refuse_once_differentiable(linearised.derivatives)
-        return of_all_batches(batches, saved.bytes) + len(batches) * self._vector.nbytes
+        _refuse_once_differentiable([*linearised.derivatives, *(penalty.derivatives if penalty else ())])
+        return of_penalty + of_all_batches(batches, saved.bytes - of_penalty) + len(batches) * self._vector.nbytes
 
     def _chosen(self, autograd: Route, products: int, compiling: Compile) -> Route:
         """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
@@ -287,14 +306,18 @@ class BatchedOperator(SymmetricOperator):
         return (off / sizes, allowed / sizes) if sizes else (off, 0.0)
 
     def _product(self, vectors: Tensor) -> Tensor:
-        several = len(self._problem.batches) > 1 or self._problem.processes.size > 1
+        several = len(self._problem.batches) > 1 or self._problem.processes.size > 1 or self._penalty is not None
         products = torch.zeros(vectors.shape, dtype=torch.float64 if several else self.dtype, device=self.device)
         with self._evaluating():
             for linearised in self._kept or self._linearised():
                 for column, vector in enumerate(vectors.unbind(1)):
                     products[:, column] += _apply(linearised, vector)
                 del linearised  # or a rebuilt graph would outlive the making of the next
-        return self._problem.processes.total(products).to(self.dtype)
+            products = self._problem.processes.total(products)
+            if self._penalty is not None:  # once, whatever the batches and processes
+                for column, vector in enumerate(vectors.unbind(1)):
+                    products[:, column] += _apply(self._penalty, vector)
+        return products.to(self.dtype)
 
 
 def _apply(linearised: Linearised, vector: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from landscape.curvature.differences import DifferenceHessian
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+from landscape.slope import Slope, check_slopes, fault_in
 
 _TIMES = 5
 """A difference's error is known along one direction, so of size alone; the same factor serves each comparison."""
@@ -30,6 +31,7 @@ class ProductCheck:
         rounding: what the first three may be: half of the digits of the precision.
         allowed: what ``differences`` may be: the differences' own error, and rounding.
         reason: why there are no differences; empty if there are, or needn't be.
+        slopes: of the loss along its gradient and a random direction, by differences and by the gradient.
     """
 
     repeatability: float
@@ -39,6 +41,7 @@ class ProductCheck:
     rounding: float
     allowed: float
     reason: str = ""
+    slopes: tuple[Slope, ...] = ()
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -51,13 +54,13 @@ class ProductCheck:
                 f"products differ from differences of the gradient by {self.differences:.1e}, whose own error is "
                 f"{self.allowed:.1e}: a backward pass in the model or the loss isn't the derivative of its forward pass"
             )
-        return tuple(found)
+        return (*found, *(fault_in(slope) for slope in self.slopes if slope.excess > 1))
 
 
 def check_products(
     problem: Problem, operator: SymmetricOperator, *, hessian: bool = True, error: float = 0.0, seed: int = 0
 ) -> ProductCheck:
-    """Check an operator's products with two random vectors, by four products (and differences of the gradient).
+    """Check an operator's products with two random vectors, by four products and differences of gradient and loss.
 
     Args:
         problem: at whose point the operator is.
@@ -69,9 +72,9 @@ def check_products(
     generator = torch.Generator().manual_seed(seed)
     u, v = (torch.randn(operator.dim, generator=generator, dtype=torch.float64).to(problem.vector) for _ in range(2))
     first, again, other, both = (operator.matvec(each).to(torch.float64) for each in (u, u, v, u + v / 3))
-    scale = max(_norm(first), _norm(other))
+    scale, slopes = max(_norm(first), _norm(other)), _slopes(problem, seed)
     if not scale:
-        return ProductCheck(0.0, 0.0, 0.0, None, 0.0, 0.0, "all products are zero")
+        return ProductCheck(0.0, 0.0, 0.0, None, 0.0, 0.0, "all products are zero", slopes)
     length = float(torch.linalg.vector_norm(u))
     wide_u, wide_v = u.to(torch.float64), v.to(torch.float64)
     # Half of the digits, as everywhere: rounding that took more would leave no product worth having.
@@ -91,7 +94,15 @@ def check_products(
         rounding,
         allowed,
         reason,
+        slopes,
     )
+
+
+def _slopes(problem: Problem, seed: int) -> tuple[Slope, ...]:
+    try:
+        return tuple(check_slopes(problem, seed))
+    except InputError:  # beside the point the loss may be none
+        return ()
 
 
 def _from_differences(problem: Problem, products: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:

@@ -55,13 +55,14 @@ class GaussNewton(Sandwich):
             inner[id(tensor)] = tensor
             return leaves.setdefault(id(tensor), tensor.detach().requires_grad_())
 
-        share = self._one * problem.share_of_output(_with_tensors(as_leaf, output), batch)
+        share = self._one * problem.share_of_output(self._vector, _with_tensors(as_leaf, output), batch)
         variables = tuple(leaves.values())
         *slopes, beyond = torch.autograd.grad(share, (*variables, self._vector), create_graph=True, allow_unused=True)
         if beyond is not None or not inner:
             raise InputError(
-                f"the loss uses more of the model's output, a {type(output).__name__}, than its tensors in tuples, "
-                "lists, mappings and dataclasses; let the model return these"
+                f"the loss uses more than the tensors in the model's output, a {type(output).__name__}: let the model "
+                "return these in tuples, lists, mappings and dataclasses, and give a term over the parameters "
+                "themselves as Problem(penalty=...)"
             )
         curved = {i: slope for i, slope in enumerate(slopes) if slope is not None}
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.checkpoint import fitting_names
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.optimizer import Entry, entries_by_name
 from landscape.parameters import ParameterLayout
 from landscape.wording import listed
-
-_MOST_ORDERS = 10_000
 
 
 @final
@@ -111,96 +107,13 @@ def adam_diagonal(optimizer_state_dict: Mapping[str, Any], model: nn.Module, lay
     Raises:
         InputError: there are no second moments for some parameter, or it can't be told whose they are.
     """
-    entries = _entries(optimizer_state_dict)
-    by_name = _by_name(entries, model)
+    by_name = entries_by_name(optimizer_state_dict, model)
     return torch.cat(
         [_denominator(name, shape, by_name) for name, shape in zip(layout.names, layout.shapes, strict=True)]
     )
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """What an optimiser keeps for one parameter, and the settings of its group."""
-
-    state: Mapping[str, Any]
-    group: Mapping[str, Any]
-    name: str | None
-
-    def fits(self, shape: torch.Size) -> bool:
-        """Whether it may belong to a parameter of this shape; without a state it may belong to any."""
-        moment = self.state.get("exp_avg_sq")
-        return not isinstance(moment, Tensor) or moment.shape == shape
-
-
-def _entries(optimizer: Mapping[str, Any]) -> list[list[_Entry]]:
-    """An optimiser's parameters, a list for each of its groups."""
-    try:
-        return [
-            [
-                _Entry(optimizer["state"].get(key, {}), group, name)
-                for key, name in zip(
-                    group["params"], group.get("param_names", [None] * len(group["params"])), strict=True
-                )
-            ]
-            for group in optimizer["param_groups"]
-        ]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError("this isn't the state_dict of a torch optimiser: give optimizer.state_dict()") from error
-
-
-def _by_name(groups: Sequence[Sequence[_Entry]], model: nn.Module) -> dict[str, _Entry]:
-    """The entries under the names of the model's parameters."""
-    entries = list(chain.from_iterable(groups))
-    named = {entry.name: entry for entry in entries if entry.name is not None}
-    everything = dict(model.named_parameters())
-    if named and len(named) == len(entries):
-        return {new: named[old] for old, new in fitting_names(named, everything)[0].items()}
-    candidates = [everything, {name: p for name, p in everything.items() if p.requires_grad}]
-    parameters = next((each for each in candidates if len(each) == len(entries)), None)
-    if parameters is None:
-        raise InputError(
-            f"the optimiser has {len(entries)} parameters, the model {len(everything)}, {len(candidates[1])} of them "
-            "trainable, and no names tell them apart; make the optimiser of model.named_parameters()"
-        )
-    orders = _orders([[*group] for group in groups], [p.shape for p in parameters.values()])
-    if len(orders) != 1:
-        how = "in no way" if not orders else "in more than one way"
-        raise InputError(
-            f"the optimiser's parameters, in {len(groups)} groups, fit the shapes of the model's {how}, so it can't be "
-            "told which is which; make the optimiser of model.named_parameters()"
-        )
-    return dict(zip(parameters, orders[0], strict=True))
-
-
-def _orders(groups: Sequence[Sequence[_Entry]], shapes: Sequence[torch.Size]) -> list[list[_Entry]]:
-    """Up to two ways to merge the groups, each in its own order, into a sequence of these shapes.
-
-    Of each state of the merge (how many entries of each group are placed) two ways to get there are enough: both can
-    be continued alike. Two empty ways stand for a merge with too many states to follow.
-    """
-    reached: dict[tuple[int, ...], list[list[_Entry]]] = {(0,) * len(groups): [[]]}
-    for shape in shapes:
-        following: dict[tuple[int, ...], list[list[_Entry]]] = {}
-        for placed, ways in reached.items():
-            for further, entry in _steps(groups, placed, shape):
-                grown = following.setdefault(further, [])
-                grown += [[*way, entry] for way in ways[: 2 - len(grown)]]
-        if len(following) > _MOST_ORDERS:
-            return [[], []]
-        reached = following
-    return list(chain.from_iterable(reached.values()))
-
-
-def _steps(
-    groups: Sequence[Sequence[_Entry]], placed: tuple[int, ...], shape: torch.Size
-) -> Iterator[tuple[tuple[int, ...], _Entry]]:
-    """Every group whose next entry fits the shape: the state of the merge after it is placed, and the entry."""
-    for index, (group, done) in enumerate(zip(groups, placed, strict=True)):
-        if done < len(group) and group[done].fits(shape):
-            yield (*placed[:index], done + 1, *placed[index + 1 :]), group[done]
-
-
-def _denominator(name: str, shape: torch.Size, by_name: Mapping[str, _Entry]) -> Tensor:
+def _denominator(name: str, shape: torch.Size, by_name: Mapping[str, Entry]) -> Tensor:
     """One parameter's part of the diagonal, flat."""
     if name not in by_name:
         raise InputError(f"the optimiser has no parameter {name}; it has {listed(by_name)}")

@@ -20,6 +20,7 @@ from landscape.curvature.repeats import Repeated, find_repeated, hooked
 from landscape.errors import InputError
 from landscape.losses import Terms
 from landscape.memory import ran_out
+from landscape.penalty import Penalty
 from landscape.problem import Problem
 from landscape.wording import cause, listed
 
@@ -201,7 +202,25 @@ def _pose(problem: Problem, repeated: Repeated, names: Iterable[str], poisoned: 
     inner = {f"_inner.{name}": tensor for name, tensor in tensors.items()}
     inner |= {f"_inner.{name}": torch.full_like(tensors[name], torch.nan) for name in poisoned}
     model = Untied(problem.model, repeated, [parameters[name] for name in names])
-    return problem.with_model(model, inner | copies).restricted(["_copies"])
+    penalty = None if problem.penalty is None else _SpreadPenalty(problem.penalty, repeated.uses, tuple(names))
+    return problem.with_model(model, inner | copies, penalty).restricted(["_copies"])
+
+
+@dataclass(frozen=True)
+class _SpreadPenalty:
+    """A penalty of the tied model, as the mean over the uses of the penalty with the copy of that use.
+
+    For equal copies it is the tied one, E^T H E is its Hessian, and it couples no copy with another.
+    """
+
+    tied: Penalty
+    uses: int
+    names: tuple[str, ...]
+
+    def __call__(self, named: dict[str, Tensor]) -> Tensor:
+        inner = {name.removeprefix("_inner."): each for name, each in named.items() if name.startswith("_inner.")}
+        copies = ({name: named[f"_copies.{use}.{i}"] for i, name in enumerate(self.names)} for use in range(self.uses))
+        return torch.stack([self.tied(inner | copy) for copy in copies]).mean()
 
 
 def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -229,7 +248,8 @@ def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], t
     if not kept:
         raise InputError(
             f"all trainable parameters of {listed(repeated.modules)} are also used outside its calls (tied to another "
-            "module, or read by the loss): their uses can't be told apart"
+            "module, or read by the loss): their uses can't be told apart; a term over the parameters goes into "
+            "Problem(penalty=...)"
         )
     return kept, (f"{listed(outside)}: also used outside the loop, so tied still and left out of its curvature",)
 

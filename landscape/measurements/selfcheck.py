@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import ClassVar, Self
 
 import numpy as np
@@ -16,12 +17,19 @@ from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.slope import Slope
 
 _ERRORS = {
     "repeatability": "||A u - (A u again)||",
     "linearity": "||A (u + v / 3) - A u - A v / 3||",
     "symmetry": "|u^T A v - v^T A u|",
     "differences": "||A u - d||, d central differences of the gradient",
+}
+
+_SLOPES = {
+    "found": "slope of the loss by central differences of the loss",
+    "expected": "the same by the gradient",
+    "allowed": "what the two may differ by: the differences' own error, rounding",
 }
 
 
@@ -61,6 +69,11 @@ class SelfCheck(OfMatrix):
         }
         variables["rounding"] = variable((), found.rounding, "what rounding may make of the first three")
         variables["allowed"] = variable((), found.allowed, "what differences may be off by: their own error, rounding")
+        slopes = "slope", [each.direction for each in found.slopes]
+        variables["slope"] = variable(*slopes, "direction in which the loss was differentiated")
+        for name, meaning in _SLOPES.items():
+            values = [getattr(each, name) for each in found.slopes]
+            variables[f"slope_{name}"] = variable("slope", values, meaning, "loss / parameter")
         variables["reason"] = variable((), found.reason, "why there are no differences")
         return Measured(variables, {"route": made.route.plain()})
 
@@ -76,7 +89,10 @@ class SelfCheck(OfMatrix):
             parts.append(f"from differences of the gradient {found.differences:.1e} (these: {found.allowed:.1e})")
         elif found.reason:
             parts.append(f"NOT held to differences: {found.reason}")
-        return [f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"]
+        lines: list[RenderableType] = [
+            f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"
+        ]
+        return lines + [f"self-check of the gradient: {slope}" for slope in found.slopes]
 
 
 def _found(row: xr.Dataset) -> ProductCheck:
@@ -89,4 +105,5 @@ def _found(row: xr.Dataset) -> ProductCheck:
         float(row.rounding),
         float(row.allowed),
         str(row.reason.values),
+        tuple(starmap(Slope, zip(*(row[f"slope_{name}"].values for name in _SLOPES), row.slope.values, strict=True))),
     )
