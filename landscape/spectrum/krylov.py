@@ -27,7 +27,7 @@ from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_
 from landscape.spectrum.rows import Rows
 from landscape.wording import amount
 
-# Held vectors are orthonormal to so many roundings: restarts leave up to some hundred, a vector given twice leaves 1/eps.
+# Held vectors are orthonormal to so many roundings: a solve leaves up to some hundred, a vector given twice 1/eps.
 _HELD = 1000
 
 
