@@ -243,7 +243,7 @@ def test_a_multiple_of_the_identity_shows_nothing_else(dtype, units, seed, defec
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("faint", [1e-2, 1e2, 1e6])
 def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, faint):
-    """A vector with a part of so many eps outside a basis that isn't orthonormal by thousands: D must not be squared."""
+    """The basis has D = Q^T Q - I of 4,000 eps, and the vector a part of so many eps outside: D must not be squared."""
     eps, n = EPS[dtype], 50
     q = torch.linalg.qr(torch.randn(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0].T
     poor = 4000 * eps
