@@ -273,8 +273,8 @@ class Rows:
         second = self._total(again).to(self._dtype)
         for columns, block in self._blocks(0, count):
             _subtract(rest[columns], block, second)
-        coefficients = first.to(torch.float64) + second.to(torch.float64)
-        return coefficients.to(self._device), self._joined(rest.to(self._device)), again.to(self._device)
+        found = second.to(self._device, torch.float64)
+        return first.to(found) + found, self._joined(rest.to(self._device)), found
 
     def orthogonalise(self, vector: Tensor) -> tuple[np.ndarray, Tensor | None, float]:
         """A vector v (n,) as Q c + l u, with u a unit vector that is orthogonal to Q at the level of rounding.
@@ -290,11 +290,13 @@ class Rows:
 
             ||D'||^2 <= ||D||^2 + 2 (||D|| / 100 + O(eps))^2:
 
-        over hundreds of vectors it stays at O(eps) sqrt(m). "Twice is enough" (Giraud, Langou and Rozloznik 2005) holds
-        for vectors that aren't nearly in the span. Of a product that is, two passes leave ||D|| d, of a length of some
-        roundings: with ||d|| of some ||D|| ||A|| that is ||D||^2 by eps, and within ten steps D is of the order of 1.
-        Then what is left is normalised and orthogonalised anew, until the last pass takes next to nothing. Its parts
-        in the span go to c, so that v = Q c + l u holds to the rounding of v at every length of u.
+        over hundreds of vectors it stays at O(eps) sqrt(m).
+
+        "Twice is enough" (Giraud, Langou and Rozloznik 2005) holds for a vector that isn't nearly in the span. A product
+        with a multiple of the identity is: the first pass leaves a vector of length ||D|| ||A||, and the second leaves
+        ||D||^2 ||A|| in the span, beside a rest of length 4 eps ||A||. Once ||D|| exceeds 4 eps, every such step
+        squares it, and within ten steps ||D|| is about 1. So where the share is larger, the rest is normalised and
+        split again. Its part in the span goes to c, so that v = Q c + l u holds to the rounding of v.
 
         Numbers below the smallest normal one are rounded by more than their share, which counts as taken away too.
 
@@ -304,8 +306,8 @@ class Rows:
         coefficients, length = np.zeros(self.size), 1.0
         faint = math.sqrt(self._dim) * max(torch.finfo(self._dtype).tiny, LEAST_SQUARED)
         for _ in range(_ROUNDS):
-            within, rest, again = self.split(vector)
-            host = torch.cat([within, torch.stack([norm(rest), norm(again)])]).cpu().numpy()  # one transfer a step
+            within, rest, found = self.split(vector)
+            host = torch.cat([within, torch.stack([norm(rest), norm(found)])]).cpu().numpy()  # one transfer a step
             left, taken = float(host[-2]), float(host[-1])
             coefficients += length * host[:-2]
             length *= left
