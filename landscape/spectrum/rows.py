@@ -292,11 +292,11 @@ class Rows:
 
         over hundreds of vectors it stays at O(eps) sqrt(m).
 
-        "Twice is enough" (Giraud, Langou and Rozloznik 2005) holds for a vector that isn't nearly in the span. A product
-        with a multiple of the identity is: the first pass leaves a vector of length ||D|| ||A||, and the second leaves
-        ||D||^2 ||A|| in the span, beside a rest of length 4 eps ||A||. Once ||D|| exceeds 4 eps, every such step
-        squares it, and within ten steps ||D|| is about 1. So where the share is larger, the rest is normalised and
-        split again. Its part in the span goes to c, so that v = Q c + l u holds to the rounding of v.
+        "Twice is enough" (Giraud, Langou and Rozloznik 2005) holds for a vector that isn't nearly in the span. A
+        product with a multiple of the identity is: the first pass leaves a vector of length ||D|| ||A||, and the
+        second leaves ||D||^2 ||A|| in the span, beside a rest of length 4 eps ||A||. Once ||D|| exceeds 4 eps, every
+        such step squares it, and within ten steps ||D|| is about 1. So where the share is larger, the rest is
+        normalised and split again. Its part in the span goes to c, so that v = Q c + l u holds to the rounding of v.
 
         Numbers below the smallest normal one are rounded by more than their share, which counts as taken away too.
 
