@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-models test-lowest coverage mutants bench bench-accuracy study gpu-check docs clean
+.PHONY: demo test lint types test-slow test-models test-kernels test-lowest coverage mutants bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,15 @@ test-slow: $(INSTALLED)
 # Every kind of model and checkpoint in docs/models.md.
 test-models: $(INSTALLED)
 	$(BIN)/python -m pytest tests/test_pretrained.py -m "slow or not slow"
+
+# The suite with the kernels that torch (its own and MKL's) and NumPy (OpenBLAS) take on other processors, and on two
+# threads: no test may hang on the last bit of a product.
+OLD_KERNELS := ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OPENBLAS_CORETYPE=Prescott
+AVX2_KERNELS := ATEN_CPU_CAPABILITY=avx2 MKL_CBWR=AVX2 OPENBLAS_CORETYPE=Haswell
+test-kernels: $(INSTALLED)
+	$(OLD_KERNELS) $(BIN)/python -m pytest
+	$(AVX2_KERNELS) $(BIN)/python -m pytest
+	TEST_THREADS=2 $(BIN)/python -m pytest
 
 # Which branches the suite takes, in the processes that it starts too.
 coverage: $(INSTALLED)

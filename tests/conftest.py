@@ -1,6 +1,7 @@
 """Tests run on one thread, and a small project for those that go through the command.
 
-One thread: the matrices are small, and threads that wait for each other cost more than they do.
+One thread, unless TEST_THREADS names a number (`make test-kernels`): the matrices are small, and threads that wait
+for each other cost more than they do.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import os
 
 # Before NumPy and torch are imported, and for the processes that tests start.
-os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
+os.environ.update(
+    dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), os.environ.get("TEST_THREADS", "1"))
+)
 
 import hashlib
 import sys
@@ -25,7 +28,7 @@ from torch.func import functional_call
 from landscape.checkpoint import save_checkpoint
 from landscape.cli.probe import main
 
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 ROOT = Path(__file__).parents[1]
 

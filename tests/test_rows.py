@@ -58,13 +58,18 @@ def test_everything_is_as_with_one_tensor(count, dim, dtype, place):
     assert abs(rows.defect() - float(gram)) < allowed
 
     block = torch.randn(dim, 3, dtype=dtype, generator=torch.Generator().manual_seed(1))
-    coefficients, rest = rows.split(block)
+    coefficients, rest, again = rows.split(block)
+    assert again.shape == coefficients.shape
+    assert again.abs().max() < allowed
     assert coefficients.dtype == torch.float64
     assert (coefficients - plain.double() @ block.double()).abs().max() < allowed
     assert (rest - outside(block.T, plain).T).abs().max() < allowed
-    one, first, length = rows.orthogonalise(block[:, 0])
+    one, direction, length = rows.orthogonalise(block[:, 0])
     assert np.abs(one - coefficients[:, 0].numpy()).max() < allowed
-    assert length == pytest.approx(float(first.norm()), abs=allowed)
+    assert length == pytest.approx(float(rest[:, 0].norm()), abs=allowed)
+    assert (direction is None) == (count == dim)
+    if direction is not None:
+        assert (length * direction - rest[:, 0]).abs().max() < allowed
     fewer = rows.split(block, count - 1)[1]
     assert (fewer - outside(block.T, plain[:-1]).T).abs().max() < allowed
 
@@ -85,9 +90,9 @@ def test_everything_is_as_with_one_tensor(count, dim, dtype, place):
 
 def test_no_rows_leave_a_vector_as_it_is(place):
     rows = kept(torch.empty(0, 5), place)
-    coefficients, rest, length = rows.orthogonalise(torch.ones(5))
+    coefficients, direction, length = rows.orthogonalise(torch.ones(5))
     assert coefficients.shape == (0,)
-    assert torch.equal(rest, torch.ones(5))
+    assert torch.equal(direction, torch.ones(5) / length)
     assert length == pytest.approx(5**0.5)
 
 
@@ -199,7 +204,7 @@ def test_coefficients_in_float32_are_those_of_what_is_left():
     for place in ("device", "file"):
         rows = Rows(300, dim, torch.float32, CPU, 0 if place == "file" else None)
         rows.extend(plain.T)
-        coefficients, rest = rows.split(vector)
+        coefficients, rest, _ = rows.split(vector)
         rounding = vector - plain.double().T @ coefficients - rest
         assert rounding.abs().max() <= 2 * EPS[torch.float32] * vector.abs().max()
         assert (plain.double() @ rounding).abs().max() < forgotten / 3, place

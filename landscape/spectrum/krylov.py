@@ -27,9 +27,8 @@ from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_
 from landscape.spectrum.rows import Rows
 from landscape.wording import amount
 
-# One round leaves a random vector outside a basis, two or three what rounding left of a product, and no number of them
-# a vector whose part outside is exactly zero, since each then leaves rounding within.
-_ROUNDS = 10
+# Held vectors are orthonormal to so many roundings: a solve leaves up to some hundred, a vector given twice 1/eps.
+_HELD = 1000
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,9 @@ class KrylovBasis:
             return None
         vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
         vector = vector.to(self.operator.device, self.operator.dtype)
-        rest = self._outside(vector / torch.linalg.vector_norm(vector))
-        assert rest is not None, "a random vector doesn't lie within fewer dimensions"
-        return self._append(rest)
+        _, outside, _ = self.rows.orthogonalise(vector / torch.linalg.vector_norm(vector))
+        assert outside is not None, "a random vector doesn't lie within fewer dimensions"
+        return self._append(outside)
 
     def hold(self, values: np.ndarray, vectors: Tensor) -> None:
         """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
@@ -128,8 +127,17 @@ class KrylovBasis:
         Chains that follow run in their complement: they see the operator compressed to it, since every product is
         orthogonalised against the pairs too. Deflating the operator alone would leave rounding in their span, which
         a chain amplifies until it takes it for an eigenvalue.
+
+        Raises:
+            InputError: the vectors aren't orthonormal, such as where one is given twice.
         """
         self.rows.extend(vectors)
+        defect = self.orthogonality_defect()
+        if not defect <= _HELD * self._eps:
+            raise InputError(
+                f"the eigenvectors to hold aren't orthonormal: max |V^T V - I| is {defect:.2g}, beyond rounding; give "
+                "each eigenpair once, as a solve returns it"
+            )
         self.expanded = self.size
         self._projection[range(self.size), range(self.size)] = values
         self._largest_product = float(np.abs(values).max(initial=0.0))
@@ -152,11 +160,10 @@ class KrylovBasis:
             raise InputError("a start vector has entries that are NaN or infinite, or too large to be squared")
         if length == 0 or self.size == self.operator.dim:
             return None
-        vector = (vector / length).to(self.operator.dtype)
-        if self.rows.orthogonalise(vector)[2] <= 4 * math.sqrt(self.operator.dim) * self._eps:
+        _, outside, left = self.rows.orthogonalise((vector / length).to(self.operator.dtype))
+        if outside is None or left <= 4 * math.sqrt(self.operator.dim) * self._eps:
             return None
-        rest = self._outside(vector)
-        return None if rest is None else self._append(rest)
+        return self._append(outside)
 
     def expand(self, pending: int, *, faint: bool = False) -> Expansion:
         """Multiply one pending vector and take the part of the product outside the basis as a new one.
@@ -171,7 +178,7 @@ class KrylovBasis:
         """
         self._swap(pending, self.expanded)
         product = self.operator.matvec(self.rows[self.expanded])
-        coefficients, rest, beta = self.rows.orthogonalise(product)
+        coefficients, outside, beta = self.rows.orthogonalise(product)
         if not np.isfinite(beta):
             raise InputError(NOT_FINITE)
         length = float(np.hypot(np.linalg.norm(coefficients), beta))
@@ -184,15 +191,10 @@ class KrylovBasis:
         alpha = float(coefficients[self.expanded - 1])
         if self.size == self.operator.dim:
             return Expansion(alpha, 0.0, None)
-        following: Tensor | None = None
-        if beta > self._noise:
-            following = rest / beta
-        elif faint and beta > 0:  # what rounding has left of a product isn't orthogonal to the basis yet
-            following = self._outside(rest / beta)
-        hidden = self._eps * length if faint else self._noise
-        if following is None:
+        hidden = self._rounding(length) if faint else self._noise
+        if outside is None or (beta <= hidden and not faint):
             return Expansion(alpha, hidden, None)
-        added = self._append(following)
+        added = self._append(outside)
         self._projection[added, self.expanded - 1] = beta
         return Expansion(alpha, max(beta, hidden), added)
 
@@ -240,11 +242,11 @@ class KrylovBasis:
         Of their part within the basis the expanded vectors' share is in the projection already, as that is symmetric.
         """
         for row, part in zip(rows, coefficients, strict=True):
-            within, rest, beta = self.rows.orthogonalise(row)
+            within, outside, beta = self.rows.orthogonalise(row)
             pending = slice(self.expanded, self.size)
             self._projection[pending, : len(part)] += within[pending, None] * part
-            outside = self._outside(rest / beta) if beta * np.linalg.norm(part) > self._noise else None
-            if outside is not None and self.size < self.operator.dim:
+            strong = beta * np.linalg.norm(part) > self._noise
+            if outside is not None and strong and self.size < self.operator.dim:
                 self._projection[self._append(outside), : len(part)] = beta * part
 
     def orthogonality_defect(self) -> float:
@@ -268,18 +270,15 @@ class KrylovBasis:
     @property
     def _noise(self) -> float:
         """The size of what rounding leaves of a product."""
-        return 4 * self._eps * self._largest_product
+        return 4 * self._rounding(self._largest_product)
 
-    def _outside(self, vector: Tensor) -> Tensor | None:
-        """The part of a unit vector outside the basis, normalised; None where there is none that rounding leaves."""
-        for _ in range(_ROUNDS):
-            _, rest, norm = self.rows.orthogonalise(vector)
-            if norm > 0.1:
-                return rest / norm
-            if norm == 0:
-                break
-            vector = rest / norm
-        return None
+    def _rounding(self, length: float) -> float:
+        """The rounding of a vector of this length, of which numbers below the smallest normal one have a larger share.
+
+        0 of a product that is zero: a matrix of such products has nothing to hide.
+        """
+        least = math.sqrt(self.operator.dim) * torch.finfo(self.operator.dtype).tiny
+        return self._eps * max(length, least) if length else 0.0
 
     def _append(self, vector: Tensor) -> int:
         added = self.rows.append(vector)

@@ -58,10 +58,15 @@ def probe_block(operator: SymmetricOperator, seed: int, indices: Iterable[int], 
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one."""
+    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one.
+
+    At a scale near 1, as the squares of what is below 1e-162 are zero, and samples that differ would seem to agree.
+    """
     if len(samples) < 2:
         return np.full(samples.shape[1:], np.nan)
-    return np.asarray(samples.std(axis=0, ddof=1) / math.sqrt(len(samples)))
+    exponent = np.frexp(np.abs(samples).max(initial=0.0))[1]
+    scaled = np.ldexp(samples, -exponent)
+    return np.asarray(np.ldexp(scaled.std(axis=0, ddof=1) / math.sqrt(len(samples)), exponent))
 
 
 def check_goal(what: str, tol: float | None, probes: int | None, seed: int, max_products: int | None) -> None:
