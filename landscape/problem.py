@@ -212,15 +212,23 @@ class Problem:
         Raises:
             InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
         """
-        other = copy.copy(self)
-        other.device, other.dtype = checked_place(device or self.device, dtype or self.dtype)
-        other.vector = other._own(self.vector)
-        other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
+        other = self._converted(*checked_place(device or self.device, dtype or self.dtype))
         other.compiling, other.memory = compiling or self.compiling, memory or self.memory
-        other._form = self._form.on(other.device, other.dtype)
-        other.batches = [data.convert(batch, other.device, other.dtype) for batch in self.batches]
         other.total_weight = audit(other).total_weight
         other._split(micro_batch)
+        return other
+
+    def in_float64(self) -> Self:
+        """The same problem in float64 without a look at it: whether it can be evaluated shows when it is."""
+        return self._converted(self.device, torch.float64)
+
+    def _converted(self, device: torch.device, dtype: torch.dtype) -> Self:
+        other = copy.copy(self)
+        other.device, other.dtype = device, dtype
+        other.vector = other._own(self.vector)
+        other._constants = {name: other._own(tensor) for name, tensor in self._constants.items()}
+        other._form = self._form.on(device, dtype)
+        other.batches = [data.convert(batch, device, dtype) for batch in self.batches]
         return other
 
     def with_penalty(self, penalty: Penalty) -> Self:

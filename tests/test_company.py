@@ -162,7 +162,6 @@ def test_one_pass_of_the_smallest_batch_finds_it_out():
 
     model = net().eval()
     Problem.from_sample_losses(model, counted, [torch.randn(size, 3) for size in (8, 1, 4)])
-    assert passes[-1] == 5
     assert (passes.count(4), passes.count(5)) == (1, 1)
 
 

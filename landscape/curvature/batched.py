@@ -112,19 +112,19 @@ class BatchedOperator(SymmetricOperator):
             return self
         if not fast_float64(self.device):
             raise NoFloat64Error(f"{self.device} has no fast float64")
-        try:
-            whole = self._in_pieces(self._whole.to(dtype=torch.float64))
-        except (InputError, RuntimeError, TypeError) as error:
-            if isinstance(error, RuntimeError) and ran_out(error):
-                raise
-            raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
+        whole = self._in_pieces(self._whole.in_float64())
         other = self._at(whole.own(), self._vector.to(torch.float64))
         SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
         other._whole, other._programs, other._kept = whole, {}, None
         other.route = Route("rebuilt", 0, 0)
-        with other._evaluating(), Rounds() as rounds:
-            other._penalty = other._penalised()
-            other._problem.terms(other._vector, other._problem.batches[0])
+        try:
+            with other._evaluating(), Rounds() as rounds:
+                other._penalty = other._penalised()
+                other._problem.terms(other._vector, other._problem.batches[0])
+        except (InputError, RuntimeError, TypeError) as error:
+            if ran_out(error):
+                raise
+            raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
         if rounds.what is not None:
             raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
         return other
