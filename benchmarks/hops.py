@@ -9,9 +9,8 @@ import numpy as np
 from cyclopts import App
 from numpy.random import Generator
 from scipy.signal import lfilter
-from scipy.stats import beta
 
-from benchmarks.tables import Table
+from benchmarks.tables import Table, share_of
 from landscape.dynamics import hops
 
 DIRECTIONS = 10
@@ -101,13 +100,6 @@ def told(walk: Walk, steps: int, share: float, runs: int, directions: int = DIRE
         verdicts = hops(updates, np.eye(_SPACE)[:, :DIRECTIONS], seed=seed).verdicts[:directions]
         found.append(verdicts.count("hops"))
     return sum(found), sum(each > 0 for each in found)
-
-
-def share_of(count: int, total: int) -> str:
-    """A share in percent with the 95 % interval of Clopper and Pearson (1934)."""
-    low = beta.ppf(0.025, count, total - count + 1) if count else 0.0
-    high = beta.ppf(0.975, count + 1, total - count) if count < total else 1.0
-    return f"{count / total:.1%} [{low:.1%}, {high:.1%}]"
 
 
 def alarms(runs: int, steps: int) -> Table:
