@@ -105,7 +105,8 @@ def told(walk: Walk, steps: int, share: float, runs: int, directions: int = DIRE
 def alarms(runs: int, steps: int) -> Table:
     """Runs at rest in which any of ten directions is said to hop."""
     rows = [
-        (name, *(share_of(told(walk, steps, share, runs)[1], runs) for share in AT_REST)) for name, walk in KINDS.items()
+        (name, *(share_of(told(walk, steps, share, runs)[1], runs) for share in AT_REST))
+        for name, walk in KINDS.items()
     ]
     title = f"Runs of {steps} steps at rest with 'hops' along any of ten directions, {runs} runs"
     return Table(title, ("iterate", *(f"{share:g}" for share in AT_REST)), rows)

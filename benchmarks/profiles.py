@@ -59,7 +59,9 @@ FLATTENING: dict[str, Profile] = {
     "tanh(4 t^2)": lambda t: np.tanh(4 * t**2),
     "min(t^2, 0.25)": lambda t: np.minimum(t**2, 0.25),
     "1 - exp(-(t - 0.4)^2 / 0.1)": lambda t: 1 - np.exp(-((t - 0.4) ** 2) / 0.1),
-    "1 - exp(-t^2 / 0.1) to the left, 3 t^2 to the right": lambda t: np.where(t < 0, 1 - np.exp(-(t**2) / 0.1), 3 * t**2),
+    "1 - exp(-t^2 / 0.1) to the left, 3 t^2 to the right": lambda t: np.where(
+        t < 0, 1 - np.exp(-(t**2) / 0.1), 3 * t**2
+    ),
     "abs(t)^0.5": lambda t: abs(t) ** 0.5,
     "1 - exp(-abs(t) / 0.3)": lambda t: 1 - np.exp(-abs(t) / 0.3),
 }

@@ -107,7 +107,8 @@ def test_momentum_moves_half_of_the_threshold(momentum):
 
 
 @pytest.mark.parametrize(
-    ("walk", "directions"), [(Descent(), 10), (Descent(noise=heavy_tailed), 10), (Descent(drift=5.0), 10), (one_of_ten, 1)]
+    ("walk", "directions"),
+    [(Descent(), 10), (Descent(noise=heavy_tailed), 10), (Descent(drift=5.0), 10), (one_of_ten, 1)],
 )
 def test_iterates_beyond_half_of_the_threshold_hop(walk, directions):
     """At least 80 % of directions at 1.5 in 100 steps (94 % are found) and all but one in a hundred at 1.9."""

@@ -30,7 +30,7 @@ from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from landscape.dynamics.spectra import orthonormal
 from landscape.errors import InputError
@@ -175,7 +175,7 @@ class _Signs:
     @property
     def p_value(self) -> float:
         """Of so few changes, where each pair changes with a chance of one half."""
-        return float(stats.binom.cdf(self.changes, self.pairs, 0.5))
+        return float(special.bdtr(self.changes, self.pairs, 0.5)) if self.pairs else 1.0
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _signed_rank(products: np.ndarray) -> float:
     if n <= _EXACT:
         return float(_signed_rank_chances(n)[: positive + 1].sum())
     mean, variance = n * (n + 1) / 4, n * (n + 1) * (2 * n + 1) / 24
-    return float(stats.norm.cdf((positive + 0.5 - mean) / math.sqrt(variance)))
+    return float(special.ndtr((positive + 0.5 - mean) / math.sqrt(variance)))
 
 
 @lru_cache(maxsize=_EXACT)
@@ -240,8 +240,8 @@ def _interval(count: int, pairs: int) -> tuple[float, float]:
     """Of the chance of so many out of so many pairs, 95 % (Clopper and Pearson 1934)."""
     if not pairs:
         return math.nan, math.nan
-    low = stats.beta.ppf(0.025, count, pairs - count + 1) if count else 0.0
-    high = stats.beta.ppf(0.975, count + 1, pairs - count) if count < pairs else 1.0
+    low = special.betaincinv(count, pairs - count + 1, 0.025) if count else 0.0
+    high = special.betaincinv(count + 1, pairs - count, 0.975) if count < pairs else 1.0
     return float(low), float(high)
 
 

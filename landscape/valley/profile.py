@@ -31,7 +31,9 @@ FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
 _MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
 _STRAIGHT = np.append(1.0, EXPONENTS[(EXPONENTS > 1) & (EXPONENTS <= V_AT_MOST)])
-_FLATTER = 1.15  # by so many standard errors a bowl has to fit better than walls that don't flatten: one chance in eight
+_FLATTER = (
+    1.15  # by so many standard errors a bowl has to fit better than walls that don't flatten: one chance in eight
+)
 _COARSE = EXPONENTS[::20]  # enough to see whether there is anything
 _FLIPS, _RISE_LEVEL = 999, 0.01
 
@@ -188,7 +190,10 @@ class _Reading:
         if low >= U_AT_LEAST:
             return "U", ""
         if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
-            return "undecided", "the walls flatten as they rise: what the floor is like has to be read at a lower height"
+            return (
+                "undecided",
+                "the walls flatten as they rise: what the floor is like has to be read at a lower height",
+            )
         if high <= V_AT_MOST:
             return "V", ""
         return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
