@@ -15,7 +15,6 @@ from benchmarks.profiles import (
     OPPOSITE,
     SAMPLES,
     SHAPES,
-    Noise,
     T,
     independent,
     labels,

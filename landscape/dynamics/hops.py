@@ -2,10 +2,11 @@
 
 The components c_t = <theta_{t+1} - theta_t, v> of successive updates along a fixed direction v add up to the position
 x_t along v, up to a constant. Changes of sign of c_t alone are no hops: at rest in a quadratic noisy gradient descent
-has x_{t+1} = (1 - eta lambda) x_t + noise, so that c_t changes sign at a rate of 1/2 + asin(eta lambda / 2) / pi (2/3 at
-eta lambda = 1) though no step crosses the floor by itself. What tells hops from rest is the position: its correlation
-from step to step about the floor is 1 - eta lambda, and below zero where a step overshoots the floor. With heavy-ball
-momentum b it is 1 - eta lambda / (1 + b): in both cases hops begin at half of the threshold of stability.
+has x_{t+1} = (1 - eta lambda) x_t + noise, so that c_t changes sign at a rate of 1/2 + asin(eta lambda / 2) / pi,
+which is 2/3 at eta lambda = 1, though no step crosses the floor by itself. What tells hops from rest is the position:
+its correlation from step to step about the floor is 1 - eta lambda, and below zero where a step overshoots the floor.
+With heavy-ball momentum b it is 1 - eta lambda / (1 + b). In both cases hops begin at half of the threshold of
+stability.
 
 - A direction *hops* where successive positions lie on opposite sides of the floor too often, and too far from it, for
   independent positions. The test is Wilcoxon's signed rank test (1945) on the products of successive offsets from the
@@ -53,7 +54,8 @@ class Hops:
             their signs are rounding's.
         rates: (k,) changes of sign by pairs of successive usable components; NaN where there is no pair.
         rate_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent changes.
-        crossing_rates: (k,) pairs of successive positions on opposite sides of the floor, by all pairs; NaN without one.
+        crossing_rates: (k,) pairs of successive positions on opposite sides of the floor, by all pairs; NaN without
+            one.
         crossing_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent pairs.
         random_rate: the mean of the rates of sign changes along random directions of the whole space.
         random_interval: 95 % of their rates.
@@ -211,8 +213,9 @@ def _signed_rank(products: np.ndarray) -> float:
     """The chance of so small a sum of the ranks of positive products, where every sign is a fair coin's.
 
     The floor was fitted to the positions, which takes about sigma^2 from the sum of n products, as a mean would, so
-    sigma^2 / n from each. Their signed ranks sum up to the number of pairs, n^2 / 2, whose mean is positive, and the mean
-    of two products of normal numbers has a density of 1 / sigma^2 at zero (Laplace's): n / 2 is missing.
+    sigma^2 / n from each. The sum of ranks is the number of pairs of products whose mean is positive, of n^2 / 2 pairs,
+    and the mean of two products of normal numbers has a density of 1 / sigma^2 at zero (Laplace's). So the fit takes
+    n / 2 from the sum of ranks, which is given back.
     """
     n = len(products)
     if not n:

@@ -125,8 +125,8 @@ class ValleyHops(Measurement):
                 )  # fmt: skip
             lines += [
                 f"hops over steps {int(each.window_start)} to {int(each.window_end)}, eigenvectors at "
-                f"{int(each.window_middle)}: how often a step crosses the floor, more than 0.5 where it hops; how often "
-                f"successive updates change sign, 0.5 if independent, along random directions "
+                f"{int(each.window_middle)}: how often a step crosses the floor, more than 0.5 where it hops; how "
+                "often successive updates change sign, 0.5 if independent, along random directions "
                 f"{_rate(each.rate_random, each.rate_random_interval)}",
                 table,
                 *(_split(each.isel(threshold=j)) for j in range(row.sizes["threshold"])),

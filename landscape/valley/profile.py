@@ -1,11 +1,13 @@
 """The shape of one profile of the loss: V, U, neither, or no valley, by its exponent and how sure the samples leave it.
 
 |t - t0|^p with p near 1 is a V, whose walls come down to the floor with a slope; with p of 2 or more it is a U, whose
-floor is flat. Walls that flatten as they rise are neither: an exponent below 1 is what a cusp has, and also a round
-hole in a plateau, whose floor is flat. So V is said only where no such bowl explains the profile better (Vuong 1989,
-"Likelihood ratio tests for model selection and non-nested hypotheses"), and nothing where the loss can't be told to rise. A smooth loss is a U near enough to its minimum, whatever it is further away, so the height at which the
+floor is flat. A smooth loss is a U near enough to its minimum, whatever it is further away, so the height at which the
 exponent is read is part of the verdict. The centre is fitted too, since symmetrising about a point beside a kink makes
 a flat floor of it, and so are the two walls, which need not be equal.
+
+Walls that flatten as they rise are neither. An exponent below 1 is what a cusp has, and also a round hole in a plateau,
+whose floor is flat. So V is said only where no bowl explains the profile better (Vuong 1989, "Likelihood ratio tests
+for model selection and non-nested hypotheses"), and no shape where the loss can't be told to change along the line.
 
 What the mean shows isn't what single samples do. Of V-shaped losses whose minima are scattered about a common centre by
 s the mean is smooth at the scale s, and a U up to a height of about s times their slope: docs/valleys.md has figures.
@@ -175,6 +177,22 @@ class _Reading:
 
     def _label(self, low: float, high: float) -> tuple[Label, str]:
         """The label, and why it is neither U nor V, for these quantiles of the exponent."""
+        if self._no_walls is not None:
+            return self._no_walls
+        if low >= U_AT_LEAST:
+            return "U", ""
+        if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
+            return (
+                "undecided",
+                "the walls flatten as they rise: what the floor is like has to be read at a lower height",
+            )
+        if high <= V_AT_MOST:
+            return "V", ""
+        return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
+
+    @property
+    def _no_walls(self) -> tuple[Label, str] | None:
+        """Why the profile can't be told to be two walls about one floor, if so."""
         # By how much the lower side exceeds a tenth of the higher one, resample by resample.
         left, right = self.spread.left, self.spread.right
         least, most = _quantiles(np.minimum(left, right) - _RISES * np.maximum(left, right))
@@ -187,16 +205,7 @@ class _Reading:
             return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
         if self._misfit > _MISFIT:
             return "undecided", "the profile isn't two walls about one floor"
-        if low >= U_AT_LEAST:
-            return "U", ""
-        if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
-            return (
-                "undecided",
-                "the walls flatten as they rise: what the floor is like has to be read at a lower height",
-            )
-        if high <= V_AT_MOST:
-            return "V", ""
-        return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
+        return None
 
     def _flattens(self) -> bool:
         """Whether a bowl fits better than any V, by more than the standard error of the difference of their squares."""

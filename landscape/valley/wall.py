@@ -1,9 +1,9 @@
 """Two walls about a centre, c + a_left w((t0 - t)) to its left, c + a_right w((t - t0)) to its right, fitted to curves.
 
-The walls are powers, w(d) = d^p, or those of a bowl: round at the floor, w ~ d^2, and flat further away. For given centre
-and wall the model is linear in c and the heights, which are never negative. It is solved in closed form for every centre
-and wall of a grid and for all curves at once, so that there is no start to choose and no local minimum to be caught in. A
-wall of negative height is left out, which is then the best that is allowed, as the problem is convex.
+The walls are powers, w(d) = d^p, or those of a bowl: round at the floor, w ~ d^2, and flatter further away. For given
+centre and wall the model is linear in c and the heights, which are never negative. It is solved in closed form for
+every centre and wall of a grid and for all curves at once, so that there is no start to choose and no local minimum to
+be caught in. A wall of negative height is left out, which is then the best that is allowed, as the problem is convex.
 """
 
 from __future__ import annotations
