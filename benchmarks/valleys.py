@@ -25,6 +25,7 @@ from landscape.valley import classify_profile
 from landscape.valley.profile import Label
 
 RATIOS = (8, 12, 20, 40, 100)
+_TOLD: tuple[Label, ...] = ("V", "U", "no valley")
 NOISES = {"independent at every point": independent, "smooth along the line": smooth}
 
 
@@ -62,16 +63,17 @@ def alarms(seeds: int) -> list[str]:
         blocks.append(Table(f"V said of walls that flatten; noise {title}, {seeds} seeds", head, rows).markdown())
         total = 10 * seeds
         found = labels(NOTHING, 1, total, noise)
-        said = ", ".join(f"{label} {share_of(found[label], total)}" for label in ("V", "U", "no valley"))
+        said = ", ".join(f"{label} {share_of(found[label], total)}" for label in _TOLD)
         blocks.append(f"Of nothing but noise, {title}, {total:,} seeds: {said}.\n")
     return blocks
 
 
 def power(seeds: int) -> str:
     """How often V is said of abs(t) and U of t^2, with the 95 % interval of each rate."""
+    wanted: tuple[tuple[str, Label], ...] = (("abs(t)", "V"), ("t^2", "U"))
     rows = [
         (f"{name}, noise {title}", *(share_of(labels(name, snr, seeds, noise)[label], seeds) for snr in RATIOS[:3]))
-        for name, label in (("abs(t)", "V"), ("t^2", "U"))
+        for name, label in wanted
         for title, noise in NOISES.items()
     ]
     head = ("profile", *(f"ratio {snr}" for snr in RATIOS[:3]))

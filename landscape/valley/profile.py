@@ -177,8 +177,8 @@ class _Reading:
 
     def _label(self, low: float, high: float) -> tuple[Label, str]:
         """The label, and why it is neither U nor V, for these quantiles of the exponent."""
-        if self._no_walls is not None:
-            return self._no_walls
+        if (no_walls := self._no_walls) is not None:
+            return no_walls
         if low >= U_AT_LEAST:
             return "U", ""
         if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
