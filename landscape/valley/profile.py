@@ -33,9 +33,7 @@ FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
 _MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
 _STRAIGHT = np.append(1.0, EXPONENTS[(EXPONENTS > 1) & (EXPONENTS <= V_AT_MOST)])
-_FLATTER = (
-    1.15  # by so many standard errors a bowl has to fit better than walls that don't flatten: one chance in eight
-)
+_FLATTER = 1.28  # by so many standard errors a bowl has to fit better than a V: one chance in ten
 _COARSE = EXPONENTS[::20]  # enough to see whether there is anything
 _FLIPS, _RISE_LEVEL = 999, 0.01
 
@@ -46,9 +44,9 @@ class ProfileVerdict:
 
     Attributes:
         label: ``V`` if the 97.5 % quantile of the exponent over bootstrapped samples is between 0.9 and 1.4 and no
-            bowl fits better by one standard error, ``U`` if the 2.5 % quantile is at least 1.6, ``no valley`` if a side
-            doesn't rise by a tenth of the other, else ``undecided``. U and V are said at most once in 100 times where
-            the loss doesn't change along the line at all.
+            bowl fits better by 1.28 standard errors, ``U`` if the 2.5 % quantile is at least 1.6, ``no valley`` if a
+            side doesn't rise by a tenth of the other, else ``undecided``. U and V are said at most once in 100 times
+            where the loss doesn't change along the line at all.
         exponent: p of the two walls c + a |t - t0|^p, on the grid of `landscape.valley.wall.EXPONENTS`.
         interval: these two quantiles of p, widened by half a step of that grid, 1.5 %.
         height: the rise above the floor at which it was read: that of the lower wall's end.
