@@ -59,11 +59,23 @@ def difference_of(first: ArrayLike, second: ArrayLike) -> Interval:
     return mean_of(np.asarray(first, dtype=float) - np.asarray(second, dtype=float))
 
 
-def effect_size(first: ArrayLike, second: ArrayLike) -> float:
-    """Cohen's d of paired values: the mean of their differences by its standard deviation; NaN where that is zero."""
+def paired_effect(first: ArrayLike, second: ArrayLike) -> float:
+    """Cohen's d_z: the mean of paired differences by their standard deviation; NaN where that is zero.
+
+    It grows with the correlation of the pairs, so it isn't the d of two independent groups: `pooled_effect`.
+    """
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
-    spread = float(differences.std(ddof=1))
-    return float(differences.mean()) / spread if spread > 0 else float("nan")
+    return _by(float(differences.mean()), float(differences.std(ddof=1)))
+
+
+def pooled_effect(first: ArrayLike, second: ArrayLike) -> float:
+    """Cohen's d: the difference of the means by the root of the mean of both variances; NaN where that is zero."""
+    one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    return _by(float(one.mean() - other.mean()), float(np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)))
+
+
+def _by(mean: float, spread: float) -> float:
+    return mean / spread if spread > 0 else float("nan")
 
 
 def rank_correlation(

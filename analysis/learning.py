@@ -17,7 +17,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 import landscape
-from analysis.intervals import difference_of, effect_size, mean_of
+from analysis.intervals import difference_of, mean_of, paired_effect, pooled_effect
 from analysis.runs import measuring_units, model_at, training_units
 from analysis.study import Report, Scale, Study, markdown_table
 from analysis.toy import NAMES, toy_arms
@@ -103,7 +103,8 @@ def report(scale: Scale, found: Mapping[str, Any]) -> Report:
 token. Operations are those of the matrix products of the whole training.
 
 {_reached(data, found["ceilings"])}
-Against Looped-Attn, if nothing else is named, paired by seed (negative: lower), with Cohen's d of the last column:
+Against Looped-Attn, if nothing else is named, paired by seed (negative: lower). Of the last of these columns
+Cohen's d_z is by the standard deviation of the paired differences, d by that of either arm (pooled):
 
 {_against(data)}
 Runs with a lower loss than the Bayes predictor by more than {ALLOWED_ERRORS} paired standard errors, which would show a
@@ -168,8 +169,8 @@ def _against(data: xr.Dataset) -> str:
         values = [(each.sel(arm=arm).values, each.sel(arm=other).values) for each in by_seed]
         cells = [difference_of(*pair).text(3, "+") for pair in values]
         title = NAMES[arm] + f", against {NAMES[other]}" * (other != "looped")
-        rows.append([title, *cells, f"{effect_size(*values[-1]):+.1f}"])
-    return markdown_table(["", *MEASURES, "d"], rows)
+        rows.append([title, *cells, *(f"{effect(*values[-1]):+.1f}" for effect in (paired_effect, pooled_effect))])
+    return markdown_table(["", *MEASURES, "d_z", "d"], rows)
 
 
 def _when(data: xr.Dataset) -> str:

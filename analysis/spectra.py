@@ -121,8 +121,9 @@ alarm; docs/dynamics.md):
 {_courses(found, seeds)}
 **R2.** At equal ranks among the eigenvalues above their numerical floor in all runs: the share of ranks at which the
 looped eigenvalue is larger in every seed, the share at which it is smaller in every seed, and the mean of
-log2(looped / single) over ranks. How many of the ranks are told from sampling noise is in the last table: the rest are
-those of these 256 sequences.
+log2(looped / single) over ranks; last the least and the largest ratio of any single rank (the geometric mean over
+seeds). How many of the ranks are told from sampling noise is in the last table: the rest are those of these 256
+sequences.
 
 {_dominance(data)}
 **R1.** Definition 1 at the last checkpoint: the verdict of each seed by eps and delta (U where kappa is at most
@@ -203,9 +204,12 @@ def _dominance(data: xr.Dataset) -> str:
                 continue
             above, below = ((ratios > 0).all(axis=0).mean(), (ratios < 0).all(axis=0).mean())
             cells += [f"{above:.0%}, {below:.0%}", mean_of(ratios.mean(axis=1)).text(2, "+")]
+        by_rank = np.exp2(np.log2(looped[:, :known] / single[:, :known]).mean(axis=0))
+        cells.append(f"{by_rank.min():.1f} to {by_rank.max():.1f}" if known else "none")
         rows.append([str(step), str(known), *cells])
     titles = [f"ranks {first + 1} to {'the floor' if last is None else last}" for first, last in BANDS]
-    return markdown_table(["step", "ranks", *(cell for title in titles for cell in (title, "mean log2 ratio"))], rows)
+    columns = [cell for title in titles for cell in (title, "mean log2 ratio")]
+    return markdown_table(["step", "ranks", *columns, "ratios of single ranks"], rows)
 
 
 def _map(data: xr.Dataset) -> str:

@@ -48,25 +48,46 @@ SHAPES: dict[str, tuple[Profile, Label]] = {
     "linear": (lambda t: t, "no valley"),
     "exponential": (lambda t: np.exp(2 * t), "no valley"),
 }
+# Round floors below walls that flatten as they rise: no V at any height. The last two are a V at the floor and flatten.
+FLATTENING: dict[str, Profile] = {
+    "1 - exp(-t^2 / 0.1)": lambda t: 1 - np.exp(-(t**2) / 0.1),
+    "1 - exp(-t^2 / 0.25)": lambda t: 1 - np.exp(-(t**2) / 0.25),
+    "1 - exp(-t^2 / 0.5)": lambda t: 1 - np.exp(-(t**2) / 0.5),
+    "log(1 + 25 t^2)": lambda t: np.log1p(25 * t**2),
+    "log(1 + 8 t^2)": lambda t: np.log1p(8 * t**2),
+    "t^2 / (0.3 + t^2)": lambda t: t**2 / (0.3 + t**2),
+    "tanh(4 t^2)": lambda t: np.tanh(4 * t**2),
+    "min(t^2, 0.25)": lambda t: np.minimum(t**2, 0.25),
+    "1 - exp(-(t - 0.4)^2 / 0.1)": lambda t: 1 - np.exp(-((t - 0.4) ** 2) / 0.1),
+    "1 - exp(-t^2 / 0.1) to the left, 3 t^2 to the right": lambda t: np.where(
+        t < 0, 1 - np.exp(-(t**2) / 0.1), 3 * t**2
+    ),
+    "abs(t)^0.5": lambda t: abs(t) ** 0.5,
+    "1 - exp(-abs(t) / 0.3)": lambda t: 1 - np.exp(-abs(t) / 0.3),
+}
+NOTHING = "nothing but noise"
+PROFILES: dict[str, Profile] = {
+    **{name: profile for name, (profile, _) in SHAPES.items()}, **FLATTENING, NOTHING: np.zeros_like
+}  # fmt: skip
 OPPOSITE: dict[Label, Label] = {"U": "V", "V": "U"}
 
 
 def independent(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
     """Noise of its own at every point: the standard error of the mean is the depth by ``snr``."""
-    depth = np.ptp(profile)
+    depth = np.ptp(profile) or 1.0
     return np.asarray(profile + rng.standard_normal((SAMPLES, len(profile))) * depth / snr * math.sqrt(SAMPLES))
 
 
 def smooth(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
     """Noise as of a network: each sample has a level, a slope and a curvature of its own along the line."""
-    depth = np.ptp(profile)
+    depth = np.ptp(profile) or 1.0
     own = rng.standard_normal((SAMPLES, 3)) @ np.vander(T, 3).T / math.sqrt(3)
     return np.asarray(profile + own * depth / snr * math.sqrt(SAMPLES))
 
 
 def labels(name: str, snr: float, seeds: int, noise: Noise = independent) -> Counter[Label]:
     """How often each label is given to a known profile."""
-    profile = SHAPES[name][0](T)
+    profile = PROFILES[name](T)
     rngs = (np.random.default_rng([seed, 7]) for seed in range(seeds))
     return Counter(
         classify_profile(T, noise(profile, snr, rng), resamples=200, seed=seed).label for seed, rng in enumerate(rngs)

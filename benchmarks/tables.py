@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import rich.table
+from scipy.stats import beta
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,10 @@ class Table:
         rule = ("---", *("---:" for _ in self.header[1:]))
         lines = "".join(f"| {' | '.join(line)} |\n" for line in (self.header, rule, *self.rows))
         return f"**{self.title}**\n\n{lines}"
+
+
+def share_of(count: int, total: int) -> str:
+    """A share in percent with the 95 % interval of Clopper and Pearson (1934)."""
+    low = beta.ppf(0.025, count, total - count + 1) if count else 0.0
+    high = beta.ppf(0.975, count + 1, total - count) if count < total else 1.0
+    return f"{count / total:.1%} [{low:.1%}, {high:.1%}]"

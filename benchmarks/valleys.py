@@ -9,12 +9,23 @@ import numpy as np
 from cyclopts import App
 from scipy.stats import beta
 
-from benchmarks.profiles import OPPOSITE, SAMPLES, SHAPES, T, independent, labels, smooth
-from benchmarks.tables import Table
+from benchmarks.profiles import (
+    FLATTENING,
+    NOTHING,
+    OPPOSITE,
+    SAMPLES,
+    SHAPES,
+    T,
+    independent,
+    labels,
+    smooth,
+)
+from benchmarks.tables import Table, share_of
 from landscape.valley import classify_profile
 from landscape.valley.profile import Label
 
 RATIOS = (8, 12, 20, 40, 100)
+_TOLD: tuple[Label, ...] = ("V", "U", "no valley")
 NOISES = {"independent at every point": independent, "smooth along the line": smooth}
 
 
@@ -41,6 +52,34 @@ def _opposite(found: Mapping[str, Mapping[int, Counter[Label]]], snr: int, seeds
     return f"{wrong} of {total:,} (at most {beta.ppf(0.95, wrong + 1, total - wrong):.2%})"
 
 
+def alarms(seeds: int) -> list[str]:
+    """For each kind of noise how often V is said of walls that flatten, and U or V of nothing but noise below."""
+    blocks = []
+    for title, noise in NOISES.items():
+        rows = [
+            (name, *(share_of(labels(name, snr, seeds, noise)["V"], seeds) for snr in RATIOS)) for name in FLATTENING
+        ]
+        head = ("profile", *(f"ratio {snr}" for snr in RATIOS))
+        blocks.append(Table(f"V said of walls that flatten; noise {title}, {seeds} seeds", head, rows).markdown())
+        total = 10 * seeds
+        found = labels(NOTHING, 1, total, noise)
+        said = ", ".join(f"{label} {share_of(found[label], total)}" for label in _TOLD)
+        blocks.append(f"Of nothing but noise, {title}, {total:,} seeds: {said}.\n")
+    return blocks
+
+
+def power(seeds: int) -> str:
+    """How often V is said of abs(t) and U of t^2, with the 95 % interval of each rate."""
+    wanted: tuple[tuple[str, Label], ...] = (("abs(t)", "V"), ("t^2", "U"))
+    rows = [
+        (f"{name}, noise {title}", *(share_of(labels(name, snr, seeds, noise)[label], seeds) for snr in RATIOS[:3]))
+        for name, label in wanted
+        for title, noise in NOISES.items()
+    ]
+    head = ("profile", *(f"ratio {snr}" for snr in RATIOS[:3]))
+    return Table(f"V said of abs(t), U of t^2, {seeds} seeds", head, rows).markdown()
+
+
 def scattered() -> str:
     """What is read off the mean of V-shaped samples whose minima scatter, by how far one looks."""
     rows = []
@@ -65,6 +104,28 @@ def main(*, seeds: int = 100) -> int:
         seeds: Of the noise.
     """
     print("\n".join([*told(seeds), scattered()]))
+    return 0
+
+
+@app.command(name="alarms")
+def print_alarms(*, seeds: int = 20) -> int:
+    """Print how often V is said of walls that flatten, and anything of nothing but noise: four minutes.
+
+    Args:
+        seeds: Of the noise; ten times as many without a profile.
+    """
+    print("\n".join(alarms(seeds)))
+    return 0
+
+
+@app.command(name="power")
+def print_power(*, seeds: int = 200) -> int:
+    """Print how often abs(t) and t^2 are told at low ratios, with intervals: six minutes.
+
+    Args:
+        seeds: Of the noise.
+    """
+    print(power(seeds))
     return 0
 
 

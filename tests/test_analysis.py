@@ -20,7 +20,15 @@ from scipy import stats
 import landscape
 from analysis import __main__ as command
 from analysis import alignment, force, learning, lengths, quadratic, shift, spectra
-from analysis.intervals import Interval, difference_of, effect_size, mean_of, rank_correlation, share_of
+from analysis.intervals import (
+    Interval,
+    difference_of,
+    mean_of,
+    paired_effect,
+    pooled_effect,
+    rank_correlation,
+    share_of,
+)
 from analysis.runs import model_at, run_folder, train_run, training_units
 from analysis.studies import STUDIES
 from analysis.study import Scale
@@ -48,9 +56,13 @@ class TestIntervals:
         assert found.value == pytest.approx((first - second).mean(), rel=1e-12)
         assert mean_of([1.0, 3.0]).text(1) == f"2.0 [{2 - stats.t.ppf(0.975, 1):.1f}, {2 + stats.t.ppf(0.975, 1):.1f}]"
 
-    def test_effect_size_is_the_mean_by_the_deviation(self) -> None:
-        assert effect_size([2.0, 4.0, 6.0], [1.0, 2.0, 3.0]) == pytest.approx(2.0)
-        assert math.isnan(effect_size([2.0, 3.0], [1.0, 2.0]))
+    def test_effects_are_the_mean_by_the_deviation(self) -> None:
+        """Of differences 1, 2, 3 with deviation 1, and of groups with variances 4 and 1."""
+        pair = [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]
+        assert paired_effect(*pair) == pytest.approx(2.0)
+        assert pooled_effect(*pair) == pytest.approx(2 / math.sqrt(2.5))
+        assert math.isnan(paired_effect([2.0, 3.0], [1.0, 2.0]))
+        assert math.isnan(pooled_effect([2.0, 2.0], [1.0, 1.0]))
 
     def test_rank_correlation_covers(self) -> None:
         """Of 100 pairs of 30 values with correlation 0.5 the interval misses Spearman's 0.483 in some 5 %.

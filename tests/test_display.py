@@ -16,7 +16,7 @@ MATRIX = symmetric(np.linspace(-1, 3, 60))
     [
         (lambda: landscape.estimate_trace(MATRIX, probes=12), ["trace 5", "95 % interval", "12 probes beside 30"]),
         (lambda: landscape.full_spectrum(MATRIX), ["all 60 eigenvalues from 3.0", "45 positive, 15 negative"]),
-        (lambda: landscape.spectral_density(MATRIX, 2, 10, 1), ["2 probes", "1 outlier exact", "below zero 0.2"]),
+        (lambda: landscape.spectral_density(MATRIX, 2, 10, 1), ["2 probes", "1 outlier exact", "below zero from 0."]),
         (lambda: landscape.spectral_density(torch.zeros(50, 50)), ["10 outliers exact", "bulk from 0 to 0"]),
         (lambda: landscape.effective_dimension(MATRIX, 0.5), ["95 % interval", "exact, from 61 products"]),
         (lambda: landscape.top_eigenpairs(MATRIX, 2), ["3.0000", "converged"]),

@@ -254,7 +254,7 @@ def test_every_window_of_hops_has_its_line(shown):
     with styled("paper"):
         figure = draw("hops", replace(shown[0], groups={"hops": twice}))
     assert len(figure.axes) == 4
-    drawn = [axes.containers[1][0].get_ydata() for axes in figure.axes[::2]]
+    drawn = [axes.containers[0][0].get_ydata() for axes in figure.axes[::2]]
     np.testing.assert_array_equal(drawn, twice.rate.values[0])
 
 
@@ -285,7 +285,7 @@ def test_runs_hops_and_learning_are_those_of_the_record(shown):
     np.testing.assert_array_equal(axes.lines[1].get_ydata(), row.joint_information_null.values)
     hops = record.row("hops").isel(window=0)
     axes = draw_hops(axes_of(), hops)
-    np.testing.assert_array_equal(axes.containers[1][0].get_ydata(), hops.rate.values)
+    np.testing.assert_array_equal(axes.containers[0][0].get_ydata(), hops.rate.values)
     learning = record.row("learning")
     axes = draw_learning(axes_of(), learning, quantity="accuracy")
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), learning.group_accuracy.values[:, 0])

@@ -1,19 +1,19 @@
 """The shape of profiles: known ones with known noise, what the label may never be, and units that change nothing."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from scipy.optimize import nnls
-from scipy.stats import beta, ortho_group
+from scipy.stats import beta, binom, ortho_group
 
-from benchmarks.profiles import OPPOSITE, SAMPLES, SHAPES, T, huber, independent, labels, smooth
+from benchmarks.profiles import FLATTENING, OPPOSITE, SAMPLES, SHAPES, T, huber, independent, labels, smooth
 from landscape import InputError, Problem
 from landscape.slices import line, unit
 from landscape.slices.grid import positions
 from landscape.valley import classify_profile
-from landscape.valley.profile import _noise
 from landscape.valley.wall import EXPONENTS, fit_walls
 from tests.test_slices import Point
 
@@ -208,8 +208,45 @@ def test_bad_profiles_are_refused_in_one_line(t, losses, more, word):
 
 
 def test_a_shift_of_a_whole_curve_is_no_noise():
-    """What a resampling does to all positions alike says nothing of a shape."""
-    resampled = np.random.default_rng(0).standard_normal((200, 21))
-    shifted = resampled + 100 * np.random.default_rng(1).standard_normal((200, 1))
-    assert _noise(shifted) == pytest.approx(_noise(resampled), rel=1e-9)
-    assert _noise(resampled) == pytest.approx(1, abs=0.1)
+    """What happens to all positions of a sample alike says nothing of a shape, nor of how well it fits."""
+    rng = np.random.default_rng(0)
+    losses = np.maximum(abs(T) - 0.4, 0) + 0.5 * rng.standard_normal((SAMPLES, len(T)))
+    shifted = losses + 100 * rng.standard_normal((SAMPLES, 1))
+    plain, moved = (classify_profile(T, each, resamples=50) for each in (losses, shifted))
+    assert moved.misfit == pytest.approx(plain.misfit, rel=1e-6)
+    assert (moved.label, moved.interval) == (plain.label, plain.interval)
+
+
+@pytest.mark.parametrize("name", FLATTENING)
+def test_walls_that_flatten_are_no_v(name):
+    """Without noise, and read off 64 samples with a standard error of 1 % of the depth."""
+    profile = FLATTENING[name](T)
+    noise = 0.01 * np.ptp(profile) * 8 * np.random.default_rng(0).standard_normal((64, len(T)))
+    for losses in (np.tile(profile, (64, 1)), profile + noise):
+        verdict = classify_profile(T, losses, resamples=50)
+        assert verdict.label == "undecided"
+        assert verdict.reason
+
+
+def test_a_bowl_is_flat_where_it_is_read_low_enough():
+    """1 - exp(-t^2 / 0.1) has a floor like any other: at a tenth of its depth it is a U."""
+    t = np.linspace(-1, 1, 201)
+    losses = np.tile(1 - np.exp(-(t**2) / 0.1), (16, 1))
+    assert classify_profile(t, losses, resamples=50).label == "undecided"
+    assert classify_profile(t, losses, height=0.1, resamples=50).label == "U"
+
+
+@pytest.mark.parametrize("noise", [independent, smooth])
+def test_nothing_but_noise_has_a_shape_once_in_a_hundred(noise):
+    """U or V at most at the stated level; 60 seeds, by its binomial bound."""
+    found = Counter(
+        classify_profile(T, noise(0 * T, 1, np.random.default_rng(seed))[:16], resamples=20, seed=seed).label
+        for seed in range(60)
+    )
+    assert found["U"] + found["V"] <= binom.ppf(0.999, 60, 0.01)
+
+
+def test_a_wall_is_told_from_noise_by_few_samples():
+    """Of eight samples 2 of 256 choices of signs are those at hand or their opposite: that is below 1 %."""
+    losses = abs(T) + 0.01 * np.random.default_rng(0).standard_normal((8, len(T)))
+    assert classify_profile(T, losses, resamples=50).label == "V"

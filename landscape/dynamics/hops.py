@@ -1,16 +1,24 @@
-"""Valley hopping: how often a run's steps change their side along an eigenvector, and how often chance would.
+"""Valley hopping: whether a run's steps cross the valley's floor along an eigenvector, or drift along it, or neither.
 
-The components c_t = <theta_{t+1} - theta_t, v> of successive updates along a fixed direction v either keep their sign
-(a drift), alternate (an iterate that jumps from wall to wall), or do neither. Two things would look like something and
-are not, so that both are tested, exactly:
+The components c_t = <theta_{t+1} - theta_t, v> of successive updates along a fixed direction v add up to the position
+x_t along v, up to a constant. Changes of sign of c_t alone are no hops: at rest in a quadratic noisy gradient descent
+has x_{t+1} = (1 - eta lambda) x_t + noise, so that c_t changes sign at a rate of 1/2 + asin(eta lambda / 2) / pi,
+which is 2/3 at eta lambda = 1, though no step crosses the floor by itself. What tells hops from rest is the position:
+its correlation from step to step about the floor is 1 - eta lambda, and below zero where a step overshoots the floor.
+With heavy-ball momentum b it is 1 - eta lambda / (1 + b). In both cases hops begin at half of the threshold of
+stability.
 
-- *noise*: independent components, as likely positive as negative, change sign in half of the cases, and the number of
-  changes is binomial;
-- *order*: whatever signs there are, in a random order the number of runs of equal signs follows Wald and Wolfowitz
-  (1940, "On a test whether two samples are from the same population").
+- A direction *hops* where successive positions lie on opposite sides of the floor too often, and too far from it, for
+  independent positions. The test is Wilcoxon's signed rank test (1945) on the products of successive offsets from the
+  floor. It is exact for positions that scatter independently and symmetrically about a known floor, whatever their
+  sizes, which is the boundary; a positive correlation, as of descent with eta lambda < 1, makes it conservative.
+- A direction *drifts* where its updates change sign less often than independent ones that are as likely positive as
+  negative: the number of their changes is binomial.
+- It is *like noise* where neither can be told, at 5 % for all directions of all windows together (Holm 1979).
 
-A direction *hops* where there are more changes than either explains, *drifts* where there are fewer than noise has, and
-is *like noise* where it can't be told from it, at 5 % for all directions of all windows together (Holm 1979).
+The floor is a straight line in time, so that one that drifts evenly is followed: Theil's incomplete slope (1950) and a
+median, of the means of successive positions, which lie on the floor where positions alternate. A floor that bends by
+more than the hops' width hides them.
 """
 
 from __future__ import annotations
@@ -19,11 +27,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from scipy import stats
-from scipy.special import gammaln
+from scipy import special, stats
 
 from landscape.dynamics.spectra import orthonormal
 from landscape.errors import InputError
@@ -33,11 +41,12 @@ Verdict = Literal["hops", "drifts", "like noise", "undecided"]
 _LEVEL = 0.05
 _SEEN = 1e3  # machine epsilons of the largest component: below it a sign is rounding's
 _RANDOM_DIRECTIONS = 200
+_EXACT = 100  # up to so many products their ranks' distribution is exact, beyond normal
 
 
 @dataclass(frozen=True)
 class Hops:
-    """How often the updates along k directions change sign.
+    """How often steps cross the floor along k directions, and how often their updates change sign.
 
     Attributes:
         components: (t, k) of the updates, in the units of the parameters.
@@ -45,20 +54,30 @@ class Hops:
             their signs are rounding's.
         rates: (k,) changes of sign by pairs of successive usable components; NaN where there is no pair.
         rate_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent changes.
-        shuffled_intervals: (k, 2) what 95 % of the orders of the same components give.
-        random_rate: the mean of the rates along random directions of the whole space.
+        crossing_rates: (k,) pairs of successive positions on opposite sides of the floor, by all pairs; NaN without
+            one.
+        crossing_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent pairs.
+        random_rate: the mean of the rates of sign changes along random directions of the whole space.
         random_interval: 95 % of their rates.
-        p_values: (k,) of noise, two-sided, each by itself; `verdicts` judges them together.
+        hop_p_values: (k,) of positions that are independent from step to step, one-sided.
+        drift_p_values: (k,) of updates that are, one-sided.
     """
 
     components: np.ndarray
     usable: np.ndarray
     rates: np.ndarray
     rate_intervals: np.ndarray
-    shuffled_intervals: np.ndarray
+    crossing_rates: np.ndarray
+    crossing_intervals: np.ndarray
     random_rate: float
     random_interval: tuple[float, float]
-    p_values: np.ndarray
+    hop_p_values: np.ndarray
+    drift_p_values: np.ndarray
+
+    @property
+    def p_values(self) -> np.ndarray:
+        """(k,) of neither hops nor drift, two-sided, each direction by itself; `verdicts` judges them together."""
+        return np.minimum(1.0, 2 * np.minimum(self.hop_p_values, self.drift_p_values))
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -67,7 +86,7 @@ class Hops:
 
 
 def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
-    """Count changes of sign of successive updates along directions.
+    """Tell whether successive updates cross the valley's floor along directions.
 
     Args:
         updates: (t, n) differences of successive points of a run, in the order of training, of the points' type.
@@ -83,19 +102,22 @@ def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
     if len(basis) != updates.shape[1]:
         raise InputError(f"updates of {updates.shape[1]} parameters have no components in a basis of {len(basis)}")
     components = updates @ basis
-    counts = [_Signs.of(column, _SEEN * epsilon) for column in components.T]
+    signs = [_Signs.of(column, _SEEN * epsilon) for column in components.T]
+    crossings = [_Crossings.of(column, _SEEN * epsilon) for column in components.T]
     directions = np.random.default_rng(seed).standard_normal((updates.shape[1], _RANDOM_DIRECTIONS))
     random = [_Signs.of(column, _SEEN * epsilon).rate for column in (updates @ directions).T]
     low, high = np.quantile(random, (0.025, 0.975))
     return Hops(
         components=components,
-        usable=np.array([each.count for each in counts]),
-        rates=np.array([each.rate for each in counts]),
-        rate_intervals=np.array([each.interval for each in counts]),
-        shuffled_intervals=np.array([each.shuffled_interval for each in counts]),
+        usable=np.array([each.count for each in signs]),
+        rates=np.array([each.rate for each in signs]),
+        rate_intervals=np.array([_interval(each.changes, each.pairs) for each in signs]),
+        crossing_rates=np.array([each.rate for each in crossings]),
+        crossing_intervals=np.array([_interval(each.count, each.pairs) for each in crossings]),
         random_rate=float(np.mean(random)),
         random_interval=(float(low), float(high)),
-        p_values=np.array([each.p_value for each in counts]),
+        hop_p_values=np.array([each.p_value for each in crossings]),
+        drift_p_values=np.array([each.p_value for each in signs]),
     )
 
 
@@ -106,16 +128,18 @@ def verdicts(windows: Sequence[Hops]) -> list[list[Verdict]]:
         for each window k verdicts: ``hops``, ``drifts``, ``like noise``, or ``undecided`` where there are too few
         components for any answer.
     """
-    p_values, usable, rates = (
-        np.concatenate([getattr(each, name) for each in windows]) for name in ("p_values", "usable", "rates")
+    usable, hopping, drifting = (
+        np.concatenate([getattr(each, name) for each in windows])
+        for name in ("usable", "hop_p_values", "drift_p_values")
     )
-    told = iter(_holm(p_values, usable, rates))
+    told = iter(_holm(usable, hopping, drifting))
     return [[next(told) for _ in each.rates] for each in windows]
 
 
+@lru_cache
 def fewest_updates(directions: int) -> int:
-    """The least number of updates with which so many directions can be told from noise: those that all alternate."""
-    enough = (n for n in itertools.count(2) if _Signs((n + 1) // 2, n // 2, n - 1).p_value <= _LEVEL / directions)
+    """The least number of updates with which so many directions can be told to hop: those of alternating positions."""
+    enough = (n for n in itertools.count(2) if 2 * _signed_rank(np.full(n, -1.0)) <= _LEVEL / directions)
     return next(enough)
 
 
@@ -131,21 +155,16 @@ def checked_updates(updates: np.ndarray) -> tuple[np.ndarray, float]:
 
 @dataclass(frozen=True)
 class _Signs:
-    """The signs of one sequence: how many are positive and negative, and how often they change."""
+    """The signs of one sequence of updates: how many there are, and how often they change."""
 
-    positive: int
-    negative: int
+    count: int
     changes: int
 
     @classmethod
     def of(cls, components: np.ndarray, least: float) -> _Signs:
         largest = float(np.abs(components).max())
         signs = np.sign(components[np.abs(components) > least * largest])
-        return cls(int((signs > 0).sum()), int((signs < 0).sum()), int((signs[1:] != signs[:-1]).sum()))
-
-    @property
-    def count(self) -> int:
-        return self.positive + self.negative
+        return cls(len(signs), int((signs[1:] != signs[:-1]).sum()))
 
     @property
     def pairs(self) -> int:
@@ -156,59 +175,87 @@ class _Signs:
         return self.changes / self.pairs if self.pairs else math.nan
 
     @property
-    def interval(self) -> tuple[float, float]:
-        if not self.pairs:
-            return math.nan, math.nan
-        found = stats.binomtest(self.changes, self.pairs).proportion_ci(0.95, "exact")
-        return float(found.low), float(found.high)
-
-    @property
-    def shuffled_interval(self) -> tuple[float, float]:
-        if not self.pairs:
-            return math.nan, math.nan
-        cumulative = np.cumsum(_changes_of_shuffled(self.positive, self.negative))
-        low, high = np.searchsorted(cumulative, (0.025, 0.975))
-        return float(low) / self.pairs, float(min(high, self.pairs)) / self.pairs
-
-    @property
     def p_value(self) -> float:
-        """Two-sided: fewer changes than noise has, or more than both noise and a random order have."""
-        fewer = float(stats.binom.cdf(self.changes, self.pairs, 0.5))
-        shuffled = float(_changes_of_shuffled(self.positive, self.negative)[self.changes :].sum())
-        more = max(float(stats.binom.sf(self.changes - 1, self.pairs, 0.5)), shuffled)
-        return min(1.0, 2 * min(fewer, more))
+        """Of so few changes, where each pair changes with a chance of one half."""
+        return float(special.bdtr(self.changes, self.pairs, 0.5)) if self.pairs else 1.0
 
 
-def _changes_of_shuffled(positive: int, negative: int) -> np.ndarray:
-    """The probability of 0, 1, ... changes of sign (count,) in a random order: the distribution of runs."""
-    if min(positive, negative) == 0:
-        return np.eye(1, max(1, positive + negative))[0]
-    changes = np.arange(positive + negative)
-    # changes + 1 runs: so many of each sign, beginning with either.
-    of_one, of_other = changes // 2 + 1, (changes + 1) // 2
+@dataclass(frozen=True)
+class _Crossings:
+    """Successive positions about the floor: how many pairs there are, and how many lie on opposite sides."""
 
-    def ways(first: int, second: int) -> np.ndarray:
-        return np.exp(
-            _log_choose(first - 1, of_one - 1) + _log_choose(second - 1, of_other - 1)
-            - _log_choose(positive + negative, np.array(positive))
-        )  # fmt: skip
+    pairs: int
+    count: int
+    p_value: float
 
-    return np.asarray(ways(positive, negative) + ways(negative, positive))
+    @classmethod
+    def of(cls, components: np.ndarray, least: float) -> _Crossings:
+        offsets = _offsets(np.append(0.0, np.cumsum(components)))
+        seen = np.abs(offsets) > least * np.abs(components).max()
+        products = (offsets[1:] * offsets[:-1])[seen[1:] & seen[:-1]]
+        return cls(len(products), int((products < 0).sum()), _signed_rank(products))
 
-
-def _log_choose(n: int, k: np.ndarray) -> np.ndarray:
-    possible = (k >= 0) & (k <= n)
-    inside = np.where(possible, k, 0)
-    return np.where(possible, gammaln(n + 1) - gammaln(inside + 1) - gammaln(n - inside + 1), -np.inf)
+    @property
+    def rate(self) -> float:
+        return self.count / self.pairs if self.pairs else math.nan
 
 
-def _holm(p_values: np.ndarray, usable: np.ndarray, rates: np.ndarray) -> list[Verdict]:
+def _offsets(positions: np.ndarray) -> np.ndarray:
+    """Positions (m,) less the line that is their floor."""
+    middles = (positions[1:] + positions[:-1]) / 2
+    apart = 2 * (len(middles) // 4)  # an even number, or alternating positions would have a slope
+    slope = float(np.median(middles[apart:] - middles[:-apart])) / apart if apart else 0.0
+    time = np.arange(len(positions)) - 0.5  # of a position, where middles have whole numbers
+    return positions - slope * time - np.median(middles - slope * np.arange(len(middles)))
+
+
+def _signed_rank(products: np.ndarray) -> float:
+    """The chance of so small a sum of the ranks of positive products, where every sign is a fair coin's.
+
+    The floor was fitted to the positions, which takes about sigma^2 from the sum of n products, as a mean would, so
+    sigma^2 / n from each. The sum of ranks is the number of pairs of products whose mean is positive, of n^2 / 2 pairs,
+    and the mean of two products of normal numbers has a density of 1 / sigma^2 at zero (Laplace's). So the fit takes
+    n / 2 from the sum of ranks, which is given back.
+    """
+    n = len(products)
+    if not n:
+        return 1.0
+    ranks = stats.rankdata(np.abs(products))  # ties share their ranks
+    positive = math.ceil(ranks[products > 0].sum() + n / 2)
+    if n <= _EXACT:
+        return float(_signed_rank_chances(n)[: positive + 1].sum())
+    mean, variance = n * (n + 1) / 4, n * (n + 1) * (2 * n + 1) / 24
+    return float(special.ndtr((positive + 0.5 - mean) / math.sqrt(variance)))
+
+
+@lru_cache(maxsize=_EXACT)
+def _signed_rank_chances(n: int) -> np.ndarray:
+    """The probability of each sum of the ranks 1 to n, where each is in it or not by the toss of a coin."""
+    chances = np.zeros(n * (n + 1) // 2 + 1)
+    chances[0] = 1.0
+    for rank in range(1, n + 1):
+        chances[rank:] += chances[:-rank]  # the right side is made first
+        chances /= 2
+    return chances
+
+
+def _interval(count: int, pairs: int) -> tuple[float, float]:
+    """Of the chance of so many out of so many pairs, 95 % (Clopper and Pearson 1934)."""
+    if not pairs:
+        return math.nan, math.nan
+    low = special.betaincinv(count, pairs - count + 1, 0.025) if count else 0.0
+    high = special.betaincinv(count + 1, pairs - count, 0.975) if count < pairs else 1.0
+    return float(low), float(high)
+
+
+def _holm(usable: np.ndarray, hopping: np.ndarray, drifting: np.ndarray) -> list[Verdict]:
     """Holm's procedure: the smallest p-value at 5 % by their number, the next by one less, until one isn't enough."""
+    p_values = 2 * np.minimum(hopping, drifting)
     needed = fewest_updates(len(p_values))
     told: list[Verdict] = ["undecided" if count < needed else "like noise" for count in usable]
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
         if p_values[index] > _LEVEL / (len(p_values) - rank):
             break
         if told[index] != "undecided":
-            told[index] = "hops" if rates[index] > 0.5 else "drifts"
+            told[index] = "hops" if hopping[index] < drifting[index] else "drifts"
     return told

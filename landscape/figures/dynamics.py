@@ -68,31 +68,33 @@ def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
 
 
 def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
-    """How often steps change sign along each valley direction, beside shuffled orders and random directions.
+    """How often steps cross the floor along each valley direction, and how often updates change sign.
 
     Args:
         axes: to draw on.
         row: of the group ``hops``, one run and one window.
-        colour: of the points.
+        colour: of the crossings.
     """
-    rates, index = row.rate.values, np.arange(row.sizes["direction"]) + 1
-    low, high = row.rate_interval.values.T
-    least, most = row.rate_shuffled_interval.values.T
-    axes.bar(index, most - least, bottom=least, width=0.7, color="#DDDDDD", label="shuffled order, 95 %")
+    index = np.arange(row.sizes["direction"]) + 1
     between = row.rate_random_interval.values
-    axes.axhspan(*between, color=COLOURS[2], alpha=0.15, linewidth=0, label="random directions, 95 %")
+    axes.axhspan(*between, color=COLOURS[2], alpha=0.15, linewidth=0, label="sign changes, random directions, 95 %")
     axes.axhline(0.5, color="black", linewidth=0.5)
     converged = row.converged.values.astype(bool)
-    for these, fill in ((converged, "full"), (~converged, "none")):
-        if not these.any():
-            continue
-        axes.errorbar(
-            index[these], rates[these], yerr=np.abs([rates - low, high - rates])[:, these], fmt="o", color=colour,
-            fillstyle=fill, label="valley eigenvectors" if fill == "full" else "not converged",
-        )  # fmt: skip
+    for rate, interval, shift, shade, name in (
+        (row.rate, row.rate_interval, 0.15, "#999999", "sign changes of updates"),
+        (row.crossing_rate, row.crossing_interval, -0.15, colour, "crossings of the floor"),
+    ):
+        middle, (low, high) = rate.values, interval.values.T
+        for these, fill in ((converged, "full"), (~converged, "none")):
+            if not these.any():
+                continue
+            axes.errorbar(
+                index[these] + shift, middle[these], yerr=np.abs([middle - low, high - middle])[:, these], fmt="o",
+                color=shade, fillstyle=fill, label=name if fill == "full" else f"{name}, not converged",
+            )  # fmt: skip
     for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
         axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize="xx-small")
-    axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate of sign changes", ylim=(-0.03, 1.03))
+    axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate", ylim=(-0.03, 1.03))
     axes.set_xticks(index)
     return axes
 

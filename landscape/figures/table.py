@@ -32,8 +32,9 @@ _PROFILE = ("profile_position", "profile_loss", "profile_error", "profile_fit", 
             "exponent_interval", "eigenvalue", "converged", "height_share", "depth")  # fmt: skip
 _LEARNING = ("run_step", "group_name", "grouped_by", "group_half_step", "group_half_step_interval",
              *(f"group_{name}{more}" for name in ("loss", "accuracy") for more in ("", "_interval")))  # fmt: skip
-_HOPS = ("window_start", "window_end", "rate", "rate_interval", "rate_random_interval", "rate_shuffled_interval",
-         "converged", "verdict", "eps", "part", "path_share", "net_share", "random_share")  # fmt: skip
+_HOPS = ("window_start", "window_end", "crossing_rate", "crossing_interval", "rate", "rate_interval",
+         "rate_random_interval", "converged", "verdict", "eps", "part", "path_share", "net_share",
+         "random_share")  # fmt: skip
 
 PAGES: dict[str, Page] = {
     "eigenvalues": Page(

@@ -27,7 +27,7 @@ _UNITS = "loss / parameter^2"
 
 @dataclass(frozen=True)
 class ValleyHops(Measurement):
-    """How often steps change sides along valley eigenvectors, and how they split into valley, river and the rest.
+    """Whether steps cross the floor along valley eigenvectors, and how they split into valley, river and the rest.
 
     A window is a stretch of checkpoints one step apart. Its eigenvectors are those at its middle, all of them for up to
     10,000 parameters; see `landscape.dynamics.hops` and `landscape.dynamics.displacement`.
@@ -116,19 +116,18 @@ class ValleyHops(Measurement):
             lines.append(f"hops: {left_out} of the stretches of successive steps left out, too short for any answer")
         for i in range(row.sizes["window"]):
             each = row.isel(window=i)
-            table = Table("direction", "eigenvalue", "sign changes", "95 %", "shuffled", "verdict")
+            table = Table("direction", "eigenvalue", "crossings of the floor", "sign changes of updates", "verdict")
             for j in range(row.sizes["direction"]):
                 one = each.isel(direction=j)
-                (low, high), (least, most) = one.rate_interval.values, one.rate_shuffled_interval.values
                 table.add_row(
-                    str(j + 1), f"{float(one.eigenvalue):.4g}", f"{float(one.rate):.2f}", f"[{low:.2f}, {high:.2f}]",
-                    f"[{least:.2f}, {most:.2f}]", str(one.verdict.values),
+                    str(j + 1), f"{float(one.eigenvalue):.4g}", _rate(one.crossing_rate, one.crossing_interval),
+                    _rate(one.rate, one.rate_interval), str(one.verdict.values),
                 )  # fmt: skip
-            low, high = each.rate_random_interval.values
             lines += [
                 f"hops over steps {int(each.window_start)} to {int(each.window_end)}, eigenvectors at "
-                f"{int(each.window_middle)}: how often successive steps change sign; 0.5 is noise, random directions "
-                f"have {float(each.rate_random):.2f} [{low:.2f}, {high:.2f}]",
+                f"{int(each.window_middle)}: how often a step crosses the floor, more than 0.5 where it hops; how "
+                "often successive updates change sign, 0.5 if independent, along random directions "
+                f"{_rate(each.rate_random, each.rate_random_interval)}",
                 table,
                 *(_split(each.isel(threshold=j)) for j in range(row.sizes["threshold"])),
             ]
@@ -161,6 +160,11 @@ def _windows(run: Run) -> list[tuple[int, int]]:
         else:
             found.append((place - 1, place))
     return found
+
+
+def _rate(rate: xr.DataArray, interval: xr.DataArray) -> str:
+    low, high = interval.values
+    return f"{float(rate):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _split(row: xr.Dataset) -> str:
@@ -200,14 +204,13 @@ def _variables(found: list[_Window], run: Run) -> dict[str, xr.Variable]:
             ("window", "update", "direction"), components, "of each update along a direction; NaN beyond", "parameter"
         ),
         "usable": variable(at, of("usable"), "components that aren't rounding"),
+        "crossing_rate": variable(at, of("crossing_rates"), "steps that cross the floor by all steps"),
+        "crossing_interval": variable((*at, "bound"), of("crossing_intervals"), "95 %, as of independent crossings"),
         "rate": variable(at, of("rates"), "changes of sign by pairs of successive updates"),
         "rate_interval": variable((*at, "bound"), of("rate_intervals"), "95 %, as of independent changes"),
-        "rate_shuffled_interval": variable(
-            (*at, "bound"), of("shuffled_intervals"), "95 % of the orders of the same components"
-        ),
         "rate_random": variable("window", of("random_rate"), "mean rate along random directions"),
         "rate_random_interval": variable(("window", "bound"), of("random_interval"), "95 % of their rates"),
-        "p_value": variable(at, of("p_values"), "of noise, two-sided, each direction by itself"),
+        "p_value": variable(at, of("p_values"), "of neither hops nor drift, two-sided, each direction by itself"),
         "verdict": variable(
             at,
             verdicts([each.hops for each in found]),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch import Tensor
 
 from landscape.display import Summarised, to_error
@@ -91,10 +92,10 @@ class SpectralDensity(Summarised):
             lines.append(f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {self.width:.2g}")
         if min([*nodes, *self.outliers]) < -self.rounding:
             at = np.array([np.nextafter(-self.rounding, -np.inf)])
-            ((below,), (error,)), ((least,), (most,)) = self.cdf(at), self.cdf_bounds(at)
+            ((least,), (most,)) = self.cdf_interval(at)
             lines.append(
-                f"share of eigenvalues below zero {below:.3f}: standard error over probes {error:.3f}, and the "
-                f"quadrature leaves {least:.3f} to {most:.3f}"
+                f"share of eigenvalues below zero from {least:.3f} to {most:.3f}: bounds of the quadrature, with the "
+                "probes' sampling at 95 %"
             )
         if len(nodes):
             lines.append(
@@ -182,10 +183,35 @@ class SpectralDensity(Summarised):
         Returns:
             (g,) lower and (g,) upper bounds; equal where all chains came to their end, and the nodes are eigenvalues.
         """
-        grid = np.asarray(grid, dtype=np.float64)
-        low, high = np.mean([chain_bounds(*self.chain(i), grid) for i in range(self.probes)], axis=0)
+        low, high = self._bounds_by_probe(grid).mean(axis=1)
         exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
         return exact + self.bulk_mass * low, exact + self.bulk_mass * high
+
+    def cdf_interval(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The share of eigenvalues at or below each point, between bounds that hold with 95 %.
+
+        The expected value of a probe's lower bound is at most the share, and that of its upper one at least: either end
+        is their mean by Student's t over probes. ``rounding`` and the outliers' residuals may move the point itself.
+
+        Args:
+            grid: (g,) points.
+
+        Returns:
+            (g,) lower and (g,) upper ends; of a single probe what the outliers leave.
+        """
+        bounds = self._bounds_by_probe(grid)
+        margin = stats.t.ppf(0.975, max(1, self.probes - 1)) * np.stack([standard_error(each) for each in bounds])
+        (low, high), (below, above) = bounds.mean(axis=1), np.nan_to_num(margin, nan=1.0)
+        exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
+        return (
+            exact + self.bulk_mass * np.maximum(low - below, 0.0),
+            exact + self.bulk_mass * np.minimum(high + above, 1.0),
+        )
+
+    def _bounds_by_probe(self, grid: np.ndarray) -> np.ndarray:
+        """(2, p, g) the quadrature's bounds of the bulk's mass at or below each point, as each probe sees it."""
+        at = np.asarray(grid, dtype=np.float64)
+        return np.stack([chain_bounds(*self.chain(i), at) for i in range(self.probes)], axis=1)
 
     def smoothed(self, grid: np.ndarray, width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The density convolved with a Gaussian, and its standard error over probes.

@@ -5,6 +5,10 @@ floor is flat. A smooth loss is a U near enough to its minimum, whatever it is f
 exponent is read is part of the verdict. The centre is fitted too, since symmetrising about a point beside a kink makes
 a flat floor of it, and so are the two walls, which need not be equal.
 
+Walls that flatten as they rise are neither. An exponent below 1 is what a cusp has, and also a round hole in a plateau,
+whose floor is flat. So V is said only where no bowl explains the profile better (Vuong 1989, "Likelihood ratio tests
+for model selection and non-nested hypotheses"), and no shape where the loss can't be told to change along the line.
+
 What the mean shows isn't what single samples do. Of V-shaped losses whose minima are scattered about a common centre by
 s the mean is smooth at the scale s, and a U up to a height of about s times their slope: docs/valleys.md has figures.
 """
@@ -18,16 +22,20 @@ from typing import Literal
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.valley.wall import EXPONENTS, Walls, fit_walls
+from landscape.valley.wall import EXPONENTS, Walls, fit_bowls, fit_walls
 
 Label = Literal["U", "V", "undecided", "no valley"]
 
-V_AT_MOST, U_AT_LEAST = 1.4, 1.6
+V_AT_LEAST, V_AT_MOST, U_AT_LEAST = 0.9, 1.4, 1.6
 _LEVELS = (0.025, 0.975)
 _HALF_STEP = math.sqrt(float(EXPONENTS[1] / EXPONENTS[0]))
 FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
 _MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
+_STRAIGHT = np.append(1.0, EXPONENTS[(EXPONENTS > 1) & (EXPONENTS <= V_AT_MOST)])
+_FLATTER = 1.28  # by so many standard errors a bowl has to fit better than a V: one chance in ten
+_COARSE = EXPONENTS[::20]  # enough to see whether there is anything
+_FLIPS, _RISE_LEVEL = 999, 0.01
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,10 @@ class ProfileVerdict:
     """What shape a profile has, read at a height.
 
     Attributes:
-        label: ``V`` if the 97.5 % quantile of the exponent over bootstrapped samples is at most 1.4, ``U`` if the 2.5 %
-            quantile is at least 1.6, ``no valley`` if a side doesn't rise by a tenth of the other, else ``undecided``.
+        label: ``V`` if the 97.5 % quantile of the exponent over bootstrapped samples is between 0.9 and 1.4 and no
+            bowl fits better by 1.28 standard errors, ``U`` if the 2.5 % quantile is at least 1.6, ``no valley`` if a
+            side doesn't rise by a tenth of the other, else ``undecided``. U and V are said at most once in 100 times
+            where the loss doesn't change along the line at all.
         exponent: p of the two walls c + a |t - t0|^p, on the grid of `landscape.valley.wall.EXPONENTS`.
         interval: these two quantiles of p, widened by half a step of that grid, 1.5 %.
         height: the rise above the floor at which it was read: that of the lower wall's end.
@@ -98,6 +108,7 @@ def classify_profile(
         InputError: shapes don't fit, positions don't ascend, or a loss isn't finite.
     """
     t, losses, weights = _checked(t, sample_losses, weights)
+    rises = _rises(t, losses, weights, seed)
     if height is not None:
         if not height > 0:
             raise InputError(f"a height must be positive, not {height}")
@@ -105,67 +116,118 @@ def classify_profile(
         t, losses = t[low:high], losses[:, low:high]
         if len(t) < 7:
             raise InputError(f"only {len(t)} positions lie below a height of {height:g}: the exponent needs at least 7")
-    unit = float(t[-1] - t[0]) / 2  # the same numbers in any unit of length
-    middle = float(t[-1] + t[0]) / 2
-    scaled = (t - middle) / unit
-    scaled = np.round(scaled, 12)  # so that equal grids are recognised as equal
+        rises = rises and _rises(t, losses, weights, seed)
     shares = np.random.default_rng(seed).multinomial(len(losses), np.full(len(losses), 1 / len(losses)), resamples)
-    resampled = _means(losses, weights, shares)
-    best = fit_walls(scaled, _means(losses, weights, np.ones((1, len(losses)))))
-    return _judge(best, fit_walls(scaled, resampled), _noise(resampled), middle, unit, (float(t[0]), float(t[-1])))
+    mean, resampled = _means(losses, weights, np.ones((1, len(losses)))), _means(losses, weights, shares)
+    scaled = _scaled(t)
+    return _Reading(scaled, mean, resampled, fit_walls(scaled, mean), fit_walls(scaled, resampled), rises).verdict(t)
 
 
-def _noise(resampled: np.ndarray) -> float:
-    """Root mean square of the resampled means (b, m) about their mean, but for a shift of a whole curve."""
-    return math.sqrt(float((resampled - resampled.mean(axis=1, keepdims=True)).var(axis=0).mean()))
+@dataclass(frozen=True)
+class _Reading:
+    """What a verdict is made from.
+
+    Attributes:
+        t: (m,) positions from -1 to 1.
+        mean: (1, m) losses.
+        resampled: (b, m) of them over resampled samples.
+        best: the walls fitted to the mean.
+        spread: to the resampled means.
+        rises: whether the loss can be told to change along the line.
+    """
+
+    t: np.ndarray
+    mean: np.ndarray
+    resampled: np.ndarray
+    best: Walls
+    spread: Walls
+    rises: bool
+
+    def verdict(self, t: np.ndarray) -> ProfileVerdict:
+        """At these positions (m,) in the profile's own unit."""
+        best, spread = self.best, self.spread
+        low, high = _quantiles(spread.exponent)
+        label, reason = self._label(low, high)
+        left, right = float(best.left[0]), float(best.right[0])
+        return ProfileVerdict(
+            label=label,
+            exponent=float(best.exponent[0]),
+            interval=(low / _HALF_STEP, high * _HALF_STEP),
+            height=min(left, right),
+            centre=float(t[-1] + t[0] + (t[-1] - t[0]) * best.centre[0]) / 2,
+            left=left,
+            right=right,
+            left_interval=_quantiles(spread.left),
+            right_interval=_quantiles(spread.right),
+            floor=float(best.floor[0]),
+            ends=(float(t[0]), float(t[-1])),
+            misfit=self._misfit,
+            reason=reason,
+        )
+
+    @property
+    def _misfit(self) -> float:
+        """What the fit leaves beyond the noise of the mean, but for a shift of a whole curve, by the larger rise."""
+        noise = float((self.resampled - self.resampled.mean(axis=1, keepdims=True)).var(axis=0).mean())
+        deepest = max(float(self.best.left[0]), float(self.best.right[0]))
+        beyond_noise = math.sqrt(max(0.0, float(self.best.misfit[0]) ** 2 - noise))
+        return beyond_noise / deepest if deepest > 0 else math.inf
+
+    def _label(self, low: float, high: float) -> tuple[Label, str]:
+        """The label, and why it is neither U nor V, for these quantiles of the exponent."""
+        if (no_walls := self._no_walls) is not None:
+            return no_walls
+        if low >= U_AT_LEAST:
+            return "U", ""
+        if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
+            return (
+                "undecided",
+                "the walls flatten as they rise: what the floor is like has to be read at a lower height",
+            )
+        if high <= V_AT_MOST:
+            return "V", ""
+        return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
+
+    @property
+    def _no_walls(self) -> tuple[Label, str] | None:
+        """Why the profile can't be told to be two walls about one floor, if so."""
+        # By how much the lower side exceeds a tenth of the higher one, resample by resample.
+        left, right = self.spread.left, self.spread.right
+        least, most = _quantiles(np.minimum(left, right) - _RISES * np.maximum(left, right))
+        side = "left" if float(np.median(left - right)) < 0 else "right"
+        if most <= 0:
+            return "no valley", f"the loss doesn't rise to the {side}"
+        if not self.rises:
+            return "undecided", f"no change of the loss along the line can be told from noise at {_RISE_LEVEL:.0%}"
+        if least <= 0:
+            return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
+        if self._misfit > _MISFIT:
+            return "undecided", "the profile isn't two walls about one floor"
+        return None
+
+    def _flattens(self) -> bool:
+        """Whether a bowl fits better than any V, by more than the standard error of the difference of their squares."""
+        straight, bowl = fit_walls(self.t, self.mean, _STRAIGHT).fitted, fit_bowls(self.t, self.mean)
+        gain = float(((self.mean - straight) ** 2 - (self.mean - bowl) ** 2).sum())
+        return gain > _FLATTER * 2 * float((self.resampled @ (bowl - straight)[0]).std())
 
 
-def _judge(
-    best: Walls, spread: Walls, noise: float, middle: float, unit: float, ends: tuple[float, float]
-) -> ProfileVerdict:
-    """The label, from the fit to the mean and the fits to resampled means."""
-    left, right = float(best.left[0]), float(best.right[0])
-    interval, left_interval, right_interval = (
-        _quantiles(each) for each in (spread.exponent, spread.left, spread.right)
-    )
-    deepest = max(left, right)
-    beyond_noise = math.sqrt(max(0.0, float(best.misfit[0]) ** 2 - noise**2))
-    misfit = beyond_noise / deepest if deepest > 0 else math.inf
-    label, reason = _label(interval, spread, misfit)
-    return ProfileVerdict(
-        label=label,
-        exponent=float(best.exponent[0]),
-        interval=(interval[0] / _HALF_STEP, interval[1] * _HALF_STEP),
-        height=min(left, right),
-        centre=middle + unit * float(best.centre[0]),
-        left=left,
-        right=right,
-        left_interval=left_interval,
-        right_interval=right_interval,
-        floor=float(best.floor[0]),
-        ends=ends,
-        misfit=misfit,
-        reason=reason,
-    )
+def _rises(t: np.ndarray, losses: np.ndarray, weights: np.ndarray, seed: int) -> bool:
+    """Whether walls explain more of the mean profile than of those with whole samples' signs dealt anew, at 1 %.
+
+    A sample's losses less their mean are as likely turned over as not where nothing changes along the line. Whatever
+    correlation there is between positions is kept.
+    """
+    own = (losses - losses.mean(axis=1, keepdims=True)) * weights[:, None]
+    signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (_FLIPS + 1, len(losses)))
+    signs[0] = 1
+    explained = fit_walls(_scaled(t), signs @ own, _COARSE).fitted.var(axis=1)
+    return bool((explained >= explained[0]).mean() <= _RISE_LEVEL)
 
 
-def _label(interval: tuple[float, float], spread: Walls, misfit: float) -> tuple[Label, str]:
-    # By how much the lower side exceeds a tenth of the higher one, resample by resample.
-    lower, higher = np.minimum(spread.left, spread.right), np.maximum(spread.left, spread.right)
-    least, most = _quantiles(lower - _RISES * higher)
-    side = "left" if float(np.median(spread.left - spread.right)) < 0 else "right"
-    if most <= 0:
-        return "no valley", f"the loss doesn't rise to the {side}"
-    if least <= 0:
-        return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
-    if misfit > _MISFIT:
-        return "undecided", "the profile isn't two walls about one floor"
-    low, high = interval
-    if high <= V_AT_MOST:
-        return "V", ""
-    if low >= U_AT_LEAST:
-        return "U", ""
-    return "undecided", f"the exponent may be anything from {low:.2f} to {high:.2f}"
+def _scaled(t: np.ndarray) -> np.ndarray:
+    """Positions from -1 to 1: the same numbers in any unit of length, rounded so that equal grids are equal."""
+    return np.round((t - (t[-1] + t[0]) / 2) / ((t[-1] - t[0]) / 2), 12)
 
 
 def _checked(

@@ -1,13 +1,14 @@
-"""Two walls about a centre, c + a_left |t - t0|^p to its left, c + a_right |t - t0|^p to its right, fitted to curves.
+"""Two walls about a centre, c + a_left w((t0 - t)) to its left, c + a_right w((t - t0)) to its right, fitted to curves.
 
-For given centre and exponent the model is linear in c and the walls, which are never negative. It is solved in closed
-form for every centre and exponent of a grid and for all curves at once, so that there is no start to choose and no
-local minimum to be caught in. A wall that would be negative is left out, which is then the best that is allowed, as the
-problem is convex.
+The walls are powers, w(d) = d^p, or those of a bowl: round at the floor, w ~ d^2, and flatter further away. For given
+centre and wall the model is linear in c and the heights, which are never negative. It is solved in closed form for
+every centre and wall of a grid and for all curves at once, so that there is no start to choose and no local minimum to
+be caught in. A wall of negative height is left out, which is then the best that is allowed, as the problem is convex.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -17,6 +18,13 @@ import numpy as np
 # far as these are no more than so many, for the fits of all curves together take memory.
 EXPONENTS = np.geomspace(0.5, 10.0, 101)
 _MOST_CENTRES = 121
+# Radii of a bowl's floor by half of the profile's length, from a hole to what is all but a parabola, one for each side.
+_RADII = np.geomspace(0.1, 3.0, 8)
+_BOWLS = (
+    lambda x: 1 - np.exp(-(x**2)),
+    lambda x: x**2 / (1 + x**2),
+    lambda x: np.log1p(x**2),
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class Walls:
         right: (b,) the rise to the last position.
         floor: (b,) c.
         misfit: (b,) root mean square of what is left, in the unit of the curves.
+        fitted: (b, m) the fit.
     """
 
     exponent: np.ndarray
@@ -38,51 +47,48 @@ class Walls:
     right: np.ndarray
     floor: np.ndarray
     misfit: np.ndarray
+    fitted: np.ndarray
 
 
-def fit_walls(t: np.ndarray, curves: np.ndarray) -> Walls:
-    """Fit the two walls to curves by least squares.
+def fit_walls(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray = EXPONENTS) -> Walls:
+    """Fit two walls that are powers to curves by least squares.
 
     Args:
         t: (m,) ascending positions.
         curves: (b, m).
+        exponents: (e,) those that are tried.
     """
-    grid = _grid(t.tobytes())
-    centred = curves - curves.mean(axis=1, keepdims=True)
-    along_left, along_right = grid.left @ centred.T, grid.right @ centred.T  # (g, b)
-    only_left = np.maximum(along_left, 0) ** 2 * grid.inverse_left
-    only_right = np.maximum(along_right, 0) ** 2 * grid.inverse_right
-    left = (grid.right_right * along_left - grid.left_right * along_right) * grid.inverse_determinant
-    right = (grid.left_left * along_right - grid.left_right * along_left) * grid.inverse_determinant
-    both = np.where((left >= 0) & (right >= 0), left * along_left + right * along_right, 0.0)
-    explained = np.maximum(both, np.maximum(only_left, only_right))
-    best, at = explained.argmax(axis=0), np.arange(len(curves))
-    gained = explained[best, at]
-    takes_both = both[best, at] >= gained
-    takes_left = ~takes_both & (only_left[best, at] >= gained)
-    a_left = np.where(takes_both, left[best, at], takes_left * (along_left * grid.inverse_left)[best, at])
-    a_right = np.where(
-        takes_both, right[best, at], (~takes_both & ~takes_left) * (along_right * grid.inverse_right)[best, at]
-    )
-    a_left, a_right = np.maximum(a_left, 0), np.maximum(a_right, 0)
-    exponent, centre = grid.exponent[best], grid.centre[best]
-    remaining = np.maximum((centred**2).sum(axis=1) - gained, 0)
+    centres, powers, columns = _powers(t.tobytes(), exponents.tobytes())
+    best, a_left, a_right = columns.solve(curves)
+    exponent, centre, fitted = powers[best], centres[best], columns.at(best, a_left, a_right, curves)
     return Walls(
         exponent=exponent,
         centre=centre,
         left=a_left * (centre - t[0]) ** exponent,
         right=a_right * (t[-1] - centre) ** exponent,
-        floor=curves.mean(axis=1) - a_left * grid.mean_left[best] - a_right * grid.mean_right[best],
-        misfit=np.sqrt(remaining / len(t)),
+        floor=curves.mean(axis=1) - a_left * columns.mean_left[best] - a_right * columns.mean_right[best],
+        misfit=np.sqrt(((curves - fitted) ** 2).mean(axis=1)),
+        fitted=fitted,
     )
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """The two columns of the model, less their means, for every centre and exponent, and their products (g, 1)."""
+def fit_bowls(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """The fitted values (b, m) of bowls of three forms: 1 - exp(-x^2), x^2 / (1 + x^2), log(1 + x^2), x = |t - t0| / s.
 
-    exponent: np.ndarray
-    centre: np.ndarray
+    Either side has a radius s of its own, so that one side may be a plateau and the other not.
+
+    Args:
+        t: (m,) ascending positions from -1 to 1.
+        curves: (b, m).
+    """
+    columns = _bowls(t.tobytes())
+    return columns.at(*columns.solve(curves), curves)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The two columns (g, m) of g models, less their means, and their products (g, 1)."""
+
     left: np.ndarray
     right: np.ndarray
     mean_left: np.ndarray
@@ -94,25 +100,67 @@ class _Grid:
     inverse_right: np.ndarray
     inverse_determinant: np.ndarray
 
+    @classmethod
+    def of(cls, left: np.ndarray, right: np.ndarray) -> _Columns:
+        mean_left, mean_right = left.mean(axis=1), right.mean(axis=1)
+        left, right = left - mean_left[:, None], right - mean_right[:, None]
+        ll, rr, lr = (
+            (one * other).sum(axis=1, keepdims=True) for one, other in ((left, left), (right, right), (left, right))
+        )
+        return cls(
+            left, right, mean_left, mean_right, ll, rr, lr,
+            _inverse(ll), _inverse(rr), _inverse(ll * rr - lr**2, 1e-12 * ll * rr),
+        )  # fmt: skip
+
+    def solve(self, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The best model of each curve (b, m), by its index (b,), and the heights (b,) of its two walls."""
+        centred = curves - curves.mean(axis=1, keepdims=True)
+        along_left, along_right = self.left @ centred.T, self.right @ centred.T  # (g, b)
+        only_left = np.maximum(along_left, 0) ** 2 * self.inverse_left
+        only_right = np.maximum(along_right, 0) ** 2 * self.inverse_right
+        left = (self.right_right * along_left - self.left_right * along_right) * self.inverse_determinant
+        right = (self.left_left * along_right - self.left_right * along_left) * self.inverse_determinant
+        both = np.where((left >= 0) & (right >= 0), left * along_left + right * along_right, 0.0)
+        explained = np.maximum(both, np.maximum(only_left, only_right))
+        best, at = explained.argmax(axis=0), np.arange(len(curves))
+        gained = explained[best, at]
+        takes_both = both[best, at] >= gained
+        takes_left = ~takes_both & (only_left[best, at] >= gained)
+        a_left = np.where(takes_both, left[best, at], takes_left * (along_left * self.inverse_left)[best, at])
+        a_right = np.where(
+            takes_both, right[best, at], (~takes_both & ~takes_left) * (along_right * self.inverse_right)[best, at]
+        )
+        return best, np.maximum(a_left, 0), np.maximum(a_right, 0)
+
+    def at(self, best: np.ndarray, a_left: np.ndarray, a_right: np.ndarray, curves: np.ndarray) -> np.ndarray:
+        """The fitted values (b, m) of a solution."""
+        walls = a_left[:, None] * self.left[best] + a_right[:, None] * self.right[best]
+        return np.asarray(curves.mean(axis=1, keepdims=True) + walls)
+
 
 @lru_cache(maxsize=8)
-def _grid(positions: bytes) -> _Grid:
+def _powers(positions: bytes, exponents: bytes) -> tuple[np.ndarray, np.ndarray, _Columns]:
     t = np.frombuffer(positions)
-    between = (t[1:] + t[:-1]) / 2
-    places = np.sort(np.append(t, between))
-    places = places[np.linspace(0, len(places) - 1, min(len(places), _MOST_CENTRES)).round().astype(int)]
-    centre, exponent = (each.ravel() for each in np.meshgrid(places, EXPONENTS))
+    centre, exponent = (each.ravel() for each in np.meshgrid(_centres(t, _MOST_CENTRES), np.frombuffer(exponents)))
     offset = t - centre[:, None]
     left, right = (np.maximum(side, 0) ** exponent[:, None] for side in (-offset, offset))
-    mean_left, mean_right = left.mean(axis=1), right.mean(axis=1)
-    left, right = left - mean_left[:, None], right - mean_right[:, None]
-    ll, rr, lr = (
-        (one * other).sum(axis=1, keepdims=True) for one, other in ((left, left), (right, right), (left, right))
-    )
-    return _Grid(
-        exponent, centre, left, right, mean_left, mean_right, ll, rr, lr,
-        _inverse(ll), _inverse(rr), _inverse(ll * rr - lr**2, 1e-12 * ll * rr),
-    )  # fmt: skip
+    return centre, exponent, _Columns.of(left, right)
+
+
+@lru_cache(maxsize=2)  # each takes as many models as there are pairs of radii
+def _bowls(positions: bytes) -> _Columns:
+    t = np.frombuffer(positions)
+    centres = _centres(t, _MOST_CENTRES // 2)
+    before, after = np.maximum(centres[:, None] - t, 0), np.maximum(t - centres[:, None], 0)
+    pairs = list(itertools.product(_RADII, _RADII))
+    left = [bowl(before / radius) for bowl in _BOWLS for radius, _ in pairs]
+    right = [bowl(after / radius) for bowl in _BOWLS for _, radius in pairs]
+    return _Columns.of(np.concatenate(left), np.concatenate(right))
+
+
+def _centres(t: np.ndarray, most: int) -> np.ndarray:
+    places = np.sort(np.append(t, (t[1:] + t[:-1]) / 2))
+    return np.asarray(places[np.linspace(0, len(places) - 1, min(len(places), most)).round().astype(int)])
 
 
 def _inverse(values: np.ndarray, least: np.ndarray | float = 0.0) -> np.ndarray:
