@@ -10,7 +10,6 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
 
 from landscape.errors import InputError
 
@@ -104,14 +103,6 @@ def convert(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
         return tensor.detach().to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
 
     return map_tensors(copy, batch)
-
-
-def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
-    """What reading the batches once did to a loader that would give others each time."""
-    sampler = getattr(batches, "sampler", None) if isinstance(batches, DataLoader) else None
-    if sampler is None or isinstance(sampler, SequentialSampler):
-        return ()
-    return ("the loader shuffles: its batches were read once and kept",)
 
 
 def select(batch: Any, index: Tensor) -> Any:

@@ -20,6 +20,7 @@ from landscape import batches as data
 from landscape.audit import audit, company_notes, equal_losses
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses, slots
+from landscape.loaders import order_notes
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
@@ -91,7 +92,8 @@ class Problem:
             micro_batch: split batches into at most this many samples, to save memory.
             training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
             about: what is known of the samples, in the order of the batches: for each name one text (a type) or one
-                number (a difficulty) a sample, by which per-sample losses are grouped.
+                number (a difficulty) a sample, by which per-sample losses are grouped. A loader whose order isn't
+                known is read again then, and refused where its batches differ.
             read: what the loss takes of the model's output; default for torch losses: of a mapping or an object its
                 ``logits``, of several outputs the first.
 
@@ -154,9 +156,8 @@ class Problem:
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
-        self.notes = data.freezing_notes(batches) + audited.notes + company_notes(self, audited.terms)
-        if self.about and data.freezing_notes(batches):
-            raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
+        order = order_notes(batches, self.batches, point, bool(self.about))
+        self.notes = order + audited.notes + company_notes(self, audited.terms)
         self._split(micro_batch)
 
     def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:

@@ -25,7 +25,7 @@ LAYERS = [
     ["pretrained"],
     ["problem", "checkpoint"],
     ["samples", "audit"],
-    ["forms"],
+    ["forms", "loaders"],
     ["batches", "losses"],
     ["operator", "parameters", "place", "cross_entropy", "importing", "display", "dynamics", "valley", "recomputed"],
     ["parallel", "widened"],
