@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.wording import without_addresses
 
 
 def map_tensors(
@@ -134,10 +135,13 @@ def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def digest(batches: list[Any]) -> str:
-    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints."""
+    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints.
+
+    Addresses in what prints are left out: an object that prints its own has another each time.
+    """
     sha = hashlib.sha256()
     for batch in batches:
-        sha.update(repr(map_tensors(lambda _: "tensor", batch, _told)).encode())
+        sha.update(without_addresses(repr(map_tensors(lambda _: "tensor", batch, _told))).encode())
         for tensor in tensors_in(batch):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -7,7 +7,6 @@ import copy
 import fnmatch
 import itertools
 import math
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -29,7 +28,7 @@ from landscape.place import checked_place, place_of, unwrapped
 from landscape.recomputed import kept
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.widened import widened
-from landscape.wording import listed
+from landscape.wording import listed, without_addresses
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
@@ -597,7 +596,7 @@ class Problem:
     @property
     def description(self) -> str:
         """The model and the loss as they print, to tell one problem from another; not what their code does."""
-        return re.sub(r" at 0x[0-9a-f]+", "", f"{self.model!r}, {self._form.loss_name}")
+        return without_addresses(f"{self.model!r}, {self._form.loss_name}")
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

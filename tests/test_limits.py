@@ -184,3 +184,9 @@ def test_many_groups_have_their_marks_and_lines(shown):
     names = [f"group {place % 12}" for place in range(line.sizes["sample"])]
     axes = draw_line(Figure().subplots(), line.drop_vars("about_hard").assign(about_kind=("sample", names)))
     assert len([each for each in axes.get_legend_handles_labels()[1] if each.startswith("group")]) == 12
+
+
+def test_groups_that_differ_between_records_are_named_in_each(shown):
+    named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in draw("learning", shown).axes[:2]]
+    assert named == [["no", "yes"], ["no", "yes", "very"]]
+    assert draw("learning", [shown[1], shown[1]]).axes[1].get_legend() is None

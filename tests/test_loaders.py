@@ -218,6 +218,22 @@ def test_random_transforms_of_an_indexed_data_set_keep_the_labels():
     np.testing.assert_allclose(problem.by_sample().losses.tolist(), [expected[name] for name in NAMES], atol=2e-4)
 
 
+def test_objects_that_print_their_address_are_no_other_batch():
+    class Graph:
+        """Prints as an address, which is another for each object."""
+
+    def own_losses(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, Graph]) -> torch.Tensor:
+        return (module(batch[0]) - batch[1]).square().sum(1)
+
+    class Graphs:
+        def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Graph]]:
+            self.kept = [*getattr(self, "kept", []), Graph()]  # no address is used twice
+            yield X, Y, self.kept[-1]
+
+    problem = Problem.from_sample_losses(model(), own_losses, Graphs(), about={"name": NAMES})
+    np.testing.assert_allclose(problem.by_sample().losses.tolist(), list(by_hand().values()), rtol=1e-13, atol=1e-13)
+
+
 @pytest.mark.parametrize("size", [1, 6])
 def test_a_shuffle_of_two_is_seen_though_it_gives_the_same_order_half_of_the_time(size):
     refused = 0

@@ -189,7 +189,10 @@ def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             grid[0, column].set_xlabel("")
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
-    grid[0, 0].legend()
+    names = [axes.get_legend_handles_labels()[1] for axes in grid[0]]
+    for axes, own in zip(grid[0], names, strict=True):
+        if axes is grid[0, 0] or own != names[0]:
+            axes.legend()
     note(panel, [f"groups by {rows[0].grouped_by.values}; bands: 95 %; diamonds: half of a group's progress"])
 
 
