@@ -151,6 +151,16 @@ def test_a_bulk_that_is_a_point_is_a_stem():
     axes.figure.canvas.draw()
 
 
+@pytest.mark.parametrize("point_first", [True, False])
+def test_a_bulk_that_is_a_point_beside_one_that_is_none_is_told(shown, point_first):
+    _, row = density_row(np.diag([1.0] * 20 + [5.0]), probes=3, k=1)
+    group = row.expand_dims("checkpoint").assign(step=("checkpoint", [3]))
+    records = [replace(shown[0], label="point", groups={"density": group}), shown[1]]
+    figure = draw("density", records if point_first else records[::-1])
+    assert figure.axes[0].get_ylabel() == "density [parameter$^2$ / loss]"
+    assert "point: the bulk is a point, and heights are numbers of eigenvalues" in figure.get_supxlabel()
+
+
 def test_the_spectra_of_a_run_are_those_of_some_checkpoints_by_sign(shown):
     with styled("paper"):
         figure = draw("spectrum", shown[0])

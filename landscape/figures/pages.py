@@ -17,6 +17,7 @@ from landscape.figures.limits import span
 from landscape.figures.page import Panel, legend, note, overlay, row_of, told
 from landscape.figures.shown import Shown, at_step
 from landscape.figures.style import COLOURS, SEQUENTIAL, Look
+from landscape.measurements.density import density_of
 
 MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
 _CUT = "not drawn: below a third of the rounding"
@@ -80,7 +81,10 @@ def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         f"{text}, {row.sizes['probe']} probes" + (f", {more}" if more else "")
         for text, row, more in zip(told(shown, rows), rows, undeflated, strict=True)
     ]
-    note(panel, [*parts, "stems: outliers, of mass 1/n each", "not drawn: below a tenth of one eigenvalue's height"])
+    points = [f"{record.label}: the bulk is a point, and heights are numbers of eigenvalues"
+              for record, row in zip(shown, rows, strict=True) if not density_of(row).width]  # fmt: skip
+    note(panel, [*parts, *points, "stems: outliers, of mass 1/n each",
+                 "not drawn: below a tenth of one eigenvalue's height"])  # fmt: skip
 
 
 def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = None) -> None:

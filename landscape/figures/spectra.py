@@ -99,7 +99,8 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
     """The spectral density of the bulk on a logarithmic axis with its standard error; outliers as stems.
 
     A stem is as high as the Gaussian that an outlier's mass of 1/n would be smoothed to. What is lower than a tenth of
-    that isn't drawn, since it is less than any eigenvalue makes. A bulk that is a point mass is a stem too, dashed.
+    that isn't drawn, since it is less than any eigenvalue makes. A bulk that is a point mass is a stem too, dashed;
+    heights are numbers of eigenvalues then.
 
     Args:
         axes: to draw on.
@@ -126,7 +127,8 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
     axes.plot(found.outliers, np.full(len(found.outliers), single), "o", color=colour, markersize=2)
     axes.set(yscale="log", xlabel=rf"eigenvalue $\lambda${units(row.outliers)}")
     reach(axes, y=[LOWEST * single])
-    axes.set_ylabel(f"density{_inverse(row.outliers)}" if found.width else "eigenvalues")
+    if found.width or not axes.get_ylabel():  # a density of another record gives the axis its name
+        axes.set_ylabel(f"density{_inverse(row.outliers)}" if found.width else "eigenvalues")
     return axes
 
 
