@@ -111,7 +111,7 @@ def test_everything_drawn_lies_within_its_axes(shown, name, look, order, state):
     assert panels
     left = [artist for axes in panels for artist in outside(axes)]
     assert not [artist for artist in left if artist.get_in_layout()], "cut off, and not declared by `may_leave`"
-    told = " ".join(part.get_supxlabel() for part in parts_of(figure))
+    told = " ".join(word for part in parts_of(figure) for word in part.get_supxlabel().split())
     assert not left or any(line in told for line in SAYS.get(name, [])), "cut off, and the figure doesn't say so"
     for axes in panels:
         if axes.name == "3d":
