@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, SequentialSampler
 
 from landscape.errors import InputError
+from landscape.wording import without_addresses
 
 
 def map_tensors(
@@ -106,14 +106,6 @@ def convert(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return map_tensors(copy, batch)
 
 
-def freezing_notes(batches: Iterable[Any]) -> tuple[str, ...]:
-    """What reading the batches once did to a loader that would give others each time."""
-    sampler = getattr(batches, "sampler", None) if isinstance(batches, DataLoader) else None
-    if sampler is None or isinstance(sampler, SequentialSampler):
-        return ()
-    return ("the loader shuffles: its batches were read once and kept",)
-
-
 def select(batch: Any, index: Tensor) -> Any:
     """The samples of a batch at some places; tensors without the sample dimension are shared."""
     samples = samples_in(batch)
@@ -143,10 +135,13 @@ def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def digest(batches: list[Any]) -> str:
-    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints."""
+    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints.
+
+    Addresses in what prints are left out: an object that prints its own has another each time.
+    """
     sha = hashlib.sha256()
     for batch in batches:
-        sha.update(repr(map_tensors(lambda _: "tensor", batch, _told)).encode())
+        sha.update(without_addresses(repr(map_tensors(lambda _: "tensor", batch, _told))).encode())
         for tensor in tensors_in(batch):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -7,7 +7,6 @@ import copy
 import fnmatch
 import itertools
 import math
-import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,6 +19,7 @@ from landscape.audit import audit, company_notes, equal_losses
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses
 from landscape.leaks import refuse_leaks
+from landscape.loaders import order_notes
 from landscape.losses import Loss, LossTerms, Terms
 from landscape.memory import ran_out
 from landscape.parallel import ALONE, Processes
@@ -30,7 +30,7 @@ from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.swap import slots, swapped
 from landscape.switches import switched
 from landscape.widened import widened
-from landscape.wording import listed
+from landscape.wording import listed, without_addresses
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
@@ -97,7 +97,8 @@ class Problem:
             micro_batch: split batches into at most this many samples, to save memory.
             training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
             about: what is known of the samples, in the order of the batches: for each name one text (a type) or one
-                number (a difficulty) a sample, by which per-sample losses are grouped.
+                number (a difficulty) a sample, by which per-sample losses are grouped. A loader whose order isn't
+                known is read again then, and refused where its batches differ.
             read: what the loss takes of the model's output; default for torch losses: of a mapping or an object its
                 ``logits``, of several outputs the first.
             penalty: ``penalty(named_parameters)`` gives a scalar tensor that is added to the mean loss, once, whatever
@@ -164,9 +165,8 @@ class Problem:
         self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
-        self.notes = data.freezing_notes(batches) + audited.notes + company_notes(self, audited.terms)
-        if self.about and data.freezing_notes(batches):
-            raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
+        order = order_notes(batches, self.batches, point, bool(self.about))
+        self.notes = order + audited.notes + company_notes(self, audited.terms)
         self._split(micro_batch)
         if penalty is not None:
             self._add_penalty(penalty)
@@ -689,7 +689,7 @@ class Problem:
     def description(self) -> str:
         """The model and the loss as they print, to tell one problem from another; not what their code does."""
         penalty = "" if self.penalty is None else f", {name_of(self.penalty)}"
-        return re.sub(r" at 0x[0-9a-f]+", "", f"{self.model!r}, {self._form.loss_name}{penalty}")
+        return without_addresses(f"{self.model!r}, {self._form.loss_name}{penalty}")
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:

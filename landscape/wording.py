@@ -1,5 +1,6 @@
 """How foreign text (keys of a file, messages of other libraries) gets into a message of one line."""
 
+import re
 from collections.abc import Iterable
 
 
@@ -21,6 +22,11 @@ def one_line(text: object, limit: int = 300) -> str:
 def _cut(line: str, limit: int) -> str:
     end = limit // 3
     return line if len(line) <= limit else f"{line[: limit - 3 - end]}...{line[-end:]}"
+
+
+def without_addresses(text: str) -> str:
+    """``text`` without the addresses of objects, which are others in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def counted(number: int, noun: str) -> str:

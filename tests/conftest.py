@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -27,6 +28,9 @@ from torch.func import functional_call
 
 from landscape.checkpoint import save_checkpoint
 from landscape.cli.probe import main
+
+if TYPE_CHECKING:
+    from landscape.figures import Shown
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -155,3 +159,18 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
     for seed, name in enumerate(("a", "b", "c")):
         project.save(f"{name}.pt", seed, step=10 * seed)
     return project
+
+
+@pytest.fixture(scope="session")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The records of two small runs with everything measured; made once for all tests of figures."""
+    from tests.drawn import write_records  # late: few tests need figures
+
+    return write_records(tmp_path_factory.mktemp("records"))
+
+
+@pytest.fixture(scope="session")
+def shown(records: list[Path]) -> list[Shown]:
+    from landscape.figures import Shown
+
+    return [Shown.read(path) for path in records]

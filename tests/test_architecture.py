@@ -26,7 +26,7 @@ LAYERS = [
     ["problem", "checkpoint"],
     ["leaks"],
     ["samples", "audit", "penalty"],
-    ["forms"],
+    ["forms", "loaders"],
     ["batches", "losses"],
     ["switches", "swap"],
     ["operator", "parameters", "place", "cross_entropy", "importing", "display", "dynamics", "valley", "recomputed"],

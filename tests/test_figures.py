@@ -12,15 +12,11 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-import torch
 import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
-from torch.nn import functional
 
 from landscape import InputError
-from landscape.checkpoint import save_checkpoint
 from landscape.cli.plot import main
 from landscape.cli.probe import main as probe
 from landscape.figures import (
@@ -50,45 +46,6 @@ from landscape.measurements.density import density_of
 from landscape.record import RecordWriter, Request
 from landscape.spectrum.density import spectral_density
 from tests.conftest import ROOT, Ran
-from tests.test_run import CLASSES
-
-
-@pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    """Two small runs with everything measured: what all figures are drawn from."""
-    folder = tmp_path_factory.mktemp("records")
-    (folder / "problem.py").write_text(CLASSES)
-    (folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
-    namespace: dict = {}
-    exec(CLASSES, namespace)
-    x, y = namespace["data"]()
-    made = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(sys, "path", list(sys.path))
-        for seed, name in ((3, "first"), (4, "second")):
-            torch.manual_seed(seed)
-            model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-            files = []
-            for step in range(11):
-                files.append(f"{name}-{step:02}.pt")
-                save_checkpoint(files[-1], model.state_dict(), step=step, optimizer=optimizer.state_dict())
-                optimizer.zero_grad()
-                functional.cross_entropy(model(x), y).backward()
-                optimizer.step()
-            asked = ["--hessian", "-k", 1, "--density", "--dynamics", "--hops", "--samples", "--slice", "1d",
-                     "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley", "--at", -1, "--at", 5,
-                     "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
-            status = probe([str(each) for each in [*files, *asked, "-o", f"{name}.landscape.h5"]])
-            assert status in (0, 3)
-            made.append(folder / f"{name}.landscape.h5")
-    return made
-
-
-@pytest.fixture(scope="module")
-def shown(records):
-    return [Shown.read(path) for path in records]
 
 
 @pytest.fixture
@@ -154,8 +111,10 @@ def test_a_spectrum_and_a_density_are_those_of_the_record(shown):
     row = record.row("spectrum")
     axes = draw_spectrum(axes_of(), row, "run")
     values = row.eigenvalues.values
-    np.testing.assert_array_equal(axes.lines[0].get_ydata(), values[values > 0])
-    np.testing.assert_array_equal(axes.lines[1].get_ydata(), -values[values < 0][::-1])
+    drawn = np.where(np.abs(values) < float(row.rounding) / 3, np.nan, values)
+    assert 0 < np.isnan(drawn).sum() < len(drawn) / 2
+    np.testing.assert_array_equal(axes.lines[0].get_ydata(), drawn[values > 0])
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), -drawn[values < 0][::-1])
     row = record.row("density")
     axes = draw_density(axes_of(), row)
     found = density_of(row)
@@ -192,6 +151,18 @@ def test_a_bulk_that_is_a_point_is_a_stem():
     axes.figure.canvas.draw()
 
 
+@pytest.mark.parametrize("point_first", [True, False])
+def test_a_bulk_that_is_a_point_beside_one_that_is_none_is_told(shown, point_first):
+    _, row = density_row(np.diag([1.0] * 20 + [5.0]), probes=3, k=1)
+    group = row.expand_dims("checkpoint").assign(step=("checkpoint", [3]))
+    records = [replace(shown[0], label="point", groups={"density": group}), shown[1]]
+    figure = draw("density", records if point_first else records[::-1])
+    assert figure.axes[0].get_ylabel() == "density [parameter$^2$ / loss]"
+    assert "point: the bulk is a point, and heights are numbers of eigenvalues" in " ".join(
+        figure.get_supxlabel().split()
+    )
+
+
 def test_the_spectra_of_a_run_are_those_of_some_checkpoints_by_sign(shown):
     with styled("paper"):
         figure = draw("spectrum", shown[0])
@@ -199,8 +170,10 @@ def test_the_spectra_of_a_run_are_those_of_some_checkpoints_by_sign(shown):
     positive, negative = figure.axes
     assert len(positive.lines) == len(negative.lines) == 5
     for axes, sign in ((positive, 1), (negative, -1)):
-        values = sign * series.eigenvalues.values[-1]
-        np.testing.assert_array_equal(np.sort(axes.lines[-1].get_ydata()), np.sort(values[values > 0]))
+        values, rounding = sign * series.eigenvalues.values[-1], float(series.rounding[-1])
+        drawn = np.asarray(axes.lines[-1].get_ydata())
+        assert len(drawn) == (values > 0).sum()
+        np.testing.assert_array_equal(np.sort(drawn[np.isfinite(drawn)]), np.sort(values[values >= rounding / 3]))
     assert positive.get_ylim() == negative.get_ylim()
     assert "5 of 11 checkpoints" in figure.get_supxlabel()
 

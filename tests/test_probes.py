@@ -8,7 +8,8 @@ from landscape import InputError, MatrixOperator
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import probe, probe_block
-from landscape.spectrum.products import Columns, block_size, finite_products, measured_rounding
+from landscape.spectrum.products import block_size, finite_products, measured_rounding
+from landscape.spectrum.rounding import Columns
 from tests.oracles import symmetric
 
 KINDS = ["rademacher", "gaussian"]
@@ -111,7 +112,7 @@ def test_columns_are_those_of_the_matrix(n, dtype):
 def test_rounding_is_the_frobenius_norm_of_the_errors():
     n = 200
     matrix = symmetric(np.random.default_rng(0).standard_normal(n))
-    errors = 1e-6 * torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    errors = 1e-10 * torch.randn(n, n, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     blocks = Columns(Flawed(matrix, errors))
     list(blocks)
     # The difference is between E v and -E v: twice the norm, whose square has a relative spread of some sqrt(2 / n).

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from landscape.figures.limits import span
 from landscape.figures.shown import units
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS
@@ -42,7 +43,7 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
     if name == "stability_ratio":
         axes.axhline(1, color="black", linewidth=0.5)
     if name == "overlap":
-        axes.set_ylim(-0.06, 1.06)
+        span(axes, y=(-0.06, 1.06))
     if name == "entropy":
         _phases(axes, row, label, colour)
         if not axes.child_axes:
@@ -94,7 +95,8 @@ def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
             )  # fmt: skip
     for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
         axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize="xx-small")
-    axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate", ylim=(-0.03, 1.03))
+    axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate")
+    span(axes, y=(-0.03, 1.03))
     axes.set_xticks(index)
     return axes
 
@@ -121,5 +123,6 @@ def draw_shares(axes: Axes, row: xr.Dataset) -> Axes:
         place += 0.5
     axes.set_yticks([each for each, _ in labels], [text for _, text in labels])
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1), xlabel=f"share of squared length ($\\epsilon${units(row.eps)})")
+    axes.set_xlabel(f"share of squared length ($\\epsilon${units(row.eps)})")
+    span(axes, x=(0, 1))
     return axes

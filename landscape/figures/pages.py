@@ -13,11 +13,14 @@ from matplotlib.figure import Figure
 
 from landscape.errors import InputError
 from landscape.figures import dynamics, samples, slices, spectra, valley
+from landscape.figures.limits import span
 from landscape.figures.page import Panel, legend, note, overlay, row_of, told
 from landscape.figures.shown import Shown, at_step
 from landscape.figures.style import COLOURS, SEQUENTIAL, Look
+from landscape.measurements.density import density_of
 
 MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
+_CUT = "not drawn: below a third of the rounding"
 
 
 def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -46,7 +49,7 @@ def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     overlay(axes, shown, rows, spectra.draw_spectrum)
     legend(axes, shown)
     counts = [spectra.within_rounding(row) for row in rows]
-    note(panel, [f"{text}, {count} (shaded)" for text, count in zip(told(shown, rows), counts, strict=True)])
+    note(panel, [*(f"{text}, {count} (shaded)" for text, count in zip(told(shown, rows), counts, strict=True)), _CUT])
 
 
 def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
@@ -63,7 +66,7 @@ def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
     sides[0].legend()
     last = series.isel(checkpoint=-1)
     note(panel, [f"{record.label}: {len(places)} of {count} checkpoints; rounding shaded",
-                 f"{at_step(last)}: {spectra.within_rounding(last)}"])  # fmt: skip
+                 f"{at_step(last)}: {spectra.within_rounding(last)}", _CUT])  # fmt: skip
 
 
 def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
@@ -78,7 +81,10 @@ def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         f"{text}, {row.sizes['probe']} probes" + (f", {more}" if more else "")
         for text, row, more in zip(told(shown, rows), rows, undeflated, strict=True)
     ]
-    note(panel, [*parts, "stems: outliers, of mass 1/n each", "not drawn: below a tenth of one eigenvalue's height"])
+    points = [f"{record.label}: the bulk is a point, and heights are numbers of eigenvalues"
+              for record, row in zip(shown, rows, strict=True) if not density_of(row).width]  # fmt: skip
+    note(panel, [*parts, *points, "stems: outliers, of mass 1/n each",
+                 "not drawn: below a tenth of one eigenvalue's height"])  # fmt: skip
 
 
 def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = None) -> None:
@@ -159,8 +165,10 @@ def _components(row: xr.Dataset) -> str:
 def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Every sample's loss at every checkpoint, records side by side with one scale."""
     rows = [record.series("samples") for record in shown]
-    every = [row.loss.values for row in rows]
-    norm = colors.Normalize(min(map(np.nanmin, every)), max(np.nanquantile(each, 0.995) for each in every))
+    every = [row.loss.values[np.isfinite(row.loss.values)] for row in rows]
+    if not all(map(len, every)):
+        raise InputError("no sample has a finite loss at any checkpoint: there is nothing to draw")
+    norm = colors.Normalize(min(map(np.min, every)), max(np.quantile(each, 0.995) for each in every))
     grid = row_of(panel, len(rows), sharey=True)
     for axes, record, row in zip(grid, shown, rows, strict=True):
         image = samples.draw_samples(axes, row, norm)
@@ -185,7 +193,10 @@ def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             grid[0, column].set_xlabel("")
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
-    grid[0, 0].legend()
+    names = [axes.get_legend_handles_labels()[1] for axes in grid[0]]
+    for axes, own in zip(grid[0], names, strict=True):
+        if axes is grid[0, 0] or own != names[0]:
+            axes.legend()
     note(panel, [f"groups by {rows[0].grouped_by.values}; bands: 95 %; diamonds: half of a group's progress"])
 
 
@@ -202,7 +213,7 @@ def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     legend(grid[-1], shown)
     ends = [row.eps.values[[0, -1]] for row in rows]
     for axes in grid:
-        axes.set_xlim(min(low for low, _ in ends) / 1.05, max(high for _, high in ends) * 1.05)
+        span(axes, x=(min(low for low, _ in ends) / 1.05, max(high for _, high in ends) * 1.05))
     for axes in grid[1:-1]:
         axes.set_ylabel("")
     note(panel, [

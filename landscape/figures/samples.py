@@ -50,6 +50,7 @@ def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesIm
     order, title, starts = order_of(rows)
     losses = rows.loss.values[:, order].T
     image = axes.imshow(losses, aspect="auto", origin="lower", norm=norm, interpolation="nearest")
+    axes.autoscale_view()  # limits are the image's own so far, also those that other images share
     steps = rows.step.values
     shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
     axes.set_xticks(shown, [str(steps[place]) if steps[place] >= 0 else str(place) for place in shown], rotation=45)
@@ -76,7 +77,8 @@ def draw_learning(
         quantity: ``loss`` or ``accuracy``.
         dashes: style of the lines, to tell runs apart.
     """
-    steps = row.run_step.values
+    steps, groups = row.run_step.values, row.sizes["group"]
+    heights = 0.03 + np.minimum(0.05, 0.94 / groups) * np.arange(groups)  # of the diamonds, as shares of the axis
     for index, name in enumerate(row.group_name.values):
         colour, means = COLOURS[index % len(COLOURS)], row[f"group_{quantity}"].values[:, index]
         low, high = row[f"group_{quantity}_interval"].values[:, index].T
@@ -86,7 +88,7 @@ def draw_learning(
         if quantity == "loss" and np.isfinite(half):
             spread = np.maximum([[half - first], [last - half]], 0) if np.isfinite([first, last]).all() else None
             axes.errorbar(
-                [half], [0.03 + 0.05 * index], xerr=spread, fmt="d", color=colour, markeredgecolor="black", capsize=2,
+                [half], [heights[index]], xerr=spread, fmt="d", color=colour, markeredgecolor="black", capsize=2,
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
     step_axis(axes, steps)

@@ -10,9 +10,12 @@ import xarray as xr
 from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import CircleCollection
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
+from landscape.figures.limits import may_leave, span
 from landscape.figures.shown import plain
 from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
 
@@ -20,8 +23,8 @@ from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
 def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
     """The loss along a line with its standard error, the quadratic model dotted, and whose losses it is made of.
 
-    The axis is that of the loss and its shades, which the quadratic model may leave: see `leaves`. Where a loss isn't
-    finite there is a gap.
+    The limits hold the loss and its shades; the quadratic model has no part in them, and may leave them: see `leaves`.
+    Where a loss isn't finite there is a gap.
 
     Args:
         axes: to draw on.
@@ -32,30 +35,20 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
             of the groups that the data set tells apart.
     """
     at, loss, error = row.position.values, _finite(row.loss), _finite(row.standard_error)
-    before = axes.get_ylim() if axes.lines else None
-    seen = [loss, loss - error, loss + error]
+    if not np.isfinite(loss).any():
+        raise InputError(f"no point along {row.direction.values} has a finite loss: there is nothing to draw")
     if samples and "sample_loss" in row:
         each = _finite(row.sample_loss)[row.sample_weight.values > 0]
         for low, high in ((0.1, 0.9), (0.25, 0.75)):
-            seen += [*np.quantile(each, (low, high), axis=0)]  # NaN where a sample's is
-            axes.fill_between(at, *seen[-2:], color=colour, alpha=0.1, linewidth=0)
+            ends = np.quantile(each, (low, high), axis=0)  # NaN where a sample's is
+            axes.fill_between(at, *ends, color=colour, alpha=0.1, linewidth=0)
     axes.fill_between(at, loss - error, loss + error, color=colour, alpha=0.3, linewidth=0)
     axes.plot(at, loss, color=colour, label=label)
-    axes.plot(at, row.quadratic.values, color=colour, linestyle=":", label="quadratic model" if label is None else None)
+    name = "quadratic model" if label is None else None
+    may_leave(axes, Line2D(at, row.quadratic.values, color=colour, linestyle=":", label=name))
     axes.plot([0], loss[at == 0], "o", color=colour)
     if samples and "sample_loss" in row:
-        groups_from = len(axes.lines)
         _draw_groups(axes, row)
-        seen += [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines[groups_from:]]
-    finite = np.concatenate([each[np.isfinite(each)] for each in seen])
-    if not len(finite):
-        raise InputError(f"no point along {row.direction.values} has a finite loss: there is nothing to draw")
-    low, high = float(finite.min()), float(finite.max())
-    margin = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
-    ends = (low - margin, high + margin)  # the quadratic model may leave the picture
-    if before is not None:
-        ends = (min(ends[0], before[0]), max(ends[1], before[1]))
-    axes.set_ylim(ends)
     axes.set_xlabel(direction_label([row]))
     axes.set_ylabel("loss $L$")
     return axes
@@ -95,7 +88,9 @@ def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
         if not chosen.any():
             continue
         mean = weights[chosen] @ losses[chosen] / weights[chosen].sum()
-        axes.plot(row.position.values, mean, color=COLOURS[index + 1], linewidth=0.7, label=plain(name))
+        axes.plot(
+            row.position.values, mean, color=COLOURS[(index + 1) % len(COLOURS)], linewidth=0.7, label=plain(name)
+        )
 
 
 def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
@@ -108,7 +103,8 @@ def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
         colour: of the line.
     """
     axes.plot(row.position.values, row.accuracy.values, color=colour, label=label)
-    axes.set(ylabel="accuracy", ylim=(-0.02, 1.02))
+    axes.set_ylabel("accuracy")
+    span(axes, y=(-0.02, 1.02))
     return axes
 
 
@@ -131,7 +127,8 @@ def draw_plane(
 ) -> ScalarMappable:
     """The loss over a plane, and the way of the run on it; what isn't finite is left white.
 
-    The checkpoints are marked with what is off the plane: the fainter the further, by the largest such distance.
+    The checkpoints are marked with what is off the plane: the fainter the further, by the largest such distance. The
+    limits are the plane's ends, which the way may leave: see `path_told`.
 
     Args:
         axes: to draw on; of a surface, with the projection ``3d``.
@@ -198,10 +195,11 @@ def _draw_path(axes: Axes, row: xr.Dataset) -> None:
     x, y, off = row.path_first.values, row.path_second.values, row.path_distance.values
     farthest = float(off.max())
     near = 1 - 0.75 * off / farthest if farthest > 0 else np.ones(len(off))
-    axes.plot(x, y, color="black", linewidth=0.6, zorder=3)
-    axes.scatter(x, y, s=8, c=[(1.0, 1.0, 1.0, alpha) for alpha in near], edgecolors="black", linewidths=0.5, zorder=4)
-    axes.set_xlim(row.first.values[[0, -1]])
-    axes.set_ylim(row.second.values[[0, -1]])
+    may_leave(axes, Line2D(x, y, color="black", linewidth=0.6, zorder=3))
+    may_leave(axes, CircleCollection(
+        [2 * np.pi] * len(x), offsets=np.stack([x, y], axis=1), offset_transform=axes.transData,
+        facecolors=[(1.0, 1.0, 1.0, alpha) for alpha in near], edgecolors="black", linewidths=0.5, zorder=4,
+    ))  # fmt: skip
 
 
 def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[bool, bool]:

@@ -7,8 +7,10 @@ import math
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.scale import SymmetricalLogTransform
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+from landscape.figures.limits import reach, span
 from landscape.figures.shown import units
 from landscape.measurements.density import density_of
 from landscape.spectrum.density import SpectralDensity
@@ -60,7 +62,8 @@ def draw_spectrum(
 ) -> Axes:
     """All eigenvalues by rank, magnitudes on a logarithmic axis, negative ones dashed, rounding shaded.
 
-    The axis ends within the shade, where eigenvalues can't be told from zero; `within_rounding` counts these.
+    What is below a third of the rounding isn't drawn: no eigenvalue within the shade can be told from zero, and
+    `within_rounding` counts these.
 
     Args:
         axes: to draw on.
@@ -70,8 +73,8 @@ def draw_spectrum(
         sign: 1 or -1 for the positive or the negative ones alone, as a solid line.
     """
     values, floor = row.eigenvalues.values, float(row.rounding)
-    positive, negative = values[values > 0], -values[values < 0][::-1]
-    before = axes.get_ylim()[0] if axes.lines else math.inf
+    sides = values[values > 0], -values[values < 0][::-1]
+    positive, negative = (np.where(side < floor / 3, np.nan, side) for side in sides)
     if sign != -1:
         axes.plot(np.arange(len(positive)) + 1, positive, color=colour, label=label)
     if sign != 1 and len(negative):
@@ -80,11 +83,9 @@ def draw_spectrum(
     axes.set(xscale="log", yscale="log", xlabel="rank")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylabel(rf"$|\lambda|${units(row.eigenvalues)}")
-    nonzero = np.abs(values[values != 0])
-    least = floor / 3 if floor > 0 else (nonzero.min() / 2 if len(nonzero) else 1.0)
     if floor > 0:
-        axes.axhspan(least * 1e-6, floor, color=colour, alpha=0.12, linewidth=0)
-    axes.set_ylim(bottom=min(before, least))
+        axes.axhspan(0, floor, color=colour, alpha=0.12, linewidth=0)
+        reach(axes, y=[floor / 3])
     return axes
 
 
@@ -98,7 +99,8 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
     """The spectral density of the bulk on a logarithmic axis with its standard error; outliers as stems.
 
     A stem is as high as the Gaussian that an outlier's mass of 1/n would be smoothed to. What is lower than a tenth of
-    that isn't drawn, since it is less than any eigenvalue makes. A bulk that is a point mass is a stem too, dashed.
+    that isn't drawn, since it is less than any eigenvalue makes. A bulk that is a point mass is a stem too, dashed;
+    heights are numbers of eigenvalues then.
 
     Args:
         axes: to draw on.
@@ -110,7 +112,6 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
     nodes = found.nodes[np.isfinite(found.nodes)]
     # Without a width every height is as good as another: 1 for a single eigenvalue.
     single = 1 / (found.dim * found.width * math.sqrt(2 * math.pi)) if found.width else 1.0
-    lowest = min(LOWEST * single, axes.get_ylim()[0] if axes.lines or axes.collections else math.inf)
     if found.width:
         grid = _grid(found)
         values, errors = (found.bulk_mass * each for each in found.bulk.smoothed(grid))
@@ -121,12 +122,13 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
         axes.fill_between(grid, low, high, where=shown, color=colour, alpha=0.25, linewidth=0)
     elif len(nodes):
         place = float(np.median(nodes))
-        axes.vlines(place, 1e-9 * lowest, found.dim * found.bulk_mass, color=colour, linestyle="--", label=label or "")
-    axes.vlines(found.outliers, 1e-9 * lowest, single, color=colour, linewidth=0.8)
+        axes.vlines(place, 0, found.dim * found.bulk_mass, color=colour, linestyle="--", label=label or "")
+    axes.vlines(found.outliers, 0, single, color=colour, linewidth=0.8)
     axes.plot(found.outliers, np.full(len(found.outliers), single), "o", color=colour, markersize=2)
     axes.set(yscale="log", xlabel=rf"eigenvalue $\lambda${units(row.outliers)}")
-    axes.set_ylim(bottom=lowest)
-    axes.set_ylabel(f"density{_inverse(row.outliers)}" if found.width else "eigenvalues")
+    reach(axes, y=[LOWEST * single])
+    if found.width or not axes.get_ylabel():  # a density of another record gives the axis its name
+        axes.set_ylabel(f"density{_inverse(row.outliers)}" if found.width else "eigenvalues")
     return axes
 
 
@@ -156,11 +158,12 @@ def step_axis(axes: Axes, steps: np.ndarray) -> None:
     if len(positive) > 3 and positive.max() > 30 * positive.min():
         least = float(max(positive.min(), 1))
         left, right = (-0.2 * least if steps.min() == 0 else float(steps.min()) / 1.2), 1.2 * float(positive.max())
-        if axes.get_xscale() == "symlog":  # another record is there
-            left, right = min(left, axes.get_xlim()[0]), max(right, axes.get_xlim()[1])
+        scale = axes.xaxis.get_transform()
+        if isinstance(scale, SymmetricalLogTransform):  # of another record
+            least = min(least, scale.linthresh)
         axes.set_xscale("symlog", linthresh=least, linscale=0.4)
-        axes.set_xlim(left, right)
-        powers = np.arange(np.ceil(np.log10(2 * least)), np.floor(np.log10(positive.max())) + 1)
-        axes.set_xticks([0.0, *10.0**powers])
+        span(axes, x=(left, right))
+        powers = np.arange(np.ceil(np.log10(2 * least)), np.floor(np.log10(axes.dataLim.xmax)) + 1)
+        axes.xaxis.set_major_locator(FixedLocator([0.0, *10.0**powers]))
         axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("training step")

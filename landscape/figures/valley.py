@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
+from landscape.figures.limits import span
 from landscape.figures.shown import units
 from landscape.figures.style import COLOURS
 
@@ -51,7 +52,8 @@ def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
     axes.axhline(1, color="black", linewidth=0.5)
     axes.axvline(float(row.floor), color=colour, linestyle="--", linewidth=0.6)
     _threshold_axis(axes, row)
-    axes.set(ylim=(0, 1.1), ylabel=r"$\kappa\,\epsilon\,/\,\lambda_{\max}$")
+    axes.set_ylabel(r"$\kappa\,\epsilon\,/\,\lambda_{\max}$")
+    span(axes, y=(0, 1.1))
     return axes
 
 
