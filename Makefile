@@ -63,6 +63,7 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.precision cost
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.reduced
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.processes
@@ -72,7 +73,11 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.coverage
 	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python -m benchmarks.valleys
+	$(BIN)/python -m benchmarks.valleys alarms
+	$(BIN)/python -m benchmarks.valleys power
+	$(BIN)/python -m benchmarks.hops
 	$(BIN)/python -m benchmarks.phases
 	$(BIN)/python -m benchmarks.adaptive
 
