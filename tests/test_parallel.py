@@ -72,7 +72,7 @@ def test_parts_add_up_to_the_whole(sizes, size, monkeypatch):
     sums = [each.by_sample() for each in split]
     whole = problem.by_sample()
     for name in ("losses", "weights", "correct"):
-        assert torch.equal(sum(getattr(each, name) for each in sums), getattr(whole, name))
+        assert close([getattr(each, name) for each in sums], getattr(whole, name))  # kernels go by the batch's size
     assert sum(each.terms for each in sums) == whole.terms
 
 
