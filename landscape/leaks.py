@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from landscape.audit import equal_losses
 from landscape.errors import InputError
 from landscape.losses import Terms
-from landscape.memory import ran_out
+from landscape.memory import in_room, ran_out
 from landscape.swap import pointed
 from landscape.wording import listed
 
@@ -43,7 +43,21 @@ class Posed(Protocol):
 
 
 def refuse_leaks(problem: Posed) -> tuple[str, ...]:
-    """Hold the loss of some samples to being a function of the flat vector, by three evaluations.
+    """Hold the loss of some samples to being a function of the flat vector; of fewer where memory runs out.
+
+    Where memory doesn't hold the graph of one sample, nothing is found: what asks for a graph will say so.
+
+    Returns:
+        See `_leaks`.
+
+    Raises:
+        InputError: see there.
+    """
+    return in_room(lambda samples: _leaks(problem.few(samples)), _SAMPLES, ())
+
+
+def _leaks(problem: Posed) -> tuple[str, ...]:
+    """Hold the loss of a problem to being a function of the flat vector, by three evaluations.
 
     The model's own parameters must be in no operation, with a graph or without; the loss must be the same while they
     show NaN, which finds what Python or NumPy reads of them; and it must be the same with a graph and without.
@@ -55,7 +69,6 @@ def refuse_leaks(problem: Posed) -> tuple[str, ...]:
         InputError: one of the three doesn't hold.
     """
     parameters, buffers = dict(problem.model.named_parameters()), dict(problem.model.named_buffers())
-    problem = problem.few(_SAMPLES)
     with problem.evaluating():
         with Watching() as seen:
             graphed = _losses(problem, problem.vector.clone().requires_grad_()).detach()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import torch
@@ -13,6 +15,7 @@ import torch
 from landscape.errors import InputError
 from landscape.wording import amount
 
+T = TypeVar("T")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -46,6 +49,24 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+
+
+def in_room(function: Callable[[int], T], samples: int, otherwise: T) -> T:
+    """What a function gives for a number of samples, halved as often as memory runs out.
+
+    Args:
+        function: of the number.
+        samples: to begin with.
+        otherwise: what is given where there is no room for one sample.
+    """
+    while samples:
+        try:
+            return function(samples)
+        except Exception as error:
+            if not ran_out(error):
+                raise
+            samples //= 2
+    return otherwise
 
 
 def half_of_memory(device: torch.device) -> int:

@@ -117,12 +117,13 @@ def refuse_asymmetric(
         others: (n, l) u and (n, l) A u; default: the same as v.
 
     Raises:
-        InputError: see `refuse_asymmetry`.
+        InputError: see `refuse_asymmetry`; the products are so small that their squares underflow.
     """
     (u, of_u), (v, of_v) = (
         (one.to(torch.float64), other.to(torch.float64))
         for one, other in (others or (vectors, products), (vectors, products))
     )
+    refuse_underflow(float(of_v.abs().max()) if of_v.numel() else 0.0)
     asymmetries = (u.T @ of_v - of_u.T @ v).abs().flatten()
     scales = torch.maximum(torch.outer(_norms(u), _norms(of_v)), torch.outer(_norms(of_u), _norms(v))).flatten()
     worst = int((asymmetries - allowed_asymmetry(operator) * scales).argmax())
