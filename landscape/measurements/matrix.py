@@ -186,7 +186,8 @@ class OfMatrix(Measurement):
     @property
     def settings(self) -> dict[str, Any]:
         """See `Measurement.settings`."""
-        return super().settings | {"matrix": self.matrix.settings}
+        # Rows of version 0.1, whose errors leave out what all products share, are another request's.
+        return super().settings | {"matrix": self.matrix.settings, "errors": "to products in float64"}
 
     def with_matrix(self, problem: Problem) -> Self:
         """Itself with its matrix settled; see `Matrix.settled`.
