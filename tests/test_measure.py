@@ -66,6 +66,7 @@ def test_how_a_row_came_to_be(tiny):
         "seed": 5,
         "max_products": None,
         "eigenvectors": True,
+        "errors": "to products in float64",
         "matrix": {"kind": "hessian", "unit": "term", "samples": 1, "seed": 0, "precondition": None},
     }
     assert told["problem"].endswith("problem.py:tiny")
