@@ -63,6 +63,7 @@ class Problem:
         training: whether the model is evaluated in training mode.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
         penalty: what the objective has beside its terms; None for nothing.
+        mixing: whether the terms of a sample were seen to depend on the other samples of its batch.
     """
 
     optimizer: Mapping[str, Any] | None = None
@@ -166,7 +167,8 @@ class Problem:
         told = {name: values.tolist() for name, values in self.about.items()}
         self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
         order = order_notes(batches, self.batches, point, bool(self.about))
-        self.notes = order + audited.notes + company_notes(self, audited.terms)
+        company = company_notes(self, audited.terms)
+        self.mixing, self.notes = bool(company), order + audited.notes + company
         self._split(micro_batch)
         if penalty is not None:
             self._add_penalty(penalty)
@@ -218,9 +220,16 @@ class Problem:
         other._split(micro_batch)
         return other
 
-    def in_float64(self) -> Self:
-        """The same problem in float64 without a look at it: whether it can be evaluated shows when it is."""
-        return self._converted(self.device, torch.float64)
+    def in_float64(self, pieces: int = 1) -> Self:
+        """The same problem in float64 without a look at it: whether it can be evaluated shows when it is.
+
+        Args:
+            pieces: into so many the largest batch is split, and others into as large ones; not where samples mix.
+        """
+        other = self._converted(self.device, torch.float64)
+        if pieces > 1 and not self.mixing:
+            other._cut(math.ceil(max(map(data.samples_in, self.batches)) / pieces))
+        return other
 
     def _converted(self, device: torch.device, dtype: torch.dtype) -> Self:
         other = copy.copy(self)
@@ -549,6 +558,9 @@ class Problem:
         if size is None:
             return
         self._refuse_dependent_samples(size)
+        self._cut(size)
+
+    def _cut(self, size: int) -> None:
         self.batches = [piece for batch in self.batches for piece in data.split(batch, size)]
 
     def _refuse_dependent_samples(self, size: int) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -112,7 +110,8 @@ class BatchedOperator(SymmetricOperator):
             return self
         if not fast_float64(self.device):
             raise NoFloat64Error(f"{self.device} has no fast float64")
-        whole = self._in_pieces(self._whole.in_float64())
+        # Graphs of half the bytes of those in float32, unless these are small anyway.
+        whole = self._whole.in_float64(pieces=4 if self._first_bytes > _SMALL else 1)
         other = self._at(whole.own(), self._vector.to(torch.float64))
         SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
         other._whole, other._programs, other._kept = whole, {}, None
@@ -128,14 +127,6 @@ class BatchedOperator(SymmetricOperator):
         if rounds.what is not None:
             raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
         return other
-
-    def _in_pieces(self, problem: Problem) -> Problem:
-        """The problem in float64 with graphs of half the bytes of this one's, unless those are small anyway."""
-        if self._first_bytes <= _SMALL:
-            return problem
-        with contextlib.suppress(InputError):  # samples that depend on the others of their batch
-            return problem.micro_batched(math.ceil(max(map(samples_in, problem.batches)) / 4))
-        return problem
 
     def _at(self, problem: Problem, vector: Tensor) -> Self:
         """The same curvature of another problem, at a vector (dim,), with nothing prepared."""

@@ -65,10 +65,11 @@ class Float64Errors:
     def measure(self, basis: KrylovBasis, coordinates: np.ndarray) -> int:
         """Hold the wanted Ritz pairs to products in float64 with Gaussian combinations of their vectors.
 
-        With D the matrix of what the products with the wanted vectors are off by, and g of k standard normal numbers,
-        ||D g|| bounds ||D||_2, and so every column of D; see `landscape.spectrum.rounding`. Of no more pairs than there
-        are combinations each vector is multiplied itself, by `certify`. A product with a random vector is there for all
-        others to agree with.
+        With D the matrix of what the products with the wanted vectors and with a random vector of the basis are off by,
+        and g of k + 1 standard normal numbers, ||D g|| bounds ||D||_2, and so every column of D; see
+        `landscape.spectrum.rounding`. The random vector is there for the combinations to show, by each other, whether
+        the matrix in float64 is symmetric beyond the wanted vectors. Of no more pairs than there are combinations each
+        vector is multiplied itself, by `certify`, after a vector outside the basis.
 
         Args:
             basis: in which the pairs are.
@@ -86,19 +87,25 @@ class Float64Errors:
         except NoFloat64Error as error:
             self._reason = str(error)
             return 0
-        draws = np.random.default_rng([self._seed, basis.expanded, self._k]).standard_normal((self._k, COMBINATIONS))
-        along = coordinates @ draws if self._k > COMBINATIONS else np.zeros((len(coordinates), 0))
-        # The graph is made once for a block, where there is room for one.
-        at_once = min(block_size(self._operator), COMBINATIONS + 1)
-        vectors = gaussians(self._operator, self._seed, 1).to(torch.float64)
-        off = []
-        for block in np.split(along, range(at_once - 1, along.shape[1], at_once), axis=1):
-            products = self._wide(torch.cat([vectors, basis.rows.combine_in_float64(block)], 1))[:, vectors.shape[1] :]
-            products -= basis.rows.combine_in_float64(basis.relation @ block)
-            off += [float(norm(each)) for each in products.unbind(1)]
-            vectors = vectors[:, :0]
-        self._off = np.array(off)
+        if self._k <= COMBINATIONS:
+            self._wide(gaussians(self._operator, self._seed, 1))
+        else:
+            self._off = self._combined(self._wide, basis, coordinates)
         return self._operator.products - before
+
+    def _combined(self, wide: WideProducts, basis: KrylovBasis, coordinates: np.ndarray) -> np.ndarray:
+        """(m,) what the products with the combinations of `measure` are off by."""
+        rng = np.random.default_rng([self._seed, basis.expanded, self._k])
+        draws, within = rng.standard_normal((self._k + 1, COMBINATIONS)), rng.standard_normal(len(coordinates))
+        along = coordinates @ draws[:-1] + np.outer(within / np.linalg.norm(within), draws[-1])
+        off = []
+        # The graph is made once for a block, where there is room for one.
+        at_once = min(block_size(self._operator), COMBINATIONS)
+        for block in np.split(along, range(at_once, COMBINATIONS, at_once), axis=1):
+            errors = wide(basis.rows.combine_in_float64(block))
+            errors -= basis.rows.combine_in_float64(basis.relation @ block)
+            off += [float(norm(each)) for each in errors.unbind(1)]
+        return np.array(off)
 
     def certify(self, verified: Verified, estimated: np.ndarray, tol: float, which: Which) -> Verified:
         """The pairs with the errors that products in float64 show; as they are where there are no such products.
@@ -121,8 +128,8 @@ class Float64Errors:
 
     def _bounded(self, verified: Verified, estimated: np.ndarray, limit: np.ndarray, bound: float) -> Verified:
         """The pairs with a bound on what their products are off by, which holds but for the chance `MISJUDGED`."""
-        # In the mean square a column of D is as large as D g is by the root of k.
-        residuals = np.hypot(estimated, np.linalg.norm(self._off) / math.sqrt(len(self._off) * self._k))
+        # In the mean square a column of D is as large as D g is by the root of k + 1.
+        residuals = np.hypot(estimated, np.linalg.norm(self._off) / math.sqrt(len(self._off) * (self._k + 1)))
         radius = estimated + bound
         intervals = np.stack([verified.values - radius, verified.values + radius], axis=1)
         converged = residuals <= limit
