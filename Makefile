@@ -16,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/landscape-probe data/looped.pt --hessian --overwrite -o demo.landscape.h5
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

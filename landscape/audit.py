@@ -170,7 +170,7 @@ def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
     if losses.ndim == 0 or len(losses) != samples:
         raise InputError(
             f"expected one loss for each of the {samples} samples of a batch, the sample's dimension first, but got "
-            f"shape {tuple(losses.shape)}"
+            f"shape {tuple(losses.shape)}; if a batch has another number of samples, give it by Problem(..., count=...)"
         )
     if weights.shape != losses.shape:
         raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")

@@ -9,17 +9,22 @@ of weighted losses with whatever is in the model), ``on`` (the form on another d
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
 
+from landscape import batches as data
 from landscape.errors import InputError
-from landscape.losses import Loss, Terms, terms_of
+from landscape.losses import Loss, Terms, broadcast, terms_of
 from landscape.swap import swapped
 from landscape.wording import listed
 
+T = TypeVar("T")
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 Read = Callable[[Any], Any]
 Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
@@ -52,7 +57,72 @@ def predicted(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) and output else output
 
 
-class PairForm:
+class _Form:
+    """What both forms share: how their functions are called.
+
+    Attributes:
+        model: the user's.
+        differentiates: whether the model or the loss takes derivatives by the parameters, such as a penalty on the
+            gradient's norm: they then need a graph where none is asked for. Seen at the first evaluation.
+    """
+
+    model: nn.Module
+    differentiates = False
+
+    def _inside(self, state: dict[str, Tensor], function: Callable[[], T]) -> T:
+        """Call a function while the model's places hold the tensors of ``state``, with a graph where it needs one."""
+        varied = {id(each): each for each in self._trainable(state)}
+        if torch.is_grad_enabled() and any(each.requires_grad for each in varied.values()):
+            return swapped(self.model, state, function)
+        if not self.differentiates:
+            try:
+                return swapped(self.model, state, function)
+            except RuntimeError as error:
+                if not re.search("not require grad", str(error)):
+                    raise
+        with torch.enable_grad():
+            leaves = {place: each.detach().requires_grad_() for place, each in varied.items()}
+            inside = {slot: leaves.get(id(tensor), tensor) for slot, tensor in state.items()}
+            result: T = data.map_tensors(Tensor.detach, swapped(self.model, inside, function))
+        self.differentiates = True
+        return result
+
+    def _trainable(self, state: dict[str, Tensor]) -> Iterator[Tensor]:
+        names = {name for name, each in self.model.named_parameters(remove_duplicate=False) if each.requires_grad}
+        return (tensor for slot, tensor in state.items() if slot in names)
+
+
+def _target(batch: Any) -> Any:
+    return data.content(batch)[1]
+
+
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.KLDivLoss)
+_FUNCTIONS = (
+    functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss,
+    functional.poisson_nll_loss, functional.kl_div,
+)  # fmt: skip
+
+
+def _elementwise(loss: Any) -> bool:
+    """Whether a torch loss compares an output and a target number by number."""
+    return isinstance(loss, _ELEMENTWISE) or getattr(loss, "function", None) in _FUNCTIONS
+
+
+def _fixed(loss: Any, model: nn.Module) -> str:
+    """A sentence on trainable parameters of a loss, which aren't the model's; empty if there are none."""
+    if not isinstance(loss, nn.Module):
+        return ""
+    own = {id(each) for each in model.parameters()}
+    names = [name for name, each in loss.named_parameters() if each.requires_grad and id(each) not in own]
+    return (
+        f"the loss has trainable parameters ({listed(names)}), which stay as they are: make the loss a part of the "
+        "model to have them vary"
+        if names
+        else ""
+    )
+
+
+class PairForm(_Form):
     """``loss(model(input), target)`` over batches of ``(input, target)``."""
 
     def __init__(
@@ -63,7 +133,10 @@ class PairForm:
         self.loss_name = _loss_name(loss)
         self.loss = terms_of(loss, device, dtype, model)
         # A function of the user's own takes whatever the model gives.
-        self.read = read or (predicted if hasattr(self.loss.reduced, "reduction") else None)
+        # A function of the user's own, and a loss of several outputs, take whatever the model gives.
+        plain = hasattr(self.loss.reduced, "reduction")
+        self.read = read or (predicted if plain else None)
+        self._broadcast = ""
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
         return type(self)(self.model, self.given, device, dtype, self.read)
@@ -75,46 +148,62 @@ class PairForm:
 
     def output(self, state: dict[str, Tensor], batch: Any) -> Any:
         """What the loss is of, on one batch, with the model's parameters and buffers from ``state``."""
-        return swapped(self.model, state, lambda: self._output(batch))
+        return self._inside(state, lambda: self._output(batch))
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return swapped(self.model, state, lambda: self.loss.terms(self._output(batch), batch[1]))
+        return self._inside(state, lambda: self.loss.terms(self._output(batch), _target(batch)))
 
     def terms_of_output(self, state: dict[str, Tensor], output: Any, batch: Any) -> Terms:
         """The terms of an output that was made before; ``state`` is what the loss itself may read of the model."""
-        return swapped(self.model, state, lambda: self.loss.terms(output, batch[1]))
+        return self._inside(state, lambda: self.loss.terms(output, _target(batch)))
 
     def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
         def judge() -> Judged:
             output = self._output(batch)
-            correct = None if self.loss.correct is None else self.loss.correct(output, batch[1])
-            return *self.loss.terms(output, batch[1]), correct
+            correct = None if self.loss.correct is None else self.loss.correct(output, _target(batch))
+            return *self.loss.terms(output, _target(batch)), correct
 
-        return swapped(self.model, state, judge)
+        return self._inside(state, judge)
 
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
+        pair = data.content(batch)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
-        return swapped(self.model, state, lambda: self.loss.check(self._output(batch), batch[1]))
+
+        def check() -> Terms:
+            output, target = self._output(batch), _target(batch)
+            if _elementwise(self.loss.reduced):
+                self._broadcast = broadcast(output, target)
+            return self.loss.check(output, target)
+
+        return self._inside(state, check)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user may not know of the loss, a sentence each; complete once batches were checked."""
+        told = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
+        return tuple(filter(None, (told, _fixed(self.given, self.model))))
 
     def as_is(self, batch: Any) -> Tensor:
         output = self._output(batch)
         with torch.no_grad():
-            weight = self.loss.terms(output, batch[1])[1].sum()
+            weight = self.loss.terms(output, _target(batch))[1].sum()
         # Of no weight at all, the mean is no number.
-        loss = self.loss.reduced(output, batch[1]) if weight else output.new_zeros(())
+        loss = self.loss.reduced(output, _target(batch)) if weight else output.new_zeros(())
         return weight * loss if loss.ndim == 0 else loss.sum()
 
     def _output(self, batch: Any) -> Any:
-        inputs, _ = batch
+        inputs, _ = data.content(batch)
         if isinstance(inputs, Mapping):
             output = self.model(**inputs)
+        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
+            output = self.model(*inputs)
         else:
-            output = self.model(*inputs) if isinstance(inputs, tuple | list) else self.model(inputs)
+            output = self.model(inputs)
         return output if self.read is None else self.read(output)
 
 
-class OwnForm:
+class OwnForm(_Form):
     """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
 
     def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
@@ -129,7 +218,7 @@ class OwnForm:
         return type(self)(model, self.fn)
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return swapped(self.model, state, lambda: self._terms(batch))
+        return self._inside(state, lambda: self._terms(batch))
 
     def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
         return *self.terms(state, batch), None
@@ -137,13 +226,18 @@ class OwnForm:
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self.terms(state, batch)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `PairForm.notes`."""
+        return tuple(filter(None, [_fixed(self.fn, self.model)]))
+
     def as_is(self, batch: Any) -> Tensor:
         losses, weights = self._terms(batch)
         return (losses * weights).sum()
 
     def _terms(self, batch: Any) -> Terms:
         with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
-            result = self.fn(self.model, batch)
+            result = self.fn(self.model, data.content(batch))
         losses, weights = result if isinstance(result, tuple) else (result, None)
         if not isinstance(losses, Tensor):
             raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")

@@ -27,7 +27,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from landscape.batches import convert, digest, samples_in
+from landscape.batches import content, convert, digest, samples_in
 from landscape.errors import InputError
 from landscape.wording import counted
 
@@ -104,7 +104,7 @@ def _refuse_other_batches(batches: Iterable[Any], frozen: list[Any], point: tupl
     """Read the batches again, and hold their bytes to those that were read first."""
     for place, (again, first) in enumerate(itertools.zip_longest(batches, frozen)):
         missing = again is None or first is None
-        if missing or digest([convert(again, *point)]) != digest([first]):
+        if missing or digest([convert(again, *point)]) != digest([content(first)]):
             found = "gives no batch" if again is None else "gives another batch"
             raise InputError(
                 f"the loader {found} {place} when it is read again, so that nothing can be told about its samples: "

@@ -59,10 +59,32 @@ class LossTerms:
         rounding = torch.finfo(reduced.dtype).eps * (10 + losses.numel() ** 0.5) * scale
         if not abs(found - float(reduced)) <= rounding:  # a sample that is masked altogether makes it NaN
             raise InputError(
-                f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {found:.6g} (a "
-                "mask or weights inside the function?); pass torch's loss module or use Problem.from_sample_losses"
+                f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {found:.6g} "
+                f"{self._cause(output, target)}"
             )
         return pair
+
+    def _cause(self, output: Any, target: Any) -> str:
+        """Why a loss may not be the mean of its terms, and what to do."""
+        if getattr(self.reduced, "label_smoothing", 0) and getattr(self.reduced, "weight", None) is not None:
+            return (
+                "(label smoothing gives samples of class weight 0 a loss and no weight): leave these samples out, or "
+                "give their class a small weight"
+            )
+        if shapes := broadcast(output, target):
+            return f"({shapes}): give both one shape"
+        return "(a mask or weights inside the function?); pass torch's loss module or use Problem.from_sample_losses"
+
+
+def broadcast(output: Any, target: Any) -> str:
+    """How an output and a target are broadcast against each other, in words; empty if they aren't."""
+    if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or output.shape == target.shape:
+        return ""
+    try:
+        shape = torch.broadcast_shapes(output.shape, target.shape)
+    except RuntimeError:
+        return ""
+    return f"the output {tuple(output.shape)} and the target {tuple(target.shape)} are broadcast to {tuple(shape)}"
 
 
 def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Module | None = None) -> LossTerms:
@@ -72,6 +94,9 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Mod
       its target and by 0 at ``ignore_index``.
     - Every other torch loss: one term for each sample, the mean over its output elements (their sum for
       ``batchmean``), of weight 1.
+    - Of these, losses of more than two arguments take the mean and the variance (``GaussianNLLLoss``), two inputs or
+      three (``CosineEmbeddingLoss``, ``MarginRankingLoss``, the triplet losses) as the outputs of the model, and
+      ``(targets, input lengths, target lengths)`` as the target (``CTCLoss``).
     - A function that returns several losses: these are the terms, of weight 1.
     - A function that returns one number is taken as a mean over samples and evaluated sample by sample; so is a torch
       loss that holds parts of the model, since a copy of it would have copies of them.
@@ -98,6 +123,11 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Mod
     unreduced.reduction = "none"
     if isinstance(unreduced, nn.CrossEntropyLoss | nn.NLLLoss):
         return LossTerms(reduced, functools.partial(_class_terms, unreduced), _class_correct)
+    if (arguments := _ARGUMENTS.get(type(unreduced))) is not None:
+        return LossTerms(
+            lambda output, target: reduced(*arguments(output, target)),
+            functools.partial(_arranged_terms, unreduced, arguments),
+        )
     yes_or_no = {nn.BCEWithLogitsLoss: 0.0, nn.BCELoss: 0.5}.get(type(unreduced))
     return LossTerms(
         reduced,
@@ -150,6 +180,27 @@ def _class_terms(unreduced: nn.CrossEntropyLoss | nn.NLLLoss, output: Tensor, ta
     # Class 0 stands in for ignore_index, which is no index into the weights.
     weights = unreduced.weight[torch.where(kept, target, 0)] * kept
     return torch.where(weights > 0, losses / torch.where(weights > 0, weights, 1.0), 0.0), weights
+
+
+_ARGUMENTS: dict[type, Callable[[Any, Any], tuple[Any, ...]]] = {
+    nn.GaussianNLLLoss: lambda output, target: (output[0], target, output[1]),
+    nn.CTCLoss: lambda output, target: (output, *target),
+    nn.CosineEmbeddingLoss: lambda output, target: (*output, target),
+    nn.MarginRankingLoss: lambda output, target: (*output, target),
+    nn.TripletMarginLoss: lambda output, _: tuple(output),
+    nn.TripletMarginWithDistanceLoss: lambda output, _: tuple(output),
+}
+"""How a loss of more than two arguments takes them from the output and the target."""
+
+
+def _arranged_terms(
+    unreduced: nn.Module, arguments: Callable[[Any, Any], tuple[Any, ...]], output: Any, target: Any
+) -> Terms:
+    losses = unreduced(*arguments(output, target))
+    if isinstance(unreduced, nn.CTCLoss):  # whose mean divides each loss by the length of its target
+        losses = losses / torch.as_tensor(target[-1]).to(losses).clamp(min=1)
+    losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
+    return losses, torch.ones_like(losses)
 
 
 def _class_correct(output: Tensor, target: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from landscape import batches as data
 from landscape.audit import audit, company_notes, equal_losses
+from landscape.embeddings import plain_embeddings
 from landscape.errors import InputError
 from landscape.forms import Judged, OwnForm, PairForm, Read, SampleLosses
 from landscape.leaks import refuse_leaks
@@ -28,7 +29,7 @@ from landscape.penalty import Penalty, name_of, value_of
 from landscape.place import checked_place, place_of, unwrapped
 from landscape.samples import LossEstimate, SampleSums, about_samples
 from landscape.swap import slots, swapped
-from landscape.switches import switched
+from landscape.switches import differentiating, switched
 from landscape.widened import widened
 from landscape.wording import listed, without_addresses
 
@@ -85,6 +86,7 @@ class Problem:
         about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
         read: Read | None = None,
         penalty: Penalty | None = None,
+        count: data.Count | None = None,
     ) -> None:
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
@@ -104,13 +106,16 @@ class Problem:
                 ``logits``, of several outputs the first.
             penalty: ``penalty(named_parameters)`` gives a scalar tensor that is added to the mean loss, once, whatever
                 the batches; it has no part in standard errors over samples. Tied parameters are named once.
+            count: ``count(batch)`` gives the number of samples of a batch, where it isn't the leading dimension of the
+                batch's first tensor: of ragged lists, of graphs. Lists of as many items are then by sample too.
 
         Raises:
             InputError: one line that says which of these can't be used and what to do.
         """
         model = unwrapped(model)
         point = place_of(model, device, dtype)
-        self._pose(model, PairForm(model, loss, *point, read), batches, point, micro_batch, training, about, penalty)
+        form = PairForm(model, loss, *point, read)
+        self._pose(model, form, batches, point, micro_batch, training, about, penalty, count)
 
     @classmethod
     def from_sample_losses(
@@ -125,6 +130,7 @@ class Problem:
         training: bool = False,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None = None,
         penalty: Penalty | None = None,
+        count: data.Count | None = None,
     ) -> Self:
         """Pose any other problem: ``fn(model, batch)`` returns the losses, or ``(losses, weights)``, of one batch.
 
@@ -138,7 +144,7 @@ class Problem:
         problem = cls.__new__(cls)
         model = unwrapped(model)
         point = place_of(model, device, dtype)
-        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about, penalty)
+        problem._pose(model, OwnForm(model, fn), batches, point, micro_batch, training, about, penalty, count)
         return problem
 
     def _pose(
@@ -151,28 +157,30 @@ class Problem:
         training: bool,
         about: Mapping[str, Sequence[Any] | np.ndarray] | None,
         penalty: Penalty | None,
+        count: data.Count | None,
     ) -> None:
-        self.model = model
-        self.layout = ParameterLayout.of(model)
-        self._slots = slots(model)
-        self.programs: dict[Hashable, Any] = {}
-        self.device, self.dtype = point
-        self._form = form
-        self.training = training
-        self.vector, self._constants = self._read_state(model)
-        self.batches = data.freeze(batches, *point)
-        audited = audit(self)
-        self.total_weight = audited.total_weight
-        self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
-        told = {name: values.tolist() for name, values in self.about.items()}
-        self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
-        order = order_notes(batches, self.batches, point, bool(self.about))
-        company = company_notes(self, audited.terms)
-        self.mixing, self.notes = bool(company), order + audited.notes + company
-        self._split(micro_batch)
-        if penalty is not None:
-            self._add_penalty(penalty)
-        self.notes += refuse_leaks(self)
+        with differentiating():
+            self.model = model
+            self.layout = ParameterLayout.of(model)
+            self._slots = slots(model)
+            self.programs: dict[Hashable, Any] = {}
+            self.device, self.dtype = point
+            self._form = form
+            self.training = training
+            self.vector, self._constants = self._read_state(model)
+            self.batches = data.freeze(batches, *point, count)
+            audited = audit(self)
+            self.total_weight = audited.total_weight
+            self.about = about_samples(about, sum(map(data.samples_in, self.batches)))
+            told = {name: values.tolist() for name, values in self.about.items()}
+            self.data_sha256 = data.digest([*self.batches, told] if told else self.batches)
+            order = order_notes(batches, self.batches, point, bool(self.about))
+            company = company_notes(self, audited.terms)
+            self.mixing, self.notes = bool(company), order + audited.notes + company + self._form.notes
+            self._split(micro_batch)
+            if penalty is not None:
+                self._add_penalty(penalty)
+            self.notes += refuse_leaks(self)
 
     def _read_state(self, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         trainable = dict(model.named_parameters())
@@ -526,9 +534,7 @@ class Problem:
 
     def signature(self, batch: Any) -> Hashable:
         """What two points and batches must have in common for a computation traced at one to hold at the other."""
-        constants = tuple(
-            (name, tensor.dtype, tensor.shape, tensor.stride()) for name, tensor in self._constants.items()
-        )
+        constants = tuple((name, data.signature(tensor)) for name, tensor in self._constants.items())
         point = self.layout.names, self.vector.dtype, self.device, self.training
         return self._form, self.total_weight, point, constants, data.shape_of(batch)
 
@@ -674,9 +680,9 @@ class Problem:
 
     def gradient(self) -> Tensor:
         """The gradient (dim,) of the objective, accumulated over batches in float64."""
-        total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
-        vector = self.vector.clone().requires_grad_()
-        with self.evaluating():
+        with differentiating(), self.evaluating():
+            total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
+            vector = self.vector.clone().requires_grad_()
             for batch in self.own().batches:
                 (part,) = torch.autograd.grad(self.share(vector, batch), vector)
                 total += part
@@ -707,14 +713,15 @@ class Problem:
     def evaluating(self) -> Iterator[None]:
         """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
 
-        See `landscape.switches.switched`, and `landscape.widened` of a problem in float64; the model is in the
-        problem's mode.
+        See `landscape.switches.switched`, `landscape.embeddings`, and `landscape.widened` of a problem in float64;
+        the model is in the problem's mode.
         """
         modes = {module: module.training for module in self.model.modules()}
         try:
             self.model.train(self.training)
             wide = widened() if self.dtype == torch.float64 else contextlib.nullcontext()
-            with switched(self.dtype, any(isinstance(module, nn.RNNBase) for module in modes)), wide:
+            recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
+            with switched(self.dtype, recurrent), wide, plain_embeddings(self.model):
                 yield
         finally:
             for module, mode in modes.items():

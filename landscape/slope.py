@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from landscape.embeddings import without_padding
 from landscape.errors import InputError
 from landscape.leaks import Watching
 from landscape.memory import in_room
@@ -82,7 +83,10 @@ def check_slopes(problem: Problem, seed: int = 0) -> list[Slope]:
     rounding = abs(_loss(rounded, rounded.vector) - loss) + eps * abs(loss)
     norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
     slopes = []
-    for name, direction in (("the gradient", gradient), ("a random direction", normal())):
+    for name, direction in (
+        ("the gradient", gradient),
+        ("a random direction", without_padding(problem.model, problem.layout, normal())),
+    ):
         if not (length := float(torch.linalg.vector_norm(direction, dtype=torch.float64))):
             continue
         unit = direction / length

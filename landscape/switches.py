@@ -54,6 +54,14 @@ _SWITCHES: dict[str, _Switch] = {
     "recomputed blocks": (recomputed.implementation, recomputed.set_implementation),
 }
 
+
+@contextmanager
+def differentiating() -> Iterator[None]:
+    """The state in which operations make a graph, inside `torch.no_grad` and `torch.inference_mode` too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 _lock = threading.Lock()
 _running: list[dict[str, Any]] = []  # for each evaluation that is running, in all threads: what it has to put back
 

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from landscape.batches import of_all_batches, samples_in, shape_of, tensors_in
+from landscape.batches import of_all_batches, samples_in, shape_of, strided, tensors_in
 from landscape.curvature.program import Program, UntraceableError
 from landscape.curvature.route import EXPECTED, NOT_COMPILED, WORTH_COUNTING, Route, cheapest
 from landscape.curvature.traced import prepared, programs_of
-from landscape.curvature.work import Counting
+from landscape.curvature.work import Counting, Made
 from landscape.errors import InputError
 from landscape.memory import OVERHEAD, half_of_memory, ran_out
 from landscape.operator import SymmetricOperator
+from landscape.switches import differentiating
 from landscape.widened import NoFloat64Error, Rounds, fast_float64
 from landscape.wording import amount, cause
 
@@ -87,8 +88,9 @@ class BatchedOperator(SymmetricOperator):
         """
         super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
         self._whole, self._problem = problem, problem.own()
-        self._vector = problem.vector.clone().requires_grad_()
-        self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
+        with differentiating():
+            self._vector = problem.vector.clone().requires_grad_()
+            self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
         self._programs: dict[str, Program] = {}  # by the shape of the batch
         if memory is None:
             device = half_of_memory(problem.device)
@@ -135,9 +137,11 @@ class BatchedOperator(SymmetricOperator):
         other._one = torch.ones((), device=vector.device, dtype=vector.dtype, requires_grad=True)
         return other
 
-    def _evaluating(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
         """The state in which contributions are made and applied."""
-        return self._problem.evaluating()
+        with differentiating(), self._problem.evaluating():
+            yield
 
     def _prepare(self) -> None:
         """Make what all products share."""
@@ -208,11 +212,20 @@ class BatchedOperator(SymmetricOperator):
         """What the graphs would hold: deterministic, at the price of making one batch's."""
         batches = self._problem.batches
         saved = self._bytes_saved()
-        hooks = torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack)
-        with self._evaluating(), hooks:
-            penalty = self._penalised()
-            of_penalty = saved.bytes
-            linearised = self._linearise(0)
+        try:
+            with self._evaluating(), torch.autograd.graph.saved_tensors_hooks(saved.pack, saved.unpack):
+                penalty = self._penalised()
+                of_penalty = saved.bytes
+                linearised = self._linearise(0)
+        except RuntimeError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            # torch.func in the loss allows no hooks: at most everything that is made is saved.
+            saved, of_penalty = self._bytes_saved(), 0
+            with self._evaluating(), Made() as made:
+                penalty = self._penalised()
+                linearised = self._linearise(0)
+            saved.bytes = made.bytes
         for tensor in linearised.tensors:
             saved.pack(tensor)
         saved.let_go()
@@ -298,8 +311,8 @@ class BatchedOperator(SymmetricOperator):
 
     def _product(self, vectors: Tensor) -> Tensor:
         several = len(self._problem.batches) > 1 or self._problem.processes.size > 1 or self._penalty is not None
-        products = torch.zeros(vectors.shape, dtype=torch.float64 if several else self.dtype, device=self.device)
         with self._evaluating():
+            products = torch.zeros(vectors.shape, dtype=torch.float64 if several else self.dtype, device=self.device)
             for linearised in self._kept or self._linearised():
                 for column, vector in enumerate(vectors.unbind(1)):
                     products[:, column] += _apply(linearised, vector)
@@ -344,16 +357,17 @@ class _SavedBytes:
     """Counts the bytes of distinct storages that a graph saves, leaving out those that exist anyway."""
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
-        self.seen = {tensor.untyped_storage().data_ptr() for tensor in existing}
+        self.seen = {part.untyped_storage().data_ptr() for tensor in existing for part in strided(tensor)}
         self.saved: list[Tensor] = []  # kept alive, so that no address is used twice
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> int:
         """Take a tensor from the graph; its place in the list stands for it."""
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.seen:
-            self.seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
+        for part in strided(tensor):
+            storage = part.untyped_storage()
+            if storage.data_ptr() not in self.seen:
+                self.seen.add(storage.data_ptr())
+                self.bytes += storage.nbytes()
         self.saved.append(tensor)
         return len(self.saved) - 1
 

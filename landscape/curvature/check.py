@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.differences import DifferenceHessian
+from landscape.embeddings import without_padding
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
@@ -70,7 +71,8 @@ def check_products(
         seed: of the vectors.
     """
     generator = torch.Generator().manual_seed(seed)
-    u, v = (torch.randn(operator.dim, generator=generator, dtype=torch.float64).to(problem.vector) for _ in range(2))
+    draws = (torch.randn(operator.dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    u, v = (without_padding(problem.model, problem.layout, each.to(problem.vector)) for each in draws)
     first, again, other, both = (operator.matvec(each).to(torch.float64) for each in (u, u, v, u + v / 3))
     scale, slopes = max(_norm(first), _norm(other)), _slopes(problem, seed)
     if not scale:

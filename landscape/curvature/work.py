@@ -70,6 +70,26 @@ class Work:
         return self.bytes / Machine.of(device).bytes
 
 
+class Made(TorchDispatchMode):
+    """Counts what is made within: a graph saves no more.
+
+    Attributes:
+        bytes: of all results but views.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let one operation run, and count its results."""
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = (each for each in tree_leaves(out) if isinstance(each, Tensor))
+            self.bytes += sum(each.numel() * each.element_size() for each in tensors)
+        return out
+
+
 class Counting(TorchDispatchMode):
     """Counts the work of what runs within.
 

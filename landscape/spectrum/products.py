@@ -96,9 +96,8 @@ def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float
     if not asymmetry <= allowed_asymmetry(operator) * scale:
         raise InputError(
             f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
-            f"{asymmetry:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13 those of "
-            "weight_norm and of Embedding(scale_grad_by_freq=True)): use another layer, or the Hessian by differences "
-            "of the gradient (--matrix differences)"
+            f"{asymmetry:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13 that of "
+            "weight_norm): use another layer, or the Hessian by differences of the gradient (--matrix differences)"
         )
 
 

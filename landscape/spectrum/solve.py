@@ -273,7 +273,7 @@ class Solve(Iteration):
         super().settle()
         if not (self.operator.in_float64 or self._full):
             ritz = self.ritz_pairs()
-            self.verification += self._errors.measure(self.basis, ritz.coordinates)
+            self.verification += self._errors.measure(self.basis, ritz.values, ritz.coordinates)
 
     def certify(self, verified: Verified) -> Verified:
         """The pairs with the errors that products in full precision show."""

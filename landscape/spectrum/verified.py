@@ -28,6 +28,8 @@ from landscape.spectrum.rounding import (
 )
 from landscape.widened import NoFloat64Error
 
+# The least size of an eigenvalue that its vector is divided by, as a share of the largest.
+_SMALLEST = 1e-3
 # The share of what is asked for from which on rounding is worth products in float64 with every wanted vector.
 _MATTERS = 0.2
 
@@ -61,19 +63,22 @@ class Float64Errors:
         self._wide: WideProducts | None = None
         self._reason = ""  # why there are no products in float64
         self._off = np.zeros(0)  # of each combination of wanted vectors, by how much its product is off
+        self._scales = np.zeros(0)  # (k,) what the vectors were divided by in the combinations
 
-    def measure(self, basis: KrylovBasis, coordinates: np.ndarray) -> int:
+    def measure(self, basis: KrylovBasis, values: np.ndarray, coordinates: np.ndarray) -> int:
         """Hold the wanted Ritz pairs to products in float64 with Gaussian combinations of their vectors.
 
         With D the matrix of what the products with the wanted vectors and with a random vector of the basis are off by,
-        and g of k + 1 standard normal numbers, ||D g|| bounds ||D||_2, and so every column of D; see
-        `landscape.spectrum.rounding`. The random vector is there for the combinations to show, by each other, whether
-        the matrix in float64 is symmetric beyond the wanted vectors. Of no more pairs than there are combinations each
-        vector is multiplied itself, by `certify`, after a vector outside the basis.
+        its columns divided by the sizes of the eigenvalues, and g of k + 1 standard normal numbers, ||D g|| bounds
+        ||D||_2, and so every column of D; see `landscape.spectrum.rounding`. Undivided, the columns of the largest
+        eigenvalues would be all that the bound is of. The random vector is there for the combinations to show, by each
+        other, whether the matrix in float64 is symmetric beyond the wanted vectors. Of no more pairs than there are
+        combinations each vector is multiplied itself, by `certify`, after a vector outside the basis.
 
         Args:
             basis: in which the pairs are.
-            coordinates: (m, k) of the wanted vectors.
+            values: (k,) the wanted Ritz values.
+            coordinates: (m, k) of their vectors.
 
         Returns:
             The products made.
@@ -90,14 +95,18 @@ class Float64Errors:
         if self._k <= COMBINATIONS:
             self._wide(gaussians(self._operator, self._seed, 1))
         else:
-            self._off = self._combined(self._wide, basis, coordinates)
+            self._off = self._combined(self._wide, basis, np.abs(values), coordinates)
         return self._operator.products - before
 
-    def _combined(self, wide: WideProducts, basis: KrylovBasis, coordinates: np.ndarray) -> np.ndarray:
+    def _combined(
+        self, wide: WideProducts, basis: KrylovBasis, sizes: np.ndarray, coordinates: np.ndarray
+    ) -> np.ndarray:
         """(m,) what the products with the combinations of `measure` are off by."""
+        self._scales = np.maximum(sizes, _SMALLEST * sizes.max()) if sizes.any() else np.ones(self._k)
         rng = np.random.default_rng([self._seed, basis.expanded, self._k])
         draws, within = rng.standard_normal((self._k + 1, COMBINATIONS)), rng.standard_normal(len(coordinates))
-        along = coordinates @ draws[:-1] + np.outer(within / np.linalg.norm(within), draws[-1])
+        within /= np.linalg.norm(within) * self._scales.max()
+        along = coordinates / self._scales @ draws[:-1] + np.outer(within, draws[-1])
         off = []
         # The graph is made once for a block, where there is room for one.
         at_once = min(block_size(self._operator), COMBINATIONS)
@@ -121,19 +130,20 @@ class Float64Errors:
         if self._wide is None:
             return replace(verified, arithmetic=arithmetic(self._operator, self._reason))
         limit = np.maximum(tol * np.abs(verified.values), verified.rounding)
-        bound = spectral_bound(self._off) if len(self._off) else math.inf
-        if (bound <= _MATTERS * limit).all():
-            return self._bounded(verified, estimated, limit, bound)
+        if len(self._off):
+            bounds = spectral_bound(self._off) * self._scales
+            if (bounds <= _MATTERS * limit).all():
+                return self._bounded(verified, estimated, limit, bounds)
         return self._multiplied(verified, estimated, tol, which, self._wide)
 
-    def _bounded(self, verified: Verified, estimated: np.ndarray, limit: np.ndarray, bound: float) -> Verified:
-        """The pairs with a bound on what their products are off by, which holds but for the chance `MISJUDGED`."""
+    def _bounded(self, verified: Verified, estimated: np.ndarray, limit: np.ndarray, bounds: np.ndarray) -> Verified:
+        """The pairs with bounds (k,) on what their products are off by; all hold but for the chance `MISJUDGED`."""
         # In the mean square a column of D is as large as D g is by the root of k + 1.
-        residuals = np.hypot(estimated, np.linalg.norm(self._off) / math.sqrt(len(self._off) * (self._k + 1)))
-        radius = estimated + bound
+        column = np.linalg.norm(self._off) / math.sqrt(len(self._off) * (self._k + 1))
+        residuals, radius = np.hypot(estimated, column * self._scales), estimated + bounds
         intervals = np.stack([verified.values - radius, verified.values + radius], axis=1)
-        converged = residuals <= limit
-        return Verified(verified.values, intervals, residuals, converged, verified.vectors, bound, MISJUDGED)
+        converged, rounding = residuals <= limit, float(bounds.max())
+        return Verified(verified.values, intervals, residuals, converged, verified.vectors, rounding, MISJUDGED)
 
     def _multiplied(
         self, verified: Verified, estimated: np.ndarray, tol: float, which: Which, wide: WideProducts
