@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.checkpoint import Checkpoint, fit_state, read_checkpoint
+from landscape.checkpoint.layout import AS_USUAL, Where
 from landscape.errors import InputError
 from landscape.factories import TABLE, Factory, build, find_project, resolve
 from landscape.memory import bytes_of, ran_out
@@ -32,13 +33,14 @@ class Source:
             the name that the checkpoint gives.
         project: the folder of that pyproject.toml; None looks from the working directory upwards.
         device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
-        dtype: ``float32`` or ``float64``; None what the factory chose.
+        dtype: ``float32`` or ``float64``, or torch's; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
         compiling: whether products are compiled; see `Problem`.
         memory: bytes that a measurement may take; see `Problem`.
         processes: that share the work; see `Problem.split_over`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
+        weights, strip_prefix, step_from: where in a checkpoint these lie; see `landscape.checkpoint.layout.Where`.
         data, loss, length: what goes with a checkpoint that brings its model; see `landscape.pretrained.Given`.
         weight_decay: W of a term W/2 |theta|^2 in the objective, over the parameters that the optimiser of the first
             checkpoint decays, or over all where it decays none.
@@ -47,7 +49,7 @@ class Source:
     problem: str | None = None
     project: str | Path | None = None
     device: str | None = None
-    dtype: str | None = None
+    dtype: str | torch.dtype | None = None
     batch_size: int | None = None
     params: str | Sequence[str] = ()
     allow_code_execution: bool = False
@@ -58,6 +60,9 @@ class Source:
     loss: str | None = None
     length: int | None = None
     weight_decay: float | None = None
+    weights: str | None = None
+    strip_prefix: str | None = None
+    step_from: str | None = None
 
     def __post_init__(self) -> None:
         """One glob is a list of one."""
@@ -66,9 +71,15 @@ class Source:
     def read(self, path: str | Path) -> Checkpoint:
         """A checkpoint, with its model where it brings that and no other was named; see `landscape.read_checkpoint`."""
         path = Path(path).expanduser()
+        where = Where(self.weights, self.strip_prefix, self.step_from)
         if self.problem is None and brings_model(path):
+            if where != AS_USUAL:
+                raise InputError(
+                    f"{path}: brings its model, whose weights and step have their places: leave out --weights, "
+                    "--strip-prefix and --step-from"
+                )
             return read_with_model(path)
-        return read_checkpoint(path, allow_code_execution=self.allow_code_execution)
+        return read_checkpoint(path, allow_code_execution=self.allow_code_execution, where=where)
 
     def factory(self, checkpoint: Checkpoint) -> Factory:
         """The problem factory that belongs to a checkpoint.
@@ -120,7 +131,7 @@ def load_problem(
     *,
     project: str | Path | None = None,
     device: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     batch_size: int | None = None,
     params: str | Sequence[str] = (),
     allow_code_execution: bool = False,
@@ -130,6 +141,8 @@ def load_problem(
     loss: str | None = None,
     length: int | None = None,
     weight_decay: float | None = None,
+    weights: str | None = None,
+    strip_prefix: str | None = None,
 ) -> Problem:
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
@@ -151,6 +164,8 @@ def load_problem(
         loss=loss,
         length=length,
         weight_decay=weight_decay,
+        weights=weights,
+        strip_prefix=strip_prefix,
     ).load(checkpoint)
 
 
@@ -230,9 +245,8 @@ def device_named(name: str | None, processes: Processes = ALONE) -> str | None:
     return name
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
-    if name is None:
-        return None
-    if name not in ("float32", "float64"):
-        raise InputError(f"dtype must be float32 or float64, not {name!r}")
-    return torch.float64 if name == "float64" else torch.float32
+def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
+    name = str(given).removeprefix("torch.")
+    if given is not None and name not in ("float32", "float64"):
+        raise InputError(f"dtype must be float32 or float64, not {given!r}")
+    return None if given is None else torch.float64 if name == "float64" else torch.float32

@@ -29,6 +29,7 @@ LAYERS = [
     ["forms", "loaders"],
     ["batches", "losses"],
     ["switches", "swap"],
+    ["embeddings"],
     ["operator", "parameters", "place", "cross_entropy", "importing", "display", "dynamics", "valley", "recomputed"],
     ["parallel", "widened"],
     ["memory"],

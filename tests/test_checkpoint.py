@@ -9,12 +9,15 @@ import json
 import os
 import pathlib
 import pickle
+import sys
 import tempfile
+import types
 import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +28,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from landscape.checkpoint import fit_state, read_checkpoint, save_checkpoint
-from landscape.checkpoint.layout import WEIGHT_KEYS
+from landscape.checkpoint.layout import WEIGHT_KEYS, Where
 from landscape.checkpoint.stand_ins import LeftOut, stand_ins
 from landscape.errors import InputError
 
@@ -844,3 +847,103 @@ def test_archives_that_torch_never_writes_are_refused(tmp_path, names, size, sai
         for name in names:
             archive.writestr(name, bytes(size))
     assert said in refusal(tmp_path / "a.pt")
+
+
+def test_an_averaged_model_is_read_with_its_count(tmp_path):
+    model = small_model()
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.update_parameters(model)
+    averaged.update_parameters(model)
+    torch.save(averaged.state_dict(), tmp_path / "swa.pt")
+    found = read_checkpoint(tmp_path / "swa.pt")
+    assert any("average over 2 models" in note for note in found.notes)
+    assert same(fit_state(found.state, model, "swa.pt")[0], model.state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_eight_bits_become_float32_and_this_is_told(tmp_path, kind):
+    weight = torch.randn(3, 2)
+    torch.save({"weight": weight.to(kind), "bias": torch.zeros(3)}, tmp_path / "f8.pt")
+    found = read_checkpoint(tmp_path / "f8.pt")
+    assert torch.equal(found.state["weight"], weight.to(kind).float())
+    assert any("1 tensor" in note and str(kind) in note for note in found.notes)
+
+
+@pytest.mark.parametrize("kind", ["f4", ">f8", "i8", "f2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_numpy_are_tensors(tmp_path, kind, order):
+    array = np.arange(6).reshape(2, 3).astype(kind, order=order)
+    for key in (None, "model"):
+        torch.save({"w": array} if key is None else {key: {"w": array}}, tmp_path / "np.pt")
+        found = read_checkpoint(tmp_path / "np.pt")
+        assert found.state["w"].tolist() == array.tolist()
+        assert not any("left out" in note for note in found.notes)
+
+
+def test_settings_that_know_their_types_are_left_out(tmp_path, monkeypatch):
+    """As OmegaConf's, which name typing.Any and plain types beside classes of their own."""
+    module = types.ModuleType("omegaconf")
+    module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf"})
+    monkeypatch.setitem(sys.modules, "omegaconf", module)
+    config = module.DictConfig()
+    vars(config).update(kind=Any, element=dict, content={"lr": 0.1})
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": config}, tmp_path / "hydra.ckpt")
+    found = read_checkpoint(tmp_path / "hydra.ckpt")
+    assert list(found.state) == ["w"]
+    assert any("omegaconf" in note for note in found.notes)
+
+
+def nested(tmp_path):
+    model = small_model()
+    other = {name: value + 1 for name, value in model.state_dict().items()}
+    torch.save({"model": model.state_dict(), "ema": other, "run": {"net.v2": other, "at": {"step": 7}}, "epoch": 3},
+               tmp_path / "run-12.pt")  # fmt: skip
+    return tmp_path / "run-12.pt", model.state_dict(), other
+
+
+def test_weights_are_taken_from_where_a_user_says(tmp_path):
+    path, usual, other = nested(tmp_path)
+    plain = read_checkpoint(path)
+    assert same(plain.state, usual)
+    assert any("--weights" in note for note in plain.notes)
+    digests = {plain.sha256}
+    for keys in ("ema", "run.net.v2"):
+        found = read_checkpoint(path, where=Where(weights=keys))
+        assert same(found.state, other)
+        digests.add(found.sha256)
+    assert len(digests) == 3, "two sets of weights count as one"
+    stripped = read_checkpoint(path, where=Where(strip_prefix="0."))
+    assert set(stripped.state) == {"weight", "bias"}
+    assert any("left aside" in note for note in stripped.notes)
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (Where(weights="nothing"), "nothing under 'nothing'"),
+        (Where(weights="model.0.weight"), "is a Tensor, no state dict"),
+        (Where(weights="run"), "aren't named tensors|not named tensors"),
+        (Where(strip_prefix="backbone."), "no name of its weights begins with"),
+        (Where(step_from="run.at"), "leads to no whole number"),
+        (Where(step_from="run.at.steps"), "nothing under"),
+    ],
+)
+def test_a_wrong_place_is_one_line(tmp_path, where, said):
+    path, _, _ = nested(tmp_path)
+    with pytest.raises(InputError, match=said) as refused:
+        read_checkpoint(path, where=where)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_weights_that_lie_deep_are_named(tmp_path):
+    torch.save({"state": {"model": small_model().state_dict()}}, tmp_path / "deep.pt")
+    with pytest.raises(InputError, match=r"--weights state\.model"):
+        read_checkpoint(tmp_path / "deep.pt")
+    assert same(read_checkpoint(tmp_path / "deep.pt", where=Where("state.model")).state, small_model().state_dict())
+
+
+@pytest.mark.parametrize(("step_from", "step"), [("name", 12), ("epoch", 3), ("run.at.step", 7)])
+def test_steps_are_taken_from_where_a_user_says(tmp_path, step_from, step):
+    path, _, _ = nested(tmp_path)
+    assert read_checkpoint(path).step is None
+    assert read_checkpoint(path, where=Where(step_from=step_from)).step == step

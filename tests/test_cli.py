@@ -170,7 +170,7 @@ def test_help_is_short_and_quick(tmp_path):
     assert ran.stderr == "0 False\n"
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 0.5
     lines = ran.stdout.splitlines()
-    assert len(lines) <= 2 * 47
+    assert len(lines) <= 2 * 48
     assert max(map(len, lines)) <= 80
     for option in ("--hessian", "-k", "--which", "--tol", "--problem", "--project", "--append", "--json", "--out"):
         assert option in ran.stdout

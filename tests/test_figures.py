@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -399,6 +400,22 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     refused = plot(record, "--matrix", "ggn")
     assert refused.status == 2
     assert "point.h5 has nothing of the matrix ggn" in refused.err
+
+
+def test_texts_of_a_record_are_letters_alone(plot, records, tmp_path):
+    """Units, verdicts and paths are whatever is in the file: nothing of them is read as mathematics."""
+    text = "$\\frac{$ 100 % of {x}_^ \\"
+    shutil.copy(records[0], tmp_path / "odd.h5")
+    with h5py.File(tmp_path / "odd.h5", "r+") as file:
+        for group in file.values():
+            for name, data in group.items():
+                if "units" in data.attrs and data.attrs["units"] != "1":
+                    data.attrs["units"] = text
+                if h5py.check_string_dtype(data.dtype) and name in ("sentence", "phases", "path"):
+                    data[:] = text
+    wanted = ("eigenvalues", "density", "spectrum", "valley", "dynamics", "summary")
+    ran = plot("odd.h5", *(part for name in wanted for part in ("--figure", name)))
+    assert (ran.status, ran.err) == (0, "")
 
 
 def test_a_label_makes_no_folder(plot, records, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -20,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 import landscape
 from landscape.errors import InputError
-from landscape.pretrained import read_with_model
+from landscape.pretrained import arrays, read_with_model
 from landscape.pretrained.arrays import read_arrays
 from tests.conftest import ROOT
 from tests.kinds import (
@@ -189,7 +190,7 @@ def test_a_factory_of_ones_own_gets_the_weights_of_a_folder(gpt2, command):
 
 REFUSED = {
     "no data": ("model", "brings its model but no data: add --data FILE"),
-    "no such data": ("model --data none.npy", "none.npy can't be read (FileNotFoundError"),
+    "no such data": ("model --data none.npy", "none.npy: no such file"),
     "data of an unknown kind": ("model --data data.csv", "data.csv isn't of a kind that is read"),
     "damaged data": ("model --data damaged.npz", "damaged.npz can't be read"),
     "data that are a pickle": ("model --data pickle.npy", "pickle.npy can't be read (ValueError: Object arrays"),
@@ -430,6 +431,37 @@ def test_data_of_another_kind(name, write, said, tmp_path):
     write(tmp_path / name)
     with pytest.raises(InputError, match=said):
         read_arrays(tmp_path / name)
+
+
+def holes(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(10**13)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".pt", ".npy", ".bin", ".jsonl", ".txt"])
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "not a regular file"),
+        (lambda path: path.symlink_to(path.name), "no such file|can't be read"),
+        (Path.mkdir, "not a regular file"),
+        (holes, "more than half of this machine's memory"),
+    ],
+)
+def test_data_that_never_end_or_fit_are_refused(make, said, suffix, tmp_path):
+    make(tmp_path / f"a{suffix}")
+    with pytest.raises(InputError, match=said):
+        read_arrays(tmp_path / f"a{suffix}")
+
+
+def test_small_files_of_large_data_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "_LARGE", 10**6)
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((10**6, 4)))
+    (tmp_path / "a.jsonl").write_text("\n".join(['{"x": [1]}'] * 5000 + [json.dumps({"x": [1] * 5000})]))
+    for name in ("a.npz", "a.jsonl"):
+        with pytest.raises(InputError, match="more than 20 times its size"):
+            read_arrays(tmp_path / name)
 
 
 def test_a_compressed_program(tmp_path, monkeypatch, command):

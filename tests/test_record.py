@@ -27,6 +27,7 @@ from hypothesis.extra import numpy as hnp
 
 from landscape.errors import InputError
 from landscape.record import RecordWriter, Request, open_record, read_provenance, read_request
+from landscape.record.hdf5 import is_scale
 from landscape.record.merge import blocks
 from landscape.record.request import to_json
 
@@ -140,7 +141,7 @@ def test_every_variable_has_scales_labels_units_and_a_long_name(out: Path) -> No
                 if data.name.endswith("/parameter"):
                     continue  # a dimension without a coordinate
                 assert {"units", "long_name"} <= set(data.attrs)
-                if not data.is_scale:
+                if not is_scale(data):
                     assert data.dims[0].label == "checkpoint"
                     assert all(dim[0] == group[dim.label] for dim in data.dims)
 

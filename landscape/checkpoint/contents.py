@@ -19,7 +19,7 @@ from torch import Tensor
 
 from landscape.checkpoint.recognise import Kind
 from landscape.checkpoint.scan import operations, refuse_bombs
-from landscape.checkpoint.stand_ins import stand_ins
+from landscape.checkpoint.stand_ins import left_out, stand_ins
 from landscape.errors import InputError
 from landscape.wording import cause, listed
 
@@ -70,7 +70,8 @@ def _load_safely(path: Path, file: IO[bytes], kind: Kind) -> tuple[object, tuple
     file.seek(0)
     with torch.serialization.safe_globals(known):
         content = torch.load(file, map_location="cpu", weights_only=True)
-    return content, (f"left out what else is in it, as reading it would run code: {listed(names)}",)
+    left = left_out(names)
+    return content, (f"left out what else is in it, as reading it would run code: {listed(left)}",) if left else ()
 
 
 def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -1,7 +1,10 @@
 """Where the weights, the step and the optimizer lie in the dictionaries that training scripts save."""
 
+import contextlib
+import hashlib
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.checkpoint.stand_ins import as_tensor
 from landscape.checkpoint.store import FORMAT, VERSION
 from landscape.errors import InputError
-from landscape.wording import listed, one_line
+from landscape.wording import counted, listed, one_line
 
 # The first of these that holds weights is taken: the weights being trained before an average of them.
 WEIGHT_KEYS = (
@@ -52,7 +56,31 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def find_layout(content: object, path: Path) -> Layout:
+@dataclass(frozen=True)
+class Where:
+    """Where in a file things lie, as a user says; everything is found by its usual name by default.
+
+    Attributes:
+        weights: the keys that lead to the weights, with dots between them, such as ``ema`` or ``state.model``.
+        strip_prefix: names that begin so are taken, without it, and the others left aside, such as ``backbone.``.
+        step_from: ``name`` for the last number of the file's name, ``epoch``, or the keys that lead to the step.
+    """
+
+    weights: str | None = None
+    strip_prefix: str | None = None
+    step_from: str | None = None
+
+    def identity(self, digest: str) -> str:
+        """The SHA-256 of the weights that are taken of a file with this digest: another one where a user says which."""
+        if self.weights is None and self.strip_prefix is None:
+            return digest
+        return hashlib.sha256(f"{digest}:{self.weights}:{self.strip_prefix}".encode()).hexdigest()
+
+
+AS_USUAL = Where()
+
+
+def find_layout(content: object, path: Path, where: Where = AS_USUAL) -> Layout:
     """Finds the weights in the object that a file holds.
 
     This package's own format is recognised first, then a dictionary with weights under one of ``WEIGHT_KEYS`` (the
@@ -61,10 +89,67 @@ def find_layout(content: object, path: Path) -> Layout:
     Args:
         content: The object in the file.
         path: The file, for messages.
+        where: What a user says of it.
 
     Raises:
         InputError: No state dict is where training scripts put it, or it holds something other than tensors.
     """
+    layout = _found(content, path, where.weights)
+    if where.strip_prefix is not None:
+        layout = stripped(layout, path, where.strip_prefix)
+    if where.step_from is not None:
+        layout = replace(layout, step=_step_told(content, path, where.step_from))
+    return layout
+
+
+def stripped(layout: Layout, path: Path, prefix: str) -> Layout:
+    """The layout with the tensors whose names begin with a prefix, without it.
+
+    Raises:
+        InputError: There are none.
+    """
+    state = {name.removeprefix(prefix): each for name, each in layout.state.items() if name.startswith(prefix)}
+    if not state:
+        raise InputError(
+            f"{path}: no name of its weights begins with {prefix!r} (--strip-prefix); its names are "
+            f"{listed(layout.state, 6)}"
+        )
+    left = len(layout.state) - len(state)
+    notes = (f"left aside {counted(left, 'tensor')} whose names don't begin with {prefix!r}",) if left else ()
+    return replace(layout, state=state, notes=layout.notes + notes)
+
+
+def _step_told(content: object, path: Path, step_from: str) -> int:
+    if step_from == "name":
+        numbers = re.findall(r"[0-9]+", path.stem)
+        value: object = int(numbers[-1]) if numbers else None
+    else:
+        value = _under(content, step_from, path, "--step-from")
+    step = as_step(value)
+    if step is None:
+        raise InputError(f"{path}: --step-from {step_from} leads to no whole number")
+    return step
+
+
+def _under(content: object, keys: str, path: Path, option: str) -> object:
+    """What lies under keys with dots between them; keys of numbers, and keys with dots in them, are tried too."""
+    if isinstance(content, Mapping):
+        for key in content:
+            if str(key) == keys:
+                return content[key]
+            if keys.startswith(f"{key}."):
+                with contextlib.suppress(InputError):
+                    return _under(content[key], keys.removeprefix(f"{key}."), path, option)
+    there = f"its keys are {listed(map(_shown, content), 6)}" if isinstance(content, Mapping) else "it has no keys"
+    raise InputError(f"{path}: nothing under {keys!r} ({option}); {there}")
+
+
+def _found(content: object, path: Path, weights: str | None) -> Layout:
+    if weights is not None:
+        state, notes = _weights(_tensors_under(content, weights, path), path, f"what is under {weights!r}")
+        whole: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
+        step, step_notes = _step(whole)
+        return Layout(state, f"dict[{weights!r}]", step, optimizer=_optimizer(whole), notes=notes + step_notes)
     if isinstance(content, nn.Module):
         state, notes = _weights(content, path, "the model")
         return Layout(state, "nn.Module", notes=notes)
@@ -75,10 +160,17 @@ def find_layout(content: object, path: Path) -> Layout:
     candidates = [key for key in WEIGHT_KEYS if _holds_weights(content.get(key))]
     if candidates:
         return _training_dict(content, candidates, path)
-    if not any(isinstance(value, Tensor) for value in content.values()):
+    if not any(isinstance(as_tensor(value), Tensor) for value in content.values()):
         raise InputError(_nothing_found(content, path))
     state, notes = _weights(content, path, "the state dict")
     return Layout(state, "state_dict", notes=notes)
+
+
+def _tensors_under(content: object, weights: str, path: Path) -> nn.Module | Mapping[Any, Any]:
+    found = _under(content, weights, path, "--weights")
+    if not isinstance(found, nn.Module | Mapping):
+        raise InputError(f"{path}: under {weights!r} is a {type(found).__name__}, no state dict (--weights)")
+    return found
 
 
 def _own(content: Mapping[str, Any], path: Path) -> Layout:
@@ -131,7 +223,8 @@ def _training_dict(content: Mapping[str, Any], candidates: list[str], path: Path
     taken, *others = candidates
     state, notes = _weights(content[taken], path, f"the dict under {taken!r}")
     if others:
-        notes += (f"took the weights under {taken!r}, though there are some under {listed(map(repr, others))} too",)
+        more = listed(map(repr, others))
+        notes += (f"took the weights under {taken!r}, though there are some under {more} too (--weights)",)
     step, step_notes = _step(content)
     return Layout(
         state,
@@ -144,7 +237,7 @@ def _training_dict(content: Mapping[str, Any], candidates: list[str], path: Path
 
 def _holds_weights(value: object) -> bool:
     return isinstance(value, nn.Module) or (
-        isinstance(value, Mapping) and any(isinstance(item, Tensor) for item in value.values())
+        isinstance(value, Mapping) and any(isinstance(as_tensor(item), Tensor) for item in value.values())
     )
 
 
@@ -153,6 +246,8 @@ def _weights(
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The tensors of a state dict, without the extra state that modules may add to it."""
     entries = source.state_dict() if isinstance(source, nn.Module) else source
+    entries = {key: as_tensor(value) for key, value in entries.items()}
+    averages = entries.pop("n_averaged", None) if _is_average(entries) else None
     extra = dict.fromkeys(key for key in entries if isinstance(key, str) and key.split(".")[-1] == "_extra_state")
     state = {key: value for key, value in entries.items() if key not in extra}
     wrong = [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
@@ -162,8 +257,19 @@ def _weights(
     if not state:
         raise InputError(f"{path}: {where} is empty, so there are no weights in it; save model.state_dict()")
     _check_dense(state, path)
-    notes = (f"left aside the extra state of modules: {listed(extra)}",) if extra else ()
-    return {key: value.detach() for key, value in state.items()}, notes
+    notes: tuple[str, ...] = (f"left aside the extra state of modules: {listed(extra)}",) if extra else ()
+    if averages is not None:
+        notes += (f"is an average over {int(averages)} models (AveragedModel)",)
+    if eighths := [key for key, value in state.items() if value.is_floating_point() and value.dtype.itemsize == 1]:
+        notes += (f"made float32 of {counted(len(eighths), 'tensor')} of {state[eighths[0]].dtype}, as they are",)
+    return {key: value.detach().float() if key in eighths else value.detach() for key, value in state.items()}, notes
+
+
+def _is_average(entries: Mapping[Any, Any]) -> bool:
+    """Whether these are the weights of `torch.optim.swa_utils.AveragedModel`, which counts the models."""
+    count = entries.get("n_averaged")
+    named = all(isinstance(key, str) and key.startswith("module.") for key in entries if key != "n_averaged")
+    return isinstance(count, Tensor) and count.numel() == 1 and named
 
 
 def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
@@ -180,18 +286,20 @@ def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _step(content: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
     for key in STEP_KEYS:
-        value = content.get(key)
-        if isinstance(value, Tensor) and value.numel() == 1:
-            value = value.item()
-        if isinstance(value, int | float) and not isinstance(value, bool) and _is_step(value):
-            return int(value), (f"step {int(value)} is its {key!r}",)
+        if (step := as_step(content.get(key))) is not None:
+            return step, (f"step {step} is its {key!r}",)
     if "epoch" in content:
         return None, ("the step is unknown: there is an 'epoch', but an epoch is no number of steps",)
     return None, ()
 
 
-def _is_step(value: float) -> bool:
-    return abs(value) <= _MOST_STEPS and value == value // 1
+def as_step(value: object) -> int | None:
+    """A number of steps, as a whole number that a record can hold; None for anything else, True and NaN too."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if abs(value) <= _MOST_STEPS and value == value // 1 else None
 
 
 def _optimizer(content: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -209,10 +317,23 @@ def _shown(key: object) -> str:
     return repr(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
 
 
+def _deeper(content: Mapping[Any, Any], levels: int = 3) -> list[str]:
+    """Where there are tensors in nested dictionaries, some levels down; at most three places."""
+    found: list[str] = []
+    for key, value in islice(content.items(), 1000):
+        if not (isinstance(key, str) and isinstance(value, Mapping)):
+            continue
+        below = _deeper(value, levels - 1) if levels else []
+        found += [key] if _holds_weights(value) else [f"{key}.{each}" for each in below]
+    return found[:3]
+
+
 def _nothing_found(content: Mapping[Any, Any], path: Path) -> str:
     if not content:
         return f"{path}: holds an empty dict, so there are no weights in it; save model.state_dict()"
     keys = listed(map(_shown, content), 6)
+    if deeper := _deeper(content):
+        return f"{path}: its weights lie deeper than usual: name them by --weights {' or '.join(deeper)}"
     return (
         f"{path}: no tensors found, neither at the top nor under {listed(map(repr, WEIGHT_KEYS), 3)} usual keys; "
         f"its keys are {keys}; save model.state_dict()"

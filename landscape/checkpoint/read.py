@@ -6,14 +6,14 @@ from pathlib import Path
 
 from landscape.checkpoint.contents import load_pickled, load_safetensors
 from landscape.checkpoint.files import digest, identity, shards_of
-from landscape.checkpoint.layout import Layout, find_layout
+from landscape.checkpoint.layout import AS_USUAL, Layout, Where, find_layout
 from landscape.checkpoint.recognise import recognise
 from landscape.checkpoint.store import Checkpoint
 from landscape.errors import InputError
 from landscape.wording import cause
 
 
-def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, where: Where = AS_USUAL) -> Checkpoint:
     """Reads the weights in a file, and what it says about them, onto the CPU.
 
     Read are this package's own format, a bare state dict, a dictionary of a training script (weights under
@@ -24,6 +24,7 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
         path: The file, or the folder.
         allow_code_execution: Unpickle objects other than tensors and plain containers, which runs code that the
             file chooses. Needed for files that hold whole models; of other objects beside weights nothing is read.
+        where: Where in the file the weights and the step lie, if not under their usual names.
 
     Returns:
         The checkpoint; its ``notes`` say what was done to read it.
@@ -39,12 +40,13 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
         kinds = [recognise(file) for file in files]
         if set(kinds) == {"safetensors"}:
             state, notes = load_safetensors(files)
-            layout = Layout(state, "safetensors", notes=notes)
+            layout = _layout(state, path, where)
+            layout = replace(layout, format="safetensors", notes=notes + layout.notes)
         else:
             content, notes = load_pickled(path, kinds[0], allow_code_execution)
-            layout = _layout(content, path)
+            layout = _layout(content, path, where)
             layout = replace(layout, notes=notes + layout.notes)
-        sha256 = digest(files)  # last, as what cannot be read may be very long
+        sha256 = where.identity(digest(files))  # last, as what cannot be read may be very long
         unchanged = identity(files) == before
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
@@ -53,9 +55,9 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False) -> 
     return Checkpoint(path=path, sha256=sha256, **vars(layout))
 
 
-def _layout(content: object, path: Path) -> Layout:
+def _layout(content: object, path: Path, where: Where) -> Layout:
     try:
-        return find_layout(content, path)
+        return find_layout(content, path, where)
     except InputError:
         raise
     except Exception as error:  # a file can give what it holds attributes in the place of methods

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 
 # Of the standard library these only hold values; whoever names anything else of it wants it called.
-_VALUES = ("argparse.Namespace", "types.SimpleNamespace", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid.")
+_VALUES = (
+    *("argparse.Namespace", "types.SimpleNamespace", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid."),
+    *("typing.Any", "typing.Union", "typing.Optional"),  # of settings that know their types, as OmegaConf's do
+)
 _BUILTINS = {f"builtins.{each.__name__}" for each in (bool, complex, dict, float, int, list, set, str, tuple)}
 _OLD_NAMES = {"__builtin__", "copy_reg"}  # of the standard library in Python 2, which old protocols write
 
@@ -34,20 +38,59 @@ class _DType(LeftOut):
     """The type of NumPy scalars: its code, such as `f8`, and its byte order."""
 
     def __init__(self, code: object = None, *_: object) -> None:
-        self.code, self.order = code, "="
+        self.code, self.order = code if isinstance(code, str) else "", "="
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of numbers of at most eight bytes."""
+        return self.code[:1] in tuple("biuf") and self.code[1:] in tuple("1248")
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">"):
             self.order = state[1]
 
 
+class ArrayLeft(LeftOut):
+    """A NumPy array, rebuilt from its bytes; ``array`` is None where it isn't one of plain numbers."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        """Take the version, the shape, the type, the order and the bytes that NumPy writes."""
+        if not (isinstance(state, tuple) and len(state) == 5):
+            return
+        _, shape, dtype, in_columns, data = state
+        if isinstance(dtype, _DType) and dtype.is_plain and isinstance(data, bytes):
+            numbers = np.frombuffer(data, dtype.order + dtype.code)
+            self.array = numbers.astype(dtype.code).reshape(shape, order="F" if in_columns else "C")
+
+
 def _scalar(dtype: object = None, data: object = None, *_: object) -> object:
     """A NumPy scalar as a plain number, if it is one."""
-    if isinstance(dtype, _DType) and isinstance(data, bytes) and isinstance(dtype.code, str):
-        code = dtype.code
-        if code[:1] in tuple("biuf") and code[1:] in tuple("1248") and len(data) == int(code[1:]):
-            return np.frombuffer(data, dtype.order + code)[0].item()
+    if isinstance(dtype, _DType) and dtype.is_plain and isinstance(data, bytes) and len(data) == int(dtype.code[1:]):
+        return np.frombuffer(data, dtype.order + dtype.code)[0].item()
     return LeftOut()
+
+
+def _reconstruct(kind: object = None, *_: object) -> object:
+    """The array that NumPy makes before it fills it, if it is to be one."""
+    return ArrayLeft() if kind is ArrayLeft else LeftOut()
+
+
+_OF_NUMPY: dict[str, Callable[..., Any]] = {
+    "numpy.dtype": _DType,
+    "numpy.ndarray": ArrayLeft,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "numpy.core.multiarray._reconstruct": _reconstruct,
+    "numpy._core.multiarray._reconstruct": _reconstruct,
+}
+"""What numbers and arrays of NumPy are rebuilt by."""
+
+
+def left_out(names: Iterable[str]) -> list[str]:
+    """Those of the globals whose objects aren't read."""
+    return [name for name in names if name not in _OF_NUMPY]
 
 
 def stand_ins(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]] | None:
@@ -76,8 +119,12 @@ def _is_function(name: str) -> bool:
 def _stand_in(name: str) -> Callable[..., Any]:
     if name == "collections.defaultdict":
         return lambda *_: {}
-    if name == "numpy.dtype":
-        return _DType
-    if name in ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"):
-        return _scalar
+    if name in _OF_NUMPY:
+        return _OF_NUMPY[name]
     return type(name.rpartition(".")[2], (LeftOut,), {})
+
+
+def as_tensor(value: object) -> object:
+    """An array that was rebuilt as a tensor; anything else as it is."""
+    array = value.array if isinstance(value, ArrayLeft) else value
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) and array.dtype.kind in "biuf" else value

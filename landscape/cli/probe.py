@@ -86,6 +86,9 @@ def probe(
     loss: options.LossName = None,
     length: options.Length = None,
     weight_decay: options.WeightDecay = None,
+    weights: options.Weights = None,
+    strip_prefix: options.StripPrefix = None,
+    step_from: options.StepFrom = None,
     device: options.Device = "auto",
     dtype: options.Dtype = None,
     batch_size: options.BatchSize = None,
@@ -129,7 +132,14 @@ def probe(
         loss=loss,
         length=length,
         weight_decay=weight_decay,
+        weights=weights,
+        strip_prefix=strip_prefix,
+        step_from=step_from,
     )
+    if (weights or strip_prefix) and any(Path(each).suffix not in ("", ".npy", ".h5") for each in directions or ()):
+        raise InputError(
+            "--weights and --strip-prefix aren't for checkpoints as directions: name those among CHECKPOINTS"
+        )
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix
     slices_of = tuple(directions or ()), points, reach, seed, subset

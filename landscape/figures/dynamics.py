@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from landscape.figures.limits import span
-from landscape.figures.shown import units
+from landscape.figures.shown import plain, units
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS
 
@@ -56,7 +56,7 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
 
 def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
     """Change points with their intervals, where there are phases, and the label in any case."""
-    label = str(row.phases.values)
+    label = plain(row.phases.values)
     alarms = [float(row[name]) for name in ("false_alarms_shuffled", "false_alarms_monotone") if name in row]
     chances = ", ".join(f"{each:.1%}" for each in alarms if np.isfinite(each))
     if label not in ("level", "monotone", "undecided", "too few checkpoints"):

@@ -159,4 +159,4 @@ def units(variable: xr.DataArray) -> str:
     """Units for an axis label, in brackets; nothing for a pure number."""
     text = str(variable.attrs.get("units", ""))
     shown = {"loss / parameter^2": "loss / parameter$^2$", "nat": "nats"}
-    return "" if text in ("", "1") else f" [{shown.get(text, text)}]"
+    return "" if text in ("", "1") else f" [{shown.get(text) or plain(text)}]"

@@ -11,7 +11,7 @@ from matplotlib.scale import SymmetricalLogTransform
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from landscape.figures.limits import reach, span
-from landscape.figures.shown import units
+from landscape.figures.shown import plain, units
 from landscape.measurements.density import density_of
 from landscape.spectrum.density import SpectralDensity
 
@@ -143,7 +143,7 @@ def _inverse(variable: xr.DataArray) -> str:
     """The units of a density over a variable."""
     text = str(variable.attrs.get("units", ""))
     known = {"loss / parameter^2": " [parameter$^2$ / loss]"}
-    return "" if text in ("", "1") else known.get(text, f" [1 / ({text})]")
+    return "" if text in ("", "1") else known.get(text) or f" [1 / ({plain(text)})]"
 
 
 def _steps(rows: xr.Dataset) -> np.ndarray:

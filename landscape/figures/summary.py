@@ -146,7 +146,7 @@ def _verdicts(record: Shown, step: int | None) -> list[str]:
     """The sentences of the valley, and the course of the entropy."""
     found = []
     if not record.lacks({"valley": ("sentence",)}):
-        found += re.split(r" (?=spectral \(|anisotropy: )", str(record.row("valley", step).sentence.values))
+        found += re.split(r" (?=spectral \(|anisotropy: )", plain(record.row("valley", step).sentence.values))
     if not record.lacks({"dynamics": ("phases",)}):
-        found.append(f"entropy over the run: {record.row('dynamics').phases.values}")
+        found.append(f"entropy over the run: {plain(record.row('dynamics').phases.values)}")
     return found

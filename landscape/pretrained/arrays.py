@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
 from landscape.checkpoint.contents import load_pickled, load_safetensors
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
-from landscape.wording import cause, listed
+from landscape.wording import amount, cause, listed
 
 TARGETS = ("labels", "label", "target", "targets", "y")
 IGNORED = -100  # the target of a place that doesn't count, as CrossEntropyLoss and Hugging Face have it
+_MOST_UNPACKED, _LARGE = 20, 1_000_000_000  # times the size of a file, and bytes from which on that is asked
 KINDS = ".npz, .safetensors or .pt of named arrays, .npy or .bin of tokens, .jsonl, or .txt"
 
 
@@ -53,6 +56,7 @@ def read_arrays(path: str | Path) -> Arrays:
     if path.suffix not in _READERS:
         raise InputError(f"--data: {path} isn't of a kind that is read: give a {KINDS}")
     try:
+        _check_file(path)
         found = _READERS[path.suffix](path)
     except InputError as error:
         raise InputError(f"--data: {path}: {error}") from error
@@ -70,6 +74,26 @@ def read_arrays(path: str | Path) -> Arrays:
     return found
 
 
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise InputError("no such file; check the path")
+    if not path.is_file():
+        raise InputError("is not a regular file; give a file with the samples")
+    _check_size(path.stat().st_size, path)
+
+
+def _check_size(needed: int, path: Path) -> None:
+    """Refuse data that don't fit into the memory, or that a small file says it has."""
+    half, size = psutil.virtual_memory().total // 2, path.stat().st_size
+    if needed > half:
+        raise InputError(f"has {amount(needed)} of data, more than half of this machine's memory; give fewer samples")
+    if needed > max(_LARGE, _MOST_UNPACKED * size):
+        raise InputError(
+            f"would take {amount(needed)} of memory, more than {_MOST_UNPACKED} times its size; give shorter samples, "
+            "or an array that isn't compressed"
+        )
+
+
 def _named(arrays: Mapping[str, Any]) -> Arrays:
     wrong = [name for name, value in arrays.items() if not isinstance(value, Tensor)]
     if wrong:
@@ -80,6 +104,8 @@ def _named(arrays: Mapping[str, Any]) -> Arrays:
 
 
 def _npz(path: Path) -> Arrays:
+    with zipfile.ZipFile(path) as archive:
+        _check_size(sum(each.file_size for each in archive.infolist()), path)
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         return _named({name: torch.from_numpy(file[name]) for name in file.files})
 
@@ -107,6 +133,7 @@ def _npy(path: Path) -> Arrays:
 
 
 def _bin(path: Path) -> Arrays:
+    _check_size(4 * path.stat().st_size, path)  # as whole numbers of 64 bits
     return _tokens(np.fromfile(path, dtype="<u2"))
 
 
@@ -123,6 +150,8 @@ def _jsonl(path: Path) -> Arrays:
     texts = columns.pop("text", [])
     if not all(isinstance(text, str) for text in texts):
         raise InputError("a 'text' isn't a string")
+    lists = (values for values in columns.values() if isinstance(values[0], list))
+    _check_size(sum(8 * len(values) * max(map(len, values)) for values in lists), path)
     named = _named({name: _padded(name, values) for name, values in columns.items()})
     if "input_ids" in named.inputs and "attention_mask" not in named.inputs:
         lengths = [len(row) for row in columns["input_ids"]]

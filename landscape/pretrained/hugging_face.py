@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from landscape.checkpoint import Checkpoint
 from landscape.checkpoint.contents import load_pickled, load_safetensors, refuse_explosive
 from landscape.checkpoint.files import digest, identity
-from landscape.checkpoint.layout import find_layout
+from landscape.checkpoint.layout import as_step, find_layout
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
 from landscape.pretrained.files import CONFIG, Folder, folder_at, read_json, tokenizer_digest
@@ -194,8 +194,7 @@ def _step(path: Path) -> int | None:
     """The steps taken, by the journal that transformers' Trainer puts into the folder."""
     if not (path / "trainer_state.json").is_file():
         return None
-    step = read_json(path / "trainer_state.json").get("global_step")
-    return step if isinstance(step, int) else None
+    return as_step(read_json(path / "trainer_state.json").get("global_step"))
 
 
 def heads() -> Mapping[str, set[str]]:

@@ -98,7 +98,7 @@ def check_group(file: h5py.File, name: str) -> int:
     for data in group.values():
         if data.dtype.kind not in "biuf" and not h5py.check_string_dtype(data.dtype):
             raise ValueError(f"{data.name} has a type that no record has")
-        if not data.is_scale and (not data.shape or data.shape[0] != rows):
+        if not is_scale(data) and (not data.shape or data.shape[0] != rows):
             raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
         if data.is_virtual or data.external:
             raise ValueError(f"{data.name} has its data in another file")
@@ -119,9 +119,14 @@ def _check_member(group: h5py.Group, name: str, kind: type) -> None:
         raise ValueError(f"{name} is no {kind.__name__.lower()}")
 
 
+def is_scale(data: h5py.Dataset) -> bool:
+    """Whether it is a dimension's scale, from the attribute itself: HDF5's own function crashes on a damaged one."""
+    return data.attrs.get("CLASS") in (b"DIMENSION_SCALE", "DIMENSION_SCALE")
+
+
 def _is_no_coordinate(data: h5py.Dataset) -> bool:
     """Whether it is a dimension alone: never written, and never read."""
-    return bool(data.is_scale) and data.attrs["NAME"].decode().startswith(_NO_COORDINATE)
+    return is_scale(data) and data.attrs["NAME"].decode().startswith(_NO_COORDINATE)
 
 
 def header(request: Request) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def layout_in(group: h5py.Group) -> Layout:
     variables = {
         name: _variable_in(data, _labels_in(data)[1:])
         for name, data in group.items()
-        if not data.is_scale and name not in lengths
+        if not is_scale(data) and name not in lengths
     }
     return Layout(variables, coordinates)
 
@@ -207,7 +212,7 @@ def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
 
 
 def _dimensions(group: h5py.Group) -> dict[str, h5py.Dataset]:
-    return {name: data for name, data in group.items() if data.is_scale and name != ROWS}
+    return {name: data for name, data in group.items() if is_scale(data) and name != ROWS}
 
 
 def lengths_in(group: h5py.Group, position: int) -> dict[str, int]:

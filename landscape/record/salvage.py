@@ -16,6 +16,7 @@ from landscape.record.hdf5 import (
     check_group,
     create_group,
     first_line,
+    is_scale,
     layout_in,
     lengths_in,
     opened,
@@ -103,7 +104,10 @@ def _reads(file: h5py.File, name: str, position: int, size: int) -> bool:
         lengths, layout = lengths_in(group, position), layout_in(group)
         for data in group.values():
             start, stored = data.id.get_offset(), data.id.get_storage_size()
-            if start is not None and start + (stored if data.is_scale else stored // len(data) * (position + 1)) > size:
+            if (
+                start is not None
+                and start + (stored if is_scale(data) else stored // len(data) * (position + 1)) > size
+            ):
                 return False
         for each, variable in layout.variables.items():
             if not {"units", "long_name"} <= variable.attrs.keys():
