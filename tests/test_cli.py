@@ -215,6 +215,18 @@ def test_options_and_checkpoints_come_in_any_order(command, tiny):
     assert provenance("2.h5")["command"] == "landscape-probe --json -o 2.h5 a.pt -k 3 --hessian b.pt"
 
 
+def test_the_command_in_a_record_names_the_first_checkpoints_alone(command, tiny):
+    """Every row has the command: with all names in it a record would grow with the square of its checkpoints."""
+    names = [f"c{number}.pt" for number in range(12)]
+    for number, name in enumerate(names):
+        tiny.save(name, number, step=number)
+    assert command(*names[:6], "--json", *names[6:], "-o", "many.h5").status == 0
+    told = provenance("many.h5", "loss")["command"]
+    assert told == "landscape-probe c0.pt c1.pt c2.pt c3.pt c4.pt '[7 more checkpoints]' --json -o many.h5"
+    assert command(*names[:6], "-o", "few.h5").status == 0
+    assert provenance("few.h5", "loss")["command"].count(".pt") == 6
+
+
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
 def test_each_end_of_the_spectrum(command, tiny, which):
     ran = command("a.pt", "--hessian", "-k", 5, "--which", which, "--dtype", "float64", "--tol", "1e-8", "-o", "a.h5")

@@ -10,6 +10,7 @@ import torch
 from landscape.cli.probe import main
 from models.train import app
 from tests.conftest import ROOT
+from tests.test_strangers import CASES
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -64,3 +65,17 @@ def test_what_the_pages_name_exists(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     places = re.findall(r"(?<![\w/])((?:docs|landscape|models|data|analysis|benchmarks|tests)/[\w./-]*\w)", text)
     assert not [place for place in places if not (ROOT / place).exists()]
+
+
+def test_the_tests_of_the_situations_of_strangers_are_there():
+    """Every row of the table names a test that exists, and every case of that test's file has its row."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("## Strangers' situations")[1]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| (\d) \| (tests/\w+\.py), (.+?) \|$", page.split("\n## ")[0], re.MULTILINE)
+    assert f"\n{len(rows)} things" in page
+    assert len(rows) >= 50
+    cases = {row[4].strip("`") for row in rows if row[4].startswith("`")}
+    assert cases <= set(CASES)
+    assert set(CASES) - cases == {"Embedding(max_norm=1, norm_type=1)"}  # another norm of the same
+    for _, _, _, file, name in rows:
+        if not name.startswith("`"):
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name

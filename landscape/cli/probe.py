@@ -238,9 +238,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """The command line, for the record, once nothing in it is idle."""
     _refuse_idle(given)
-    return {"command": shlex.join(["landscape-probe", *arguments])}
+    return {"command": shlex.join(["landscape-probe", *_shortened(arguments, given["checkpoints"])])}
 
 
+def _shortened(arguments: Sequence[str], checkpoints: Sequence[Path]) -> list[str]:
+    """The arguments with the first checkpoints alone: every row has the command, and a record a row of each."""
+    named = set(checkpoints)
+    places = [place for place, argument in enumerate(arguments) if Path(argument) in named]
+    if len(places) <= _NAMED + 1:
+        return list(arguments)
+    left = set(places[_NAMED:])
+    shortened = [argument for place, argument in enumerate(arguments) if place not in left]
+    shortened.insert(places[_NAMED - 1] + 1, f"[{len(left):,} more checkpoints]")
+    return shortened
+
+
+_NAMED = 5  # checkpoints in a command that is stored
 # Which measurements a setting is of, by their parameters above.
 _WITH_PROBES = ("density", "trace", "log_det", "effective_dimension", "per_layer", "loops")
 _OF_CURVATURE = ("eigenpairs", "spectrum", *_WITH_PROBES, "self_check", "crosscheck")
