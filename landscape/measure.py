@@ -22,6 +22,7 @@ import xarray as xr
 from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
 from landscape.measurements import History, Loss, Measured, Measurement, Run
+from landscape.measurements.dynamics import without_too_large
 from landscape.memory import ran_out
 from landscape.penalty import name_of
 from landscape.problem import Problem
@@ -113,6 +114,8 @@ def probe(
     first = source.read(checkpoints[0])
     factory = source.factory(first)
     problem = source.pose(factory, first)
+    measurements, left_out = without_too_large(measurements, problem.layout.dim)
+    problem.notes += left_out
     known: dict[str, Checkpoint] = {}
     for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
         _check_same_problem(first, checkpoint)

@@ -478,6 +478,7 @@ def test_allowed_code_that_cannot_be_found(tmp_path):
         (b"\x89HDF\r\n\x1a\n" + bytes(64), "HDF5"),
         (b"\x1f\x8b\x08" + bytes(64), "gzip"),
         (b"\x93NUMPY\x01\x00" + bytes(64), "NumPy"),
+        (b"GGUF\x03" + bytes(64), "GGUF"),
         (b"\xde\xad\xbe\xef" * 40, "unknown first bytes"),
         (b"\x80", "cut short or damaged"),
         (b"PK\x03\x04", "cut short or damaged"),
@@ -947,3 +948,10 @@ def test_steps_are_taken_from_where_a_user_says(tmp_path, step_from, step):
     path, _, _ = nested(tmp_path)
     assert read_checkpoint(path).step is None
     assert read_checkpoint(path, where=Where(step_from=step_from)).step == step
+
+
+@pytest.mark.parametrize(("name", "said"), [("model.onnx", "ONNX"), ("__0_0.distcp", "distributed checkpoint")])
+def test_formats_of_others_are_named(tmp_path, name, said):
+    torch.save(small_model().state_dict(), tmp_path / name)
+    with pytest.raises(InputError, match=said):
+        read_checkpoint(tmp_path / name)

@@ -82,6 +82,16 @@ def hessian_at(path: str) -> np.ndarray:
     return torch.func.hessian(loss)(torch.as_tensor(flat(path)).double()).numpy()
 
 
+def test_dynamics_of_a_large_model_leave_out_their_own_part_with_a_line(command, descent, monkeypatch):
+    monkeypatch.setattr("landscape.measurements.dynamics.MAX_DIM", 10)
+    ran = command("step-00.pt", "step-14.pt", "--dynamics", "--trace", "--dtype", "float64", "-o", "large.h5")
+    assert (ran.status, ran.err) == (0, "")
+    assert "left out of --dynamics" in ran.out
+    assert "trace" in ran.out
+    with open_record("large.h5") as record:
+        assert set(record.children) == {"loss", "stability", "trace"}
+
+
 def test_dynamics_of_a_run(command, descent):
     files = ["step-00.pt", "step-14.pt", "step-20.pt", "step-40.pt"]
     ran = command(*files[::-1], "--dynamics", "--dtype", "float64")

@@ -23,8 +23,15 @@ _WRONG_BEGINNINGS = (
     (b"<html", "is a web page, not a checkpoint; download it again, with its direct address or after logging in"),
     (b"\x89hdf\r\n", "is an HDF5 file, not a checkpoint; give the file with the model's weights"),
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
+    (b"gguf", "is a quantised model of llama.cpp (GGUF), whose weights have no gradients; give the model before that"),
     (b"\x93numpy", "is a NumPy array, not a checkpoint; save model.state_dict() with torch.save"),
 )
+
+_WRONG_SUFFIXES = {
+    ".onnx": "is a program of ONNX, which can't be differentiated; give the PyTorch model's weights",
+    ".distcp": "is a part of a distributed checkpoint; make one file of its folder with "
+    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`",
+}
 
 
 def recognise(path: Path) -> Kind:
@@ -37,6 +44,8 @@ def recognise(path: Path) -> Kind:
         InputError: There is no such file, or it is a folder, empty, cut short, or of another kind.
     """
     _check_file(path)
+    if (answer := _WRONG_SUFFIXES.get(path.suffix.lower())) is not None:
+        raise InputError(f"{path}: {answer}")
     with path.open("rb") as file:
         head = file.read(512)
     if head.startswith(b"PK\x03\x04"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Self
@@ -26,10 +27,31 @@ from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
 from landscape.problem import Problem
 from landscape.progress import ProgressBar
+from landscape.spectrum.full import MAX_DIM
 from landscape.valley import noise_floor
 from landscape.wording import counted
 
 LEADING = 32  # eigenvectors of each spectrum, for overlaps and the joint law
+
+
+def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[list[Measurement], tuple[str, ...]]:
+    """Measurements without the spectra of a run and what is made of them, where a model is too large for these.
+
+    Args:
+        measurements: what is asked for.
+        dim: how many parameters the model has.
+
+    Returns:
+        What is left, and a note on what isn't. Spectra that are asked for by themselves stay, to be refused.
+    """
+    left = [each for each in measurements if isinstance(each, Dynamics) or getattr(each, "leading", False)]
+    if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in left):
+        return list(measurements), ()
+    told = (
+        f"left out of --dynamics: entropy, information and phases are made of full spectra, of up to {MAX_DIM:,} "
+        f"parameters, here are {dim:,}; restrict them (--params)"
+    )
+    return [each for each in measurements if each not in left], (told,)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from landscape.errors import InputError
 from landscape.pretrained.arrays import KINDS, Arrays, read_arrays
 from landscape.pretrained.exported import Exported
 from landscape.pretrained.files import folder_at
-from landscape.pretrained.hugging_face import given_to
+from landscape.pretrained.hugging_face import given_to, library, quiet
 from landscape.pretrained.tasks import LOSSES, Posed, draws_masks, pose
 from landscape.pretrained.tokenizers import Purpose, Tokenizer, tokenizer_of
 from landscape.problem import Problem
@@ -66,7 +66,8 @@ class Given:
             purpose = Purpose.READ if arrays.texts else Purpose.MASK
             tokenizer = tokenizer_of(folder_at(checkpoint.path), given_to(model), purpose, arrays.texts)
         arrays, notes = self._sequences(model, arrays, tokenizer)
-        posed = pose(model, arrays, tokenizer, self.loss)
+        with quiet(library("transformers", checkpoint.path)):
+            posed = pose(model, arrays, tokenizer, self.loss)
         notes = (*(tokenizer.notes if tokenizer else ()), *notes, *posed.notes)
         return self._posed(model, replace(posed, notes=notes))
 
