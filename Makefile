@@ -65,6 +65,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.peers
 	$(BIN)/python -m benchmarks.precision cost
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.contention
 	$(BIN)/python -m benchmarks.reduced
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.processes
 

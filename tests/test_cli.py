@@ -177,6 +177,20 @@ def test_help_is_short_and_quick(tmp_path):
     assert "Exit status: 0 done" in ran.stdout
 
 
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_in_a_process_of_the_commands_own(given, policy):
+    """Nothing is set in a process of the user's: there the arguments are given."""
+    script = (
+        "import os, sys; from landscape.cli.probe import main; main(['--version']); "
+        "print(os.environ.get('OMP_WAIT_POLICY')); sys.argv = ['x', '--version']; main(); "
+        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "OMP_WAIT_POLICY"} | given
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.split()[1::2] == [given.get("OMP_WAIT_POLICY", "None"), policy]
+    assert ran.stdout.split()[-1] == "False"
+
+
 @pytest.mark.slow
 def test_the_examples_of_help_run_as_printed(command, tmp_path):
     examples = [line for line in command("--help").out.splitlines() if line.startswith("  landscape-probe ")]

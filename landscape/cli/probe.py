@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from landscape.cli import options
-from landscape.cli.running import EXIT_DONE, EXIT_NOT_CONVERGED, command_app, printing, rank_of_process, run_command
+from landscape.cli.running import (
+    EXIT_DONE,
+    EXIT_NOT_CONVERGED,
+    command_app,
+    let_threads_sleep,
+    printing,
+    rank_of_process,
+    run_command,
+)
 from landscape.cli.screen import print_compared, print_json, print_tables
 from landscape.errors import InputError
 from landscape.wording import counted
@@ -232,13 +240,15 @@ def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    if arguments is None:  # in a process of its own
+        let_threads_sleep()
     return run_command(app, "landscape-probe", arguments, _prepare)
 
 
 def _prepare(given: Mapping[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """The command line, for the record, once nothing in it is idle."""
     _refuse_idle(given)
-    return {"command": shlex.join(["landscape-probe", *_shortened(arguments, given["checkpoints"])])}
+    return {"command": shlex.join(["landscape-probe", *_shortened(arguments, given.get("checkpoints", ()))])}
 
 
 def _shortened(arguments: Sequence[str], checkpoints: Sequence[Path]) -> list[str]:

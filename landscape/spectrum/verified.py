@@ -31,7 +31,7 @@ from landscape.widened import NoFloat64Error
 # The least size of an eigenvalue that its vector is divided by, as a share of the largest.
 _SMALLEST = 1e-3
 # The share of what is asked for from which on rounding is worth products in float64 with every wanted vector.
-_MATTERS = 0.2
+_MATTERS = 0.3
 
 
 @dataclass(frozen=True)
