@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-models test-kernels test-lowest coverage mutants bench bench-accuracy study gpu-check docs clean
+.PHONY: demo test lint types test-slow test-models test-kernels test-lowest coverage mutants fuzz bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,10 @@ coverage: $(INSTALLED)
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
+
+# How the commands answer to 2,000 damaged checkpoints, records, files of data and folders, a process each.
+fuzz: $(INSTALLED)
+	$(BIN)/python -m tests.fuzz
 
 # What the suite makes of a sample of small faults in the numerics: an hour on one core.
 mutants: $(INSTALLED)

@@ -28,6 +28,7 @@ from hypothesis.extra import numpy as hnp
 from landscape.errors import InputError
 from landscape.record import RecordWriter, Request, open_record, read_provenance, read_request
 from landscape.record.hdf5 import is_scale
+from landscape.record.heaps import has_endless_heap
 from landscape.record.merge import blocks
 from landscape.record.request import to_json
 
@@ -952,3 +953,29 @@ def test_the_commands_of_the_document(tmp_path: Path) -> None:
 def test_the_record_needs_no_torch() -> None:
     script = "import sys; sys.modules['torch'] = None; import landscape.record; print('imported')"
     assert subprocess.check_output([sys.executable, "-c", script], cwd=ROOT, text=True) == "imported\n"
+
+
+def test_a_heap_without_end_is_found_before_hdf5_reads_it(tmp_path):
+    """HDF5 1.14 goes round for ever at free space of size 0, as a file has that was zeroed in part."""
+    with h5py.File(tmp_path / "good.h5", "w") as file:
+        file.attrs["text"] = "some text"
+    whole = (tmp_path / "good.h5").read_bytes()
+    heap = whole.index(b"GCOL\x01")
+    assert not has_endless_heap(tmp_path / "good.h5")
+    for start in (heap + 16, heap + 48):  # the first object, and the free space behind it
+        (tmp_path / "bad.h5").write_bytes(whole[:start] + bytes(len(whole) - start))
+        assert has_endless_heap(tmp_path / "bad.h5")
+        with pytest.raises(InputError, match="damaged"):
+            open_record(tmp_path / "bad.h5")
+    for start in range(heap, heap + 16):  # a signature or a size that HDF5 refuses itself
+        (tmp_path / "bad.h5").write_bytes(whole[:start] + b"\xff" + whole[start + 1 :])
+        assert not has_endless_heap(tmp_path / "bad.h5")
+    (tmp_path / "empty.h5").write_bytes(b"")
+    assert not has_endless_heap(tmp_path / "empty.h5")
+
+
+def test_the_beginning_of_a_heap_among_numbers_is_no_heap(tmp_path):
+    numbers = np.frombuffer(b"GCOL\x01\0\0\0" + bytes(8) + bytes(range(1, 17)) * 300, "u1")
+    with h5py.File(tmp_path / "good.h5", "w") as file:
+        file["numbers"] = numbers
+    assert not has_endless_heap(tmp_path / "good.h5")

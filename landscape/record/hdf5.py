@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from landscape.errors import InputError
+from landscape.record.heaps import has_endless_heap
 from landscape.record.request import Request, Unit, to_json
 from landscape.record.schema import FORMAT, ROWS, SCHEMA_VERSION, Layout, Variable, length_of, utf8
 
@@ -44,7 +45,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
     if not path.is_file() or not h5py.is_hdf5(path):
         raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
     try:
-        file = h5py.File(path, "r")
+        file = _file(path)
     except OSError as error:
         raise InputError(
             f"{path} is damaged, HDF5 cannot open it ({first_line(error)}); restore it, or save what can be read with "
@@ -54,6 +55,12 @@ def opened(path: Path) -> Iterator[h5py.File]:
         with readable(path):
             check_header(path, file.attrs)
         yield file
+
+
+def _file(path: Path) -> h5py.File:
+    if has_endless_heap(path):
+        raise OSError("a heap of texts has no end")
+    return h5py.File(path, "r")
 
 
 @contextmanager
