@@ -31,7 +31,7 @@ from landscape.record import RecordWriter, Request, open_record, readable, row_a
 from landscape.record.order import place_in_run
 from landscape.shortage import with_less
 from landscape.slope import told_of_slopes
-from landscape.source import Source, at_checkpoint
+from landscape.source import Source, at_checkpoint, in_runs
 from landscape.wording import cause, counted, listed
 
 SUFFIX = ".landscape.h5"
@@ -90,8 +90,8 @@ def probe(
     Everything that can be refused is refused before anything is measured or written.
 
     Args:
-        checkpoints: a file or files of one run, of one problem; measured in the order of their stored steps, then of
-            their names.
+        checkpoints: a file or files of one run, of one problem, or the folder of a run of transformers' Trainer;
+            measured in the order of their stored steps, then of their names.
         measurements: what to measure on each.
         out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
         source: how checkpoints become problems.
@@ -107,6 +107,7 @@ def probe(
     source = source or Source()
     if isinstance(checkpoints, str | Path):
         checkpoints = [checkpoints]
+    checkpoints = in_runs(checkpoints)
     if not checkpoints:
         raise InputError("no checkpoint given; name at least one file (see --help)")
     if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:

@@ -125,6 +125,15 @@ class Source:
         return at_checkpoint(self.pose(self.factory(checkpoint), checkpoint), checkpoint)
 
 
+def in_runs(paths: Sequence[str | Path]) -> list[Path]:
+    """Checkpoints; the folder of a run of transformers' Trainer stands for the ``checkpoint-*`` in it."""
+    found: list[Path] = []
+    for path in (Path(each).expanduser() for each in paths):
+        inside = [] if brings_model(path) or not path.is_dir() else sorted(path.glob("checkpoint-*"))
+        found += [each for each in inside if brings_model(each)] or [path]
+    return found
+
+
 def load_problem(
     checkpoint: str | Path,
     problem: str | None = None,

@@ -167,6 +167,21 @@ def test_checkpoints_of_a_run_are_measured_together(gpt2, command):
         assert file["loss/loss"][0] != file["loss/loss"][1]
 
 
+def test_the_folder_of_a_run_stands_for_its_checkpoints(gpt2, command):
+    for step in (10, 20):
+        shutil.copytree(gpt2, f"run/checkpoint-{step}")
+        Path(f"run/checkpoint-{step}/trainer_state.json").write_text(json.dumps({"global_step": step}))
+    shard = "run/checkpoint-20/model-00001-of-00002.safetensors"
+    save_file({key: 1.1 * value for key, value in load_file(shard).items()}, shard, {"format": "pt"})
+    Path("run/runs").mkdir()
+    assert command("run", "--data", "data.safetensors", "-o", "run.h5").status == 0
+    with h5py.File("run.h5") as file:
+        assert file["loss/step"][:].tolist() == [10, 20]
+    Path("nothing/checkpoint-1").mkdir(parents=True)
+    refused = command("nothing", "--data", "data.safetensors")
+    assert (refused.status, len(refused.err.splitlines())) == (2, 1)
+
+
 def test_another_model_is_no_checkpoint_of_the_same_run(gpt2, command):
     shutil.copytree(gpt2, "other")
     config = json.loads((gpt2 / "config.json").read_text())
