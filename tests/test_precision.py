@@ -289,3 +289,19 @@ def test_float64_is_taken_for_fast_where_it_is(monkeypatch, capability, fast):
     assert fast_float64(torch.device("cuda", 0)) is fast
     assert fast_float64(torch.device("cpu"))
     assert not fast_float64(torch.device("mps"))
+
+
+@pytest.mark.parametrize("mixing", [True, False])
+def test_products_in_float64_by_pieces_are_those_of_the_whole(mixing, monkeypatch):
+    """Samples that mix stay in one batch; others are taken a quarter at a time where a graph is large."""
+    monkeypatch.setattr("landscape.curvature.batched._SMALL", 0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 3))
+    x, y = torch.randn(19, 3), torch.randint(0, 3, (19,))
+    problem = Problem(model, nn.CrossEntropyLoss(), [(x, y)], training=mixing)
+    assert problem.mixing is mixing
+    wide = problem.hessian().full_precision()
+    v = torch.randn(problem.layout.dim, 2, dtype=torch.float64)
+    expected = problem.to(dtype=torch.float64).hessian().matmat(v)
+    assert torch.allclose(wide.matmat(v), expected, rtol=1e-12, atol=1e-14)
+    assert len(wide._problem.batches) == (1 if mixing else 4)

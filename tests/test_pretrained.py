@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import landscape
 from landscape.errors import InputError
-from landscape.pretrained import arrays, read_with_model
+from landscape.pretrained import arrays, hugging_face, read_with_model
 from landscape.pretrained.arrays import read_arrays
 from tests.conftest import ROOT
 from tests.kinds import (
@@ -289,6 +290,28 @@ class Runs:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("part", ["", "GPT2LMHeadModel"])
+def test_a_broken_library_is_one_line(gpt2, command, monkeypatch, part):
+    """As transformers is beside a torchvision of another torch: an error of any kind, at its import or at a part's."""
+    import transformers
+
+    def broken(name):
+        raise RuntimeError(f"operator torchvision::nms does not exist, for {name}")
+
+    class Broken(types.ModuleType):
+        def __getattr__(self, name):
+            return broken(name) if name == part else getattr(transformers, name)
+
+    if part:
+        monkeypatch.setitem(sys.modules, "transformers", Broken("transformers"))
+    else:
+        monkeypatch.setattr(hugging_face, "importlib", types.SimpleNamespace(import_module=broken))
+    refused = command("model", "--data", "data.safetensors")
+    assert (refused.status, len(refused.err.splitlines())) == (2, 1), refused.err
+    assert "torchvision::nms" in refused.err
+    assert "again" in refused.err
 
 
 def test_a_missing_library_is_named(gpt2, command, monkeypatch):

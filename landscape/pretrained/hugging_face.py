@@ -67,7 +67,12 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
     path = folder.under
     transformers = library("transformers", path)
     name = _architecture(path, folder.config)
-    architecture: Any = getattr(transformers, name, None)
+    try:
+        architecture: Any = getattr(transformers, name, None)
+    except Exception as error:  # the module of an architecture is imported only now
+        raise InputError(
+            f"{path}: {name} of transformers can't be imported ({cause(error)}): install what it needs again"
+        ) from error
     models: Any = transformers.PreTrainedModel
     if models not in getattr(architecture, "__mro__", ()):
         raise InputError(
@@ -182,6 +187,10 @@ def library(name: str, path: Path) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{path}: needs {name} to be read ({cause(error)}): {_EXTRA}") from error
+    except Exception as error:  # of a library beneath it that doesn't fit, such as torchvision
+        raise InputError(
+            f"{path}: {name} is broken here ({cause(error)}): install it and what it needs again"
+        ) from error
 
 
 def _fingerprint(*settings: Mapping[str, Any]) -> str:
