@@ -187,13 +187,13 @@ def holding(function, seeds, dim, **settings):
 
 
 @pytest.mark.parametrize(
-    ("function", "dim", "steps", "tol"), [(log_det, 1500, 10, 0.015), (effective_dimension, 3000, 15, 0.0125)]
+    ("function", "dim", "steps", "tol"), [(log_det, 1500, 10, 0.015), (effective_dimension, 3000, 15, 0.009)]
 )
 def test_coverage_where_probes_are_added_until_a_goal_is_reached(function, dim, steps, tol):
     """Each look is a chance to stop at a sample that happens to be narrow, at no cost to the 95 %."""
     held, probes = holding(function, 20, dim, tol=tol, steps=steps, k=0)
-    assert np.median(probes) > 10, "the first look was not the last"
     assert held >= binom.ppf(0.001, 20, 0.95)
+    assert np.median(probes) > 10, "the first look was not the last"
 
 
 @pytest.mark.slow

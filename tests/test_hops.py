@@ -90,6 +90,15 @@ def test_many_windows_are_judged_together():
     assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
 
 
+def test_a_position_on_the_floor_itself_is_on_no_side():
+    """Twelve steps, of which the two that end or begin there are no pair: ten of ten cross."""
+    positions = np.array([1.0, -1.0] * 3 + [0.0] + [1.0, -1.0] * 3)
+    found = hops(np.diff(positions)[:, None], np.eye(1))
+    assert found.crossing_rates[0] == 1
+    # Clopper and Pearson's lower end of ten out of ten: the chance c with c^10 = 0.025.
+    assert found.crossing_intervals[0] == pytest.approx([0.025**0.1, 1], rel=1e-12)
+
+
 def judged(hopping: list[float], drifting: list[float], usable: list[int] | None = None) -> list[str]:
     """The verdicts on directions of these one-sided p-values."""
     k = len(hopping)
