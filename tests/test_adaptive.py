@@ -1,10 +1,12 @@
 """Planes from a part of their points: against the whole plane, and left-out errors against fits without the point."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import chisquare
 
 import landscape
 from landscape.cli.plot import main as plot
@@ -73,6 +75,32 @@ def test_most_are_within_what_was_asked_for() -> None:
     assert max(beyond) < 2.5
     assert np.mean([error <= 0.01 for _, error in found]) > 0.9
     assert np.median([each.points / X.size for each, _ in found]) < 0.2
+
+
+def test_a_fifth_of_a_round_is_at_random_and_any_point_as_likely() -> None:
+    """Of a level nothing is in doubt: all but the last fifth of the first round are the same whatever the seed."""
+    looked = []
+    for seed in range(60):
+        places: list[tuple[int, int]] = []
+        adapt(lambda *place, seen=places: float(seen.append(place) is not None), (25, 25), (12, 12), 0.01, seed)
+        looked.append(places[81:90])  # after nine rows and columns, 3 apart: a round of 1.5 % of 625
+    assert len({tuple(places[:7]) for places in looked}) == 1
+    rest = {place for place in np.ndindex(25, 25) if place[0] % 3 or place[1] % 3} - {*looked[0][:7]}
+    at_random = [place for places in looked for place in places[7:]]
+    assert set(at_random) <= rest
+    assert all(one != other for one, other in zip(at_random[::2], at_random[1::2], strict=True))
+    for axis in range(2):
+        found, all_of_them = (Counter(place[axis] // 5 for place in places) for places in (at_random, rest))
+        expected = [120 * all_of_them[block] / len(rest) for block in range(5)]
+        assert chisquare([found[block] for block in range(5)], expected).pvalue > 1e-3
+
+
+def test_a_planes_seed_is_that_of_its_points_at_random() -> None:
+    problem = landscape.load_problem("data/single.pt").sampled(1)
+    first, second, at = gaussian(problem, 0), gaussian(problem, 0, 1), positions(-0.5, 0.5, 21)
+    one, same, other = (plane(problem, first, second, at, at, adaptive=0.5, seed=seed).evaluated for seed in (0, 0, 1))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -103,6 +103,12 @@ def test_overlaps_of_random_subspaces_have_the_mean_and_deviation_that_is_told()
     assert values.std() == pytest.approx(told.random_deviation, rel=4 * math.sqrt(3 / (4 * draws)))
 
 
+def test_the_deviation_of_an_overlap_of_two_lines_of_a_plane():
+    """cos^2 of an angle that is uniform has the variance 1/8."""
+    line = np.eye(2)[:, :1]
+    assert overlap(line, line).random_deviation == pytest.approx(math.sqrt(1 / 8), rel=1e-15)
+
+
 def test_overlaps_at_the_ends():
     basis = ortho_group.rvs(8, random_state=0)
     same = overlap(basis[:, :3], basis[:, :3] @ ortho_group.rvs(3, random_state=1))

@@ -170,6 +170,40 @@ def test_coverage_over_many_seeds(function, name):
     assert plain <= 980
 
 
+def holding(function, seeds, dim, **settings):
+    """Of so many intervals by probes that stop at a goal: how many hold the exact sum, and how many probes were made.
+
+    Half of the dimensions are flat, the others fall by a power, and a few are outliers; a diagonal of them has all that
+    a dense matrix has, as probes are the same in any basis.
+    """
+    values = np.concatenate([np.full(dim // 2, 0.02), 5 / np.arange(1, dim - dim // 2 + 1) ** 0.5, [40.0, 25.0]])
+    truth, held, probes = exact(function, values, 0.1), 0, []
+    for seed in range(seeds):
+        found = function(Diagonal(values), 0.1, seed=seed, **settings)
+        assert found.method == "probes"
+        held += found.low <= truth <= found.high
+        probes.append(found.probes)
+    return held, probes
+
+
+@pytest.mark.parametrize(
+    ("function", "dim", "steps", "tol"), [(log_det, 1500, 10, 0.015), (effective_dimension, 3000, 15, 0.009)]
+)
+def test_coverage_where_probes_are_added_until_a_goal_is_reached(function, dim, steps, tol):
+    """Each look is a chance to stop at a sample that happens to be narrow, at no cost to the 95 %."""
+    held, probes = holding(function, 20, dim, tol=tol, steps=steps, k=0)
+    assert held >= binom.ppf(0.001, 20, 0.95)
+    assert np.median(probes) > 10, "the first look was not the last"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", BOTH)
+def test_coverage_of_what_is_asked_for_by_default(function):
+    """Of more dimensions than are summed exactly; the errors that probes share only widen an interval."""
+    held, _ = holding(function, 60, 1500)
+    assert held >= binom.ppf(0.001, 60, 0.95)
+
+
 def test_the_standard_error_is_that_of_the_samples():
     """The deviation of 100 samples is off by 1 / sqrt(200), 7 %; the one from the nodes is not."""
     values = np.random.default_rng(9).uniform(0, 2, 1000)

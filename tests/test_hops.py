@@ -12,7 +12,7 @@ from scipy.stats import ortho_group
 
 from benchmarks.hops import Descent, falling, heavy_tailed, normal, one_of_ten, skewed, told
 from landscape import InputError
-from landscape.dynamics import displacement, fewest_updates, hops, verdicts
+from landscape.dynamics import Hops, displacement, fewest_updates, hops, verdicts
 from landscape.dynamics.hops import _signed_rank, _signed_rank_chances
 
 EPS = np.finfo(float).eps
@@ -88,6 +88,43 @@ def test_many_windows_are_judged_together():
         assert [len(each) for each in told] == [1] * 8
         alarms += any(verdict != "like noise" for each in told for verdict in each)
     assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_a_position_on_the_floor_itself_is_on_no_side():
+    """Twelve steps, of which the two that end or begin there are no pair: ten of ten cross."""
+    positions = np.array([1.0, -1.0] * 3 + [0.0] + [1.0, -1.0] * 3)
+    found = hops(np.diff(positions)[:, None], np.eye(1))
+    assert found.crossing_rates[0] == 1
+    # Clopper and Pearson's lower end of ten out of ten: the chance c with c^10 = 0.025.
+    assert found.crossing_intervals[0] == pytest.approx([0.025**0.1, 1], rel=1e-12)
+
+
+def judged(hopping: list[float], drifting: list[float], usable: list[int] | None = None) -> list[str]:
+    """The verdicts on directions of these one-sided p-values."""
+    k = len(hopping)
+    rates, intervals = np.full(k, 0.5), np.full((k, 2), 0.5)
+    return Hops(
+        np.zeros((60, k)), np.array(usable or [60] * k), rates, intervals, rates, intervals, 0.5, (0.4, 0.6),
+        np.array(hopping), np.array(drifting),
+    ).verdicts  # fmt: skip
+
+
+def test_each_direction_that_is_told_leaves_more_to_the_next():
+    """Holm (1979): two-sided p-values of 4 are held to 5 % by 4, 3, 2 and 1, and the first that fails ends it."""
+    rare = [0.011, 0.006, 0.02, 0.024]  # two-sided 0.022, 0.012, 0.04, 0.048; Bonferroni's 0.0125 allows the second
+    assert judged(rare, [1.0] * 4) == ["like noise", "hops", "like noise", "like noise"], "0.022 > 0.05 / 3"
+    assert judged([0.008, *rare[1:]], [1.0] * 4) == ["hops", "hops", "like noise", "like noise"], "0.04 > 0.05 / 2"
+    assert judged([0.008, 0.006, 0.012, 0.024], [1.0] * 4) == ["hops"] * 4
+    assert judged([1.0] * 4, [0.024, 0.012, 0.006, 0.008]) == ["drifts"] * 4, "in any order"
+    assert judged([0.008, 1.0, 1.0, 0.024], [1.0, 0.006, 0.012, 1.0]) == ["hops", "drifts", "drifts", "hops"]
+    # At the boundary itself, in numbers that have no rounding: 2 p = 0.05 of one direction.
+    assert judged([0.025], [1.0]) == ["hops"]
+    assert judged([np.nextafter(0.025, 1)], [1.0]) == ["like noise"]
+
+
+def test_a_direction_of_too_few_components_is_undecided_and_counts_among_all():
+    assert judged([0.006, 0.008], [1.0, 1.0], [60, 5]) == ["hops", "undecided"]
+    assert judged([0.02, 1.0], [1.0, 1.0], [60, 5]) == ["like noise", "undecided"], "0.04 > 0.05 / 2"
 
 
 @pytest.mark.parametrize("noise", [normal, heavy_tailed, skewed, falling])

@@ -84,6 +84,15 @@ def test_independent_spectra_are_above_the_null_as_rarely_as_it_says(n):
     assert above <= binom.ppf(0.999, 150, 0.025 + 1 / 100)  # of 100 draws the quantile is known to one rank
 
 
+def test_the_null_of_rank_pairs_is_that_of_all_deals():
+    """Of the six deals of two low and two high eigenvalues four give either spectrum one of each: log 2, else 0."""
+    found = rank_paired_information(-np.ones(2), np.ones(2), 1.0, bins=2, draws=2000)
+    assert found.value == 0
+    # A draw is log 2 times a coin of 2/3, whose variance is 2/9; four standard errors of the mean of 2000.
+    assert found.null == pytest.approx(2 / 3 * np.log(2), abs=4 * np.log(2) * np.sqrt(2 / 9 / 2000))
+    assert found.null_interval == pytest.approx((0, np.log(2)))
+
+
 def test_equal_spectra_have_the_entropy_of_their_bins():
     values = RNG.standard_normal(200)
     found = rank_paired_information(values, values, 0.01, bins=16)

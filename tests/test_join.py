@@ -2,17 +2,30 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 import landscape
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
 from landscape.errors import InputError
 from landscape.measurements.base import History
-from landscape.record import RecordWriter, read_provenance, read_request
+from landscape.record import RecordWriter, Request, read_provenance, read_request
 from models.settings import TrainingSettings, checkpoints_of
 from models.training import train
+from tests.test_record import ATTRS, SHA
+
+
+def written(path: Path, *values: np.ndarray | float) -> Path:
+    """A record of a loss at successive checkpoints, of these values."""
+    with RecordWriter(path, Request({"loss": {}}, {"loss": tuple(SHA[1 : 1 + len(values)])}, {})) as writer:
+        for number, value in enumerate(map(np.asarray, values), 1):
+            checkpoint = {"path": f"{number}.pt", "sha256": SHA[number], "step": number}
+            unit = xr.Dataset({"value": (("entry",) * value.ndim, value, ATTRS)})
+            writer.add("loss", unit, {"checkpoint": checkpoint})
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +64,14 @@ def test_records_stay_and_overlap(jobs: Path, tmp_path: Path) -> None:
     with landscape.open_record(out) as joined:
         assert joined["loss"].step.values.tolist() == [0, 1, 2, 4]
     assert (jobs / "late.h5").read_bytes() == before
+
+
+def test_what_several_records_have_is_taken_from_the_first(tmp_path: Path) -> None:
+    files = [written(tmp_path / "a.h5", 1.0), written(tmp_path / "b.h5", 2.0, 20.0), written(tmp_path / "c.h5", 3.0)]
+    for order, values in (((0, 1, 2), [1, 20]), ((1, 0, 2), [2, 20]), ((2, 1, 0), [3, 20])):
+        out = landscape.join_records([files[at] for at in order], tmp_path / f"from-{order[0]}.h5")
+        with landscape.open_record(out) as joined:
+            assert joined["loss"].dataset["value"].values.tolist() == values
 
 
 def test_other_settings_and_what_is_there_are_refused(jobs: Path, tmp_path: Path) -> None:
@@ -143,3 +164,21 @@ def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Pat
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 12 - rows
     both = landscape.join_records([cut, jobs / "late.h5", jobs / "early.h5"], tmp_path / "both.h5")
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, both).measured == 0
+
+
+def test_rows_are_saved_up_to_the_byte_at_which_a_file_was_cut_off(tmp_path: Path) -> None:
+    """A row of which one byte is missing is lost, and one that ends where the file does isn't."""
+    made = written(tmp_path / "whole.h5", *(np.full(5000, number + 0.5) for number in range(3)))
+    with h5py.File(made) as file:
+        data = file["loss/value"].id
+        begin, size = data.get_offset(), data.get_storage_size()
+    assert size == 3 * 5000 * 8
+    for end, rows in ((3 * 40000, 3), (3 * 40000 - 1, 2), (2 * 40000, 2), (2 * 40000 - 1, 1)):
+        cut, lost = tmp_path / f"cut-{end}.h5", []
+        cut.write_bytes(made.read_bytes()[: begin + end])
+        landscape.join_records([cut], tmp_path / f"{end}.h5", on_loss=lost.append)
+        with landscape.open_record(tmp_path / f"{end}.h5") as saved:
+            values = saved["loss"].dataset["value"].values
+        assert values.shape == (rows, 5000)
+        assert (values == np.arange(rows)[:, None] + 0.5).all()
+        assert len(lost) == 3 - rows

@@ -16,8 +16,9 @@ import landscape
 from landscape.display import rounded_up, to_error
 from landscape.errors import InputError
 from landscape.measure import probe
-from landscape.measurements import Loss, TopEigenpairs
+from landscape.measurements import Learning, Loss, Samples, TopEigenpairs
 from landscape.progress import ProgressBar
+from landscape.record.order import place_in_run
 from landscape.source import Source
 from landscape.spectrum.progress import Progress
 
@@ -104,6 +105,37 @@ def test_a_checkpoint_that_changes_meanwhile_is_refused(tiny, monkeypatch):
     monkeypatch.setattr(Source, "read", changing)
     with pytest.raises(InputError, match=r"^b\.pt changed while it was being measured"):
         probe(["a.pt", "b.pt"], [Loss()], "run.h5")
+
+
+def test_the_last_checkpoint_may_not_change_before_the_run_is_measured(tiny, monkeypatch):
+    """Its own rows are there by then, and what is measured of the whole run would be of another one."""
+    read, seen = Source.read, []
+
+    def changing(self, path):
+        seen.append(str(path))
+        if seen == ["a.pt", "b.pt", "a.pt", "b.pt", "b.pt"]:  # read first, measured, and for the run
+            tiny.save("b.pt", 99, step=10)
+        return read(self, path)
+
+    monkeypatch.setattr(Source, "read", changing)
+    with pytest.raises(InputError, match=r"^b\.pt changed while it was being measured"):
+        probe(["a.pt", "b.pt"], [Samples(), Learning()], "run.h5")
+    assert len(seen) == 5
+
+
+def test_checkpoints_without_a_step_come_last_by_the_numbers_in_their_names():
+    ordered = [
+        (0, "w99.pt"),
+        (7, "w1.pt"),
+        (None, "a.pt"),
+        (None, "w1.pt"),
+        (None, "w1²2.pt"),  # a digit for Unicode, and no number
+        (None, "w02.pt"),  # equal numbers go by the text
+        (None, "w2.pt"),
+        (None, "w10.pt"),
+    ]
+    for shuffled in (ordered[::-1], ordered[1::2] + ordered[::2]):
+        assert sorted(shuffled, key=lambda each: place_in_run(*each)) == ordered
 
 
 # ---------------------------------------------------------------------- screen and notebook

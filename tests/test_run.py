@@ -297,6 +297,24 @@ def test_masked_samples_are_in_no_group(command, descent):
     assert plot(["masked.h5", "-o", "figures"]) == 0
 
 
+def test_a_sample_is_learnt_that_gains_a_twentieth_of_the_scale():
+    """Targets of -1 and 1 have a variance of 1: gains of 0.051 are learnt, of 0.049 are not."""
+    x, y = torch.zeros(4, 1), torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
+    losses = np.array([[1.0, 1.0, 2.0, 2.0], [0.949, 0.951, 1.949, 1.951]])
+    about = {"accuracy": ("sample", np.full(4, np.nan)), "weight": ("sample", np.ones(4))}
+    rows = [xr.Dataset({"loss": ("sample", each)} | about) for each in losses]
+    run = Run((0, 10), ("a", "b"), stored=lambda name, place: rows[place])
+    problem = Problem(nn.Linear(1, 1), nn.MSELoss(), [(x, y)])
+    found = Learning().measure(problem, lambda *_: None, History(run=run)).dataset
+    np.testing.assert_array_equal(found.learnt.values, [10, np.nan, 10, np.nan])
+    assert str(found.criterion.values) == "half of its gain, of at least 0.05"
+
+
+def test_a_run_has_its_steps_for_an_axis_or_where_one_is_unknown_the_places():
+    assert Run((5, 7, 20), ("a", "b", "c")).positions.tolist() == [5, 7, 20]
+    assert Run((5, 7, None), ("a", "b", "c")).positions.tolist() == [0, 1, 2]
+
+
 def test_learning_without_anything_told(command, tiny):
     ran = command("a.pt", "b.pt", "c.pt", "--samples")
     assert (ran.status, ran.err) == (0, "")

@@ -37,6 +37,13 @@ class Point(nn.Module):
         self.at = nn.Parameter(torch.as_tensor(at, dtype=torch.float64))
 
 
+class Transposed(nn.Module):
+    """Classes before tokens, as cross-entropy takes them."""
+
+    def forward(self, logits):
+        return logits.transpose(1, 2)
+
+
 def of(function, at, samples=4):
     """The problem of a function of the parameters that is the same for every sample, at a point."""
     fn = lambda model, batch: function(model.at) * torch.ones(len(batch), dtype=torch.float64)  # noqa: E731
@@ -133,6 +140,26 @@ def test_samples_make_the_loss():
     mean = (found.sample_weights[:, None] * found.sample_losses).sum(0) / found.sample_weights.sum()
     assert found.sample_losses.shape == (30, 5)
     assert np.abs(mean - found.losses).max() < 1e-12
+
+
+def test_a_samples_loss_is_the_mean_of_its_own_terms():
+    """Of 1, 3, 5 and no term: F.cross_entropy of each sample alone is the same mean, whatever the others have."""
+    torch.manual_seed(0)
+    tokens, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 6, (4, 5))
+    for sample, terms in enumerate((1, 3, 5, 0)):
+        targets[sample, terms:] = -100
+    model = nn.Sequential(nn.Linear(3, 6), Transposed()).double()
+    problem = Problem(model, nn.CrossEntropyLoss(), [(tokens, targets)])
+    direction = gaussian(problem, 0, normalisation="none")
+    found = line(problem, direction, positions(-1, 1, 3), model=False)
+    assert found.sample_weights.tolist() == [1, 3, 5, 0]
+    for index, position in enumerate(found.positions):
+        vector = problem.vector + position * direction.vector
+        weight, bias = vector[:18].reshape(6, 3), vector[18:]
+        logits = (tokens @ weight.T + bias).transpose(1, 2)
+        alone = [float(nn.functional.cross_entropy(logits[i : i + 1], targets[i : i + 1])) for i in range(3)]
+        assert found.sample_losses[:3, index] == pytest.approx(alone, rel=1e-12)
+    assert np.isnan(found.sample_losses[3]).all()
 
 
 def test_the_model_is_as_before_bit_for_bit():
@@ -260,6 +287,13 @@ def test_positions_are_symmetric_where_their_ends_are():
     assert list(positions(0, 1, 3)) == [0, 0.5, 1]
 
 
+def test_each_side_has_as_many_positions_as_its_length_takes():
+    """Where whole numbers of points allow it, unequal sides have one spacing."""
+    for low, high in ((-1.0, 3.0), (-3.0, 1.0)):
+        np.testing.assert_allclose(positions(low, high, 41), np.linspace(low, high, 41), atol=1e-15)
+    assert list(positions(-1e-9, 1, 5)) == [-1e-9, 0, 1 / 3, 2 / 3, 1], "and no side is without any"
+
+
 @pytest.mark.parametrize("bad", [(1, 2, 5), (0, 0, 5), (-1, math.inf, 5), (1, -1, 5), (-1, 1, 2), (math.nan, 1, 5)])
 def test_positions_that_make_no_slice_are_refused(bad):
     with pytest.raises(InputError):
@@ -279,6 +313,19 @@ def test_ends_are_where_the_loss_has_risen(scale):
     found = find_extent(walls, ONE, rise=1.0)
     assert -found.low / scale == pytest.approx(1.0, rel=0.1)
     assert found.high / scale == pytest.approx(1 / 3, rel=0.1)
+
+
+def test_by_default_the_loss_rises_by_itself_or_by_a_tenth_of_its_scale():
+    """A line of slope 1 + t fitted to y = x of variance 2.5: its loss 2.5 t^2 has risen by 0.25 at the root of 0.1."""
+    x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]], dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.ones_(model.weight)
+    found = find_extent(Problem(model, nn.MSELoss(), [(x, x)]), ONE)
+    assert found.rise == pytest.approx(0.25, rel=1e-12)
+    for end in (-found.low, found.high):
+        assert math.sqrt(0.1) <= end <= 1.1 * math.sqrt(0.1)
+    nn.init.zeros_(model.weight)
+    assert find_extent(Problem(model, nn.MSELoss(), [(x, x)]), ONE).rise == pytest.approx(2.5, rel=1e-12)
 
 
 def test_a_side_that_does_not_rise_says_so():

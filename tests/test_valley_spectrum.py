@@ -143,6 +143,32 @@ def test_where_sampling_explains_all_curvature_there_is_no_valley_to_be_cut_out(
     assert any("no valley, as no eigenvalue lies above" in str(line) for line in valley.show(row))
 
 
+@pytest.mark.parametrize(("slope", "depth"), [(0.4, 1.6), (0.0, 0.25)])
+def test_the_depth_is_what_was_learnt_and_profiles_go_to_shares_of_it_on_both_sides(slope, depth):
+    """A line of this slope fitted to y = x: the variance 2.5 less the loss 2.5 (1 - slope)^2, or a tenth of 2.5."""
+    x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]] * 4, dtype=torch.float64)
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, slope)
+    row = Valley(k=1, points=7).measure(Problem(model, nn.MSELoss(), [(x, x)]), lambda *_: None, History()).dataset
+    assert float(row.natural_scale) == pytest.approx(2.5, rel=1e-12)
+    assert float(row.depth) == pytest.approx(depth, rel=1e-12)
+    off = 1 - slope
+    for share, ends in zip(row.height_share.values, row.end.values[0], strict=True):
+        # 2.5 (off - t)^2 has risen by share * depth where |off - t| is the root of this; an end is within a tenth.
+        far = np.sqrt(off**2 + share * depth / 2.5)
+        for end, exact in zip(np.sort(np.abs(ends)), (far - off, far + off), strict=True):
+            assert exact * (1 - 1e-9) <= end <= 1.1 * exact
+        assert ends[0] < 0 < ends[1]
+
+
+def test_a_side_on_which_nothing_rises_goes_ten_times_as_far_as_the_other():
+    """1 + relu(w)^2, which rises to the right alone."""
+    losses = lambda model, batch: batch * (1 + torch.relu(model.w) ** 2)  # noqa: E731
+    _, row = measured(losses, torch.ones(16).double(), points=7)
+    for low, high in np.sort(np.abs(row.end.values[0]), axis=1):
+        assert high == pytest.approx(10 * low, rel=1e-12)
+
+
 def test_a_valley_without_depth_or_samples_is_refused():
     zero = lambda model, batch: 0 * batch * model.w**2  # noqa: E731
     with pytest.raises(InputError, match="no depth"):
