@@ -557,6 +557,56 @@ def test_a_finished_record_is_shown_again(out: Path) -> None:
     assert out.read_bytes() == before
 
 
+@pytest.fixture
+def read_only(out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call it, and the file system of `out` is read-only: for the superuser too, whom permissions don't stop."""
+
+    def refusing(call: Any, writes: Any = lambda *_: True) -> Any:
+        def guarded(path: Any, *args: Any, **options: Any) -> Any:
+            inside = isinstance(path, str | Path) and Path(path).is_relative_to(out.parent)
+            if inside and writes(*args, *options.values()):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return call(path, *args, **options)
+
+        return guarded
+
+    def mount() -> None:
+        for name in ("mkdir", "unlink", "rmdir", "replace", "rename"):
+            monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+        to_write = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        monkeypatch.setattr(os, "open", refusing(os.open, lambda flags, *_: flags & to_write))
+        monkeypatch.setattr("io.open", refusing(open, lambda mode="r", *_: set(mode) & set("wax+")))
+
+    return mount
+
+
+@pytest.mark.parametrize("leftovers", ["none", "parts", "folder"])
+def test_a_finished_record_is_shown_where_nothing_can_be_written(out: Path, read_only: Any, leftovers: str) -> None:
+    before = write(out, make_request()).read_bytes()
+    parts = out.with_name("out.h5.parts")
+    if leftovers == "folder":
+        parts.mkdir()
+    elif leftovers == "parts":  # of a run that was ended between the rename and their removal
+        shutil.copytree(interrupted(out.with_name("b.h5"), make_request(), 3), parts)
+    there = sorted(os.listdir(out.parent))
+    read_only()
+    with pytest.raises(OSError, match="Read-only"):
+        (out.parent / "a").write_text("")
+    with RecordWriter(out, make_request()) as writer:
+        assert writer.finished
+        assert writer.done("hessian", SHA[2])
+    assert out.read_bytes() == before
+    assert sorted(os.listdir(out.parent)) == there
+    for request, options in ((make_request(), {"overwrite": True}), (make_request(shas=SHA[:4]), {"append": True})):
+        refused(lambda request=request, options=options: RecordWriter(out, request, **options), "Read-only file system")
+
+
+def test_an_unfinished_record_is_refused_where_nothing_can_be_written(out: Path, read_only: Any) -> None:
+    interrupted(out, make_request(), 2)
+    read_only()
+    refused(lambda: RecordWriter(out, make_request()), "cannot be written (Read-only file system)", "name another file")
+
+
 OTHER = make_request(hessian=HESSIAN | {"k": 10})
 
 
@@ -705,6 +755,43 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_parts(out: Path, inside: 
     refused(lambda: RecordWriter(out, make_request(), overwrite=True), str(parts))
     assert parts.exists()
     refused(lambda: open_record(out), str(parts))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, append: bool) -> None:
+    request = make_request(shas=SHA[2:5]) if append else make_request()
+    if append:
+        write(out, make_request(shas=SHA[:2]))
+    whole = shutil.copytree(tmp_path, tmp_path / "whole") / "out.h5"
+    parts = interrupted(out, request, 2, append=append)
+    before = json.loads((parts / "request.json").read_text())
+    (parts / "request.json").unlink()
+    with open_record(parts) as tree:
+        assert len(tree["hessian"]["step"]) == 2
+    refused(lambda: RecordWriter(out, OTHER), "k is 3 there and 10 here")
+    with RecordWriter(out, request, append=append) as writer:
+        assert [writer.done(*unit) for unit in request.units] == [True, True, False]
+        number = SHA.index(request.units[2][1])
+        writer.add("hessian", hessian(number), provenance(number))
+        after = json.loads((parts / "request.json").read_text())
+    assert before.pop("created") <= after.pop("created")
+    assert after == before
+    assert not parts.exists()
+    assert_same(content(out), content(write(whole, request, append=append)))
+
+
+def test_parts_that_do_not_tell_what_was_asked_for(out: Path) -> None:
+    parts = interrupted(out, make_request(), 2)
+    (parts / "request.json").unlink()
+    other = interrupted(out.with_name("b.h5"), OTHER, 1)
+    for path in other.glob("*.h5"):
+        shutil.copy(path, parts / "other.h5")
+    refused(lambda: RecordWriter(out, make_request()), "parts are of several requests; move it out of the way")
+    for path in parts.glob("*.h5"):
+        path.write_bytes(b"damaged")
+    before = sorted(os.listdir(parts))
+    refused(lambda: RecordWriter(out, make_request()), "no part can be read", "move it out of the way")
+    assert sorted(os.listdir(parts)) == before
 
 
 def test_files_of_the_user_among_the_parts_are_kept(out: Path) -> None:
