@@ -26,10 +26,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landscape.errors import InputError
-from landscape.record import RecordWriter, Request, open_record, read_provenance, read_request
-from landscape.record.hdf5 import is_scale
-from landscape.record.merge import blocks
+from landscape.record import RecordWriter, Request, join_records, open_record, read_provenance, read_request
+from landscape.record.hdf5 import Row, is_scale
+from landscape.record.merge import blocks, merge, write_unit
 from landscape.record.request import to_json
+from landscape.record.schema import unit_of
 
 ROOT = Path(__file__).parents[1]
 SHA = [digit * 64 for digit in "0123456789abcdef"]
@@ -543,6 +544,69 @@ def test_an_incomplete_record_cannot_be_finished(out: Path) -> None:
         with pytest.raises(RuntimeError, match="2 units are missing"):
             writer.finish()
     assert not out.exists()
+
+
+# Records of several
+
+
+def opens(records: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are opened while records are joined, each as often as it is."""
+    opened: list[str] = []
+
+    class Counting(h5py.File):
+        def __init__(self, name: Any, mode: str = "r", **options: Any) -> None:
+            opened.append(Path(name).name)
+            super().__init__(name, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", Counting)
+        join_records(records, out)
+    return opened
+
+
+def test_joining_opens_each_file_a_few_times_and_not_for_each_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two groups and 6 rows each: whether it opens, what it has, and once a group for the copy."""
+    shas = [SHA[1:7], SHA[7:13]]
+    records = [write(tmp_path / f"{n}.h5", make_request(shas=each, loss={})) for n, each in enumerate(shas)]
+    opened = opens(records, tmp_path / "both.h5", monkeypatch)
+    assert [opened.count(path.name) for path in records] == [4, 4]
+    assert opened.count("scratch") == 2  # whether a layout can be written is tried once for all rows of it
+    whole = write(tmp_path / "whole.h5", make_request(shas=SHA[1:13], loss={}))
+    assert_same(content(tmp_path / "both.h5"), content(whole))
+
+
+def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
+    """Files in turns, one with rows of two lengths, against one record of all."""
+    lengths = {1: 3, 2: 2, 3: 3, 4: 4}
+    requests = {"even": [2, 4], "odd": [1, 3], "whole": [1, 2, 3, 4]}
+    for name, numbers in requests.items():
+        with RecordWriter(tmp_path / name, make_request(shas=[SHA[n] for n in numbers])) as writer:
+            for number in numbers:
+                writer.add("hessian", hessian(number, lengths[number]), provenance(number))
+    join_records([tmp_path / "odd", tmp_path / "even"], tmp_path / "both")
+    assert_same(content(tmp_path / "both"), content(tmp_path / "whole"))
+
+
+# The size of a record
+
+
+def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> None:
+    """Four times the checkpoints are four times the bytes, with a tenth for the heaps of HDF5."""
+    sizes = []
+    for count in (100, 400):
+        numbered = [f"{number:064x}" for number in range(count)]
+        rows = {}
+        request = Request.every({"loss": {}}, numbered, COMMON)
+        for number, sha in enumerate(numbered):
+            checkpoint = {"path": f"runs/step_{number}.pt", "sha256": sha, "step": number}
+            unit = unit_of(loss(number), provenance(0, settings={}, notes=["a note"]) | {"checkpoint": checkpoint})
+            rows["loss", sha] = Row(tmp_path / f"{sha}.part", 0)
+            write_unit(rows["loss", sha].path, Request.every({"loss": {}}, [sha], COMMON), "loss", unit)
+        merge(tmp_path / f"{count}.h5", request, rows)
+        sizes.append((tmp_path / f"{count}.h5").stat().st_size)
+    assert sizes[1] / sizes[0] < 4.4
 
 
 # Records that are there already

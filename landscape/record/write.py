@@ -12,7 +12,7 @@ from typing import Any, Self
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import layout_in, opened, provenance_in, readable, survey
+from landscape.record.hdf5 import contents_of, members_of, opened, provenance_in, readable, survey
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.read import row_at
@@ -242,4 +242,4 @@ def _unwritable(record: Path, parts: Path) -> InputError | None:
 
 def _layout_at(path: Path, measurement: str) -> Layout:
     with opened(path) as file, readable(path):
-        return layout_in(file[measurement])
+        return contents_of(members_of(file[measurement])).layout
