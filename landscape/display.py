@@ -13,6 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+# Frames hold together in a font whose letters are of one width, with lines that touch.
+_FRAME = (
+    '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
+    "font-family:Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace\">{code}</pre>"
+)
+
 
 class Summarised(ABC):
     """A result that says in a few lines what it is, on a screen and in a notebook; its repr has all its numbers."""
@@ -64,7 +70,8 @@ def rounded_up(bound: float, digits: int) -> str:
 
 def mimebundle(renderable: Any) -> dict[str, str]:
     """A rich renderable as plain text and as HTML, for a notebook."""
-    console = Console(record=True, file=io.StringIO(), width=100)
+    # Not rich's own way in a notebook, which shows what is printed at once: a second time.
+    console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
     console.print(renderable)
-    html = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>", clear=False)
+    html = console.export_html(inline_styles=True, code_format=_FRAME, clear=False)
     return {"text/plain": console.export_text(), "text/html": html}

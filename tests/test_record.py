@@ -26,11 +26,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from landscape.errors import InputError
-from landscape.record import RecordWriter, Request, open_record, read_provenance, read_request
-from landscape.record.hdf5 import is_scale
+from landscape.record import RecordWriter, Request, join_records, open_record, read_provenance, read_request
+from landscape.record.hdf5 import Row, is_scale
 from landscape.record.heaps import has_endless_heap
-from landscape.record.merge import blocks
+from landscape.record.merge import blocks, merge, write_unit
 from landscape.record.request import to_json
+from landscape.record.schema import unit_of
 
 ROOT = Path(__file__).parents[1]
 SHA = [digit * 64 for digit in "0123456789abcdef"]
@@ -546,6 +547,69 @@ def test_an_incomplete_record_cannot_be_finished(out: Path) -> None:
     assert not out.exists()
 
 
+# Records of several
+
+
+def opens(records: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that are opened while records are joined, each as often as it is."""
+    opened: list[str] = []
+
+    class Counting(h5py.File):
+        def __init__(self, name: Any, mode: str = "r", **options: Any) -> None:
+            opened.append(Path(name).name)
+            super().__init__(name, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(h5py, "File", Counting)
+        join_records(records, out)
+    return opened
+
+
+def test_joining_opens_each_file_a_few_times_and_not_for_each_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two groups and 6 rows each: whether it opens, what it has, and once a group for the copy."""
+    shas = [SHA[1:7], SHA[7:13]]
+    records = [write(tmp_path / f"{n}.h5", make_request(shas=each, loss={})) for n, each in enumerate(shas)]
+    opened = opens(records, tmp_path / "both.h5", monkeypatch)
+    assert [opened.count(path.name) for path in records] == [4, 4]
+    assert opened.count("scratch") == 2  # whether a layout can be written is tried once for all rows of it
+    whole = write(tmp_path / "whole.h5", make_request(shas=SHA[1:13], loss={}))
+    assert_same(content(tmp_path / "both.h5"), content(whole))
+
+
+def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
+    """Files in turns, one with rows of two lengths, against one record of all."""
+    lengths = {1: 3, 2: 2, 3: 3, 4: 4}
+    requests = {"even": [2, 4], "odd": [1, 3], "whole": [1, 2, 3, 4]}
+    for name, numbers in requests.items():
+        with RecordWriter(tmp_path / name, make_request(shas=[SHA[n] for n in numbers])) as writer:
+            for number in numbers:
+                writer.add("hessian", hessian(number, lengths[number]), provenance(number))
+    join_records([tmp_path / "odd", tmp_path / "even"], tmp_path / "both")
+    assert_same(content(tmp_path / "both"), content(tmp_path / "whole"))
+
+
+# The size of a record
+
+
+def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> None:
+    """Four times the checkpoints are four times the bytes, with a tenth for the heaps of HDF5."""
+    sizes = []
+    for count in (100, 400):
+        numbered = [f"{number:064x}" for number in range(count)]
+        rows = {}
+        request = Request.every({"loss": {}}, numbered, COMMON)
+        for number, sha in enumerate(numbered):
+            checkpoint = {"path": f"runs/step_{number}.pt", "sha256": sha, "step": number}
+            unit = unit_of(loss(number), provenance(0, settings={}, notes=["a note"]) | {"checkpoint": checkpoint})
+            rows["loss", sha] = Row(tmp_path / f"{sha}.part", 0)
+            write_unit(rows["loss", sha].path, Request.every({"loss": {}}, [sha], COMMON), "loss", unit)
+        merge(tmp_path / f"{count}.h5", request, rows)
+        sizes.append((tmp_path / f"{count}.h5").stat().st_size)
+    assert sizes[1] / sizes[0] < 4.4
+
+
 # Records that are there already
 
 
@@ -556,6 +620,56 @@ def test_a_finished_record_is_shown_again(out: Path) -> None:
     assert writer.done("hessian", SHA[2])
     assert writer.finish() == out
     assert out.read_bytes() == before
+
+
+@pytest.fixture
+def read_only(out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call it, and the file system of `out` is read-only: for the superuser too, whom permissions don't stop."""
+
+    def refusing(call: Any, writes: Any = lambda *_: True) -> Any:
+        def guarded(path: Any, *args: Any, **options: Any) -> Any:
+            inside = isinstance(path, str | Path) and Path(path).is_relative_to(out.parent)
+            if inside and writes(*args, *options.values()):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return call(path, *args, **options)
+
+        return guarded
+
+    def mount() -> None:
+        for name in ("mkdir", "unlink", "rmdir", "replace", "rename"):
+            monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+        to_write = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+        monkeypatch.setattr(os, "open", refusing(os.open, lambda flags, *_: flags & to_write))
+        monkeypatch.setattr("io.open", refusing(open, lambda mode="r", *_: set(mode) & set("wax+")))
+
+    return mount
+
+
+@pytest.mark.parametrize("leftovers", ["none", "parts", "folder"])
+def test_a_finished_record_is_shown_where_nothing_can_be_written(out: Path, read_only: Any, leftovers: str) -> None:
+    before = write(out, make_request()).read_bytes()
+    parts = out.with_name("out.h5.parts")
+    if leftovers == "folder":
+        parts.mkdir()
+    elif leftovers == "parts":  # of a run that was ended between the rename and their removal
+        shutil.copytree(interrupted(out.with_name("b.h5"), make_request(), 3), parts)
+    there = sorted(os.listdir(out.parent))
+    read_only()
+    with pytest.raises(OSError, match="Read-only"):
+        (out.parent / "a").write_text("")
+    with RecordWriter(out, make_request()) as writer:
+        assert writer.finished
+        assert writer.done("hessian", SHA[2])
+    assert out.read_bytes() == before
+    assert sorted(os.listdir(out.parent)) == there
+    for request, options in ((make_request(), {"overwrite": True}), (make_request(shas=SHA[:4]), {"append": True})):
+        refused(lambda request=request, options=options: RecordWriter(out, request, **options), "Read-only file system")
+
+
+def test_an_unfinished_record_is_refused_where_nothing_can_be_written(out: Path, read_only: Any) -> None:
+    interrupted(out, make_request(), 2)
+    read_only()
+    refused(lambda: RecordWriter(out, make_request()), "cannot be written (Read-only file system)", "name another file")
 
 
 OTHER = make_request(hessian=HESSIAN | {"k": 10})
@@ -706,6 +820,43 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_parts(out: Path, inside: 
     refused(lambda: RecordWriter(out, make_request(), overwrite=True), str(parts))
     assert parts.exists()
     refused(lambda: open_record(out), str(parts))
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, append: bool) -> None:
+    request = make_request(shas=SHA[2:5]) if append else make_request()
+    if append:
+        write(out, make_request(shas=SHA[:2]))
+    whole = shutil.copytree(tmp_path, tmp_path / "whole") / "out.h5"
+    parts = interrupted(out, request, 2, append=append)
+    before = json.loads((parts / "request.json").read_text())
+    (parts / "request.json").unlink()
+    with open_record(parts) as tree:
+        assert len(tree["hessian"]["step"]) == 2
+    refused(lambda: RecordWriter(out, OTHER), "k is 3 there and 10 here")
+    with RecordWriter(out, request, append=append) as writer:
+        assert [writer.done(*unit) for unit in request.units] == [True, True, False]
+        number = SHA.index(request.units[2][1])
+        writer.add("hessian", hessian(number), provenance(number))
+        after = json.loads((parts / "request.json").read_text())
+    assert before.pop("created") <= after.pop("created")
+    assert after == before
+    assert not parts.exists()
+    assert_same(content(out), content(write(whole, request, append=append)))
+
+
+def test_parts_that_do_not_tell_what_was_asked_for(out: Path) -> None:
+    parts = interrupted(out, make_request(), 2)
+    (parts / "request.json").unlink()
+    other = interrupted(out.with_name("b.h5"), OTHER, 1)
+    for path in other.glob("*.h5"):
+        shutil.copy(path, parts / "other.h5")
+    refused(lambda: RecordWriter(out, make_request()), "parts are of several requests; move it out of the way")
+    for path in parts.glob("*.h5"):
+        path.write_bytes(b"damaged")
+    before = sorted(os.listdir(parts))
+    refused(lambda: RecordWriter(out, make_request()), "no part can be read", "move it out of the way")
+    assert sorted(os.listdir(parts)) == before
 
 
 def test_files_of_the_user_among_the_parts_are_kept(out: Path) -> None:

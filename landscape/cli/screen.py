@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 
 from landscape.wording import printable
@@ -20,28 +22,61 @@ if TYPE_CHECKING:
     from landscape.closed_forms import Compared
     from landscape.crosscheck import CrossCheck
     from landscape.measure import Result
-    from landscape.measurements import Measurement
+    from landscape.measurements import Measurement as Asked
 
 
 _WIDTH_OF_FILES = 120  # where there is no terminal to ask, so that names of layers aren't folded
 
 
 class _Screen(Console):
-    """Standard output: what is printed is text, not markup; a line is never wrapped, so that it can be copied."""
+    """Standard output: what is printed is text, not markup, and words are whole.
+
+    In a notebook too, where rich would show each line as a result of its own.
+    """
 
     def __init__(self) -> None:
-        width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-        super().__init__(highlight=False, markup=False, emoji=False, width=width)
+        self._read_by_a_person = sys.stdout.isatty()
+        width = None if self._read_by_a_person else _WIDTH_OF_FILES
+        super().__init__(highlight=False, markup=False, emoji=False, width=width, force_jupyter=False)
 
     def line_of(self, text: str, style: str | None = None) -> None:
+        """A line that is never broken, so that it can be copied: a path, JSON."""
         self.print(printable(text), style=style, soft_wrap=True)
+
+    def sentence(self, text: str, style: str | None = None) -> None:
+        """A line that is broken between words at a terminal's width, which would break it within them."""
+        width = self.width if self._read_by_a_person else sys.maxsize
+        for line in printable(text).split("\n"):
+            for part in textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) or [""]:
+                self.line_of(part, style)
+
+    def table(self, table: Table) -> None:
+        """A table that breaks its cells between words alone; without a frame, and past the edge, where it must be."""
+        cells = [[self._size(cell) for cell in (column.header, *column.cells)] for column in table.columns]
+        whole = [max(cell.maximum for cell in column) for column in cells]
+        for column, sizes in zip(table.columns, cells, strict=True):
+            column.width = max(cell.minimum for cell in sizes)
+        if self._size(table).minimum > self.width:
+            table.box, table.padding, table.pad_edge = None, (0, 1, 0, 0), False
+        for _ in range(self.width - self._size(table).minimum):  # to the columns that lack most
+            lacking, column = max(
+                ((most - (column.width or 0), column) for most, column in zip(whole, table.columns, strict=True)),
+                key=lambda each: each[0],
+            )
+            column.width = (column.width or 0) + (lacking > 0)
+        table.width = self._size(table).minimum
+        self.print(table, crop=False)
+
+    def _size(self, item: RenderableType) -> Measurement:
+        """The width of the longest word of an item, and of all of it on one line, however wide the screen is."""
+        return self.measure(item, options=self.options.update(width=sys.maxsize))
 
     def on_broken_pipe(self) -> None:
         """Leave it to whoever prints; rich would end the process."""
         raise  # noqa: PLE0704 - called while it is handled
 
 
-def print_tables(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
+def print_tables(result: Result, measurements: Sequence[Asked], peers: Sequence[CrossCheck]) -> None:
     """A block for each checkpoint, and where the record is."""
     screen = _Screen()
     shown = [
@@ -51,20 +86,23 @@ def print_tables(result: Result, measurements: Sequence[Measurement], peers: Seq
         step = "" if row.step is None else f", step {row.step}"
         screen.line_of(f"\n{row.path}{step}", "bold")
         for note in row.notes:
-            screen.line_of(f"note: {note}", "dim")
+            screen.sentence(f"note: {note}", "dim")
         for item in items:
-            screen.print(item, soft_wrap=isinstance(item, str))
+            if isinstance(item, Table):
+                screen.table(item)
+            else:
+                screen.sentence(str(item))
         if peer is not None:
-            screen.print(_crosscheck_table(row.data["hessian"], peer))
+            screen.table(_crosscheck_table(row.data["hessian"], peer))
         for line in row.shortfalls:
-            screen.line_of(f"NOT CONVERGED: {line}", "bold red")
+            screen.sentence(f"NOT CONVERGED: {line}", "bold red")
     stored = "measured" if result.measured else "was there already, nothing measured"
     screen.line_of(f"\nRecord: {result.path} ({stored})")
     if len(measurements) == 1:
-        screen.line_of("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")
+        screen.sentence("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")
 
 
-def print_json(result: Result, measurements: Sequence[Measurement], peers: Sequence[CrossCheck]) -> None:
+def print_json(result: Result, measurements: Sequence[Asked], peers: Sequence[CrossCheck]) -> None:
     """One object with a row for each checkpoint."""
     rows = [
         {
@@ -88,7 +126,7 @@ def print_compared(compared: Sequence[Compared]) -> None:
             each.case, each.quantity, f"{each.error:.1e}", f"{each.allowed:.1e}", "yes" if each.right else "NO"
         )
     screen = _Screen()
-    screen.print(table)
+    screen.table(table)
     wrong = sum(not each.right for each in compared)
     screen.line_of(f"{wrong} of {len(compared)} are WRONG on this machine" if wrong else "all as in closed form")
 

@@ -160,12 +160,15 @@ class TopEigenpairs(OfMatrix):
             f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
             *_of_rounding(row),
         ]
-        if told.get("memory"):
+        if (told.get("memory") or 0) >= _WORTH_TELLING:
             basis = f", the Lanczos basis {told['basis']}" if told.get("basis") else ""
             lines.append(f"memory beyond model and data: {amount(told['memory'])}{basis}")
         if "overlap" in row and row.overlap.notnull():
             lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
         return lines
+
+
+_WORTH_TELLING = 1e6  # bytes of memory
 
 
 def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 import xarray as xr
 from rich.console import RenderableType
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from landscape.curvature.route import Route
@@ -85,7 +85,7 @@ class Layers(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A table of all layers."""
-        table = Table(Column("layer", overflow="fold"), "size", "top eigenvalue", "trace (95 %)", "converged")
+        table = Table("layer", "size", "top eigenvalue", "trace (95 %)", "converged")
         for column in table.columns[1:4]:
             column.justify = "right"
         for i in range(row.sizes["layer"]):

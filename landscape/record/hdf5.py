@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from landscape.errors import InputError
 from landscape.record.heaps import has_endless_heap
@@ -28,11 +29,46 @@ _UNWRITTEN_BYTES = 2**26  # of rows that are padding alone
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What a group is made of.
+
+    Attributes:
+        layout: of its units: without the checkpoint dimension, and without what padding added.
+        sizes: of each dimension, padding included.
+        shorter: the true length in each row, of the dimensions in which rows differ.
+    """
+
+    layout: Layout
+    sizes: dict[str, int]
+    shorter: dict[str, NDArray[Any]]
+
+    def lengths(self, position: int) -> dict[str, int]:
+        """The true length of each dimension in one row."""
+        return {
+            dim: int(self.shorter[dim][position]) if dim in self.shorter else size for dim, size in self.sizes.items()
+        }
+
+
+@dataclass(frozen=True)
 class Row:
-    """Where a unit is: the file, and the position in its group."""
+    """Where a unit is: the file, and the position in its group; and what the group is made of, if somebody looked."""
 
     path: Path
     position: int
+    contents: Contents | None = None
+
+
+@dataclass(frozen=True)
+class Members:
+    """The variables of a group, each opened once: that is most of what reading a record of one row takes.
+
+    Attributes:
+        scales: of dimensions.
+        variables: the others.
+    """
+
+    scales: dict[str, h5py.Dataset]
+    variables: dict[str, h5py.Dataset]
 
 
 @contextmanager
@@ -88,30 +124,33 @@ def check_structure(file: h5py.File) -> None:
     Raises:
         ValueError: the file has such a thing.
     """
-    _refuse_unwritten(file, sum(check_group(file, name) for name in file))
+    _refuse_unwritten(file, sum(_bytes(check_group(file, name)) for name in file))
 
 
-def check_group(file: h5py.File, name: str) -> int:
+def check_group(file: h5py.File, name: str) -> Members:
     """The same of one group.
 
     Returns:
-        The bytes of its variables.
+        Its variables.
     """
-    _check_member(file, name, h5py.Group)
-    group = file[name]
-    for each in group:
-        _check_member(group, each, h5py.Dataset)
-    rows, size = len(group["sha256"]), 0
-    for data in group.values():
+    group = _member(file, name, h5py.Group)
+    members = _sorted_out({each: _member(group, each, h5py.Dataset) for each in group})
+    rows = len((members.variables | members.scales)["sha256"])
+    for data in (*members.scales.values(), *members.variables.values()):
         if data.dtype.kind not in "biuf" and not h5py.check_string_dtype(data.dtype):
             raise ValueError(f"{data.name} has a type that no record has")
-        if not is_scale(data) and (not data.shape or data.shape[0] != rows):
-            raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
         if data.is_virtual or data.external:
             raise ValueError(f"{data.name} has its data in another file")
-        size += 0 if _is_no_coordinate(data) else data.nbytes
-    _refuse_unwritten(file, size)
-    return size
+    for data in members.variables.values():
+        if not data.shape or data.shape[0] != rows:
+            raise ValueError(f"{data.name} hasn't a row for each of {rows} checkpoints")
+    _refuse_unwritten(file, _bytes(members))
+    return members
+
+
+def _bytes(members: Members) -> int:
+    read = [*members.variables.values(), *(each for each in members.scales.values() if not _is_no_coordinate(each))]
+    return sum(data.nbytes for data in read)
 
 
 def _refuse_unwritten(file: h5py.File, size: int) -> None:
@@ -119,21 +158,24 @@ def _refuse_unwritten(file: h5py.File, size: int) -> None:
         raise ValueError("its variables are said to be larger than the file")
 
 
-def _check_member(group: h5py.Group, name: str, kind: type) -> None:
+def _member(group: h5py.Group, name: str, kind: type) -> Any:
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"{name} is a link to elsewhere")  # noqa: TRY004
-    if group.get(name, getclass=True) is not kind:
-        raise ValueError(f"{name} is no {kind.__name__.lower()}")
+    member = group[name]
+    if not isinstance(member, kind):
+        raise ValueError(f"{name} is no {kind.__name__.lower()}")  # noqa: TRY004
+    return member
 
 
 def is_scale(data: h5py.Dataset) -> bool:
     """Whether it is a dimension's scale, from the attribute itself: HDF5's own function crashes on a damaged one."""
-    return data.attrs.get("CLASS") in (b"DIMENSION_SCALE", "DIMENSION_SCALE")
+    attrs = data.attrs
+    return "CLASS" in attrs and attrs["CLASS"] in (b"DIMENSION_SCALE", "DIMENSION_SCALE")
 
 
 def _is_no_coordinate(data: h5py.Dataset) -> bool:
-    """Whether it is a dimension alone: never written, and never read."""
-    return is_scale(data) and data.attrs["NAME"].decode().startswith(_NO_COORDINATE)
+    """Whether a scale is a dimension alone: never written, and never read."""
+    return bool(data.attrs["NAME"].decode().startswith(_NO_COORDINATE))
 
 
 def header(request: Request) -> dict[str, Any]:
@@ -179,8 +221,9 @@ def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
             for name, group in file.items()
             for position, sha in enumerate(group["sha256"].asstr()[:])
         }
-        for (name, _), row in rows.items():
-            provenance_in(file[name], row.position)
+        for name in file:
+            for each in file[name]["provenance"].asstr()[:]:
+                told_in(each)
     return request, rows
 
 
@@ -189,20 +232,32 @@ def write_header(file: h5py.File, request: Request) -> None:
     file.attrs.update(header(request) | {"request": to_json(request.plain())})
 
 
-def layout_in(group: h5py.Group) -> Layout:
-    """The layout of a group's units: without the checkpoint dimension, and without what padding added."""
+def members_of(group: h5py.Group) -> Members:
+    """The variables of a group that was checked before."""
+    return _sorted_out(dict(group.items()))
+
+
+def _sorted_out(members: dict[str, h5py.Dataset]) -> Members:
+    scales = {name: data for name, data in members.items() if is_scale(data)}
+    return Members(scales, {name: data for name, data in members.items() if name not in scales})
+
+
+def contents_of(members: Members) -> Contents:
+    """What a group is made of."""
+    scales = {dim: scale for dim, scale in members.scales.items() if dim != ROWS}
+    lengths = {length_of(dim): dim for dim in scales}
     coordinates = {
         dim: (_variable_in(scale, (dim,)), scale.asstr()[:] if h5py.check_string_dtype(scale.dtype) else scale[:])
-        for dim, scale in _dimensions(group).items()
+        for dim, scale in scales.items()
         if not _is_no_coordinate(scale)
     }
-    lengths = {length_of(dim) for dim in _dimensions(group)}
-    variables = {
-        name: _variable_in(data, _labels_in(data)[1:])
-        for name, data in group.items()
-        if not is_scale(data) and name not in lengths
-    }
-    return Layout(variables, coordinates)
+    variables, shorter = {}, {}
+    for name, data in members.variables.items():
+        if name in lengths:
+            shorter[lengths[name]] = data[:]
+        else:
+            variables[name] = _variable_in(data, _labels_in(data)[1:])
+    return Contents(Layout(variables, coordinates), {dim: len(scale) for dim, scale in scales.items()}, shorter)
 
 
 def _labels_in(data: h5py.Dataset) -> tuple[str, ...]:
@@ -215,19 +270,8 @@ def _labels_in(data: h5py.Dataset) -> tuple[str, ...]:
 
 def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
     code = "text" if h5py.check_string_dtype(data.dtype) else data.dtype.str
-    return Variable(dims, code, {key: value for key, value in data.attrs.items() if key not in _OF_HDF5})
-
-
-def _dimensions(group: h5py.Group) -> dict[str, h5py.Dataset]:
-    return {name: data for name, data in group.items() if is_scale(data) and name != ROWS}
-
-
-def lengths_in(group: h5py.Group, position: int) -> dict[str, int]:
-    """The true length of each dimension in one row."""
-    return {
-        dim: int(group[length_of(dim)][position]) if length_of(dim) in group else len(scale)
-        for dim, scale in _dimensions(group).items()
-    }
+    attrs = data.attrs
+    return Variable(dims, code, {key: attrs[key] for key in attrs if key not in _OF_HDF5})
 
 
 def create_group(file: h5py.File, name: str, layout: Layout, sizes: Mapping[str, int], rows: int) -> h5py.Group:
@@ -268,7 +312,12 @@ def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Da
 
 def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
     """How one row came to be."""
-    told: dict[str, Any] = json.loads(group["provenance"].asstr()[position])
+    return told_in(group["provenance"].asstr()[position])
+
+
+def told_in(text: str) -> dict[str, Any]:
+    """A row's provenance, from its JSON."""
+    told: dict[str, Any] = json.loads(text)
     if not {"step", "path"} <= told["checkpoint"].keys():
         raise ValueError("a row's provenance doesn't say of which checkpoint it is")
     return told
@@ -276,7 +325,7 @@ def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
 
 def write_common(group: h5py.Group) -> None:
     """Attributes of the group for what is the same in the provenance of all its rows."""
-    rows = [provenance_in(group, position) for position in range(len(group["provenance"]))]
+    rows = [told_in(each) for each in group["provenance"].asstr()[:]]
     for key, value in rows[0].items():
         if key != "checkpoint" and all(key in row and row[key] == value for row in rows):
             group.attrs[key] = _attribute(value)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import Row, opened, provenance_in, readable, survey
+from landscape.record.hdf5 import survey
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.order import place_in_run
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.request import Request, Unit
-from landscape.record.salvage import readable_rows
+from landscape.record.salvage import Readable, Salvage
 from landscape.wording import counted, listed
 
 
@@ -51,15 +51,18 @@ def join_records(
     path = followed(Path(out))
     _refuse_target(path, records, overwrite)
     with tempfile.TemporaryDirectory(prefix="landscape-record-") as folder:
+        salvage = Salvage(Path(folder))
         first, *others = map(Path, records)
-        request, rows = _finished(first, folder)
+        found = _finished(first, salvage)
+        request, rows, told = found.request, found.rows, found.told
         for record in others:
-            more, theirs = _finished(record, folder)
+            more = _finished(record, salvage)
             try:
-                request = request.union(more)
+                request = request.union(more.request)
             except InputError as error:
                 raise InputError(f"{record} doesn't go together with {first}: {error}") from error
-            rows = theirs | rows
+            for unit in more.rows.keys() - rows.keys():
+                rows[unit], told[unit] = more.rows[unit], more.told[unit]
         if lost := [unit for unit in request.units if unit not in rows]:
             whose = listed(records)
             if on_loss is None or not rows:
@@ -68,7 +71,7 @@ def join_records(
                 raise InputError(f"{whose}: damaged, {which}; {hint}")
             for name, sha in lost:
                 on_loss(f"{name} of the checkpoint {sha[:12]} cannot be read in {whose}")
-        ordered = request if lost else _by_step(request, rows)
+        ordered = request if lost else _by_step(request, told)
         parts = Parts.of(path)
         parts.hold()
         try:
@@ -97,20 +100,16 @@ def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -
     survey(path)  # what is no record isn't replaced
 
 
-def _finished(record: Path, folder: str) -> tuple[Request, dict[Unit, Row]]:
-    request, rows, damaged = readable_rows(record, Path(folder))
-    if not damaged and (missing := [unit for unit in request.units if unit not in rows]):
+def _finished(record: Path, salvage: Salvage) -> Readable:
+    found = salvage.read(record)
+    if not found.damaged and (missing := [unit for unit in found.request.units if unit not in found.rows]):
         raise InputError(f"{record} is unfinished: {counted(len(missing), 'row')} are missing; finish it first")
-    return request, rows
+    return found
 
 
-def _by_step(request: Request, rows: dict[Unit, Row]) -> Request:
+def _by_step(request: Request, told: Mapping[Unit, Mapping[str, Any]]) -> Request:
     """With the checkpoints of each measurement in their order in the run."""
-    places: dict[Unit, Any] = {}
-    for (name, sha), row in rows.items():
-        with opened(row.path) as file, readable(row.path):
-            told = provenance_in(file[name], row.position)["checkpoint"]
-            places[name, sha] = place_in_run(told["step"], told["path"])
+    places = {unit: place_in_run(each["step"], each["path"]) for unit, each in told.items()}
     ordered = {
         name: tuple(sha for _, sha in sorted(((name, sha) for sha in checkpoints), key=places.__getitem__))
         for name, checkpoints in request.checkpoints.items()

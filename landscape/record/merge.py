@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from pathlib import Path
 
 import h5py
@@ -11,11 +10,12 @@ import numpy as np
 import xarray as xr
 
 from landscape.record.hdf5 import (
+    Contents,
     Row,
+    contents_of,
     create_group,
     create_variable,
-    layout_in,
-    lengths_in,
+    members_of,
     opened,
     readable,
     write_common,
@@ -63,30 +63,50 @@ def merge(path: Path, request: Request, rows: Mapping[Unit, Row]) -> None:
 
 
 def _merge_group(file: h5py.File, name: str, rows: Sequence[Row]) -> None:
-    layouts, lengths = zip(*(_inspect(row, name) for row in rows), strict=True)
+    layout, lengths = _inspect(name, rows)
     sizes = {dim: max(each[dim] for each in lengths) for dim in lengths[0]}
-    group = create_group(file, name, reduce(Layout.join, layouts), sizes, len(rows))
-    for position, row in enumerate(rows):
-        with opened(row.path) as source:
-            _copy_row(row, source[name], group, position)
+    group = create_group(file, name, layout, sizes, len(rows))
+    targets = {variable: group[variable] for variable in layout.variables}
+    for path, places in _by_file(rows).items():
+        with opened(path) as source:
+            for variable, target in targets.items():
+                with readable(path):
+                    data = source[name][variable]
+                dims = layout.variables[variable].dims
+                for here in places:
+                    for block in blocks(tuple(lengths[here][dim] for dim in dims), data.dtype.itemsize):
+                        with readable(path):
+                            values = data[rows[here].position, *block]
+                        target[here, *block] = values
     for dim in sizes:
         _write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
 
 
-def _inspect(row: Row, name: str) -> tuple[Layout, dict[str, int]]:
-    with opened(row.path) as source, readable(row.path):
-        return layout_in(source[name]), lengths_in(source[name], row.position)
+def _inspect(name: str, rows: Sequence[Row]) -> tuple[Layout, list[dict[str, int]]]:
+    """The layout of all rows together, and the lengths of each."""
+    layout: Layout | None = None
+    lengths: dict[int, dict[str, int]] = {}
+    for path, places in _by_file(rows).items():
+        contents = rows[places[0]].contents or _contents(path, name)
+        with readable(path):
+            lengths |= {here: contents.lengths(rows[here].position) for here in places}
+        layout = contents.layout if layout is None else layout.join(contents.layout)
+    assert layout is not None, "there are rows"
+    return layout, [lengths[here] for here in range(len(rows))]
 
 
-def _copy_row(row: Row, source: h5py.Group, target: h5py.Group, here: int) -> None:
-    lengths = lengths_in(source, row.position)
-    for name, variable in layout_in(source).variables.items():
-        shape = tuple(lengths[dim] for dim in variable.dims)
-        for block in blocks(shape, source[name].dtype.itemsize):
-            with readable(row.path):
-                values = source[name][row.position, *block]
-            target[name][here, *block] = values
+def _contents(path: Path, name: str) -> Contents:
+    with opened(path) as source, readable(path):
+        return contents_of(members_of(source[name]))
+
+
+def _by_file(rows: Sequence[Row]) -> dict[Path, list[int]]:
+    """Where the rows of each file go: a file is opened once for all of them."""
+    found: dict[Path, list[int]] = {}
+    for here, row in enumerate(rows):
+        found.setdefault(row.path, []).append(here)
+    return found
 
 
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:

@@ -33,10 +33,10 @@ class Parts:
         return cls(record.with_name(record.name + ".parts"))
 
     def request(self) -> Request | None:
-        """What the unfinished run was asked for; None if there is none.
+        """What the unfinished run was asked for; None if there is none. Each part has it too, if its own file is lost.
 
         Raises:
-            InputError: something else has this name.
+            InputError: something else has this name, or nothing here tells what was asked for.
         """
         if not os.path.lexists(self.folder):
             return None
@@ -44,6 +44,8 @@ class Parts:
             each.suffix == ".tmp" or each.name == _WRITER for each in self.folder.iterdir()
         ):
             return None  # its request isn't written yet, or it ended before
+        if self.folder.is_dir() and not os.path.lexists(self.folder / _REQUEST):
+            return self._request_of_parts()
         try:
             stored = json.loads(_text(self.folder / _REQUEST))
             check_header(self.folder, stored)
@@ -52,6 +54,21 @@ class Parts:
             raise
         except Exception as error:  # as many types as there are ways to be something else
             raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
+
+    def _request_of_parts(self) -> Request:
+        made_for: dict[str, Request] = {}
+        for path in self.folder.glob("*.h5"):
+            with suppress(InputError):
+                request, _ = survey(path)
+                made_for[request.fingerprint] = request
+        if len(made_for) != 1:
+            why = "parts are of several requests" if made_for else "no part can be read that tells what was asked for"
+            raise InputError(
+                f"{self.folder} is no folder of an unfinished record: it has no {_REQUEST}, and {why}; move it out of "
+                "the way to measure anew"
+            )
+        (request,) = made_for.values()
+        return request
 
     def rows(self) -> dict[Unit, Row]:
         """The finished units. A part that cannot be read, or is another request's, does not count."""
@@ -97,13 +114,14 @@ class Parts:
             InputError: another run writes there or has done so meanwhile, or the disk doesn't take it.
         """
         self.hold()
-        if (there := self.request()) is None:
+        there = self.request()
+        if there is not None and there.fingerprint != request.fingerprint:
+            self.release()
+            raise InputError(f"{self.folder} has parts of another run meanwhile; name another file")
+        if not (self.folder / _REQUEST).exists():  # or it was lost since
             with replacing(self.folder / _REQUEST, self.folder) as temporary:
                 _sync_folder(self.folder.parent)
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
-        elif there.fingerprint != request.fingerprint:
-            self.release()
-            raise InputError(f"{self.folder} has parts of another run meanwhile; name another file")
 
     def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> Row:
         """One part of about so many bytes, which is there as a whole or not at all."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import h5py
@@ -73,18 +74,24 @@ class Layout:
         Raises:
             InputError: they do not fit into one group; the message begins with the variable's name.
         """
-        mine, others = self._described(), other._described()
+        if other is self:
+            return self
+        mine, others = self._described, other._described
         if changed := sorted(name for name in mine.keys() | others.keys() if mine.get(name) != others.get(name)):
             raise InputError(f"{changed[0]} has another type, other dimensions or other attributes, or is not in both")
-        return Layout(self.variables, {dim: _longer(dim, self, other) for dim in self.coordinates})
+        coordinates = {dim: _longer(dim, self, other) for dim in self.coordinates}
+        if all(each is self.coordinates[dim] for dim, each in coordinates.items()):
+            return self  # with its description, which thousands of others may be held to
+        return Layout(self.variables, coordinates)
 
+    @cached_property
     def _described(self) -> dict[str, str]:
         scales = {dim: variable for dim, (variable, _) in self.coordinates.items()}
         return {name: to_json(vars(variable)) for name, variable in (self.variables | scales).items()}
 
 
 def _longer(dim: str, a: Layout, b: Layout) -> tuple[Variable, NDArray[Any]]:
-    short, long = sorted((a.coordinates[dim], b.coordinates[dim]), key=lambda each: len(each[1]))
+    short, long = sorted((b.coordinates[dim], a.coordinates[dim]), key=lambda each: len(each[1]))
     if not np.array_equal(short[1], long[1][: len(short[1])], equal_nan=short[0].dtype.startswith("<f")):
         raise InputError(f"the coordinate {dim} has other values")
     return long

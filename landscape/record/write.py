@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import layout_in, opened, provenance_in, readable, survey
+from landscape.record.hdf5 import contents_of, members_of, opened, provenance_in, readable, survey
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.read import row_at
@@ -43,6 +44,8 @@ class RecordWriter:
     ) -> None:
         """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
 
+        A finished record needs no folder that can be written: leftovers stay there then.
+
         Args:
             path: the record to make.
             request: what is asked for.
@@ -61,13 +64,18 @@ class RecordWriter:
         self.request = request
         self.follows = follows
         self._parts = Parts.of(self.path)
-        _check_writable(self.path, self._parts.folder)
+        unwritable = _unwritable(self.path, self._parts.folder)
+        if unwritable is not None and not os.path.isfile(self.path):
+            raise unwritable
         other = None if follows else self._parts.writer()  # first, or it might finish while this looks around
         there, rows = survey(self.path) if self.path.exists() else (None, {})
         kept, self._rows = (None, {}) if overwrite else (there, rows)
         self._target = self._join(kept, append)
         self.finished = kept is not None and kept.fingerprint == self._target.fingerprint
-        if other is None:
+        if unwritable is not None:
+            if not self.finished:
+                raise unwritable
+        elif other is None:
             self._take_up_parts(kept, overwrite)
         elif not self.finished:
             raise InputError(self._parts.held_by(other))
@@ -219,18 +227,19 @@ class RecordWriter:
             self.finish()
 
 
-def _check_writable(record: Path, parts: Path) -> None:
-    """Try it: permissions alone do not tell about read-only file systems or the superuser."""
+def _unwritable(record: Path, parts: Path) -> InputError | None:
+    """Why nothing can be written; None where it can. Tried: permissions don't tell of file systems or the superuser."""
     try:
         for folder in [record.parent, parts] if parts.is_dir() else [record.parent]:
             with tempfile.TemporaryFile(dir=folder):
                 pass
     except OSError as error:
-        raise InputError(
+        return InputError(
             f"{record} cannot be written ({error.strerror}); make its folder writable or name another file"
-        ) from error
+        )
+    return None
 
 
 def _layout_at(path: Path, measurement: str) -> Layout:
     with opened(path) as file, readable(path):
-        return layout_in(file[measurement])
+        return contents_of(members_of(file[measurement])).layout
