@@ -84,7 +84,12 @@ def fitting(width: float, count: int, least: float) -> tuple[int, int]:
 
 
 def tiled(
-    panel: Panel, count: int, least: float, heights: Sequence[float] = (1,), sharey: bool = False, **more: object
+    panel: Panel,
+    count: int,
+    least: float,
+    heights: Sequence[float] = (1,),
+    sharey: bool = False,
+    projection: str | None = None,
 ) -> tuple[np.ndarray, int]:
     """So many Axes side by side where they have room, and else in rows: see `fitting`.
 
@@ -94,7 +99,7 @@ def tiled(
         least: the width in inches that each needs, in letters of a paper's size.
         heights: of the Axes that stand above each other in each place, with one axis across.
         sharey: give those of one height the same axis up.
-        more: for ``add_subplot``.
+        projection: ``3d``, or none.
 
     Returns:
         the Axes (heights, count), and how many places a row has.
@@ -106,7 +111,7 @@ def tiled(
         above = every[0, place] if layer else None
         left = every[layer, 0] if sharey and place else None
         where = spec[place // columns * len(heights) + layer, place % columns]
-        axes = panel.add_subplot(where, sharex=above, sharey=left, **more)
+        axes = panel.add_subplot(where, sharex=above, sharey=left, projection=projection)
         inner = layer + 1 < len(heights)
         axes.tick_params(labelbottom=not inner, labelleft=not (sharey and place % columns))
         every[layer, place] = axes

@@ -135,7 +135,7 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     rows = [record.row("slices_2d", look.step) for record in shown]
     norm = slices.levels_of(rows, look.scale)
     surface = look.kind == "surface"
-    (every,), columns = tiled(panel, len(rows), LEAST["slices-2d"], **({"projection": "3d"} if surface else {}))
+    (every,), columns = tiled(panel, len(rows), LEAST["slices-2d"], projection="3d" if surface else None)
     for axes, record, row in zip(every, shown, rows, strict=True):
         # Beside a wider plane there may be no room for labels, and the colour bar has the levels of all.
         mappable = slices.draw_plane(axes, row, norm, look.kind, labels=len(rows) == 1)
@@ -243,11 +243,12 @@ def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """The profiles up to the largest height along the first directions, a line for each record, with one scale."""
     rows = [record.row("valley", look.step) for record in shown]
     every = min(row.sizes["direction"] for row in rows)
-    count = min(MOST, every)
-    lines, columns = fitting(room(panel), count, LEAST["profiles"])
-    grid = panel.subplots(len(rows) * lines, columns, squeeze=False, sharey=True)
-    for axes_of_record, record, row, colour in zip(grid.reshape(len(rows), -1), shown, rows, COLOURS, strict=False):
+    count, lines, columns = profile_lines(shown, room(panel))
+    grid = panel.subplots(len(rows) * lines, columns, squeeze=False, sharey=True).reshape(len(rows), -1)
+    for axes_of_record, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
         for index, axes in enumerate(axes_of_record[:count]):
+            if record is not shown[0]:
+                axes.sharex(grid[0, index])
             valley.draw_profile(axes, row.isel(direction=index, height=-1), colour)
             if index % columns == 0:
                 axes.set_ylabel(f"{record.label}\nloss $L$" if len(rows) > 1 else "loss $L$")
@@ -261,6 +262,17 @@ def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
                  "black: fitted walls"])  # fmt: skip
 
 
+def profile_lines(shown: Sequence[Shown], width: float) -> tuple[int, int, int]:
+    """How many directions `profiles` draws of each record at a width, in how many lines, and how many are in a line.
+
+    Several records have a line each, with as many directions as it has room for.
+    """
+    count = min(MOST, *(record.groups["valley"].sizes["direction"] for record in shown))
+    if len(shown) > 1:
+        count = min(count, max(1, int(width / LEAST["profiles"])))
+    return count, *fitting(width, count, LEAST["profiles"])
+
+
 def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Every quantity of a run, records overlaid."""
     (grid,), columns = tiled(panel, len(dynamics.QUANTITIES), LEAST["dynamics"])
@@ -269,15 +281,15 @@ def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             dynamics.draw_quantity(axes, record.row("dynamics"), name, record.label, colour)
     for axes in grid[:-columns]:
         axes.set_xlabel("")
+    narrow = room(panel) < WIDTHS["text"]  # labels and phases may be wider than their Axes then
     if len(shown) > 1:
-        grid[1].legend()
-    phases = grid[0].get_title(loc="left").splitlines()
-    if room(panel) < WIDTHS["text"]:  # they are wider than their panel then
+        place = {"loc": "outside upper center", "ncols": 2} if narrow else {}
+        (panel if narrow else grid[1]).legend(*grid[1].get_legend_handles_labels(), **place)
+    phases = [f"entropy of {text}" for text in grid[0].get_title(loc="left").splitlines() if narrow]
+    if narrow:
         grid[0].set_title("", loc="left")
-        phases = [f"entropy of {text}" for text in phases]
-    else:
-        phases = []
-    note(panel, [*phases, "bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation",
+    note(panel, [*phases,
+                 "bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation",
                  "false alarms of phases: in shuffled orders, in monotone curves",
                  "threshold: the optimiser's stability threshold"])  # fmt: skip
 

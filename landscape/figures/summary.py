@@ -10,7 +10,7 @@ from functools import partial
 
 from landscape.errors import InputError
 from landscape.figures import pages
-from landscape.figures.page import Page, Panel, letters
+from landscape.figures.page import Page, Panel, fitting, letters
 from landscape.figures.shown import Shown, at_step, plain
 from landscape.figures.style import SMALLEST, WIDTHS, Look, small
 from landscape.figures.table import PAGES
@@ -18,8 +18,9 @@ from landscape.figures.table import PAGES
 _LETTERS = letters(WIDTHS["text"], SMALLEST)  # a line of the head
 TALLEST = 10.4  # inches: a page of A4 or letter with its margins
 
-# What is left out first where a page is too low: what is said in words at its head, or is on the plane.
-_LEFT_OUT = ("profiles", "slices-1d")
+# What is left out first where a page is too low: what is said in words at its head, is on the plane, or is of several
+# lines itself.
+_LEFT_OUT = ("profiles", "slices-1d", "dynamics")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,12 @@ def _told_already(name: str, shown: Sequence[Shown]) -> bool:
 
 
 def _height(line: Sequence[_Place], shown: Sequence[Shown]) -> float:
-    return max(place.height + place.further * (len(shown) - 1) for place in line)
+    return max((place.height + place.further * (len(shown) - 1)) * _rows(place.name, shown) for place in line)
+
+
+def _rows(name: str, shown: Sequence[Shown]) -> int:
+    """In how many rows a figure has its records, if it is one that has a panel for each."""
+    return fitting(WIDTHS["text"], len(shown), pages.LEAST[name])[0] if name in ("slices-2d", "learning") else 1
 
 
 def _head_height(shown: Sequence[Shown]) -> float:

@@ -54,8 +54,7 @@ def _rows(name: str, high: float, tallest: float | None = None, more: int = 0, u
 
 
 def _height_of_profiles(shown: Sequence[Shown], width: float) -> float:
-    count = min(pages.MOST, *(record.groups["valley"].sizes["direction"] for record in shown))
-    return 0.3 + 1.7 * len(shown) * fitting(width, count, pages.LEAST["profiles"])[0]
+    return 0.3 + 1.7 * len(shown) * pages.profile_lines(shown, width)[1]
 
 
 def _height_of_hops(shown: Sequence[Shown], width: float) -> float:

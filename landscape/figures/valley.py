@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from matplotlib import colors
@@ -17,9 +19,9 @@ from landscape.figures.style import COLOURS, small
 class _Thresholds(LogLocator):
     """Powers of ten, and of little more than a decade 2 and 5 times these too."""
 
-    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         self.set_params(subs=(1.0, 2.0, 5.0) if vmax < 50 * vmin else (1.0,))
-        return np.asarray(super().tick_values(vmin, vmax))
+        return super().tick_values(vmin, vmax)
 
 
 _LABELS = {"U": COLOURS[0], "V": COLOURS[1], "no valley": "#BBBBBB"}
