@@ -101,4 +101,7 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
                 f"{record.identity['record']} has {missing}, which {name} is drawn from: measure it with "
                 f"landscape-probe ... {page.option}"
             )
-    return page.figure(told_apart(shown), look or Look())
+    look = look or Look()
+    if reason := page.narrow(look):
+        raise InputError(f"{name} {reason}")
+    return page.figure(told_apart(shown), look)

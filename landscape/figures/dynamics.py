@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from landscape.figures.limits import span
 from landscape.figures.shown import plain, units
 from landscape.figures.spectra import step_axis
-from landscape.figures.style import COLOURS
+from landscape.figures.style import COLOURS, small
 
 # The labels of their axes; MI is the mutual information with the spectrum of the checkpoint before.
 QUANTITIES = {
@@ -65,7 +65,7 @@ def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
             axes.axvspan(low, high, color=colour, alpha=0.1, linewidth=0)
     before = axes.get_title(loc="left")
     told = (f"{name}: {label}" if name else label) + (f" (false alarms {chances})" if chances else "")
-    axes.set_title(f"{before}\n{told}".strip(), loc="left", fontsize="x-small")
+    axes.set_title(f"{before}\n{told}".strip(), loc="left", fontsize=small())
 
 
 def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
@@ -94,7 +94,7 @@ def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
                 color=shade, fillstyle=fill, label=name if fill == "full" else f"{name}, not converged",
             )  # fmt: skip
     for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
-        axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize="xx-small")
+        axes.text(place, 1.0, str(verdict), rotation=90, ha="center", va="top", fontsize=small())
     axes.set(xlabel="valley direction, by eigenvalue", ylabel="rate")
     span(axes, y=(-0.03, 1.03))
     axes.set_xticks(index)

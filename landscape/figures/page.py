@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import xarray as xr
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from landscape.figures.shown import Shown, at_step
-from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look
+from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, small
 
 Panel = Figure | SubFigure
-Size = Callable[[Sequence[Shown]], tuple[str, float]]
+Height = Callable[[Sequence[Shown], float], float]
+_LINE = 1.3 / 72  # inches between two lines of a note, for each point of its letters
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,33 @@ class Page:
     Attributes:
         needs: the variables of the record that it can't be drawn without, by their groups.
         option: of ``landscape-probe`` that measures them.
-        size: the width that it is made for, a key of `landscape.figures.style.WIDTHS`, and its height in inches then.
+        width: that it is made for, a key of `landscape.figures.style.WIDTHS`.
+        height: in inches at a width in inches, without the note; both in letters of a paper's size.
         draw: on a figure.
+        least: the narrowest width, a key of `landscape.figures.style.WIDTHS`, at which it can be read; None: at all.
     """
 
     needs: Mapping[str, tuple[str, ...]]
     option: str
-    size: Size
+    width: Callable[[Sequence[Shown]], str]
+    height: Height
     draw: Callable[[Panel, Sequence[Shown], Look], None]
+    least: str | None = None
 
     def lacking(self, record: Shown) -> str | None:
         """What of a record is missing; None where nothing is."""
         return record.lacks(self.needs)
+
+    def narrow(self, look: Look) -> str | None:
+        """Why it can't be read at the width that is asked for, and what can; None where it can."""
+        larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
+        if self.least is None or look.width is None or look.width >= WIDTHS[self.least] * larger:
+            return None
+        wider = self.least if larger == 1 else f"{WIDTHS[self.least] * larger:g}"
+        return (
+            f"can't be read {look.width:g} inches wide, in letters of {FONT_SIZES[look.style]:g} points: "
+            f"give --width {wider}, or more inches"
+        )
 
     def figure(self, shown: Sequence[Shown], look: Look) -> Figure:
         """Draw it, within `landscape.figures.style.styled`; larger letters make a larger figure.
@@ -44,36 +62,72 @@ class Page:
         Raises:
             InputError: a record has no checkpoint of the step that is asked for, or nothing to be drawn.
         """
-        name, height = self.size(shown)
-        width = look.width or WIDTHS[name] * FONT_SIZES[look.style] / FONT_SIZES["paper"]
-        figure = Figure(figsize=(width, height * width / WIDTHS[name]), layout="constrained")
+        larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
+        width = look.width or WIDTHS[self.width(shown)] * larger
+        height = self.height(shown, width / larger) * larger
+        figure = Figure(figsize=(width, height), layout="constrained")
         self.draw(figure, shown, look)
+        if written := figure.get_supxlabel():  # its lines are known by now, and take nothing from the panels
+            figure.set_figheight(height + (written.count("\n") + 1) * small() * _LINE)
         return figure
 
 
-def sized(one: tuple[str, float], several: tuple[str, float] | None = None, further: float = 0.0) -> Size:
-    """A size by the number of records: of one, of two, and what each further one adds to the height."""
-
-    def size(shown: Sequence[Shown]) -> tuple[str, float]:
-        if len(shown) == 1:
-            return one
-        name, height = several or one
-        return name, height + further * (len(shown) - 2)
-
-    return size
+def room(panel: Panel) -> float:
+    """How wide a panel is in inches, if its letters were those of a paper."""
+    return float(panel.bbox.width / panel.dpi * FONT_SIZES["paper"] / rcParams["font.size"])
 
 
-def row_of(panel: Panel, count: int, **more: object) -> list[Axes]:
-    """Axes side by side."""
-    return list(panel.subplots(1, count, squeeze=False, **more)[0])  # type: ignore[call-overload]
+def fitting(width: float, count: int, least: float) -> tuple[int, int]:
+    """Rows and columns of so many Axes, no narrower than ``least`` unless the panel is; rows are as full as can be."""
+    rows = math.ceil(count / max(1, min(count, int(width / least))))
+    return rows, math.ceil(count / rows)
+
+
+def tiled(
+    panel: Panel,
+    count: int,
+    least: float,
+    heights: Sequence[float] = (1,),
+    sharey: bool = False,
+    projection: str | None = None,
+) -> tuple[np.ndarray, int]:
+    """So many Axes side by side where they have room, and else in rows: see `fitting`.
+
+    Args:
+        panel: to put them on.
+        count: of the Axes.
+        least: the width in inches that each needs, in letters of a paper's size.
+        heights: of the Axes that stand above each other in each place, with one axis across.
+        sharey: give those of one height the same axis up.
+        projection: ``3d``, or none.
+
+    Returns:
+        the Axes (heights, count), and how many places a row has.
+    """
+    rows, columns = fitting(room(panel), count, least)
+    spec = panel.add_gridspec(rows * len(heights), columns, height_ratios=[*heights] * rows)
+    every = np.empty((len(heights), count), dtype=object)
+    for layer, place in np.ndindex(every.shape):
+        above = every[0, place] if layer else None
+        left = every[layer, 0] if sharey and place else None
+        where = spec[place // columns * len(heights) + layer, place % columns]
+        axes = panel.add_subplot(where, sharex=above, sharey=left, projection=projection)
+        inner = layer + 1 < len(heights)
+        axes.tick_params(labelbottom=not inner, labelleft=not (sharey and place % columns))
+        every[layer, place] = axes
+    return every, columns
+
+
+def letters(width: float, size: float) -> int:
+    """How many letters of a size in points have room in a width in inches, on average."""
+    return max(20, int(0.95 * width / (0.55 * size / 72)))
 
 
 def note(panel: Panel, texts: Sequence[str]) -> None:
     """What was drawn, in small letters below."""
-    letter = 0.7 * rcParams["font.size"] * 0.55 / 72  # inches, on average
-    line = max(20, int(0.95 * panel.bbox.width / panel.dpi / letter))
     told = "; ".join(dict.fromkeys(text for text in texts if text))
-    panel.supxlabel(textwrap.fill(told, line), fontsize="x-small", color="0.35")
+    wrapped = textwrap.fill(told, letters(panel.bbox.width / panel.dpi, small()))
+    panel.supxlabel(wrapped, fontsize=small(), color="0.35")
 
 
 def told(shown: Sequence[Shown], rows: Sequence[xr.Dataset]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -14,18 +15,21 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures import dynamics, samples, slices, spectra, valley
 from landscape.figures.limits import span
-from landscape.figures.page import Panel, legend, note, overlay, row_of, told
+from landscape.figures.page import Panel, fitting, legend, note, overlay, room, tiled, told
 from landscape.figures.shown import Shown, at_step
-from landscape.figures.style import COLOURS, SEQUENTIAL, Look
+from landscape.figures.style import COLOURS, SEQUENTIAL, WIDTHS, Look
 from landscape.measurements.density import density_of
 
 MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
+# The width in inches that a panel of a figure needs for its letters, where they have a paper's size.
+LEAST = {"slices-1d": 1.5, "slices-2d": 2.1, "samples": 2.1, "learning": 1.5, "valley": 2.1, "profiles": 1.3,
+         "dynamics": 1.6, "hops": 3.0}  # fmt: skip
 _CUT = "not drawn: below a third of the rounding"
 
 
 def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Top eigenvalues, records overlaid."""
-    (axes,) = row_of(panel, 1)
+    axes = panel.subplots()
     rows = [record.series("hessian") for record in shown]
     overlay(axes, shown, rows, spectra.draw_eigenvalues)
     legend(axes, shown)
@@ -44,7 +48,7 @@ def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     if len(shown) == 1 and look.step is None and series.sizes["checkpoint"] > 1:
         _spectra_of_run(panel, shown[0], series)
         return
-    (axes,) = row_of(panel, 1)
+    axes = panel.subplots()
     rows = [record.row("spectrum", look.step) for record in shown]
     overlay(axes, shown, rows, spectra.draw_spectrum)
     legend(axes, shown)
@@ -55,7 +59,7 @@ def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
 def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
     count = series.sizes["checkpoint"]
     places = np.unique(np.linspace(0, count - 1, min(count, MOST)).round().astype(int)).tolist()
-    sides = row_of(panel, 2, sharey=True)
+    sides = panel.subplots(1, 2, sharey=True)
     for place, shade in zip(places, np.linspace(0, 0.9, len(places)), strict=True):
         row, colour = series.isel(checkpoint=place), colors.to_hex(mpl.colormaps[SEQUENTIAL](shade))
         for axes, sign in zip(sides, (1, -1), strict=True):
@@ -71,7 +75,7 @@ def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
 
 def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Densities, records overlaid."""
-    (axes,) = row_of(panel, 1)
+    axes = panel.subplots()
     rows = [record.row("density", look.step) for record in shown]
     overlay(axes, shown, rows, spectra.draw_density)
     axes.legend()
@@ -100,8 +104,7 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = N
     every = max(row.sizes["direction"] for row in rows)
     count = every if most is None else min(every, most)
     classes = any(row.accuracy.notnull().any() for row in rows)
-    heights = (2.2, 1) if classes else (1,)
-    grid = panel.subplots(1 + classes, count, squeeze=False, sharex="col", height_ratios=heights)
+    grid, columns = tiled(panel, count, LEAST["slices-1d"], (2.2, 1) if classes else (1,))
     texts = told(shown, rows)
     for index, column in enumerate(grid.T):
         parts = []
@@ -115,10 +118,11 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = N
                 slices.draw_accuracy(column[1], parts[-1], label, colour)
         column[0].set_xlabel("")
         column[-1].set_xlabel(slices.direction_label(parts))
+        if index % columns:
+            for axes in column:
+                axes.set_ylabel("")
         if any(slices.leaves(column[0], part) for part in parts):
             texts.append("the quadratic model leaves the picture")
-    for axes in grid[:, 1:].flat:
-        axes.set_ylabel("")
     legend(grid[0, 0], shown)
     texts += ["band: standard error", "dotted: quadratic model"]
     texts += ["shaded: half and 80 % of samples"] * (len(shown) == 1)
@@ -131,16 +135,19 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     rows = [record.row("slices_2d", look.step) for record in shown]
     norm = slices.levels_of(rows, look.scale)
     surface = look.kind == "surface"
-    every = row_of(panel, len(rows), **({"subplot_kw": {"projection": "3d"}} if surface else {}))
+    (every,), columns = tiled(panel, len(rows), LEAST["slices-2d"], projection="3d" if surface else None)
     for axes, record, row in zip(every, shown, rows, strict=True):
-        mappable = slices.draw_plane(axes, row, norm, look.kind)
+        # Beside a wider plane there may be no room for labels, and the colour bar has the levels of all.
+        mappable = slices.draw_plane(axes, row, norm, look.kind, labels=len(rows) == 1)
         axes.set_title(record.label)
     to_scale, covered = slices.share_extent(every, rows)
     if isinstance(panel, Figure) and to_scale and not surface:
         panel.set_layout_engine("compressed")  # the colour bar is as high as planes of a fixed shape then
     if not surface:  # its height says the same
         ticks = slices.ticks_of(norm)
-        bar = panel.colorbar(mappable, ax=every, label="loss $L$", ticks=ticks, format="%.3g")
+        bar = panel.colorbar(
+            mappable, ax=every.tolist(), label="loss $L$", ticks=ticks, format="%.3g", aspect=_aspect(rows, columns)
+        )
         bar.ax.minorticks_off()
     parts = zip(told(shown, rows), rows, strict=True)
     texts = [", ".join(filter(None, [text, _components(row), slices.path_told(row) * (not surface)]))
@@ -149,6 +156,11 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),
                  "white: not measured" * (not covered and not surface),
                  f"interpolated{' between the dots' * (not surface)}" * interpolated])  # fmt: skip
+
+
+def _aspect(rows: Sequence[xr.Dataset], columns: int) -> float:
+    """How much higher than wide the colour bar of several panels is."""
+    return 20.0 * math.ceil(len(rows) / columns)
 
 
 def _components(row: xr.Dataset) -> str:
@@ -169,13 +181,14 @@ def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     if not all(map(len, every)):
         raise InputError("no sample has a finite loss at any checkpoint: there is nothing to draw")
     norm = colors.Normalize(min(map(np.min, every)), max(np.quantile(each, 0.995) for each in every))
-    grid = row_of(panel, len(rows), sharey=True)
-    for axes, record, row in zip(grid, shown, rows, strict=True):
+    (grid,), columns = tiled(panel, len(rows), LEAST["samples"], sharey=True)
+    for place, (axes, record, row) in enumerate(zip(grid, shown, rows, strict=True)):
         image = samples.draw_samples(axes, row, norm)
         axes.set_title(record.label)
-    for axes in grid[1:]:
-        axes.set_ylabel("")
-    panel.colorbar(image, ax=grid, label="loss of a sample (above 99.5 %: as that)", extend="max")
+        if place % columns:
+            axes.set_ylabel("")
+    panel.colorbar(image, ax=grid.tolist(), label="loss of a sample (above 99.5 %: as that)", extend="max",
+                   aspect=_aspect(rows, columns))  # fmt: skip
     note(panel, [f"{record.label}: {row.sizes['sample']} samples, {row.sizes['checkpoint']} checkpoints"
                  for record, row in zip(shown, rows, strict=True)])  # fmt: skip
 
@@ -184,15 +197,16 @@ def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Learning curves of groups, records side by side with one scale: loss above accuracy."""
     rows = [record.row("learning") for record in shown]
     told = all(np.isfinite(row.group_accuracy.values).any() for row in rows)
-    grid = panel.subplots(1 + told, len(rows), squeeze=False, sharey="row", sharex="col")
+    grid, columns = tiled(panel, len(rows), LEAST["learning"], (1, 1) if told else (1,), sharey=True)
     for column, (record, row) in enumerate(zip(shown, rows, strict=True)):
         samples.draw_learning(grid[0, column], row)
         grid[0, column].set_title(record.label)
         if told:
             samples.draw_learning(grid[1, column], row, quantity="accuracy")
             grid[0, column].set_xlabel("")
-    for axes in grid[:, 1:].flat:
-        axes.set_ylabel("")
+        if column % columns:
+            for axes in grid[:, column]:
+                axes.set_ylabel("")
     names = [axes.get_legend_handles_labels()[1] for axes in grid[0]]
     for axes, own in zip(grid[0], names, strict=True):
         if axes is grid[0, 0] or own != names[0]:
@@ -205,7 +219,7 @@ def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     rows = [record.row("valley", look.step) for record in shown]
     if any("eps" not in row or not row.sizes["threshold"] for row in rows):
         raise InputError("the map of a valley needs all eigenvalues, and some above the noise: it isn't in this record")
-    grid = row_of(panel, len(rows) + 1)
+    (grid,), columns = tiled(panel, len(rows) + 1, LEAST["valley"])
     for axes, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
         valley.draw_map(axes, row)
         axes.set_title(record.label)
@@ -214,8 +228,9 @@ def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     ends = [row.eps.values[[0, -1]] for row in rows]
     for axes in grid:
         span(axes, x=(min(low for low, _ in ends) / 1.05, max(high for _, high in ends) * 1.05))
-    for axes in grid[1:-1]:
-        axes.set_ylabel("")
+    for place, axes in enumerate(grid[:-1]):
+        if place % columns:
+            axes.set_ylabel("")
     note(panel, [
         f"{text}, noise floor {float(row.floor):.2g} (dashed), above it participation ratio "
         f"{float(row.participation):.3g} and 90 % by 10 % quantile {float(row.quantile_ratio):.3g}, negative "
@@ -228,31 +243,53 @@ def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """The profiles up to the largest height along the first directions, a line for each record, with one scale."""
     rows = [record.row("valley", look.step) for record in shown]
     every = min(row.sizes["direction"] for row in rows)
-    count = min(MOST, every)
-    grid = panel.subplots(len(rows), count, squeeze=False, sharey=True, sharex="col")
-    for axes_of_row, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
-        for index, axes in enumerate(axes_of_row):
+    count, lines, columns = profile_lines(shown, room(panel))
+    grid = panel.subplots(len(rows) * lines, columns, squeeze=False, sharey=True).reshape(len(rows), -1)
+    for axes_of_record, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
+        for index, axes in enumerate(axes_of_record[:count]):
+            if record is not shown[0]:
+                axes.sharex(grid[0, index])
             valley.draw_profile(axes, row.isel(direction=index, height=-1), colour)
-        axes_of_row[0].set_ylabel(f"{record.label}\nloss $L$" if len(rows) > 1 else "loss $L$")
-    for axes in grid[-1]:
-        axes.set_xlabel("position [parameter]")
+            if index % columns == 0:
+                axes.set_ylabel(f"{record.label}\nloss $L$" if len(rows) > 1 else "loss $L$")
+            if record is shown[-1] and index + columns >= count:
+                axes.set_xlabel("position [parameter]")
+        for axes in axes_of_record[count:]:
+            axes.remove()
     texts = [f"{text}, up to a rise of {float(row.height_share[-1] * row.depth):.2g}"
              for text, row in zip(told(shown, rows), rows, strict=True)]  # fmt: skip
     note(panel, [*texts, f"the first {count} of {every} directions" * (count < every), "bars: standard error",
                  "black: fitted walls"])  # fmt: skip
 
 
+def profile_lines(shown: Sequence[Shown], width: float) -> tuple[int, int, int]:
+    """How many directions `profiles` draws of each record at a width, in how many lines, and how many are in a line.
+
+    Several records have a line each, with as many directions as it has room for.
+    """
+    count = min(MOST, *(record.groups["valley"].sizes["direction"] for record in shown))
+    if len(shown) > 1:
+        count = min(count, max(1, int(width / LEAST["profiles"])))
+    return count, *fitting(width, count, LEAST["profiles"])
+
+
 def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Every quantity of a run, records overlaid."""
-    grid = panel.subplots(2, 3, squeeze=False)
-    for axes, name in zip(grid.flat, dynamics.QUANTITIES, strict=True):
+    (grid,), columns = tiled(panel, len(dynamics.QUANTITIES), LEAST["dynamics"])
+    for axes, name in zip(grid, dynamics.QUANTITIES, strict=True):
         for record, colour in zip(shown, COLOURS, strict=False):
             dynamics.draw_quantity(axes, record.row("dynamics"), name, record.label, colour)
-    for axes in grid[0]:
+    for axes in grid[:-columns]:
         axes.set_xlabel("")
+    narrow = room(panel) < WIDTHS["text"]  # labels and phases may be wider than their Axes then
     if len(shown) > 1:
-        grid[0, 1].legend()
-    note(panel, ["bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation",
+        place = {"loc": "outside upper center", "ncols": 2} if narrow else {}
+        (panel if narrow else grid[1]).legend(*grid[1].get_legend_handles_labels(), **place)
+    phases = [f"entropy of {text}" for text in grid[0].get_title(loc="left").splitlines() if narrow]
+    if narrow:
+        grid[0].set_title("", loc="left")
+    note(panel, [*phases,
+                 "bands: range under rounding, or (dashed mean) 95 % where successive spectra have no relation",
                  "false alarms of phases: in shuffled orders, in monotone curves",
                  "threshold: the optimiser's stability threshold"])  # fmt: skip
 
@@ -261,14 +298,15 @@ def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Hop rates and the split of the steps, a line for each window of each record."""
     windows = [(record, row.isel(window=place)) for record in shown for row in (record.row("hops"),)
                for place in _windows(row)]  # fmt: skip
-    grid = panel.subplots(len(windows), 2, squeeze=False)
-    for (left, right), (record, row) in zip(grid, windows, strict=True):
+    rows, columns = fitting(room(panel), 2, LEAST["hops"])
+    grid = panel.subplots(len(windows) * rows, columns, squeeze=False)
+    for (left, right), (record, row) in zip(grid.reshape(-1, 2), windows, strict=True):
         dynamics.draw_hops(left, row, "black")
         dynamics.draw_shares(right, row)
         left.set_title(f"{record.label}: steps {int(row.window_start)} to {int(row.window_end)}")
     handles, labels = _handles(grid)
     named = {label: handles[labels.index(label)] for label in dict.fromkeys(labels)}
-    panel.legend(list(named.values()), list(named), loc="outside upper center", ncols=4)
+    panel.legend(list(named.values()), list(named), loc="outside upper center", ncols=2 * columns)
     texts = [f"{record.label}: {len(_windows(row))} of {row.sizes['window']} windows" for record in shown
              for row in (record.row("hops"),) if len(_windows(row)) < row.sizes["window"]]  # fmt: skip
     note(panel, [*texts, "bars of rates: 95 %"])

@@ -10,7 +10,7 @@ from matplotlib.image import AxesImage
 
 from landscape.figures.shown import plain
 from landscape.figures.spectra import step_axis
-from landscape.figures.style import COLOURS
+from landscape.figures.style import COLOURS, small
 
 _ABOUT = "about_"
 
@@ -60,7 +60,7 @@ def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesIm
             axes.axhline(place - 0.5, color="white", linewidth=0.8)
         axes.annotate(
             name, (0, place - 0.5), (2, 2), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-            fontsize="small", va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+            fontsize=small(), va="bottom", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )  # fmt: skip
     return image
 

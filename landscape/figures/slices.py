@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.errors import InputError
 from landscape.figures.limits import may_leave, span
 from landscape.figures.shown import plain
-from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale
+from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale, small
 
 
 def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
@@ -123,7 +123,13 @@ def levels_of(rows: Sequence[xr.Dataset], scale: Scale) -> colors.Normalize:
 
 
 def draw_plane(
-    axes: Axes, row: xr.Dataset, norm: colors.Normalize, kind: Kind = "filled", levels: int = 16, path: bool = True
+    axes: Axes,
+    row: xr.Dataset,
+    norm: colors.Normalize,
+    kind: Kind = "filled",
+    levels: int = 16,
+    path: bool = True,
+    labels: bool = True,
 ) -> ScalarMappable:
     """The loss over a plane, and the way of the run on it; what isn't finite is left white.
 
@@ -137,6 +143,7 @@ def draw_plane(
         kind: contour lines, filled contours or a surface.
         levels: how many contours.
         path: draw the run's checkpoints, where there are any.
+        labels: write their levels on contour lines.
 
     Returns:
         what a colour bar is made of.
@@ -164,12 +171,13 @@ def draw_plane(
         axes.contourf(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL, extend="both")
     else:
         lines = axes.contour(first, second, loss, levels=edges, norm=norm, cmap=SEQUENTIAL)
-        axes.clabel(lines, edges[1::3].tolist(), fmt="%.3g", fontsize="x-small")
+        if labels:
+            axes.clabel(lines, edges[1::3].tolist(), fmt="%.3g", fontsize=small())
     axes.set(xlabel=names[0], ylabel=names[1])
     if kind == "surface":  # the labels of the third axis have no place of their own
         axes.set_box_aspect(None, zoom=0.78)  # type: ignore[call-arg]
-        axes.xaxis.label.set_fontsize("x-small")
-        axes.yaxis.label.set_fontsize("x-small")
+        axes.xaxis.label.set_fontsize(small())
+        axes.yaxis.label.set_fontsize(small())
     if kind != "surface":
         if is_interpolated(row):
             rows, columns = np.nonzero(row.evaluated.values)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cycler import cycler
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 
 Style = Literal["paper", "talk", "notebook"]
 Kind = Literal["contour", "filled", "surface"]
@@ -16,6 +16,7 @@ Scale = Literal["linear", "log"]
 
 WIDTHS = {"column": 3.35, "text": 6.9}  # inches, of a paper in two columns
 FONT_SIZES: dict[Style, float] = {"paper": 7.0, "talk": 14.0, "notebook": 10.0}
+SMALLEST = 6.0  # points of notes and of what is written into axes, in papers: the least that journals print
 
 # Okabe and Ito (2008, "Color universal design"): told apart with any colour vision, and in grey by their order.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -39,6 +40,11 @@ class Look:
     kind: Kind = "filled"
     scale: Scale = "log"
     step: int | None = None
+
+
+def small() -> float:
+    """The size of the smallest letters in points, within `styled`."""
+    return SMALLEST / FONT_SIZES["paper"] * float(rcParams["font.size"])
 
 
 @contextmanager

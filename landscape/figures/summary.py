@@ -8,20 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from matplotlib import rcParams
-
 from landscape.errors import InputError
 from landscape.figures import pages
-from landscape.figures.page import Page, Panel
+from landscape.figures.page import Page, Panel, fitting, letters
 from landscape.figures.shown import Shown, at_step, plain
-from landscape.figures.style import Look
+from landscape.figures.style import SMALLEST, WIDTHS, Look, small
 from landscape.figures.table import PAGES
 
+_LETTERS = letters(WIDTHS["text"], SMALLEST)  # a line of the head
 TALLEST = 10.4  # inches: a page of A4 or letter with its margins
-_LINE = 175  # letters
 
-# What is left out first where a page is too low: what is said in words at its head, or is on the plane.
-_LEFT_OUT = ("profiles", "slices-1d")
+# What is left out first where a page is too low: what is said in words at its head, is on the plane, or is of several
+# lines itself.
+_LEFT_OUT = ("profiles", "slices-1d", "dynamics")
 
 
 @dataclass(frozen=True)
@@ -63,18 +62,18 @@ def draw_summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     heights = [_head_height(shown), *(_height(line, shown) for line in lines)]
     head, *parts = panel.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     text = "\n".join(_head(shown, look.step))
-    head.text(0.01, 0.95, text, va="top", fontsize=0.75 * rcParams["font.size"], linespacing=1.3)
+    head.text(0.01, 0.95, text, va="top", fontsize=small(), linespacing=1.3)
     for part, line in zip(parts, lines, strict=True):
         for place, each in zip(part.subfigures(1, len(line), squeeze=False)[0], line, strict=True):
             (each.draw or PAGES[each.name].draw)(place, shown, look)
 
 
-def size_of_summary(shown: Sequence[Shown]) -> tuple[str, float]:
+def height_of_summary(shown: Sequence[Shown], width: float) -> float:
     """As high as what there is, and no higher than a page."""
-    return "text", min(_whole_height(_lines(shown), shown), TALLEST)
+    return min(_whole_height(_lines(shown), shown), TALLEST) * width / WIDTHS["text"]
 
 
-SUMMARY = Page({}, "", size_of_summary, draw_summary)
+SUMMARY = Page({}, "", lambda shown: "text", height_of_summary, draw_summary, least="text")
 
 
 def _lines(shown: Sequence[Shown]) -> list[list[_Place]]:
@@ -115,7 +114,12 @@ def _told_already(name: str, shown: Sequence[Shown]) -> bool:
 
 
 def _height(line: Sequence[_Place], shown: Sequence[Shown]) -> float:
-    return max(place.height + place.further * (len(shown) - 1) for place in line)
+    return max((place.height + place.further * (len(shown) - 1)) * _rows(place.name, shown) for place in line)
+
+
+def _rows(name: str, shown: Sequence[Shown]) -> int:
+    """In how many rows a figure has its records, if it is one that has a panel for each."""
+    return fitting(WIDTHS["text"], len(shown), pages.LEAST[name])[0] if name in ("slices-2d", "learning") else 1
 
 
 def _head_height(shown: Sequence[Shown]) -> float:
@@ -138,7 +142,9 @@ def _head(shown: Sequence[Shown], step: int | None = None) -> list[str]:
             _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
         )  # of several there isn't room
         for each in (text, *verdicts):
-            lines += textwrap.wrap(each, _LINE, subsequent_indent="      ", initial_indent="    " * (each is not text))
+            lines += textwrap.wrap(
+                each, _LETTERS, subsequent_indent="      ", initial_indent="    " * (each is not text)
+            )
     return lines
 
 

@@ -5,24 +5,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from landscape.figures import dynamics, pages
-from landscape.figures.page import Page, sized
+from landscape.figures.page import Height, Page, fitting
 from landscape.figures.shown import Shown
 
-_HALF, _WHOLE = ("column", 2.4), ("text", 2.9)
+
+def _alone(shown: Sequence[Shown], width: float) -> float:
+    """The height of a single Axes."""
+    return min(0.72 * width, 3.6)
 
 
-def _size_of_spectrum(shown: Sequence[Shown]) -> tuple[str, float]:
-    several = len(shown) == 1 and shown[0].groups["spectrum"].sizes["checkpoint"] > 1
-    return ("text", 2.7) if several else _HALF
+def _column(shown: Sequence[Shown]) -> str:
+    return "column"
 
 
-def _size_of_lines(shown: Sequence[Shown]) -> tuple[str, float]:
-    directions = max(record.groups["slices_1d"].sizes["direction"] for record in shown)
-    return ("column", 3.1) if directions == 1 else ("text", 3.3)
+def _text(shown: Sequence[Shown]) -> str:
+    return "text"
 
 
-def _size_of_hops(shown: Sequence[Shown]) -> tuple[str, float]:
-    return "text", 0.8 + 2.1 * pages.hop_rows(shown)
+def _by_records(shown: Sequence[Shown]) -> str:
+    return "column" if len(shown) == 1 else "text"
+
+
+def _of_run(shown: Sequence[Shown]) -> bool:
+    """Whether the spectrum is drawn by its sign."""
+    return len(shown) == 1 and shown[0].groups["spectrum"].sizes["checkpoint"] > 1
+
+
+def _directions(shown: Sequence[Shown]) -> int:
+    return max(record.groups["slices_1d"].sizes["direction"] for record in shown)
+
+
+def _rows(name: str, high: float, tallest: float | None = None, more: int = 0, under: float = 0.0) -> Height:
+    """The height of a figure with a panel for each record and some more, by its rows.
+
+    Args:
+        name: of the figure.
+        high: inches of a row of panels at the width that they need; wider ones are as much higher.
+        tallest: inches of a row.
+        more: panels.
+        under: what is not the panels'.
+    """
+
+    def height(shown: Sequence[Shown], width: float) -> float:
+        rows, columns = fitting(width, len(shown) + more, pages.LEAST[name])
+        return rows * min(high * width / columns / pages.LEAST[name], tallest or high) + under
+
+    return height
+
+
+def _height_of_profiles(shown: Sequence[Shown], width: float) -> float:
+    return 0.3 + 1.7 * len(shown) * pages.profile_lines(shown, width)[1]
+
+
+def _height_of_hops(shown: Sequence[Shown], width: float) -> float:
+    rows, columns = fitting(width, 2, pages.LEAST["hops"])
+    return (0.7 if columns == 2 else 0.9) + 2.1 * rows * pages.hop_rows(shown)
 
 
 _PLANE = ("direction", "norm", "converged", "first", "second", "loss")
@@ -38,24 +75,34 @@ _HOPS = ("window_start", "window_end", "crossing_rate", "crossing_interval", "ra
 
 PAGES: dict[str, Page] = {
     "eigenvalues": Page(
-        {"hessian": ("eigenvalues", "intervals", "converged")}, "--hessian", sized(_HALF), pages.eigenvalues
+        {"hessian": ("eigenvalues", "intervals", "converged")}, "--hessian", _column, _alone, pages.eigenvalues
     ),
     "density": Page(
-        {"density": ("outliers", "nodes", "weights", "alpha", "beta")}, "--density", sized(("column", 2.6)),
-        pages.density,
+        {"density": ("outliers", "nodes", "weights", "alpha", "beta")}, "--density", _column, _alone, pages.density
     ),
-    "spectrum": Page({"spectrum": ("eigenvalues", "rounding")}, "--spectrum", _size_of_spectrum, pages.spectrum),
-    "slices-1d": Page({"slices_1d": _LINE}, "--slice 1d", _size_of_lines, pages.lines),
-    "slices-2d": Page({"slices_2d": _PLANE}, "--slice 2d", sized(("column", 2.9), ("text", 2.9)), pages.planes),
-    "samples": Page({"samples": ("loss",)}, "--samples", sized(("column", 3.0), ("text", 3.3)), pages.heat),
+    "spectrum": Page(
+        {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",
+        lambda shown: "text" if _of_run(shown) else "column",
+        lambda shown, width: 2.5 if _of_run(shown) else _alone(shown, width), pages.spectrum,
+    ),
+    "slices-1d": Page(
+        {"slices_1d": _LINE}, "--slice 1d", lambda shown: "column" if _directions(shown) == 1 else "text",
+        lambda shown, width: 3.0 * fitting(width, _directions(shown), pages.LEAST["slices-1d"])[0], pages.lines,
+    ),
+    "slices-2d": Page({"slices_2d": _PLANE}, "--slice 2d", _by_records, _rows("slices-2d", 1.9, 4.5), pages.planes),
+    "samples": Page({"samples": ("loss",)}, "--samples", _by_records, _rows("samples", 1.8, 3.6), pages.heat),
     "learning": Page(
-        {"learning": _LEARNING}, "--samples, of a run", sized(("column", 3.4), ("text", 4.0)), pages.learning
+        {"learning": _LEARNING}, "--samples, of a run", _by_records, _rows("learning", 3.2, 4.4), pages.learning
     ),
-    "valley": Page({"valley": _MAP}, "--valley, of up to 10,000 parameters", sized(_WHOLE), pages.valley_map),
-    "profiles": Page({"valley": _PROFILE}, "--valley", sized(("text", 2.2), ("text", 3.8), 1.6), pages.profiles),
+    "valley": Page(
+        {"valley": _MAP}, "--valley, of up to 10,000 parameters", _text, _rows("valley", 1.9, 2.6, more=1),
+        pages.valley_map,
+    ),
+    "profiles": Page({"valley": _PROFILE}, "--valley", _text, _height_of_profiles, pages.profiles),
     "dynamics": Page(
-        {"dynamics": ("run_step", "phases", *dynamics.QUANTITIES)}, "--dynamics", sized(("text", 4.1)),
+        {"dynamics": ("run_step", "phases", *dynamics.QUANTITIES)}, "--dynamics", _text,
+        lambda shown, width: 0.1 + 1.8 * fitting(width, len(dynamics.QUANTITIES), pages.LEAST["dynamics"])[0],
         pages.whole_run,
     ),
-    "hops": Page({"hops": _HOPS}, "--hops", _size_of_hops, pages.hopping),
+    "hops": Page({"hops": _HOPS}, "--hops", _text, _height_of_hops, pages.hopping),
 }  # fmt: skip

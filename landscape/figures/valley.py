@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import xarray as xr
 from matplotlib import colors
@@ -11,7 +13,16 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from landscape.figures.limits import span
 from landscape.figures.shown import units
-from landscape.figures.style import COLOURS
+from landscape.figures.style import COLOURS, small
+
+
+class _Thresholds(LogLocator):
+    """Powers of ten, and of little more than a decade 2 and 5 times these too."""
+
+    def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
+        self.set_params(subs=(1.0, 2.0, 5.0) if vmax < 50 * vmin else (1.0,))
+        return super().tick_values(vmin, vmax)
+
 
 _LABELS = {"U": COLOURS[0], "V": COLOURS[1], "no valley": "#BBBBBB"}
 
@@ -60,7 +71,7 @@ def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
 def _threshold_axis(axes: Axes, row: xr.Dataset) -> None:
     """A logarithmic axis of eps, which may span less than a decade."""
     axes.set(xscale="log", xlabel=rf"threshold $\epsilon${units(row.eps)}")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(_Thresholds())
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -78,6 +89,8 @@ def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
     axes.plot(at, row.profile_fit.values, color="black", linewidth=0.8)
     low, high = row.exponent_interval.values
     known = "" if bool(row.converged) else " (not converged)"
-    told = rf"{row.label.values}: $p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
-    axes.set_title(rf"$\lambda$ = {float(row.eigenvalue):.3g}{known}" + f"\n{told}", fontsize="small")
+    told = rf"$p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
+    axes.set_title(
+        rf"$\lambda$ = {float(row.eigenvalue):.3g}{known}" + f"\n{row.label.values}\n{told}", fontsize=small()
+    )
     return axes
