@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -14,6 +16,7 @@ import xarray as xr
 
 import landscape
 from landscape import InputError
+from landscape.cli.plot import main as plot
 from landscape.measurements import History, Slices1D, TopEigenpairs, directions
 from landscape.record import open_record
 
@@ -388,6 +391,41 @@ def test_a_plane_goes_to_where_the_loss_has_risen(command, tiny):
     assert float(row.loss[up, across]) == base
     again = "a.pt --slice 2d --direction b.pt --direction top --points 5 --slice 1d"
     assert "was there already" in command(*again.split()).out
+
+
+def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, tiny):
+    """The other direction of its row, and the lines of the other checkpoints, are what they are without it."""
+    asked = ("--slice", "1d", "--direction", "b.pt", "--direction", "filter", "--points", 5, "--reach", 1)
+    ran = command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5")
+    assert (ran.status, ran.err) == (0, "")
+    _, own, _ = re.split(r"\n(?=[abc]\.pt, step)", ran.out)[1:]
+    assert ran.out.count("note: the line to b.pt is left out here") == 1
+    assert "note: the line to b.pt is left out here" in own
+    assert "loss along 1 line," in own
+    for name in ("a.pt", "c.pt"):
+        command(name, *asked, "-o", f"{name}.h5")
+    command("b.pt", "--slice", "1d", *asked[4:], "-o", "b.pt.h5")
+    rows = [group("all.h5", "slices_1d", position) for position in range(3)]
+    for row, name in zip(rows, "abc", strict=True):
+        alone = group(f"{name}.pt.h5", "slices_1d")
+        for each in ("loss", "position", "curvature", "sample_loss"):
+            assert np.array_equal(row[each].values[-len(alone[each]) :], alone[each].values), (name, each)
+    assert rows[1].norm.values[0] == 0
+    assert np.isnan(rows[1].loss.values[0]).all()
+    assert np.isnan(rows[1].cosine.values[0]).all()
+    assert command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5").out.count("left out here") == 1
+    assert plot(["all.h5", "--figure", "slices-1d", "--step", "10"]) == 0
+
+
+@pytest.mark.parametrize(("checkpoints", "slices"), [(("b.pt",), "1d"), (("a.pt", "b.pt"), "2d")])
+def test_a_line_that_leads_nowhere_is_refused_before_anything_is_measured(command, tiny, checkpoints, slices):
+    shutil.copy("b.pt", "copy.pt")
+    before = tiny.listing()
+    ran = command(*checkpoints, "--slice", slices, "--direction", "copy.pt", "--direction", "filter")
+    assert (ran.status, ran.out) == (2, "")
+    assert "copy.pt has the weights of a checkpoint that is measured" in ran.err
+    assert ran.err.count("\n") == 1
+    assert tiny.listing() == before
 
 
 def test_a_direction_is_known_by_the_content_of_its_file(command, tiny):

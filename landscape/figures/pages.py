@@ -101,15 +101,19 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = N
         most: draw no more directions than these.
     """
     rows = [record.row("slices_1d", look.step) for record in shown]
-    every = max(row.sizes["direction"] for row in rows)
+    # Without lines from a checkpoint to itself.
+    drawn = sorted({index for row in rows for index in np.flatnonzero(row.norm.values > 0).tolist()})
+    if not drawn:
+        raise InputError("the lines lead to this checkpoint itself: there is nothing to draw, name another step")
+    every = len(drawn)
     count = every if most is None else min(every, most)
     classes = any(row.accuracy.notnull().any() for row in rows)
     grid, columns = tiled(panel, count, LEAST["slices-1d"], (2.2, 1) if classes else (1,))
     texts = told(shown, rows)
-    for index, column in enumerate(grid.T):
+    for index, column in zip(drawn, grid.T, strict=False):
         parts = []
         for record, row, colour in zip(shown, rows, COLOURS, strict=False):
-            if index >= row.sizes["direction"]:
+            if index >= row.sizes["direction"] or not row.norm[index]:
                 continue
             parts.append(row.isel(direction=index))
             label = record.label if len(shown) > 1 else None

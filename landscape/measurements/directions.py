@@ -47,6 +47,11 @@ class Found:
     share: float = np.nan
     random_walk: float = np.nan
 
+    @property
+    def nowhere(self) -> bool:
+        """Whether it is the line to the checkpoint itself."""
+        return not self.direction.vector.any()
+
 
 def is_file(name: str) -> bool:
     """Whether a direction is in a file, and not made here."""
@@ -58,10 +63,20 @@ def is_checkpoint(name: str) -> bool:
     return is_file(name) and not name.endswith((".npy", ".h5"))
 
 
-def refuse_unknown(problem: Problem, names: Sequence[str]) -> None:
-    """Raise InputError where a direction can't be had."""
+def refuse_unknown(problem: Problem, names: Sequence[str], left_out: bool) -> None:
+    """Raise InputError where a direction can't be had.
+
+    Args:
+        problem: at the centre of the slice.
+        names: as asked for.
+        left_out: lines to the checkpoint itself are, and so aren't refused.
+    """
     for name in dict.fromkeys(filter(is_file, names)):
-        _from_file(problem, name, None, History(), 0)
+        if _from_file(problem, name, None, History(), 0).nowhere and not left_out:
+            raise InputError(
+                f"{name} has the weights of a checkpoint that is measured, and no line leads to itself; name another "
+                "direction or leave that checkpoint out"
+            )
 
 
 def find_directions(
@@ -76,7 +91,7 @@ def find_directions(
 
     Args:
         problem: at the centre of the slice.
-        names: as asked for.
+        names: as asked for; the line to the checkpoint itself is a vector of zeros.
         seed: of random ones, and of the eigenvectors' solves.
         digests: the sha256 that each file among them must have.
         history: with the run, for its principal components.
@@ -139,7 +154,10 @@ def _from_file(problem: Problem, path: str, digest: str | None, history: History
     checkpoint = read_checkpoint(path)
     refuse_changed(path, digest, checkpoint.sha256)
     state, _ = fit_state(checkpoint.state, problem.model, path)
-    return Found(toward(problem.with_state(state), f"line to {name}")(problem))
+    end, title = problem.with_state(state), f"line to {name}"
+    if torch.equal(end.vector, problem.vector):
+        return Found(Direction(torch.zeros_like(problem.vector), title))
+    return Found(toward(end, title)(problem))
 
 
 def _from_record(problem: Problem, path: str, history: History, index: int) -> Found:

@@ -71,6 +71,7 @@ class _Slice(Measurement):
 
     _directions_by_default: ClassVar[tuple[str, ...]]
     _points_by_default: ClassVar[int]
+    _of_lines: ClassVar[bool]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class _Slice(Measurement):
             problem.sampled(self.subset, self.seed)
         positions(-1.0, 1.0, points)
         refuse_rule(problem, self.buffers)
-        refuse_unknown(problem, directions)
+        refuse_unknown(problem, directions, left_out=checkpoints > 1 and self._of_lines)
         digests = tuple(digests_of(directions).items())
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
 
@@ -135,6 +136,8 @@ class _Slice(Measurement):
 
     def _extent(self, problem: Problem, found: Found, history: History) -> Extent:
         """As asked for, or along a principal component to where the run has been, or as the loss rises."""
+        if found.nowhere:
+            return Extent(-1.0, 1.0, np.nan, (True, True))
         if self.reach is not None:
             return Extent(-self.reach, self.reach, np.nan, (True, True))
         if np.isfinite(found.share):
@@ -152,6 +155,7 @@ class Slices1D(_Slice):
     name: ClassVar[str] = "slices_1d"
     _directions_by_default = ("filter",)
     _points_by_default = 51
+    _of_lines = True
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
@@ -162,6 +166,9 @@ class Slices1D(_Slice):
         for index, (each, extent) in enumerate(zip(found, extents, strict=True)):
             tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
             grid = self._grid(extent)
+            if each.nowhere:
+                lines.append(_left_out(problem, each, grid))
+                continue
             lines.append(line(problem, each.direction, grid, buffers=self.buffers, operator=hessian, progress=tell))
         samples = problem.by_sample().estimate().samples
         return Measured(
@@ -172,11 +179,13 @@ class Slices1D(_Slice):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each direction."""
         lines: list[RenderableType] = [
-            f"loss along {counted(row.sizes['direction'], 'line')}, {row.sizes['point']} points each, on "
+            f"loss along {counted(int((row.norm > 0).sum()), 'line')}, {row.sizes['point']} points each, on "
             f"{counted(int(row.samples), 'sample')}"
         ]
         for i in range(row.sizes["direction"]):
             each = row.isel(direction=i)
+            if not each.norm:
+                continue
             at, losses, errors = each.position.values, each.loss.values, each.standard_error.values
             model, lowest = each.quadratic.values, np.nanargmin(losses)
             low, high = (f"{losses[end]:.4g} ± {errors[end]:.1g} at {at[end]:.3g}" for end in (0, -1))
@@ -186,6 +195,23 @@ class Slices1D(_Slice):
                 f"step {float(each.norm):.3g}, slope {float(each.slope):.3g}, curvature {float(each.curvature):.4g}"
             )
         return lines
+
+
+def _left_out(problem: Problem, found: Found, grid: np.ndarray) -> Line:
+    """What stands for a line to the checkpoint itself, beside the lines of other directions and checkpoints."""
+    missing, weights = np.full(len(grid), np.nan), problem.by_sample().weights.cpu().numpy()
+    return Line(
+        positions=grid,
+        losses=missing,
+        standard_errors=missing,
+        accuracies=missing,
+        sample_losses=np.full((len(weights), len(grid)), np.nan),
+        sample_weights=weights,
+        slope=np.nan,
+        curvature=np.nan,
+        norm=0.0,
+        notes=(f"the {found.direction.name} is left out here: this checkpoint has its weights",),
+    )
 
 
 @dataclass(frozen=True)
@@ -209,6 +235,7 @@ class Slices2D(_Slice):
     name: ClassVar[str] = "slices_2d"
     _directions_by_default = ("filter", "filter")
     _points_by_default = 25
+    _of_lines = False
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Two directions make a plane."""

@@ -233,6 +233,7 @@ def _ends_outside(direction: Direction, before: Sequence[Direction], along: Tens
 
 
 def cosine(first: Direction, second: Direction) -> float:
-    """The cosine of the angle between two directions."""
+    """The cosine of the angle between two directions; NaN where one of them is zero."""
     product = first.vector.to(torch.float64) @ second.vector.to(torch.float64)
-    return float(product) / (first.norm * second.norm)
+    lengths = first.norm * second.norm
+    return float(product) / lengths if lengths else math.nan
