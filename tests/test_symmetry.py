@@ -68,6 +68,22 @@ def test_no_estimator_gives_a_number_of_products_that_contradict_one_another(mod
         assert "--matrix differences" in str(refusal.value), name
 
 
+def test_products_that_are_off_are_refused_with_another_remedy():
+    """Differences of the gradient have no second derivative to be wrong: what they lack is digits."""
+    draws = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
+
+    class Noisy(landscape.SymmetricOperator):
+        error = 1e-4
+
+        def _product(self, vectors):
+            return draws @ vectors
+
+    with pytest.raises(InputError, match="isn't symmetric") as refused:
+        landscape.estimate_trace(Noisy(40, torch.device("cpu"), torch.float32))
+    assert "--dtype float64" in str(refused.value)
+    assert "second derivative" not in str(refused.value)
+
+
 def test_the_remedy_that_is_named_gives_the_right_trace():
     """The oracle: second differences of the loss along each parameter."""
     torch.manual_seed(1)

@@ -93,12 +93,21 @@ def allowed_asymmetry(operator: SymmetricOperator) -> float:
 
 def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float) -> None:
     """Raise InputError where products contradict one another by more of their ``scale`` than rounding explains."""
-    if not asymmetry <= allowed_asymmetry(operator) * scale:
+    if asymmetry <= allowed_asymmetry(operator) * scale:
+        return
+    found = (
+        "the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
+        f"{asymmetry:.2g} of {scale:.2g}"
+    )
+    if operator.error:
         raise InputError(
-            f"the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
-            f"{asymmetry:.2g} of {scale:.2g}; some layer's second derivative is wrong (in PyTorch 2.13 that of "
-            "weight_norm): use another layer, or the Hessian by differences of the gradient (--matrix differences)"
+            f"{found}, and they are off by {operator.error:.1g} of a product where that was measured: compute in "
+            "float64 (--dtype float64)"
         )
+    raise InputError(
+        f"{found}; some layer's second derivative is wrong (in PyTorch 2.13 that of weight_norm): use another layer, "
+        "or the Hessian by differences of the gradient (--matrix differences)"
+    )
 
 
 def refuse_asymmetric(
