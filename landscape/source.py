@@ -129,7 +129,7 @@ def in_runs(paths: Sequence[str | Path]) -> list[Path]:
     """Checkpoints; the folder of a run of transformers' Trainer stands for the ``checkpoint-*`` in it."""
     found: list[Path] = []
     for path in (Path(each).expanduser() for each in paths):
-        inside = [] if brings_model(path) or not path.is_dir() else sorted(path.glob("checkpoint-*"))
+        inside = sorted(path.glob("checkpoint-*")) if os.path.isdir(path) and not brings_model(path) else []
         found += [each for each in inside if brings_model(each)] or [path]
     return found
 
