@@ -65,8 +65,8 @@ def command_app(name: str, usage: str, text: str, epilogue: str) -> App:
 def let_threads_sleep() -> None:
     """Have the threads of OpenMP sleep while they wait, in a process that hasn't loaded torch yet.
 
-    Threads that spin while they wait stand still where another process has a core: a gradient of 20 ms then took two
-    seconds (docs/performance.md).
+    Threads that spin while they wait for one whose core another process has take the time of that core too
+    (docs/performance.md, "Beside other processes").
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
