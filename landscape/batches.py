@@ -302,11 +302,15 @@ def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
 def digest(batches: list[Any]) -> str:
     """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints.
 
+    Numbers of samples that a user's function counted are in it too: with others, samples are other things.
+
     Addresses in what prints are left out: an object that prints its own has another each time.
     """
     sha = hashlib.sha256()
     for batch in batches:
         sha.update(without_addresses(outline(content(batch))).encode())
+        if isinstance(batch, Counted):
+            sha.update(f"{batch.samples} samples".encode())
         for tensor in strided_in(batch):
             sha.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -9,7 +9,6 @@ of weighted losses with whatever is in the model), ``on`` (the form on another d
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self, TypeVar
 
@@ -71,15 +70,15 @@ class _Form:
 
     def _inside(self, state: dict[str, Tensor], function: Callable[[], T]) -> T:
         """Call a function while the model's places hold the tensors of ``state``, with a graph where it needs one."""
-        varied = {id(each): each for each in self._trainable(state)}
-        if torch.is_grad_enabled() and any(each.requires_grad for each in varied.values()):
-            return swapped(self.model, state, function)
         if not self.differentiates:
             try:
                 return swapped(self.model, state, function)
             except RuntimeError as error:
-                if not re.search("not require grad", str(error)):
+                if "not require grad" not in str(error):
                     raise
+        varied = {id(each): each for each in self._trainable(state)}
+        if torch.is_grad_enabled() and any(each.requires_grad for each in varied.values()):
+            return swapped(self.model, state, function)
         with torch.enable_grad():
             leaves = {place: each.detach().requires_grad_() for place, each in varied.items()}
             inside = {slot: leaves.get(id(tensor), tensor) for slot, tensor in state.items()}

@@ -66,7 +66,8 @@ class LossTerms:
 
     def _cause(self, output: Any, target: Any) -> str:
         """Why a loss may not be the mean of its terms, and what to do."""
-        if getattr(self.reduced, "label_smoothing", 0) and getattr(self.reduced, "weight", None) is not None:
+        weights = getattr(self.reduced, "weight", None)
+        if getattr(self.reduced, "label_smoothing", 0) and weights is not None and not weights.all():
             return (
                 "(label smoothing gives samples of class weight 0 a loss and no weight): leave these samples out, or "
                 "give their class a small weight"

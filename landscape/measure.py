@@ -22,6 +22,7 @@ import xarray as xr
 from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
 from landscape.measurements import History, Loss, Measured, Measurement, Run
+from landscape.measurements.directions import is_checkpoint
 from landscape.measurements.dynamics import without_too_large
 from landscape.memory import ran_out
 from landscape.penalty import name_of
@@ -112,6 +113,7 @@ def probe(
         raise InputError("no checkpoint given; name at least one file (see --help)")
     if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:
         raise InputError("a record has each measurement of a matrix once: give at least one, and none of them twice")
+    _refuse_other_weights(source, measurements)
     first = source.read(checkpoints[0])
     factory = source.factory(first)
     problem = source.pose(factory, first)
@@ -331,6 +333,18 @@ def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints:
         raise InputError(
             f"memory ran out before anything was measured ({cause(error)}): give a --batch-size"
         ) from error
+
+
+def _refuse_other_weights(source: Source, measurements: Sequence[Measurement]) -> None:
+    """Refuse lines to checkpoints where weights are taken from an unusual place: there the usual ones would be read."""
+    if source.weights is None and source.strip_prefix is None:
+        return
+    for name in (name for each in measurements for name in getattr(each, "directions", ())):
+        if is_checkpoint(name):
+            raise InputError(
+                f"{name}: as a direction a file gives its usual weights, and --weights or --strip-prefix asks for "
+                "others here; save those of this file as a file of their own"
+            )
 
 
 def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:

@@ -241,6 +241,16 @@ def test_the_command_in_a_record_names_the_first_checkpoints_alone(command, tiny
     assert provenance("few.h5", "loss")["command"].count(".pt") == 6
 
 
+@pytest.mark.parametrize("place", ["--weights=ema", "--strip-prefix=x."])
+def test_no_line_leads_to_weights_that_were_not_meant(command, tiny, place):
+    """A direction reads a file's usual weights, whichever are asked for of the checkpoints."""
+    (tiny.folder / "folder").mkdir()
+    for name in ("b.pt", "folder"):
+        refused = command("a.pt", place, "--slice", "1d", "--direction", name)
+        assert (refused.status, len(refused.err.splitlines())) == (2, 1)
+        assert f"{name}: as a direction" in refused.err
+
+
 @pytest.mark.parametrize("which", ["LM", "LA", "SA", "BE"])
 def test_each_end_of_the_spectrum(command, tiny, which):
     ran = command("a.pt", "--hessian", "-k", 5, "--which", which, "--dtype", "float64", "--tol", "1e-8", "-o", "a.h5")

@@ -379,6 +379,18 @@ def test_counted_samples_are_split_as_they_are_counted():
     assert pieces.loss() == pytest.approx(problem.loss(), rel=1e-14)
 
 
+def test_another_count_is_another_data_set():
+    def digest(count):
+        return Problem.from_sample_losses(
+            net().double(), lambda m, b: m(b).reshape(len(b) // 3, -1).mean(1), [X], count=count
+        ).data_sha256
+
+    thirds = digest(lambda batch: len(batch) // 3)
+    whole = Problem.from_sample_losses(net().double(), lambda m, b: m(b).mean(1), [X]).data_sha256
+    assert thirds == digest(lambda batch: 4)
+    assert thirds != whole
+
+
 @pytest.mark.parametrize("count", [lambda batch: 4.0, lambda batch: True, lambda batch: -1, lambda batch: None])
 def test_a_count_is_a_number_of_samples(count):
     with pytest.raises(InputError, match="number of its samples"):

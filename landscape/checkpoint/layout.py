@@ -74,7 +74,7 @@ class Where:
         """The SHA-256 of the weights that are taken of a file with this digest: another one where a user says which."""
         if self.weights is None and self.strip_prefix is None:
             return digest
-        return hashlib.sha256(f"{digest}:{self.weights}:{self.strip_prefix}".encode()).hexdigest()
+        return hashlib.sha256(f"{digest}:{self.weights!r}:{self.strip_prefix!r}".encode()).hexdigest()
 
 
 AS_USUAL = Where()

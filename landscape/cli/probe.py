@@ -144,10 +144,6 @@ def probe(
         strip_prefix=strip_prefix,
         step_from=step_from,
     )
-    if (weights or strip_prefix) and any(Path(each).suffix not in ("", ".npy", ".h5") for each in directions or ()):
-        raise InputError(
-            "--weights and --strip-prefix aren't for checkpoints as directions: name those among CHECKPOINTS"
-        )
     matrix = made.Matrix(kind, fisher_unit, fisher_samples, seed, precondition)
     sums = tol_trace, probes, steps, k, seed, max_products, matrix
     slices_of = tuple(directions or ()), points, reach, seed, subset
