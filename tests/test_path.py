@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from landscape import InputError, open_record
 from landscape.checkpoint import read_checkpoint
+from landscape.figures import draw
 from landscape.slices import Direction, principal_components, project, random_walk_shares
 
 RNG = np.random.default_rng(0)
@@ -211,3 +213,29 @@ def test_eigenvectors_of_two_checkpoints_share_a_record(command, tiny):
         rows = record["slices_1d"].dataset.load()
     assert list(rows.direction.values.flat) in (["top eigenvector 1"], ["top eigenvector 1"] * 2)
     assert len(set(rows.detail.values[:, 0])) == 2
+
+
+def test_checkpoints_that_lines_lead_to_are_on_the_slice(command, tiny):
+    """As far as the loss rises would be short of them: far.pt is where no loss of a.pt's order is."""
+    far = {name: 30 * value for name, value in read_checkpoint("b.pt").state.items()}
+    torch.save({"model": far, "step": 10}, "far.pt")
+    lines = ["--direction", "far.pt", "--direction", "c.pt"]
+    assert command("a.pt", "--slice", "1d", *lines, "--points", 5, "-o", "lines.h5").status == 0
+    with open_record("lines.h5") as record:
+        assert (record["slices_1d"].dataset.position.values[..., -1] >= 1.1 - 1e-12).all()
+    ran = command("a.pt", "--slice", "2d", *lines, "--points", 5)
+    assert (ran.status, ran.err) == (0, "")
+    with open_record("a.landscape.h5") as record:
+        row = record["slices_2d"].dataset.isel(checkpoint=0).load()
+    assert list(row.end_name.values) == ["line to far.pt", "line to c.pt"]
+    on_plane = np.stack([np.r_[0, row.end_first.values], np.r_[0, row.end_second.values]], axis=1) * row.norm.values
+    between = [
+        np.linalg.norm(each[:, None] - each[None], axis=2)
+        for each in (on_plane, np.array([flat(name) for name in ("a.pt", "far.pt", "c.pt")]))
+    ]
+    np.testing.assert_allclose(*between, rtol=1e-5, atol=1e-5)
+    for places, grid in ((row.end_first.values, row.first.values), (row.end_second.values, row.second.values)):
+        assert grid[0] < places.min() < places.max() < grid[-1]
+    assert f"the line to far.pt ends at (1.00, {row.end_second.values[0]:.2f})" in ran.out
+    text = " ".join(each.get_text() for each in draw("slices-2d", "a.landscape.h5").findobj(Text))
+    assert "squares: far.pt at (1.00," in text.replace("\n", " ")

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import sys
 import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 import landscape
 from landscape.errors import InputError
+from landscape.optimizer import entries_by_name
 from landscape.pretrained import arrays, hugging_face, read_with_model
 from landscape.pretrained.arrays import read_arrays
 from tests.conftest import ROOT
@@ -613,3 +615,58 @@ def test_the_documentation_lists_the_kinds_that_are_tried():
     text = (ROOT / "docs" / "models.md").read_text()
     assert len(KINDS) >= 25
     assert [name for name in KINDS if f"| {name.removeprefix('program: ')} |" not in text] == []
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """The Trainer of transformers after two steps; it has written run/checkpoint-2."""
+    from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+
+    monkeypatch.chdir(tmp_path)
+    np.save("tokens.npy", tokens().numpy())
+    torch.manual_seed(0)
+    rows = [{"input_ids": row, "labels": row} for row in tokens()]
+    told = {"report_to": [], "disable_tqdm": True, "use_cpu": True}
+    settings = TrainingArguments("run", max_steps=2, save_steps=2, per_device_train_batch_size=2, **told)
+    trainer = Trainer(GPT2LMHeadModel(GPT2Config(**GPT2)), settings, train_dataset=rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.train()
+    return trainer
+
+
+def test_the_optimiser_of_a_trainers_checkpoint_is_read(trained, command):
+    ran = command("run", "--data", "tokens.npy", "--hessian", "-k", 1, "--precondition", "adam")
+    assert (ran.status, ran.err) == (0, "")
+    problem = landscape.load_problem("run/checkpoint-2", data="tokens.npy")
+    found = entries_by_name(problem.optimizer, problem.model)
+    kept = trained.optimizer.optimizer.state
+    named = dict(trained.model.named_parameters())
+    assert named.keys() == found.keys()
+    for name, parameter in named.items():
+        assert torch.equal(found[name].state["exp_avg_sq"], kept[parameter]["exp_avg_sq"]), name
+    before = read_with_model(Path("run/checkpoint-2")).sha256
+    other = torch.load("run/checkpoint-2/optimizer.pt", weights_only=True)
+    other["state"][0]["exp_avg_sq"] += 1
+    torch.save(other, "run/checkpoint-2/optimizer.pt")
+    assert read_with_model(Path("run/checkpoint-2")).sha256 != before
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"no file of torch.save", "the optimiser is left aside: "),
+        (pickle.dumps(os.system), "would run code"),
+        ({"step": 2}, "holds no state_dict of a torch optimiser"),
+    ],
+    ids=["damaged", "code", "another dictionary"],
+)
+def test_an_optimiser_that_cannot_be_read_is_left_aside_with_a_note(gpt2, content, told):
+    np.save("tokens.npy", tokens().numpy())
+    if isinstance(content, bytes):
+        (gpt2 / "optimizer.pt").write_bytes(content)
+    else:
+        torch.save(content, gpt2 / "optimizer.pt")
+    problem = landscape.load_problem(gpt2, data="tokens.npy")
+    assert problem.optimizer is None
+    assert any(told in note and "optimizer.pt" in note for note in problem.notes), problem.notes

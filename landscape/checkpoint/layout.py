@@ -149,7 +149,7 @@ def _found(content: object, path: Path, weights: str | None) -> Layout:
         state, notes = _weights(_tensors_under(content, weights, path), path, f"what is under {weights!r}")
         whole: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
         step, step_notes = _step(whole)
-        return Layout(state, f"dict[{weights!r}]", step, optimizer=_optimizer(whole), notes=notes + step_notes)
+        return Layout(state, f"dict[{weights!r}]", step, optimizer=optimizer_in(whole), notes=notes + step_notes)
     if isinstance(content, nn.Module):
         state, notes = _weights(content, path, "the model")
         return Layout(state, "nn.Module", notes=notes)
@@ -230,7 +230,7 @@ def _training_dict(content: Mapping[str, Any], candidates: list[str], path: Path
         state,
         f"dict[{taken!r}]",
         step=step,
-        optimizer=_optimizer(content),
+        optimizer=optimizer_in(content),
         notes=notes + step_notes,
     )
 
@@ -302,7 +302,8 @@ def as_step(value: object) -> int | None:
     return int(value) if abs(value) <= _MOST_STEPS and value == value // 1 else None
 
 
-def _optimizer(content: Mapping[str, Any]) -> dict[str, Any] | None:
+def optimizer_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The ``state_dict`` of the optimiser among what a training script saves; None without one."""
     for key in OPTIMIZER_KEYS:
         value = content.get(key)
         if isinstance(value, list | tuple) and len(value) == 1:

@@ -154,7 +154,8 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         )
         bar.ax.minorticks_off()
     parts = zip(told(shown, rows), rows, strict=True)
-    texts = [", ".join(filter(None, [text, _components(row), slices.path_told(row) * (not surface)]))
+    texts = [", ".join(filter(None, [text, _components(row), slices.ends_told(row) * (not surface),
+                                    slices.path_told(row) * (not surface)]))
              for text, row in parts]  # fmt: skip
     interpolated = any(map(slices.is_interpolated, rows))
     note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),

@@ -185,6 +185,9 @@ def draw_plane(
         axes.plot([0], [0], "*", color="white", markeredgecolor="black", markersize=7, zorder=5)
         if path and row.sizes.get("run", 0):
             _draw_path(axes, row)
+        if "end_name" in row:
+            may_leave(axes, Line2D(row.end_first.values, row.end_second.values, linestyle="none", marker="s",
+                                   color="white", markeredgecolor="black", markersize=5, zorder=5))  # fmt: skip
     return mappable
 
 
@@ -230,6 +233,15 @@ def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[boo
         if to_scale and axes.name != "3d":
             axes.set_aspect(float(row.norm[1] / row.norm[0]))
     return to_scale or any(axes.name == "3d" for axes in every), bool(np.ptp(ends, axis=0).max() == 0)
+
+
+def ends_told(row: xr.Dataset) -> str:
+    """Which checkpoints the squares are; nothing where no line leads to one."""
+    if "end_name" not in row:
+        return ""
+    ends = zip(row.end_name.values, row.end_first.values, row.end_second.values, strict=True)
+    told = [f"{str(name).removeprefix('line to ')} at ({x:.2f}, {y:.2f})" for name, x, y in ends]
+    return f"{'squares' if len(told) > 1 else 'square'}: {', '.join(told)}"
 
 
 def path_told(row: xr.Dataset) -> str:

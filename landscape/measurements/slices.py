@@ -134,18 +134,25 @@ class _Slice(Measurement):
         assert self.points is not None, "settled"
         return positions(extent.low, extent.high, self.points)
 
-    def _extent(self, problem: Problem, found: Found, history: History) -> Extent:
-        """As asked for, or along a principal component to where the run has been, or as the loss rises."""
+    def _extent(self, problem: Problem, found: Found, history: History, ends: Sequence[float]) -> Extent:
+        """As asked for, or along a principal component to where the run has been, or as the loss rises.
+
+        Args:
+            problem: at the centre.
+            found: the direction.
+            history: with the run.
+            ends: where along the direction the checkpoints lie that lines lead to: they are shown in any case.
+        """
         if found.nowhere:
             return Extent(-1.0, 1.0, np.nan, (True, True))
         if self.reach is not None:
             return Extent(-self.reach, self.reach, np.nan, (True, True))
         if np.isfinite(found.share):
-            along = _path(problem, history, [found])[0].coordinates[:, 0]
-            margin = _MARGIN * float(np.ptp(along))
-            low, high = min(float(along.min()), 0.0) - margin, max(float(along.max()), 0.0) + margin
+            low, high = _around([*_path(problem, history, [found])[0].coordinates[:, 0], *ends])
             return Extent(low, high, np.nan, (True, True))
-        return find_extent(problem, found.direction, buffers=self.buffers)
+        extent = find_extent(problem, found.direction, buffers=self.buffers)
+        low, high = _around(ends)
+        return replace(extent, low=min(extent.low, low), high=max(extent.high, high))
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ class Slices1D(_Slice):
         """See `Measurement.measure`."""
         problem = self._on_subset(problem)
         found, hessian = self._find(problem, bar, history), problem.hessian()
-        extents = [self._extent(problem, each, history) for each in found]
+        extents = [self._extent(problem, each, history, [1.0] if each.direction.ends else []) for each in found]
         lines = []
         for index, (each, extent) in enumerate(zip(found, extents, strict=True)):
             tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
@@ -253,7 +260,10 @@ class Slices2D(_Slice):
         first, second = straight = orthogonalised([each.direction for each in given])
         angle = cosine(*(each.direction for each in given))
         found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
-        extents = [self._extent(problem, each, history) for each in found]
+        ends = _ends(problem, given, found)
+        extents = [
+            self._extent(problem, each, history, along) for each, along in zip(found, ends.coordinates.T, strict=True)
+        ]
         across, up = map(self._grid, extents)
         made = plane(
             problem,
@@ -274,7 +284,8 @@ class Slices2D(_Slice):
             _common(found, extents, samples)
             | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
             | _plane_variables(made)
-            | _path_variables(path, history),
+            | _path_variables(path, history)
+            | _end_variables(ends, given),
             notes=(*made.notes, *([_not_their_own(others)] if others else [])),
         )
 
@@ -293,6 +304,18 @@ class Slices2D(_Slice):
             f"{counted(int(row.samples), 'sample')}",
             *_of_path(row),
         ]
+
+
+def _around(places: Sequence[float]) -> tuple[float, float]:
+    """The ends of a line through the centre that shows every place on it, with a margin."""
+    low, high = min([0.0, *places]), max([0.0, *places])
+    return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
+
+
+def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> Path:
+    """Where the checkpoints that lines lead to lie on the span of the directions, made orthogonal or not."""
+    ends = (problem.vector + each.direction.vector for each in given if each.direction.ends)
+    return project(ends, problem.vector, [each.direction for each in found])
 
 
 def _path(problem: Problem, history: History, found: Sequence[Found]) -> tuple[Path, list[str]]:
@@ -339,8 +362,11 @@ def _titles(row: xr.Dataset) -> list[str]:
 
 
 def _of_path(row: xr.Dataset) -> list[str]:
-    """How much of the run the plane shows."""
+    """How much of the run the plane shows, and where on it lines to checkpoints end."""
     lines = []
+    if "end_name" in row:
+        ends = zip(row.end_name.values, row.end_first.values, row.end_second.values, strict=True)
+        lines.append(", ".join(f"the {name} ends at ({x:.2f}, {y:.2f})" for name, x, y in ends))
     if row.sizes["run"]:
         far = float(np.nanmax(row.path_distance.values))
         lines.append(f"the run's {row.sizes['run']} checkpoints lie up to {far:.3g} off the plane")
@@ -388,6 +414,17 @@ def _path_variables(path: Path, history: History) -> dict[str, xr.Variable]:
         ),
         "path_second": variable("run", path.coordinates[:, 1], "the same along the second direction"),
         "path_distance": variable("run", path.distances, "its distance from the plane", "parameter"),
+    }
+
+
+def _end_variables(ends: Path, given: Sequence[Found]) -> dict[str, xr.Variable]:
+    names = [each.direction.name for each in given if each.direction.ends]
+    if not names:
+        return {}
+    return {
+        "end_name": variable("end", names, "the line that leads to a checkpoint", ""),
+        "end_first": variable("end", ends.coordinates[:, 0], "its place, steps along the first direction"),
+        "end_second": variable("end", ends.coordinates[:, 1], "the same along the second direction"),
     }
 
 

@@ -18,7 +18,7 @@ from landscape.checkpoint.files import digest, files_in, shards_in, shards_of
 from landscape.errors import InputError
 from landscape.wording import cause, listed, one_line
 
-CONFIG, ADAPTER = "config.json", "adapter_config.json"
+CONFIG, ADAPTER, OPTIMIZER = "config.json", "adapter_config.json", "optimizer.pt"
 _INDEX = ".index.json"
 _WEIGHTS, _OF_ADAPTERS = ("model.safetensors", "pytorch_model.bin"), ("adapter_model.safetensors", "adapter_model.bin")
 # Version 0.1 knew a checkpoint by all files of these names, and records are found again by that digest.
@@ -42,6 +42,7 @@ class Folder:
         settings: of the adapter, where it is one, else of the model.
         config: the settings of the model.
         weights: the files that hold the model's weights.
+        optimizer: the state of the optimiser, which transformers' Trainer puts beside them; None without one.
         files: all files that are read, and others that 0.1 counted as weights: the digest is of these.
     """
 
@@ -51,6 +52,7 @@ class Folder:
     settings: Mapping[str, Any]
     config: Mapping[str, Any]
     weights: tuple[Path, ...]
+    optimizer: Path | None
     files: tuple[Path, ...]
 
 
@@ -73,8 +75,9 @@ def folder_at(path: Path) -> Folder:
     index, weights = _weights(under, config)
     beside = {file for folder in (path, under) for pattern in _PATTERNS for file in folder.glob(pattern)}
     read = {under / CONFIG, path / (ADAPTER if adapted else CONFIG), *index, *weights, *([adapter] if adapter else [])}
-    files = sorted(read | {file for file in beside if file.is_file()})
-    return Folder(path, under, adapter, settings, config, tuple(weights), tuple(files))
+    optimizer = path / OPTIMIZER if (path / OPTIMIZER).is_file() else None
+    files = sorted(read | {file for file in beside if file.is_file()} | ({optimizer} if optimizer else set()))
+    return Folder(path, under, adapter, settings, config, tuple(weights), optimizer, tuple(files))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from landscape.checkpoint import Checkpoint
 from landscape.checkpoint.contents import load_pickled, load_safetensors, refuse_explosive
 from landscape.checkpoint.files import digest, identity
-from landscape.checkpoint.layout import as_step, find_layout
+from landscape.checkpoint.layout import as_step, find_layout, optimizer_in
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
 from landscape.pretrained.files import CONFIG, Folder, folder_at, read_json, tokenizer_digest
@@ -46,6 +46,7 @@ def read_folder(path: Path) -> Checkpoint:
     if folder.adapter is not None:
         model = _adapted(path, folder.adapter, model)
         notes += (f"the adapter's {_varying(model):,} parameters vary, those of {folder.under} are constants",)
+    optimizer, told = _optimizer(folder.optimizer)
     sha256 = digest(folder.files)
     if identity(folder.files) != before:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
@@ -57,8 +58,9 @@ def read_folder(path: Path) -> Checkpoint:
         step=_step(path),
         arguments={"described": _fingerprint(folder.settings, folder.config)},
         tokenizer=tokenizer_digest(folder),
+        optimizer=optimizer,
         model=model,
-        notes=notes,
+        notes=(*notes, *told),
     )
 
 
@@ -119,6 +121,19 @@ def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
         state |= found
         notes += told
     return state, notes
+
+
+def _optimizer(file: Path | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
+    """The state_dict of an optimiser in a file, where it can be read without running code, and a note where not."""
+    if file is None:
+        return None, ()
+    try:
+        content, told = load_pickled(file, recognise(file), allow_code_execution=False)
+    except InputError as error:
+        return None, (f"the optimiser is left aside: {error}",)
+    if optimizer := optimizer_in({"optimizer": content}):
+        return optimizer, told
+    return None, (f"the optimiser is left aside: {file} holds no state_dict of a torch optimiser",)
 
 
 def _adapted(path: Path, weights: Path, base: nn.Module) -> nn.Module:
