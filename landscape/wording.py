@@ -35,8 +35,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes as a person reads them: ``36 MB``, ``1.2 GB``."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    """Bytes as a person reads them: ``32 kB``, ``36 MB``, ``1.2 GB``."""
+    unit, digits, name = (1e9, 1, "GB") if size >= 1e9 else (1e6, 0, "MB") if size >= 1e6 else (1e3, 0, "kB")
+    return f"{size / unit:.{digits}f} {name}"
 
 
 def listed(names: Iterable[object], limit: int = 4) -> str:
