@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 import landscape
 from landscape.errors import InputError
 from landscape.optimizer import entries_by_name
-from landscape.pretrained import arrays, hugging_face, read_with_model
+from landscape.pretrained import arrays, bounds, hugging_face, read_with_model
 from landscape.pretrained.arrays import read_arrays
 from tests.conftest import ROOT
 from tests.kinds import (
@@ -670,3 +670,39 @@ def test_an_optimiser_that_cannot_be_read_is_left_aside_with_a_note(gpt2, conten
     problem = landscape.load_problem(gpt2, data="tokens.npy")
     assert problem.optimizer is None
     assert any(told in note and "optimizer.pt" in note for note in problem.notes), problem.notes
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "told"),
+    [
+        ("gpt2, in two files", {"n_layer": 10**6}, "config.json: has n_layer 1,000,000, and its files hold"),
+        ("llama", {"num_hidden_layers": 10**12}, "config.json: has num_hidden_layers 1,000,000,000,000, and"),
+        ("resnet", {"depths": [1, 10**6], "hidden_sizes": [4, 4]}, "config.json: describes a model of more than"),
+    ],
+)
+def test_a_configuration_of_more_layers_than_there_are_is_refused_at_once(kind, change, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    FOLDERS[kind](tmp_path)
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=told):
+        read_with_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target_modules": r"([a-z_.0-9]+)+!"},
+        {"target_modules": ["c_attn"], "modules_to_save": [r"([a-z_.0-9]+)+!"]},
+        {"rank_pattern": {r"([a-z_.0-9]+)+!": 2}},
+    ],
+    ids=lambda change: next(reversed(change)),
+)
+def test_a_regular_expression_without_end_in_an_adapter_is_refused(change, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bounds, "_SECONDS", 1.0)
+    KINDS["lora on gpt2"](tmp_path)
+    (path,) = tmp_path.rglob("adapter_config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=r"adapter_config.json: the regular expression .* takes longer than seconds"):
+        read_with_model(path.parent)

@@ -24,7 +24,8 @@ from landscape.checkpoint.files import digest, identity
 from landscape.checkpoint.layout import as_step, find_layout, optimizer_in
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
-from landscape.pretrained.files import CONFIG, Folder, folder_at, read_json, tokenizer_digest
+from landscape.pretrained.bounds import built_within, refuse_endless
+from landscape.pretrained.files import ADAPTER, CONFIG, Folder, folder_at, read_json, tokenizer_digest
 from landscape.wording import cause, listed, one_line
 
 # What differs between the checkpoints of a run, or between machines, and is no part of the model.
@@ -44,7 +45,7 @@ def read_folder(path: Path) -> Checkpoint:
     before = identity(folder.files)
     model, notes = _loaded(folder)
     if folder.adapter is not None:
-        model = _adapted(path, folder.adapter, model)
+        model = _adapted(path, folder.adapter, folder.settings, model)
         notes += (f"the adapter's {_varying(model):,} parameters vary, those of {folder.under} are constants",)
     optimizer, told = _optimizer(folder.optimizer)
     sha256 = digest(folder.files)
@@ -85,10 +86,12 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
     options = {"dtype": "auto", "local_files_only": True, "trust_remote_code": False}
     options |= {"attn_implementation": "eager", "experts_implementation": "eager"}  # all have two derivatives
     try:
-        with quiet(transformers):
+        with quiet(transformers), built_within(folder.config, len(state)):
             config = architecture.config_class.from_pretrained(str(path / CONFIG), local_files_only=True)
             options |= {"config": config, "state_dict": state, "output_loading_info": True}
             model, report = architecture.from_pretrained(None, **options)
+    except InputError as error:
+        raise InputError(f"{path / CONFIG}: {error}") from error
     except Exception as error:  # it has many for damaged folders
         raise InputError(
             f"{path}: transformers can't load it ({cause(error)}); check or save the model again"
@@ -136,7 +139,7 @@ def _optimizer(file: Path | None) -> tuple[dict[str, Any] | None, tuple[str, ...
     return None, (f"the optimiser is left aside: {file} holds no state_dict of a torch optimiser",)
 
 
-def _adapted(path: Path, weights: Path, base: nn.Module) -> nn.Module:
+def _adapted(path: Path, weights: Path, settings: Mapping[str, Any], base: nn.Module) -> nn.Module:
     """A model with an adapter, whose parameters alone vary.
 
     Raises:
@@ -145,6 +148,10 @@ def _adapted(path: Path, weights: Path, base: nn.Module) -> nn.Module:
     transformers, peft = library("transformers", path), library("peft", path)
     if (kind := recognise(weights)) != "safetensors":
         refuse_explosive(weights, kind)
+    try:
+        refuse_endless(_patterns(settings), [name for name, _ in base.named_modules()])
+    except InputError as error:
+        raise InputError(f"{path / ADAPTER}: {error}") from error
     try:
         with quiet(transformers):
             model: Any = peft.PeftModel.from_pretrained(base, str(path), is_trainable=True, local_files_only=True)
@@ -157,6 +164,15 @@ def _adapted(path: Path, weights: Path, base: nn.Module) -> nn.Module:
             "save the adapter again, or give the folder of one that was trained"
         )
     return model
+
+
+def _patterns(settings: Mapping[str, Any]) -> list[str]:
+    """What peft matches with the names of modules as regular expressions."""
+    found: list[Any] = [settings.get(key) for key in ("target_modules", "exclude_modules")]
+    for key in ("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
+        each = settings.get(key)
+        found += each if isinstance(each, list | dict) else [each]
+    return [each for each in found if isinstance(each, str)]
 
 
 def _varying(model: nn.Module) -> int:
