@@ -129,5 +129,45 @@ def main(*models: Literal["Looped-Attn", "looped GPT", "ResNet-20"], points: int
     return 0
 
 
+def dented(points: int, width: float, seed: int) -> np.ndarray:
+    """A valley with a round hole of half its range, anywhere, whose standard deviation is so many steps of the grid."""
+    generator = np.random.default_rng(seed)
+    place, turn = generator.uniform(-0.95, 0.95, 2), generator.uniform(0, np.pi)
+    x, y = np.meshgrid(*[np.linspace(-1, 1, points)] * 2)
+    valley = (x * np.cos(turn) + y * np.sin(turn)) ** 2 + 0.3 * (y * np.cos(turn) - x * np.sin(turn)) ** 2
+    off = ((x - place[0]) ** 2 + (y - place[1]) ** 2) / (2 * width / (points - 1)) ** 2
+    return np.asarray(valley / span(valley) - 0.5 * np.exp(-off / 2))
+
+
+@app.command
+def narrow(*, points: int = 51, seeds: int = 40) -> None:
+    """Print, as Markdown, how narrow a hole in a valley is still found.
+
+    Args:
+        points: On each axis.
+        seeds: Of the hole's place.
+    """
+    rows = []
+    for width in (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
+        errors, shares = [], []
+        for seed in range(seeds):
+            whole = dented(points, width, seed)
+            centre = (points // 2, points // 2)
+            made = adapt(lambda row, column, at=whole: float(at[row, column]), whole.shape, centre, TOL, seed)  # type: ignore[misc]
+            errors.append(np.abs(made.values - whole).max() / span(whole))
+            shares.append(made.points / whole.size)
+        found = sum(error < 3 * TOL for error in errors)
+        rows.append(
+            (
+                f"{width:g} step{'' if width == 1 else 's'}",
+                f"{np.median(shares):.0%}",
+                f"{found} of {seeds}",
+                f"{max(errors):.3f}",
+            )
+        )
+    title = f"Round holes of half the range in a valley of {points} x {points} points, to {TOL:.0%}"
+    print(Table(title, ("standard deviation", "points evaluated", "found", "largest error / range"), rows).markdown())
+
+
 if __name__ == "__main__":
     app()

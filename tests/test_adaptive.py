@@ -10,6 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 import landscape
+from benchmarks.adaptive import dented
 from landscape.cli.plot import main as plot
 from landscape.cli.probe import main
 from landscape.errors import InputError
@@ -76,6 +77,13 @@ def test_most_are_within_what_was_asked_for() -> None:
     assert max(beyond) < 2.5
     assert np.mean([error <= 0.01 for _, error in found]) > 0.9
     assert np.median([each.points / X.size for each, _ in found]) < 0.2
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_holes_of_a_step_and_a_half_are_found(seed: int) -> None:
+    """Standard deviation: what narrower holes are found, docs/accuracy.md has."""
+    _, error = adapted_to(dented(51, 1.5, seed)[:, :41], seed=seed)
+    assert error < 0.03
 
 
 def test_a_fifth_of_a_round_is_at_random_and_any_point_as_likely() -> None:
