@@ -248,6 +248,34 @@ WORDS = torch.randint(1, 5, (6, 3), generator=torch.Generator().manual_seed(7))
 LENGTHS = torch.full((6,), 7), torch.tensor([3, 2, 3, 1, 2, 3])
 PACKED = pack_sequence(RAGGED, enforce_sorted=False)
 
+
+class Scaled(nn.Module):
+    """Cross-entropy of logits that are scaled by a parameter: a trainable temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(self.scale * output, target, reduction="none")
+
+
+class Tempered(nn.Module):
+    """A model that has the loss as a part, which its forward doesn't use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.criterion = net(), Scaled()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.net(inputs)
+
+
+def with_its_loss() -> Case:
+    model = Tempered()
+    return pair(model, model.criterion, X, Y, lambda m: m.criterion(m(X), Y).mean())
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "torch.func in the loss": lambda: own(net(), jacobian, X),
     "torch.func.hessian in the loss": lambda: own(net(), laplacian, X),
@@ -276,6 +304,7 @@ CASES: dict[str, Callable[[], Case]] = {
         Thrice(), nn.CosineEmbeddingLoss(), TRIPLE[:2], SIGNS,
         lambda m: functional.cosine_embedding_loss(*m(*TRIPLE[:2]), SIGNS),
     ),
+    "a temperature in the loss, made part of the model": with_its_loss,
     "an empty parameter": lambda: classes(WithEmpty(), X),
     "an output (N, 1) and a target (N,)": lambda: pair(
         net(3, 1), nn.MSELoss(), X, X[:, 0], lambda m: ((m(X) - X[:, 0]) ** 2).mean()
@@ -414,17 +443,11 @@ def test_refusals_name_the_cure():
 
 @pytest.mark.filterwarnings("ignore:Using a target size")
 def test_what_a_user_may_not_know_is_told():
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-
-        def forward(self, output: Tensor, target: Tensor) -> Tensor:
-            return cross_entropy(self.scale * output, target, reduction="none")
-
     model = net().double()
     notes = " ".join(Problem(model, Scaled(), [(X, Y)]).notes)
     assert all(words in notes for words in ("scale", "part of the model"))
+    whole = Tempered().double()
+    assert "scale" not in " ".join(Problem(whole, whole.criterion, [(X, Y)]).notes)
     notes = " ".join(Problem(net(3, 1).double(), functional.mse_loss, [(X, X[:, 0])]).notes)
     assert "(12, 12)" in notes
     assert not any("12" in note for note in Problem(net(3, 1).double(), nn.MSELoss(), [(X, X[:, :1])]).notes)
