@@ -23,11 +23,21 @@ def _wandering(rng: Generator, m: int) -> np.ndarray:
     return rng.standard_normal(m).cumsum()
 
 
-def _autoregressive(rng: Generator, m: int) -> np.ndarray:
-    values = rng.standard_normal(m)
-    for i in range(1, m):
-        values[i] += 0.8 * values[i - 1]
-    return values
+def _autoregressive(share: float) -> Curve:
+    """Noise that keeps this share of itself from point to point, as it is after a long time."""
+
+    def drawn(rng: Generator, m: int) -> np.ndarray:
+        values = rng.standard_normal(m)
+        values[0] /= np.sqrt(1 - share**2)
+        for i in range(1, m):
+            values[i] += share * values[i - 1]
+        return values
+
+    return drawn
+
+
+def _drifting(drift: float) -> Curve:
+    return lambda rng, m: (drift + rng.standard_normal(m)).cumsum()
 
 
 def _three(rng: Generator, m: int) -> np.ndarray:
@@ -38,6 +48,8 @@ def _turning(rng: Generator, m: int) -> np.ndarray:
     return np.interp(np.arange(m), [0, 2 * m // 5, m], [1, 0, 0.7]) + 0.03 * rng.standard_normal(m)
 
 
+WANDERING = "walk of correlated steps, 0.7"
+"""It has turns as phases have: the one curve whose false alarms aren't held."""
 WITHOUT: dict[str, Curve] = {
     "noise": lambda rng, m: rng.standard_normal(m),
     "line": lambda rng, m: np.arange(m) / m + 0.1 * rng.standard_normal(m),
@@ -46,7 +58,13 @@ WITHOUT: dict[str, Curve] = {
     "smooth decay": lambda rng, m: np.exp(-rng.uniform(1, 8) * np.arange(m) / m),
     "constant": lambda rng, m: np.full(m, 3.0),
     "random walk": _wandering,
-    "autoregressive": _autoregressive,
+    "noisy random walk": lambda rng, m: _wandering(rng, m) + rng.standard_normal(m),
+    "random walk with drift 0.2": _drifting(0.2),
+    "random walk with drift 0.5": _drifting(0.5),
+    "autoregressive, 0.8": _autoregressive(0.8),
+    "autoregressive, 0.9": _autoregressive(0.9),
+    "autoregressive, 0.95": _autoregressive(0.95),
+    WANDERING: lambda rng, m: _autoregressive(0.7)(rng, m).cumsum(),
 }
 WITH: dict[str, tuple[Curve, Label]] = {
     "fall, rise, level": (_three, THREE_PHASES),
@@ -73,7 +91,7 @@ app = App(name="python -m benchmarks.phases", version_flags=[])
 
 @app.default
 def main(*, seeds: int = 100) -> int:
-    """Print, as Markdown, how often phases are found: some eight minutes.
+    """Print, as Markdown, how often phases are found: a quarter of an hour.
 
     Args:
         seeds: Of the noise.

@@ -14,7 +14,7 @@ from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, to
 from landscape.spectrum.ends import edges, select
 from landscape.spectrum.krylov import Expansion as KrylovStep
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.search import MISSED_AT_MOST, Chain, coefficients, missed_probability
+from landscape.spectrum.search import MISSED_AT_MOST, Chain, coefficients, missed_probability, together
 from tests.oracles import symmetric
 
 RNG = np.random.default_rng(0)
@@ -177,6 +177,27 @@ def test_too_little_room_to_search_is_undecided_and_never_certified():
     for seed in range(20):
         pairs = top_eigenpairs(matrix, 2, "LA", seed=seed, basis_size=8, max_products=2000)
         assert not pairs.complete or abs(pairs.eigenvalues[1] - 1) < 1e-3
+
+
+@pytest.mark.parametrize("room", [10, 12])
+def test_chains_one_after_the_other_decide_with_little_room(room):
+    """The same spectrum: one chain of so few vectors is seldom enough."""
+    clusters = 0.85 * np.cos(np.pi * (np.arange(5) + 0.5) / 5)
+    matrix = torch.diag(torch.tensor([1.0, 1.0, 0.9, *np.tile(clusters, 80)[:397]], dtype=torch.float64))
+    found = [top_eigenpairs(matrix, 2, "LA", seed=seed, basis_size=room) for seed in range(20)]
+    assert sum(pairs.complete for pairs in found) >= 12
+    for pairs in found:
+        assert not pairs.complete or abs(pairs.eigenvalues[1] - 1) < 1e-3
+
+
+def test_the_chance_of_several_chains_holds_whenever_one_stops():
+    """Claims as true as they may be, uniform, of runs that stop at the best moment that 12 chains have."""
+    rng = np.random.default_rng(0)
+    claims = rng.uniform(size=(20_000, 12))
+    best = np.array([min(together(run[:m]) for m in range(1, 13)) for run in claims.tolist()])
+    for chance in (0.01, 0.05, 0.2):
+        assert (best <= chance).sum() <= binom.isf(1e-6, len(best), chance)
+        assert (best <= chance).sum() > 0.8 * chance * len(best), "most of the chance is the first chain's"
 
 
 def test_an_operator_that_is_not_symmetric_is_refused():

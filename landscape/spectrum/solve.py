@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -25,12 +25,13 @@ from landscape.spectrum.products import norm, refuse_asymmetry
 from landscape.spectrum.progress import Progress
 from landscape.spectrum.refine import refined
 from landscape.spectrum.rounding import WideProducts, arithmetic
-from landscape.spectrum.search import MISSED_AT_MOST, Chain
+from landscape.spectrum.search import MISSED_AT_MOST, Chain, together
 from landscape.spectrum.verified import Float64Errors, Verified
 from landscape.widened import NoFloat64Error
 
 # Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
 _ROOM = 40
+_HOPELESS = 0.3  # a chain that claims to miss something as often as that: a dozen like it would prove nothing
 
 
 @dataclass(frozen=True)
@@ -312,14 +313,34 @@ class Solve(Iteration):
     def search(self, verified: Verified) -> bool:
         """Look for wanted eigenvalues that the basis doesn't show: further copies, which one start vector cannot see.
 
-        All but the wanted Ritz vectors, and some next to them, is let go. A Lanczos chain from a fresh vector then sees
-        the operator compressed to their complement, where every missed eigenvector lies. Either the wanted Ritz values
-        move: something was missed. Or the chain shows how small a part in a missed eigenvector its start must have had;
-        see `landscape.spectrum.search`. There is one chain: several together would prove less than the product of their
-        chances, and where one has no room to decide, undecided is the answer.
+        A basis with little room has a short chain, which shows little. The next chain from a fresh vector then adds to
+        what it shows; see `landscape.spectrum.search.together`. Chains that show next to nothing are given up.
 
         Returns:
             Whether to iterate on, as something was found; otherwise `missed` says how surely there is nothing.
+        """
+        claims: list[float] = []
+        self.missed = 1.0
+        while not claims or (max(claims) < _HOPELESS and self.missed > MISSED_AT_MOST and not self.exhausted):
+            claim = self.follow_chain(verified, claims)
+            if claim is None:
+                self.missed = 1.0
+                return True
+            claims.append(claim)
+            self.missed = min(self.missed, together(claims))
+        return False
+
+    def follow_chain(self, verified: Verified, claims: Sequence[float]) -> float | None:
+        """Search by one chain: what it claims to miss at most, or None once something is found.
+
+        All but the wanted Ritz vectors, and some next to them, is let go. A Lanczos chain from a fresh vector then sees
+        the operator compressed to their complement, where every missed eigenvector lies. Either the wanted Ritz values
+        move: something was missed. Or the chain shows how small a part in a missed eigenvector its start must have had;
+        see `landscape.spectrum.search`. One chain runs at a time: as a block they would prove less.
+
+        Args:
+            verified: what the basis is held to.
+            claims: of the chains before.
         """
         wanted = self.ritz_pairs()
         # Both sets of values are off by their rounding, and by that of the dense solver.
@@ -329,15 +350,16 @@ class Solve(Iteration):
         ritz, inner = self.held(wanted, edges(verified.values, margin, self.goal.which), verified.rounding)
         aside = self.basis.remainders(ritz.coordinates)
         self.basis.restart(ritz.values, ritz.coordinates, 0)
-        chain = Chain(self.operator.dim - len(ritz.values), inner)
+        chain, claim = Chain(self.operator.dim - len(ritz.values), inner), 1.0
         for chance in self.chances(verified, certain, chain, len(aside[0])):
-            self.missed = 1.0 if chance is None else chance
             if chance is None:
                 self.basis.rejoin(*aside)
-                return True
-            if chance <= MISSED_AT_MOST or self.exhausted:
-                return False
-        return False
+                return None
+            claim = chance
+            enough = claim <= max(claims) if claims else together([claim]) <= MISSED_AT_MOST
+            if enough or self.exhausted:  # the largest claim counts
+                break
+        return claim
 
     def held(self, wanted: Ritz, outer: Edges, rounding: float) -> tuple[Ritz, Edges]:
         """The wanted Ritz pairs and some next to them, and the edges for a chain in the complement of all.
