@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
+import psutil
 from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from landscape.errors import InputError, PeerError
 from landscape.wording import one_line
 
 _TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
+_STARTING = 60.0  # seconds of a process's life in which the others may not have come as far
 _LONGEST = 1500  # letters of a message
 
 EXIT_DONE, EXIT_INTERNAL, EXIT_INPUT, EXIT_NOT_CONVERGED = 0, 1, 2, 3
@@ -99,7 +101,7 @@ def run_command(
 
     def say(line: str, status: int, turn: int | None = None) -> int:
         """Print a line, unless another process has said why it ended before this one's turn comes."""
-        if _outlives(_TURN * (bool(rank_of_process()) if turn is None else turn)):
+        if _outlives(_turn_length() * (bool(rank_of_process()) if turn is None else turn)):
             try:
                 print(f"{name}: {line}", file=sys.stderr)
             except OSError:  # nobody is there to read it, and the status tells
@@ -160,6 +162,12 @@ def rank_of_process() -> int | None:
     """The number of this process among those that torchrun started; None if it was started by itself."""
     rank = os.environ.get("RANK")
     return None if rank is None or os.environ.get("WORLD_SIZE") == "1" else int(rank)
+
+
+def _turn_length() -> float:
+    """The seconds that others get to say something first: as long as this process took to come so far, on a start."""
+    age = time.time() - psutil.Process().create_time()
+    return age if _TURN < age < _STARTING else _TURN
 
 
 def _outlives(seconds: float) -> bool:
