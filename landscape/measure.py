@@ -130,9 +130,9 @@ def probe(
             problem.notes += told_of_slopes(there)
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
-    for measurement in measurements:
-        measurement.check_run(run.known())
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
+    for measurement in measurements:
+        measurement.check_run(run.known(), [unit.sha256 for unit in units[measurement.name]])
     request = Request(
         {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
         {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},

@@ -239,3 +239,19 @@ def test_checkpoints_that_lines_lead_to_are_on_the_slice(command, tiny):
     assert f"the line to far.pt ends at (1.00, {row.end_second.values[0]:.2f})" in ran.out
     text = " ".join(each.get_text() for each in draw("slices-2d", "a.landscape.h5").findobj(Text))
     assert "squares: far.pt at (1.00," in text.replace("\n", " ")
+
+
+def test_a_plane_goes_through_other_checkpoints_of_its_run(command, tiny):
+    asked = ["--slice", "2d", "--direction", "a.pt", "--direction", "b.pt", "--points", 3]
+    ran = command("a.pt", "b.pt", "c.pt", *asked)
+    assert (ran.status, ran.out) == (2, "")
+    assert "a.pt is among the checkpoints that have a plane" in ran.err
+    assert "--at" in ran.err
+    assert command("a.pt", "b.pt", "c.pt", *asked, "--at", 20, "-o", "run.h5").status == 0
+    assert command("c.pt", *asked, "-o", "alone.h5").status == 0
+    rows = []
+    for name in ("run.h5", "alone.h5"):
+        with open_record(name) as record:
+            rows.append(record["slices_2d"].dataset.isel(checkpoint=0).load())
+    assert np.array_equal(rows[0].loss.values, rows[1].loss.values)
+    np.testing.assert_allclose(rows[0].path_first.values, [*rows[0].end_first.values, 0], atol=1e-6)

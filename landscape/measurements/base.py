@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -59,8 +59,12 @@ class Measurement(ABC):
             InputError: one line that says which setting the problem can't have, and why.
         """
 
-    def check_run(self, run: Run) -> None:  # noqa: B027
+    def check_run(self, run: Run, measured: Sequence[str]) -> None:  # noqa: B027
         """Refuse a run that the measurement can't be made of; before anything is measured, and after `settle`.
+
+        Args:
+            run: all checkpoints.
+            measured: sha256 of those that the measurement is made of.
 
         Raises:
             InputError: one line that says what is missing.

@@ -73,7 +73,7 @@ class Dynamics(Measurement):
         """Nothing is open."""
         return self
 
-    def check_run(self, run: Run) -> None:
+    def check_run(self, run: Run, measured: Sequence[str]) -> None:
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "dynamics are")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -51,7 +51,7 @@ class ValleyHops(Measurement):
         check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
         return self
 
-    def check_run(self, run: Run) -> None:
+    def check_run(self, run: Run, measured: Sequence[str]) -> None:
         """Refuse a run without a window long enough for any answer."""
         needed = fewest_updates(self.k)
         if None in run.steps:

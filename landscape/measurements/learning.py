@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -49,7 +50,7 @@ class Learning(Measurement):
             )
         return self
 
-    def check_run(self, run: Run) -> None:
+    def check_run(self, run: Run, measured: Sequence[str]) -> None:
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "learning is")
 

@@ -103,12 +103,17 @@ class _Slice(Measurement):
             problem.sampled(self.subset, self.seed)
         positions(-1.0, 1.0, points)
         refuse_rule(problem, self.buffers)
-        refuse_unknown(problem, directions, left_out=checkpoints > 1 and self._of_lines)
+        refuse_unknown(problem, directions, left_out=checkpoints > 1)
         digests = tuple(digests_of(directions).items())
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
 
-    def check_run(self, run: Run) -> None:
-        """Principal components take at least one checkpoint more than there are of them."""
+    def check_run(self, run: Run, measured: Sequence[str]) -> None:
+        """Principal components take one checkpoint more than there are of them, and no plane has a line to itself."""
+        if own := [name for name, digest in self.digests if digest in measured and not self._of_lines]:
+            raise InputError(
+                f"{own[0]} is among the checkpoints that have a plane, and no line leads from it to itself: name the "
+                "steps that should have one (--at)"
+            )
         if asked := self.directions.count(PRINCIPAL):
             run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')}")
 
