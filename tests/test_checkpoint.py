@@ -499,8 +499,6 @@ def test_no_such_file(tmp_path):
 
 def test_folders(tmp_path):
     assert "is a folder" in refusal(tmp_path)
-    (tmp_path / ".metadata").write_bytes(b"x")
-    assert "dcp_to_torch" in refusal(tmp_path)
 
 
 def test_not_a_regular_file(tmp_path):

@@ -8,6 +8,7 @@ from landscape.checkpoint.contents import load_pickled, load_safetensors
 from landscape.checkpoint.files import digest, identity, shards_of
 from landscape.checkpoint.layout import AS_USUAL, Layout, Where, find_layout
 from landscape.checkpoint.recognise import recognise
+from landscape.checkpoint.sharded import Sharded, is_sharded
 from landscape.checkpoint.store import Checkpoint
 from landscape.errors import InputError
 from landscape.wording import cause
@@ -17,8 +18,8 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, whe
     """Reads the weights in a file, and what it says about them, onto the CPU.
 
     Read are this package's own format, a bare state dict, a dictionary of a training script (weights under
-    ``landscape.checkpoint.layout.WEIGHT_KEYS``) in both formats of ``torch.save``, and safetensors, in one file or a
-    folder of several.
+    ``landscape.checkpoint.layout.WEIGHT_KEYS``) in both formats of ``torch.save`` and in the folders that
+    ``torch.distributed.checkpoint`` writes, and safetensors, in one file or a folder of several.
 
     Args:
         path: The file, or the folder.
@@ -35,10 +36,16 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, whe
     """
     path = Path(path).expanduser()
     try:
-        files = (shards_of(path) if os.path.isdir(path) else []) or [path]
+        sharded = Sharded(path) if os.path.isdir(path) and is_sharded(path) else None
+        files = sharded.files if sharded else (shards_of(path) if os.path.isdir(path) else []) or [path]
         before = identity(files) if path.exists() else None
-        kinds = [recognise(file) for file in files]
-        if set(kinds) == {"safetensors"}:
+        kinds = [] if sharded else [recognise(file) for file in files]
+        content: object
+        if sharded:
+            content, notes = sharded.load()
+            layout = _layout(content, path, where)
+            layout = replace(layout, format=f"distributed {layout.format}", notes=notes + layout.notes)
+        elif set(kinds) == {"safetensors"}:
             state, notes = load_safetensors(files)
             layout = _layout(state, path, where)
             layout = replace(layout, format="safetensors", notes=notes + layout.notes)

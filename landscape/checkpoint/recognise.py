@@ -29,8 +29,7 @@ _WRONG_BEGINNINGS = (
 
 _WRONG_SUFFIXES = {
     ".onnx": "is a program of ONNX, which can't be differentiated; give the PyTorch model's weights",
-    ".distcp": "is a part of a distributed checkpoint; make one file of its folder with "
-    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`",
+    ".distcp": "is a part of a distributed checkpoint; give its folder",
 }
 
 
@@ -68,22 +67,13 @@ def recognise(path: Path) -> Kind:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise InputError(f"{path}: {_folder_advice(path)}")
+        raise InputError(f"{path}: is a folder; give the checkpoint file in it")
     if not path.exists():
         raise InputError(f"{path}: no such file; check the path")
     if not path.is_file():
         raise InputError(f"{path}: is not a regular file; give the file with the model's weights")
     if path.stat().st_size == 0:
         raise InputError(f"{path}: is empty; the job that wrote it was probably cut off, take an earlier checkpoint")
-
-
-def _folder_advice(path: Path) -> str:
-    if (path / ".metadata").is_file():
-        return (
-            "is a distributed checkpoint; make one file of it with "
-            "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE`"
-        )
-    return "is a folder; give the checkpoint file in it"
 
 
 def _check_zip(path: Path) -> Kind:
