@@ -25,9 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed.checkpoint
 from cyclopts import App
 from safetensors.torch import save_file
+from torch import distributed
 
+from landscape.checkpoint import read_checkpoint
 from landscape.cli import plot, probe
 from tests import hostile
 from tests.conftest import PROBLEM, TinyProject
@@ -61,6 +64,7 @@ SOURCES = [
     Source("run.h5", ("X", "--figure", "eigenvalues"), plot=True),
     *(Source(name, ("model", "--data", "X", "-o", "new.h5"))
       for name in ("rows.npy", "row.bin", "rows.npz", "rows.jsonl", "rows.safetensors", "rows.pt")),
+    *(Source(f"sharded/{name}", ("sharded", "-o", "new.h5")) for name in (".metadata", "__0_0.distcp")),
     *(Source(f"model/{name}", FOLDER) for name in ("config.json", "model.safetensors", "trainer_state.json")),
 ]  # fmt: skip
 
@@ -74,6 +78,9 @@ def make_good(folder: Path) -> None:
     for seed, name in enumerate(("a", "b")):
         TinyProject(folder).save(f"{name}.pt", seed, step=10 * seed)
     hostile.make_good(folder, probe.main)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one process that saves alone
+        distributed.checkpoint.save(read_checkpoint("a.pt").state, checkpoint_id="sharded", no_dist=True)
     torch.manual_seed(0)
     sizes = {"vocab_size": TOKENS, "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2}
     GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(folder / "model")
