@@ -53,7 +53,7 @@ coverage: $(INSTALLED)
 fuzz: $(INSTALLED)
 	$(BIN)/python -m tests.fuzz
 
-# What the suite makes of a sample of small faults in the numerics: an hour on one core.
+# What the suite makes of a sample of small faults: hours, gone on with by the same command.
 mutants: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[audit]'
 	$(BIN)/python -m tests.mutants
