@@ -46,7 +46,7 @@ FULL = Plan(
         Row("looped-66k", (1, 10, 50), 7, reaching=True, points=51),
         Row("looped-270k", (1, 10, 50), 5),
         Row("gpt-900k", (1, 10), 5),
-        Row("resnet-20", (1, 10), 5, points=51),
+        Row("resnet-20", (1, 10), 5, points=21),
     ),
     seeds=3,
 )

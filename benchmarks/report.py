@@ -37,6 +37,7 @@ class RowReport:
     Attributes:
         case: its name.
         date: in UTC.
+        processor: on which.
         costs: of products.
         solvers: of each number of eigenpairs, all solvers.
         plane: None where none was asked for.
@@ -45,6 +46,7 @@ class RowReport:
 
     case: str
     date: str
+    processor: str
     costs: ProductCosts
     solvers: list[SolverSummary]
     plane: PlaneCosts | None
@@ -59,8 +61,11 @@ class Report:
     rows: list[RowReport]
 
     def beside(self, earlier: Report) -> Report:
-        """This, and what an earlier report has of other models if it is of the same machine and versions."""
-        if replace(earlier.machine, date="") != replace(self.machine, date=""):
+        """This, and what an earlier report has of other models if it is of the same versions and kind of device.
+
+        Ratios and products of one model are of one run; the processor of each model's run is told.
+        """
+        if (earlier.machine.device, earlier.machine.versions) != (self.machine.device, self.machine.versions):
             return self
         known = {row.case: row for row in (*earlier.rows, *self.rows)}
         return replace(self, rows=[known[case] for case in CASES if case in known])
@@ -106,14 +111,16 @@ def measure(plan: Plan, device: torch.device) -> Report:
         InputError: a checkpoint is missing and could not be made.
     """
     torch.set_num_threads(1)
-    return Report(this_machine(device), [_measured(row, plan.seeds, device) for row in plan.rows])
+    machine = this_machine(device)
+    return Report(machine, [_measured(row, plan.seeds, device, machine.processor) for row in plan.rows])
 
 
-def _measured(row: Row, seeds: int, device: torch.device) -> RowReport:
+def _measured(row: Row, seeds: int, device: torch.device, processor: str) -> RowReport:
     problem = CASES[row.case][1]().to(device)
     return RowReport(
         case=row.case,
         date=today(),
+        processor=processor,
         costs=product_costs(row.case, problem, row.rounds),
         solvers=[each for k in row.ks for each in compare_solvers(problem, k, seeds, row.reaching and k == 10)],
         plane=plane_costs(row.case, problem, row.points, 3) if row.points else None,
@@ -143,7 +150,7 @@ def _products_table(measured: list[RowReport]) -> Table:
     found = [{cost.what: cost.gradients.show(".2f") for cost in each.costs} for each in costs]
     seconds = list(dict.fromkeys(route for each in costs for route in each.set_up_seconds))
     rows = [
-        ("measured", *(row.date for row in measured)),
+        ("measured", *(f"{row.date}, {row.processor}" for row in measured)),
         ("parameters", *(f"{each.parameters:,}" for each in costs)),
         ("samples", *(str(each.samples) for each in costs)),
         ("a plain gradient, ms", *(each.gradient_ms.show(".1f") for each in costs)),

@@ -124,7 +124,7 @@ class TestReport:
     def test_the_documentation_has_the_markers(self, report: Report, command: str) -> None:
         assert insert(DOCUMENT.read_text(encoding="utf-8"), command, report.machine, [])
 
-    def test_models_that_were_measured_before_stay_where_the_machine_is_the_same(self, report: Report) -> None:
+    def test_models_measured_before_stay_and_tell_their_processor(self, report: Report) -> None:
         (tiny,) = report.rows
         stored = structure(json.loads(json.dumps(unstructure(report))), Report)
         assert stored == report
@@ -133,8 +133,11 @@ class TestReport:
         assert [row.case for row in both.rows] == [case for case in CASES if case in ("toy", "tiny")]
         assert both.machine.date == "later"
         assert toy.beside(both) == both
-        elsewhere = replace(report, machine=replace(report.machine, cores=99))
-        assert toy.beside(elsewhere) == toy
+        other = replace(tiny, processor="another processor")
+        elsewhere = replace(report, machine=replace(report.machine, cores=99), rows=[other])
+        assert "another processor" in toy.beside(elsewhere).tables()[0].markdown()
+        for machine in (replace(report.machine, versions={"torch": "1.0"}), replace(report.machine, device="a GPU")):
+            assert toy.beside(replace(report, machine=machine)) == toy
 
     def test_a_document_without_markers_is_refused(self, report: Report) -> None:
         with pytest.raises(InputError, match="no place for the tables"):

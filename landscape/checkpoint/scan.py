@@ -6,6 +6,7 @@ a million times, overflows the interpreter's stack when it is hashed; one that h
 """
 
 import pickletools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -52,11 +53,17 @@ def operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
 
 
 def _operations(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-    try:
-        for operation, argument, _ in pickletools.genops(file):
-            yield operation, argument
-    except Exception:  # pickletools raises many types on damaged bytes; what came before them still counts
-        return
+    found = pickletools.genops(file)
+    while True:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of text that only damaged bytes have
+                operation, argument, _ = next(found)
+        except (
+            Exception
+        ):  # at the end, and pickletools raises many types on damaged bytes; what came before still counts
+            return
+        yield operation, argument
 
 
 def _refuse_bomb(file: IO[bytes]) -> None:

@@ -43,7 +43,6 @@ def project(points: Iterable[Tensor], centre: Tensor, directions: Sequence[Direc
     for point in points:
         difference = point.to(torch.float64) - centre.to(torch.float64)
         within = q.T @ difference
-        within += q.T @ (difference - q @ within)  # the second pass removes what rounding left of the first
         coordinates.append(torch.linalg.solve_triangular(r, within.unsqueeze(1), upper=True).squeeze(1))
         distances.append(torch.linalg.vector_norm(difference - q @ within))
     if not coordinates:
