@@ -226,7 +226,7 @@ def test_the_route_is_decided_by_what_the_graphs_hold():
     assert Hessian(problem, memory=needed).route.name == "cached"
     assert Hessian(problem, memory=needed - 1).route.name == "rebuilt"
     assert Hessian(problem, memory=needed - 1, route="cached").route.name == "cached"
-    assert "MB" in str(Hessian(problem).route)
+    assert "kB" in str(Hessian(problem).route)
     halves, single = problem.to(micro_batch=32), problem.to(micro_batch=1)
     assert Hessian(halves).route.graph_bytes == pytest.approx(needed + problem.vector.nbytes, rel=0.1)
     # Every micro-batch keeps a gradient of its own.

@@ -421,13 +421,19 @@ def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, ti
     assert plot(["all.h5", "--figure", "slices-1d", "--step", "10"]) == 0
 
 
-@pytest.mark.parametrize(("checkpoints", "slices"), [(("b.pt",), "1d"), (("a.pt", "b.pt"), "2d")])
-def test_a_line_that_leads_nowhere_is_refused_before_anything_is_measured(command, tiny, checkpoints, slices):
+@pytest.mark.parametrize(
+    ("checkpoints", "slices", "said"),
+    [
+        (("b.pt",), "1d", "copy.pt has the weights of a checkpoint that is measured"),
+        (("a.pt", "b.pt"), "2d", "copy.pt is among the checkpoints that have a plane"),
+    ],
+)
+def test_a_line_that_leads_nowhere_is_refused_before_anything_is_measured(command, tiny, checkpoints, slices, said):
     shutil.copy("b.pt", "copy.pt")
     before = tiny.listing()
     ran = command(*checkpoints, "--slice", slices, "--direction", "copy.pt", "--direction", "filter")
     assert (ran.status, ran.out) == (2, "")
-    assert "copy.pt has the weights of a checkpoint that is measured" in ran.err
+    assert said in ran.err
     assert ran.err.count("\n") == 1
     assert tiny.listing() == before
 

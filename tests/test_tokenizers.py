@@ -96,7 +96,7 @@ def test_no_architecture_reads_text_without_files(kinds, tmp_path):
     texts |= modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     texts |= modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     kinds = kinds or {kind: name for name, kind in TOKENIZER_MAPPING_NAMES.items() if name in texts}.values()
-    place, reading = Folder(tmp_path, tmp_path, None, {}, {}, (), ()), {}
+    place, reading = Folder(tmp_path, tmp_path, None, {}, {}, (), None, ()), {}
     for name in kinds:
         model = SimpleNamespace(config=CONFIG_MAPPING[name]())
         with suppress(InputError):
