@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed import checkpoint as dcp
 
@@ -33,6 +34,7 @@ fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (2,)))
 checkpoint.save({"model": get_model_state_dict(model), "step": 7}, checkpoint_id="folder")
 if torch.distributed.get_rank() == 0:
     torch.save(whole, "whole.pt")
+torch.distributed.barrier()
 destroy_process_group()
 """
 
@@ -74,6 +76,13 @@ def test_a_bare_state_dict_is_read_and_known_by_its_content(tmp_path, model):
     second = read_checkpoint(saved(tmp_path / "b", model.state_dict()))
     assert first.sha256 != second.sha256
     assert not torch.equal(first.state["0.weight"], second.state["0.weight"])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_folder_of_safetensors_stays_one_whatever_lies_beside_them(tmp_path, model):
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / ".metadata").write_bytes(b"of another program")
+    assert read_checkpoint(tmp_path).format == "safetensors"
 
 
 def test_the_pieces_of_two_processes_are_put_together(tmp_path):

@@ -36,8 +36,9 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, whe
     """
     path = Path(path).expanduser()
     try:
-        sharded = Sharded(path) if os.path.isdir(path) and is_sharded(path) else None
-        files = sharded.files if sharded else (shards_of(path) if os.path.isdir(path) else []) or [path]
+        files = shards_of(path) if os.path.isdir(path) else []
+        sharded = Sharded(path) if is_sharded(path) and not files else None
+        files = sharded.files if sharded else files or [path]
         before = identity(files) if path.exists() else None
         kinds = [] if sharded else [recognise(file) for file in files]
         content: object

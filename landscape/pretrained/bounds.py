@@ -91,5 +91,5 @@ def refuse_endless(patterns: Sequence[str], names: Sequence[str]) -> None:
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
         pattern = one_line(said.splitlines()[-1] if said else json.dumps(list(patterns)), 80)
-        why = "takes longer than seconds" if isinstance(error, subprocess.TimeoutExpired) else "can't be used"
+        why = f"takes more than {_SECONDS:g} s" if isinstance(error, subprocess.TimeoutExpired) else "can't be used"
         raise InputError(f"the regular expression {pattern} {why} on the names of modules; write the names") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch import Tensor, nn
 
 from landscape.checkpoint import Checkpoint
@@ -24,9 +25,10 @@ from landscape.checkpoint.files import digest, identity
 from landscape.checkpoint.layout import as_step, find_layout, optimizer_in
 from landscape.checkpoint.recognise import recognise
 from landscape.errors import InputError
+from landscape.memory import half_of_memory
 from landscape.pretrained.bounds import built_within, refuse_endless
 from landscape.pretrained.files import ADAPTER, CONFIG, Folder, folder_at, read_json, tokenizer_digest
-from landscape.wording import cause, listed, one_line
+from landscape.wording import amount, cause, listed, one_line
 
 # What differs between the checkpoints of a run, or between machines, and is no part of the model.
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "peft_version",
@@ -127,9 +129,14 @@ def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def _optimizer(file: Path | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The state_dict of an optimiser in a file, where it can be read without running code, and a note where not."""
+    """The state_dict of an optimiser in a file, where it can be read without running code, and a note where not.
+
+    Few measurements need it, so that one which fills the memory doesn't keep the model from being measured.
+    """
     if file is None:
         return None, ()
+    if (size := file.stat().st_size) > half_of_memory(torch.device("cpu")):
+        return None, (f"the optimiser is left aside: {file} has {amount(size)}, more than half of the memory",)
     try:
         content, told = load_pickled(file, recognise(file), allow_code_execution=False)
     except InputError as error:
