@@ -31,7 +31,7 @@ test-slow: $(INSTALLED)
 
 # Every kind of model and checkpoint in docs/models.md.
 test-models: $(INSTALLED)
-	$(BIN)/python -m pytest tests/test_pretrained.py -m "slow or not slow"
+	$(BIN)/python -m pytest tests/loading/test_pretrained.py -m "slow or not slow"
 
 # The suite with the kernels that torch (its own and MKL's) and NumPy (OpenBLAS) take on other processors, and on two
 # threads: no test may hang on the last bit of a product.
@@ -67,24 +67,24 @@ test-lowest:
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.peers
-	$(BIN)/python -m benchmarks.precision cost
+	$(BIN)/python -m benchmarks.accuracy.precision cost
 	$(BIN)/python -m benchmarks.scaling
-	$(BIN)/python -m benchmarks.contention
-	$(BIN)/python -m benchmarks.reduced
-	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.processes
+	$(BIN)/python -m benchmarks.scaling.contention
+	$(BIN)/python -m benchmarks.accuracy.reduced
+	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes
 
 # Do intervals hold, how far is a density off, what do warm starts and certificates save? As Markdown.
 bench-accuracy: $(INSTALLED)
-	$(BIN)/python -m benchmarks.coverage
-	$(BIN)/python -m benchmarks.density
-	$(BIN)/python -m benchmarks.sweep
-	$(BIN)/python -m benchmarks.precision
-	$(BIN)/python -m benchmarks.valleys
-	$(BIN)/python -m benchmarks.valleys alarms
-	$(BIN)/python -m benchmarks.valleys power
-	$(BIN)/python -m benchmarks.hops
-	$(BIN)/python -m benchmarks.phases
-	$(BIN)/python -m benchmarks.adaptive
+	$(BIN)/python -m benchmarks.accuracy.coverage
+	$(BIN)/python -m benchmarks.accuracy.density
+	$(BIN)/python -m benchmarks.accuracy.sweep
+	$(BIN)/python -m benchmarks.accuracy.precision
+	$(BIN)/python -m benchmarks.accuracy.valleys
+	$(BIN)/python -m benchmarks.accuracy.valleys alarms
+	$(BIN)/python -m benchmarks.accuracy.valleys power
+	$(BIN)/python -m benchmarks.accuracy.hops
+	$(BIN)/python -m benchmarks.accuracy.phases
+	$(BIN)/python -m benchmarks.accuracy.adaptive
 
 # The paper's questions, in full: hours on two cores, resumed by the same command.
 study: $(INSTALLED)
@@ -93,13 +93,13 @@ study: $(INSTALLED)
 # Does another device give the CPU's numbers (exit status 1 says no), and how fast is it, beside other libraries too?
 DEVICE ?= cuda
 gpu-check: $(INSTALLED)
-	$(BIN)/python -m benchmarks.device_check --device $(DEVICE)
+	$(BIN)/python -m benchmarks.devices --device $(DEVICE)
 	$(BIN)/python -m benchmarks.peers --device $(DEVICE)
-	$(BIN)/python -m benchmarks.reduced --device $(DEVICE)
+	$(BIN)/python -m benchmarks.accuracy.reduced --device $(DEVICE)
 
 # The documentation is Markdown; its examples are run.
 docs: $(INSTALLED)
-	$(BIN)/python -m pytest tests/test_docs.py tests/test_record.py -k "doc"
+	$(BIN)/python -m pytest tests/project/test_docs.py tests/record/test_record.py -k "doc"
 
 clean:
 	rm -rf $(VENV) .venv-lowest mutants demo.landscape.h5 demo.landscape.h5.parts

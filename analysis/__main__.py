@@ -31,7 +31,7 @@ def main(
         workers: Processes at a time, each with one thread.
     """
     from analysis.studies import STUDIES
-    from analysis.study import Scale, run_study
+    from analysis.support.study import Scale, run_study
 
     if not studies:
         for name, study in STUDIES.items():

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landscape.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
+    from landscape.checks.slope import Slope, check_slopes
     from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
     from landscape.curvature.gauss_newton import GaussNewton
     from landscape.curvature.hessian import Hessian
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
-    from landscape.curvature.untied import Loop, untied
     from landscape.errors import InputError
+    from landscape.loading.source import Source, load_problem
     from landscape.loops import LoopCurvature, loop_curvature
-    from landscape.measure import probe
+    from landscape.loops.untied import Loop, untied
     from landscape.measurements import (
         Density,
         Dynamics,
@@ -46,14 +47,13 @@ if TYPE_CHECKING:
         eigenpairs_of,
         trace_of,
     )
+    from landscape.measurements.runner import probe
     from landscape.operator import MatrixOperator, SymmetricOperator
-    from landscape.penalty import WeightDecay
     from landscape.problem import Problem
-    from landscape.progress import ProgressBar
+    from landscape.problem.penalty import WeightDecay
+    from landscape.problem.samples import LossEstimate
     from landscape.record import join_records, open_record
-    from landscape.samples import LossEstimate
-    from landscape.slope import Slope, check_slopes
-    from landscape.source import Source, load_problem
+    from landscape.reporting.progress_bar import ProgressBar
     from landscape.spectrum.density import SpectralDensity, spectral_density
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
     from landscape.spectrum.full import FullSpectrum, full_spectrum
@@ -67,10 +67,10 @@ _HOMES = {
     "landscape.curvature.gauss_newton": ["GaussNewton"],
     "landscape.curvature.hessian": ["Hessian"],
     "landscape.curvature.preconditioned": ["Preconditioned", "adam_diagonal"],
-    "landscape.curvature.untied": ["Loop", "untied"],
+    "landscape.loops.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
     "landscape.loops": ["LoopCurvature", "loop_curvature"],
-    "landscape.measure": ["probe"],
+    "landscape.measurements.runner": ["probe"],
     "landscape.measurements": [
         "Density",
         "Dynamics",
@@ -96,13 +96,13 @@ _HOMES = {
         "trace_of",
     ],
     "landscape.operator": ["MatrixOperator", "SymmetricOperator"],
-    "landscape.penalty": ["WeightDecay"],
+    "landscape.problem.penalty": ["WeightDecay"],
     "landscape.problem": ["Problem"],
-    "landscape.progress": ["ProgressBar"],
+    "landscape.reporting.progress_bar": ["ProgressBar"],
     "landscape.record": ["join_records", "open_record"],
-    "landscape.samples": ["LossEstimate"],
-    "landscape.slope": ["Slope", "check_slopes"],
-    "landscape.source": ["Source", "load_problem"],
+    "landscape.problem.samples": ["LossEstimate"],
+    "landscape.checks.slope": ["Slope", "check_slopes"],
+    "landscape.loading.source": ["Source", "load_problem"],
     "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
     "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],

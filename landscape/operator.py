@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.parallel import ALONE, Processes
-from landscape.widened import NoFloat64Error
-from landscape.wording import one_line
+from landscape.machine.processes import ALONE, Processes
+from landscape.machine.widened import NoFloat64Error
+from landscape.reporting.messages import one_line
 
 
 class SymmetricOperator(ABC):

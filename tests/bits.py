@@ -37,8 +37,8 @@ SHIPPED = ("--hessian", "--density", "--trace", "--log-det", "30", "--effective-
            "--points", "9")  # fmt: skip
 FOLDER = ("--hessian", "-k", "3", "--density", "--trace", "--per-layer", "--slice", "1d", "--samples", "--self-check",
           "--points", "9")  # fmt: skip
-RUN = ("--dynamics", "--hops", "--samples", "--hessian", "-k", "2", "--slice", "2d", "--direction", "pca",
-       "--points", "9")  # fmt: skip
+RUN = ("--dynamics", "--hops", "--samples", "--hessian", "-k", "2", "--points", "9",
+       "--slice", "2d", "--direction", "pca", "--direction", "pca")  # fmt: skip
 STEPS = 12
 # What says when, where and by what command a row was made; each is another one in every run.
 OF_THE_RUN = {"created", "fingerprint", "command", "seconds", "started", "memory", "versions", "route", "provenance"}

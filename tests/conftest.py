@@ -164,7 +164,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The records of two small runs with everything measured; made once for all tests of figures."""
-    from tests.drawn import write_records  # late: few tests need figures
+    from tests.support.drawn import write_records  # late: few tests need figures
 
     return write_records(tmp_path_factory.mktemp("records"))
 

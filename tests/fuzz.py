@@ -32,8 +32,8 @@ from torch import distributed
 
 from landscape.checkpoint import read_checkpoint
 from landscape.cli import plot, probe
-from tests import hostile
 from tests.conftest import PROBLEM, TinyProject
+from tests.support import hostile
 
 MOST_SECONDS, MOST_BYTES, MOST_LETTERS = 10, 4_000_000_000, 2000
 TOKENS = 50

@@ -10,7 +10,7 @@ from torch import nn
 
 from landscape import InputError, MatrixOperator, Problem, SymmetricOperator, top_eigenpairs
 from landscape.operator import as_operator
-from tests.oracles import dense, perceptron, symmetric
+from tests.support.oracles import dense, perceptron, symmetric
 
 
 def test_products_are_counted_by_columns_and_equal_the_matrix():

@@ -21,7 +21,7 @@ from landscape.checkpoint.recognise import Kind
 from landscape.checkpoint.scan import operations, refuse_bombs
 from landscape.checkpoint.stand_ins import left_out, stand_ins
 from landscape.errors import InputError
-from landscape.wording import cause, listed
+from landscape.reporting.messages import cause, listed
 
 _DAMAGED = "is cut short or damaged"
 _AGAIN = "copy it again or take an earlier checkpoint"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from landscape.errors import InputError
-from landscape.wording import cause, listed
+from landscape.reporting.messages import cause, listed
 
 _LARGEST_INDEX = 2**26
 

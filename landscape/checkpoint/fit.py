@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.wording import listed
+from landscape.reporting.messages import listed
 
 # What DistributedDataParallel, torch.compile and Lightning put before every name; more of them is no wrapping.
 _WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.){0,8}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from landscape.checkpoint.stand_ins import as_tensor
 from landscape.checkpoint.store import FORMAT, VERSION
 from landscape.errors import InputError
-from landscape.wording import counted, listed, one_line
+from landscape.reporting.messages import counted, listed, one_line
 
 # The first of these that holds weights is taken: the weights being trained before an average of them.
 WEIGHT_KEYS = (

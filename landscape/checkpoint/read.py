@@ -11,7 +11,7 @@ from landscape.checkpoint.recognise import recognise
 from landscape.checkpoint.sharded import Sharded, is_sharded
 from landscape.checkpoint.store import Checkpoint
 from landscape.errors import InputError
-from landscape.wording import cause
+from landscape.reporting.messages import cause
 
 
 def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, where: Where = AS_USUAL) -> Checkpoint:

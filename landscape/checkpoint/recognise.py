@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from landscape.errors import InputError
-from landscape.wording import amount
+from landscape.reporting.messages import amount
 
 Kind = Literal["zip", "pickle", "safetensors"]
 

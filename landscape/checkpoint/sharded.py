@@ -19,7 +19,7 @@ from landscape.checkpoint.files import files_in
 from landscape.checkpoint.scan import refuse_bombs
 from landscape.checkpoint.stand_ins import LeftOut
 from landscape.errors import InputError
-from landscape.wording import cause, listed
+from landscape.reporting.messages import cause, listed
 
 _METADATA = ".metadata"
 _AGAIN = "copy the whole folder again or take an earlier checkpoint"

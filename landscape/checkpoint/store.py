@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.wording import cause, one_line
+from landscape.reporting.messages import cause, one_line
 
 FORMAT = "landscape-checkpoint"
 VERSION = 1

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from landscape.cli.running import EXIT_DONE, Whole, command_app, printing, run_command
 from landscape.errors import InputError
-from landscape.wording import cause, one_line
+from landscape.reporting.messages import cause, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,13 +23,13 @@ from landscape.cli.running import (
 )
 from landscape.cli.screen import print_compared, print_json, print_tables
 from landscape.errors import InputError
-from landscape.wording import counted
+from landscape.reporting.messages import counted
 
 if TYPE_CHECKING:
-    from landscape.crosscheck import CrossCheck
-    from landscape.measure import Row
+    from landscape.checks.pyhessian import CrossCheck
+    from landscape.loading.source import Source
     from landscape.measurements import Measurement
-    from landscape.source import Source
+    from landscape.measurements.runner import Row
 
 HELP = "Measure the loss landscape around checkpoints: results on the screen and in one HDF5 record."
 
@@ -117,12 +117,12 @@ def probe(
     if self_check and not checkpoints:
         return _closed_forms(device)
     from landscape import measurements as made
-    from landscape.crosscheck import check_arguments
-    from landscape.measure import probe as run
-    from landscape.memory import bytes_of
-    from landscape.parallel import joined
+    from landscape.checks.pyhessian import check_arguments
+    from landscape.loading.source import Source
+    from landscape.machine.memory import bytes_of
+    from landscape.machine.processes import joined
+    from landscape.measurements.runner import probe as run
     from landscape.record import readable
-    from landscape.source import Source
 
     if group_by is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
@@ -219,8 +219,8 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
 
 def _closed_forms(device: str) -> int:
     """Without a checkpoint, the self-check is of this machine."""
-    from landscape.closed_forms import compare
-    from landscape.source import device_named
+    from landscape.checks.closed_forms import compare
+    from landscape.loading.source import device_named
 
     compared = list(compare(device_named(device) or "cpu"))
     with printing():
@@ -229,7 +229,7 @@ def _closed_forms(device: str) -> int:
 
 
 def _crosscheck(row: Row, source: Source, k: int, seed: int) -> CrossCheck:
-    from landscape.crosscheck import pyhessian_eigenvalues
+    from landscape.checks.pyhessian import pyhessian_eigenvalues
 
     return pyhessian_eigenvalues(source.load(row.path), k, seed=seed)
 

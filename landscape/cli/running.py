@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
 from landscape.errors import InputError, PeerError
-from landscape.wording import one_line
+from landscape.reporting.messages import one_line
 
 _TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
 _STARTING = 60.0  # seconds of a process's life in which the others may not have come as far

@@ -14,15 +14,15 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-from landscape.wording import printable
+from landscape.reporting.messages import printable
 
 if TYPE_CHECKING:
     import xarray as xr
 
-    from landscape.closed_forms import Compared
-    from landscape.crosscheck import CrossCheck
-    from landscape.measure import Result
+    from landscape.checks.closed_forms import Compared
+    from landscape.checks.pyhessian import CrossCheck
     from landscape.measurements import Measurement as Asked
+    from landscape.measurements.runner import Result
 
 
 _WIDTH_OF_FILES = 120  # where there is no terminal to ask, so that names of layers aren't folded

@@ -8,9 +8,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from landscape.curvature.route import Route
+from landscape.curvature.products.route import Route
 from landscape.errors import InputError
-from landscape.memory import OVERHEAD
+from landscape.machine.memory import OVERHEAD
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.likelihood import Likelihood, likelihood_of
-from landscape.curvature.sandwich import Parts, Sandwich
+from landscape.curvature.products.sandwich import Parts, Sandwich
 from landscape.errors import InputError, refuse_fractions
 from landscape.problem import Problem
 

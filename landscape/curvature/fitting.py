@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from landscape.batches import part, samples_in
 from landscape.curvature.hessian import Hessian
-from landscape.memory import OVERHEAD
+from landscape.machine.memory import OVERHEAD
 from landscape.problem import Problem
+from landscape.problem.batches import part, samples_in
 
 _SHARE = 4
 """A batch's graph takes at most one such part of the memory: about as much again is taken while it is gone through."""

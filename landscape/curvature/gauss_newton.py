@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from landscape.curvature.sandwich import Parts, Sandwich
+from landscape.curvature.products.sandwich import Parts, Sandwich
 from landscape.errors import InputError
 from landscape.problem import Problem
 

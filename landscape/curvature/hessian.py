@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.curvature.batched import BatchedOperator, Linearised
+from landscape.curvature.products.batched import BatchedOperator, Linearised
 
 
 class Hessian(BatchedOperator):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from landscape.errors import InputError
-from landscape.losses import FunctionAsModule, Loss
+from landscape.problem.losses import FunctionAsModule, Loss
 
 Apply = Callable[[Tensor], Tensor]
 

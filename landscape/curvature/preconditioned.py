@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.checkpoint.optimizer import Entry, entries_by_name
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
-from landscape.optimizer import Entry, entries_by_name
-from landscape.parameters import ParameterLayout
-from landscape.wording import listed
+from landscape.problem.parameters import ParameterLayout
+from landscape.reporting.messages import listed
 
 
 @final

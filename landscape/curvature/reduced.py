@@ -10,11 +10,11 @@ import torch
 
 from landscape.curvature.hessian import Hessian
 from landscape.errors import InputError
-from landscape.memory import ran_out
+from landscape.machine.memory import ran_out
+from landscape.machine.widened import NoFloat64Error
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.widened import NoFloat64Error
-from landscape.wording import cause
+from landscape.reporting.messages import cause
 
 
 @final

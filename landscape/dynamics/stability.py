@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from landscape.errors import InputError
-from landscape.wording import listed
+from landscape.reporting.messages import listed
 
 # The keys of param_groups of torch 2.13 that change a step, without `maximize` and what says only how it is computed.
 _SGD = {"lr", "momentum", "dampening", "weight_decay", "nesterov"}

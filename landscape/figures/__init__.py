@@ -25,7 +25,7 @@ from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
 from landscape.figures.summary import SUMMARY
 from landscape.figures.table import PAGES as SINGLE
 from landscape.figures.valley import draw_map, draw_profile, draw_restates
-from landscape.wording import listed
+from landscape.reporting.messages import listed
 
 __all__ = [
     "COLOURS",

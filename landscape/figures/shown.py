@@ -16,7 +16,7 @@ import xarray as xr
 from landscape.errors import InputError
 from landscape.record import open_record, readable, row_at
 from landscape.record.schema import utf8
-from landscape.wording import listed
+from landscape.reporting.messages import listed
 
 HESSIAN = "hessian"
 LARGE = ("parameter",)

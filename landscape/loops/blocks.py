@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.untied import Loop
 from landscape.loops.share import Share, share_of_means
+from landscape.loops.untied import Loop
 from landscape.operator import SymmetricOperator
+from landscape.reporting.progress import Progress
 from landscape.spectrum.probes import probe, probe_block, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rounding import distance
 from landscape.spectrum.rows import outside
 

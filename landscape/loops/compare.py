@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.hessian import Hessian
-from landscape.curvature.untied import Loop, untied
 from landscape.errors import InputError, refuse_fractions
 from landscape.loops.blocks import FEWEST_PROBES, BlockEstimates, UseBlock, estimate_blocks, products_by_use
 from landscape.loops.share import UNDEFINED, Share
+from landscape.loops.untied import Loop, untied
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+from landscape.reporting.progress import Progress, part
 from landscape.spectrum import eigenpairs
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
-from landscape.spectrum.progress import Progress, part
 
 PROBES = 100
 

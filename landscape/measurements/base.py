@@ -15,7 +15,7 @@ from rich.console import RenderableType
 
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.trace import Estimate
 
 

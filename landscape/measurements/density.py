@@ -13,7 +13,7 @@ from landscape.measurements.base import History, Measured, arithmetic_in, arithm
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.density import PROBES, SpectralDensity, check_arguments, spectral_density
 from landscape.spectrum.eigenpairs import Eigenpairs
 

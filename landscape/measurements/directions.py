@@ -12,16 +12,16 @@ import numpy as np
 import torch
 
 from landscape.checkpoint import fit_state, read_checkpoint
-from landscape.display import to_error
 from landscape.errors import InputError
 from landscape.measurements.base import History
 from landscape.measurements.files import digest_of, read_vector, refuse_changed
 from landscape.problem import Problem
 from landscape.record import open_record
+from landscape.reporting.display import to_error
+from landscape.reporting.progress import Progress
 from landscape.slices.directions import Direction, gaussian, gradient_direction, toward, unit
 from landscape.slices.path import Principal, principal_components
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
-from landscape.spectrum.progress import Progress
 
 RANDOM: dict[str, Literal["filter", "layer", "none"]] = {"filter": "filter", "layer": "layer", "gaussian": "none"}
 ENDS: dict[str, Literal["LA", "SA"]] = {"top": "LA", "bottom": "SA"}

@@ -26,10 +26,10 @@ from landscape.measurements.base import History, Measured, Measurement, Run, var
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.messages import counted
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.full import MAX_DIM
 from landscape.valley import noise_floor
-from landscape.wording import counted
 
 LEADING = 32  # eigenvectors of each spectrum, for overlaps and the joint law
 

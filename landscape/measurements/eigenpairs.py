@@ -12,15 +12,17 @@ import torch
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.curvature.route import Route
-from landscape.display import eigenvalue_table, rounded_up
+from landscape.curvature.products.route import Route
 from landscape.errors import InputError
+from landscape.machine.memory import Growth
 from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
-from landscape.memory import Growth
-from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.problem.parameters import ParameterLayout
+from landscape.reporting.display import eigenvalue_table, rounded_up
+from landscape.reporting.messages import amount, counted
+from landscape.reporting.progress import Progress
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.eigenpairs import (
     Eigenpairs,
     bytes_of_basis,
@@ -29,10 +31,8 @@ from landscape.spectrum.eigenpairs import (
     top_eigenpairs,
 )
 from landscape.spectrum.ends import Which
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
-from landscape.wording import amount, counted
 
 _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
 

@@ -23,7 +23,7 @@ from landscape.measurements.base import (
 )
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.functions import (
     NotDefiniteError,
     check_effective_dimension,

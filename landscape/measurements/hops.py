@@ -15,11 +15,11 @@ from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_u
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, Run, variable
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.messages import counted
+from landscape.reporting.progress import Progress, part
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.eigenpairs import check_arguments, top_eigenpairs
 from landscape.spectrum.full import MAX_DIM, full_spectrum
-from landscape.spectrum.progress import Progress, part
-from landscape.wording import counted
 
 THRESHOLDS = (1e-3, 1e-2, 0.1)  # eps by the largest eigenvalue
 _UNITS = "loss / parameter^2"

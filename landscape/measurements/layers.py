@@ -13,15 +13,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from landscape.curvature.route import Route
-from landscape.display import to_error
+from landscape.curvature.products.route import Route
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.display import to_error
+from landscape.reporting.progress import Progress, part
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.trace import TraceEstimate, estimate_trace
 from landscape.spectrum.trace import check_arguments as check_trace
 

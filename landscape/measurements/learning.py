@@ -15,9 +15,9 @@ from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, Run, variable
 from landscape.measurements.samples import ABOUT, Samples
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.messages import counted, listed
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.slices.extent import natural_scale
-from landscape.wording import counted, listed
 
 LEAST = 0.05  # of the natural scale: a sample that gains less isn't learnt
 _LOSS = "loss"

@@ -13,19 +13,19 @@ import xarray as xr
 from rich.console import RenderableType
 from rich.table import Table
 
-from landscape.curvature.route import Route
-from landscape.curvature.untied import untied
-from landscape.display import to_error
+from landscape.curvature.products.route import Route
 from landscape.errors import InputError
 from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
+from landscape.loops.untied import untied
 from landscape.measurements.base import History, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.display import to_error
+from landscape.reporting.messages import listed
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.trace import TOL
-from landscape.wording import listed
 
 
 @dataclass(frozen=True)

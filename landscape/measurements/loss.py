@@ -13,9 +13,9 @@ from rich.console import RenderableType
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
-from landscape.samples import LossEstimate
-from landscape.wording import counted
+from landscape.problem.samples import LossEstimate
+from landscape.reporting.messages import counted
+from landscape.reporting.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)

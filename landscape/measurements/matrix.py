@@ -9,20 +9,20 @@ from typing import Any, ClassVar, Literal, Self
 from torch import Tensor
 
 from landscape.checkpoint import OPTIMIZER_KEYS
-from landscape.curvature.batched import BatchedOperator
 from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
 from landscape.curvature.fitting import fitted
 from landscape.curvature.gauss_newton import GaussNewton
 from landscape.curvature.hessian import Hessian
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
+from landscape.curvature.products.batched import BatchedOperator
 from landscape.curvature.reduced import ReducedHessian
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
 from landscape.measurements.files import digest_of, read_vector
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.wording import listed
+from landscape.reporting.messages import listed
 
 Kind = Literal["hessian", "bfloat16", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
 Unit = Literal["term", "sequence"]

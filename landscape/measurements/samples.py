@@ -11,12 +11,12 @@ import xarray as xr
 from rich.console import RenderableType
 from torch import Tensor
 
-from landscape.forms import Judged
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
-from landscape.samples import SampleSums
-from landscape.wording import counted
+from landscape.problem.objective import Judged
+from landscape.problem.samples import SampleSums
+from landscape.reporting.messages import counted
+from landscape.reporting.progress_bar import ProgressBar
 
 ABOUT = "about_"
 

@@ -10,14 +10,14 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.curvature.check import ProductCheck, check_products
+from landscape.checks.products import ProductCheck, check_products
+from landscape.checks.slope import Slope
 from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.reduced import ReducedHessian
 from landscape.measurements.base import History, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
-from landscape.slope import Slope
+from landscape.reporting.progress_bar import ProgressBar
 
 _ERRORS = {
     "repeatability": "||A u - (A u again)||",

@@ -23,7 +23,9 @@ from landscape.measurements.directions import (
 )
 from landscape.measurements.samples import told_about
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.messages import counted, listed
+from landscape.reporting.progress import part
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.slices.adaptive import refuse_tolerance, span
 from landscape.slices.buffers import BufferRule, differing, refuse_rule
 from landscape.slices.directions import cosine, orthogonalised
@@ -32,8 +34,6 @@ from landscape.slices.grid import positions
 from landscape.slices.line import Line, line
 from landscape.slices.path import Path, project
 from landscape.slices.plane import Plane, plane
-from landscape.spectrum.progress import part
-from landscape.wording import counted, listed
 
 _MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
 _TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction

@@ -13,7 +13,7 @@ from rich.console import RenderableType
 from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.full import FullSpectrum, full_spectrum, refuse_large
 
 

@@ -10,14 +10,14 @@ import xarray as xr
 from rich.console import RenderableType
 
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
-from landscape.display import to_error
 from landscape.dynamics import stability
 from landscape.errors import InputError
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.operator import SymmetricOperator
-from landscape.parameters import ParameterLayout
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.problem.parameters import ParameterLayout
+from landscape.reporting.display import to_error
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.eigenpairs import top_eigenpairs
 
 

@@ -20,7 +20,7 @@ from landscape.measurements.base import (
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.trace import TOL, TraceEstimate, check_arguments, estimate_trace
 
 

@@ -13,11 +13,13 @@ import xarray as xr
 from rich.console import RenderableType
 from rich.table import Table
 
-from landscape.display import to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
-from landscape.progress import ProgressBar
+from landscape.reporting.display import to_error
+from landscape.reporting.messages import counted
+from landscape.reporting.progress import Progress, part
+from landscape.reporting.progress_bar import ProgressBar
 from landscape.slices.buffers import Points
 from landscape.slices.directions import Direction, unit
 from landscape.slices.extent import find_extent, natural_scale
@@ -25,7 +27,6 @@ from landscape.slices.grid import positions
 from landscape.slices.line import Line, line
 from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
 from landscape.spectrum.full import MAX_DIM, full_spectrum
-from landscape.spectrum.progress import Progress, part
 from landscape.valley import (
     Anisotropy,
     KappaMap,
@@ -37,7 +38,6 @@ from landscape.valley import (
     thresholds,
 )
 from landscape.valley.profile import FEWEST_SAMPLES
-from landscape.wording import counted
 
 HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
 _UNITS = "loss / parameter^2"

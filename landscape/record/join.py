@@ -17,7 +17,7 @@ from landscape.record.order import place_in_run
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.request import Request, Unit
 from landscape.record.salvage import Readable, Salvage
-from landscape.wording import counted, listed
+from landscape.reporting.messages import counted, listed
 
 
 def join_records(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.errors import InputError
-from landscape.parallel import Processes
+from landscape.machine.processes import Processes
 from landscape.problem import Problem
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.problem import Problem
-from landscape.samples import SampleSums
+from landscape.problem.samples import SampleSums
+from landscape.reporting.messages import counted, listed
 from landscape.slices.batchnorm import re_estimated, refuse_no_statistics, statistics_of
 from landscape.slices.directions import Direction, End
-from landscape.wording import counted, listed
 
 BufferRule = Literal["interpolate", "keep", "re-estimate"]
 _VARIANCE = "running_var"

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.problem import Problem
+from landscape.reporting.messages import listed
 from landscape.slices.filters import Filters, filters_of
 from landscape.spectrum.probes import probe
 from landscape.spectrum.rows import outside
-from landscape.wording import listed
 
 Normalisation = Literal["filter", "layer", "none"]
 

@@ -11,10 +11,10 @@ import torch
 
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
+from landscape.reporting.progress import Progress
 from landscape.slices.buffers import BufferRule, Points
 from landscape.slices.directions import Aim, Direction, aimed
 from landscape.spectrum.products import finite_products
-from landscape.spectrum.progress import Progress
 
 
 @dataclass(frozen=True)

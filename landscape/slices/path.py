@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.reporting.messages import counted
 from landscape.slices.directions import Direction
-from landscape.wording import counted
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from landscape.problem import Problem
+from landscape.reporting.progress import Progress
 from landscape.slices.adaptive import adapt
 from landscape.slices.buffers import BufferRule, Points
 from landscape.slices.directions import Aim, aimed, cosine
 from landscape.slices.line import points_made
-from landscape.spectrum.progress import Progress
 
 
 @dataclass(frozen=True)

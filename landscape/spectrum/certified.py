@@ -4,7 +4,7 @@ An eigenvalue's error is of the order of the squared residual, so that far large
 
 Tried and left: holding the whole basis against the search, or iterating on until more pairs can be held. The search
 gets shorter by as many products as the iteration gets longer, since the border couples its last vector to all the pairs
-that have not converged; on the Hessians of `benchmarks.sweep` the sum stayed the same within two products.
+that have not converged; on the Hessians of `benchmarks.accuracy.sweep` the sum stayed the same within two products.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.reporting.progress import Progress
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 from landscape.spectrum.products import finite_products, norm
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rows import outside
 
 

@@ -19,20 +19,20 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
+from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.messages import counted
+from landscape.reporting.progress import Progress, part
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.deflation import Deflated, Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.eigenpairs import check_arguments as check_search
 from landscape.spectrum.probes import probe, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import Chain, gauss, run_chain
 from landscape.spectrum.quadrature import cdf_bounds as chain_bounds
 from landscape.spectrum.rounding import IN_FLOAT64, distance, told_of
-from landscape.wording import counted
 
 PROBES = 10
 TOL = 1e-4

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator, as_operator
+from landscape.reporting.messages import amount
+from landscape.reporting.progress import Progress
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rounding import bytes_in_float64
 from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.spectrum.solve import Goal, Iteration, Solve
-from landscape.wording import amount
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,13 @@ class Eigenpairs:
 
     def __rich__(self) -> Any:
         """The table that a terminal shows."""
-        from landscape.display import eigenvalue_table
+        from landscape.reporting.display import eigenvalue_table
 
         return eigenvalue_table(self.eigenvalues, self.intervals, self.residuals, self.converged, self.arithmetic)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """The table that a notebook shows."""
-        from landscape.display import mimebundle
+        from landscape.reporting.display import mimebundle
 
         return mimebundle(self)
 

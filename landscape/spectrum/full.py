@@ -13,13 +13,13 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from landscape.display import Summarised, to_error
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_exact_operator
+from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.messages import counted
+from landscape.reporting.progress import Progress
 from landscape.spectrum.products import refuse_asymmetry
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, told_of
-from landscape.wording import counted
 
 MAX_DIM = 10_000
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_exact_operator
+from landscape.reporting.progress import Progress, part
 from landscape.spectrum.full import full_spectrum
 from landscape.spectrum.lower_end import LowerEnd, lower_end
-from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, radau
 from landscape.spectrum.rounding import distance
 from landscape.spectrum.spectral_sum import (

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.reporting.messages import amount
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
 from landscape.spectrum.rows import Rows
-from landscape.wording import amount
 
 # Held vectors are orthonormal to so many roundings: a solve leaves up to some hundred, a vector given twice 1/eps.
 _HELD = 1000

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
+from landscape.reporting.messages import amount
 from landscape.spectrum.krylov import Expansion, KrylovBasis
 from landscape.spectrum.rounding import hold_to_symmetry
-from landscape.wording import amount
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import torch
 from scipy.linalg import eigvalsh_tridiagonal
 
 from landscape.operator import SymmetricOperator
+from landscape.reporting.progress import Progress
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability
 
 _MEMORY = 2e9  # bytes for the chain's vectors

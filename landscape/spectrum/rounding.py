@@ -27,6 +27,7 @@ from scipy.optimize import brentq
 from scipy.stats import chi2
 from torch import Tensor
 
+from landscape.machine.widened import NoFloat64Error
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.probes import probe, probe_block
 from landscape.spectrum.products import (
@@ -38,7 +39,6 @@ from landscape.spectrum.products import (
     refuse_underflow,
     rounding_between,
 )
-from landscape.widened import NoFloat64Error
 
 MISJUDGED = 1e-3
 """The chance that a bound on rounding from random combinations is too small."""

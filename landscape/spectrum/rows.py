@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.memory import half_of_memory
-from landscape.parallel import ALONE, Processes
+from landscape.machine.memory import half_of_memory
+from landscape.machine.processes import ALONE, Processes
+from landscape.reporting.messages import amount
 from landscape.spectrum.products import LEAST_SQUARED, norm
-from landscape.wording import amount
 
 Place = Literal["device", "host memory", "file"]
 

@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.machine.widened import NoFloat64Error
 from landscape.operator import SymmetricOperator
+from landscape.reporting.progress import Progress
 from landscape.spectrum.certificate import edges_for_the_rest
 from landscape.spectrum.ends import Edges, Which, edges, outwards_in, select
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.products import norm, refuse_asymmetry
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.refine import refined
 from landscape.spectrum.rounding import WideProducts, arithmetic
 from landscape.spectrum.search import MISSED_AT_MOST, Chain, together
 from landscape.spectrum.verified import Float64Errors, Verified
-from landscape.widened import NoFloat64Error
 
 # Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
 _ROOM = 40

@@ -26,14 +26,14 @@ import numpy as np
 import torch
 from scipy.special import ndtri
 
-from landscape.display import Summarised
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator
+from landscape.reporting.display import Summarised
+from landscape.reporting.progress import Progress, part
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.full import FullSpectrum, full_spectrum, is_possible
 from landscape.spectrum.probes import check_goal, probe
 from landscape.spectrum.products import finite_products, measured_rounding
-from landscape.spectrum.progress import Progress, part
 from landscape.spectrum.quadrature import gauss, run_chain
 from landscape.spectrum.rounding import IN_FLOAT64, Distance, told_of
 from landscape.spectrum.trace import FEWEST_PROBES, Estimate

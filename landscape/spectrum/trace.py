@@ -31,15 +31,15 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from landscape.display import Summarised, to_error
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator
+from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.progress import Progress
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block, standard_error
 from landscape.spectrum.products import block_size, finite_products, measured_rounding
-from landscape.spectrum.progress import Progress
 from landscape.spectrum.rounding import COMBINATIONS, IN_FLOAT64, Columns, Distance, arithmetic, distance, told_of
 
 FEWEST_PROBES = 10

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.machine.widened import NoFloat64Error
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.ends import Which, select
 from landscape.spectrum.krylov import KrylovBasis
@@ -26,7 +27,6 @@ from landscape.spectrum.rounding import (
     gaussians,
     spectral_bound,
 )
-from landscape.widened import NoFloat64Error
 
 # The least size of an eigenvalue that its vector is divided by, as a share of the largest.
 _SMALLEST = 1e-3

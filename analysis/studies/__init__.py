@@ -1,0 +1,10 @@
+"""All studies, in the order in which they build on each other."""
+
+from analysis.studies import alignment, force, learning, lengths, quadratic, shift, spectra
+from analysis.support.study import Study
+
+_MODULES = (learning, spectra, quadratic, force, alignment)
+
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (*(module.STUDY for module in _MODULES), *shift.STUDIES, lengths.STUDY)
+}

@@ -1,0 +1,167 @@
+"""``python -m benchmarks.accuracy.sweep``: what warm starts and a goal for the eigenvalues save along training.
+
+Snapshots of the shipped looped transformer 20 steps apart, trained on from its last checkpoint. Each is solved cold and
+from the eigenvectors of the one before, to residuals and to certified eigenvalues; the dense Hessian in float64 tells
+whether every interval contains its eigenvalue.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from cyclopts import App
+
+from benchmarks.accuracy.late import continue_training
+from benchmarks.support.cases import ROOT, pose
+from benchmarks.support.plan import SMALL
+from benchmarks.support.tables import Table
+from landscape.errors import InputError
+from landscape.operator import MatrixOperator
+from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+from landscape.spectrum.ends import select
+
+APART, TOL, TOL_VALUE = 20, 1e-3, 1e-2
+
+app = App(name="python -m benchmarks.accuracy.sweep", version_flags=[])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint's Hessian.
+
+    Attributes:
+        operator: in float32, as the solver meets it.
+        exact: (n,) eigenvalues in float64, by magnitude, descending.
+    """
+
+    operator: MatrixOperator
+    exact: np.ndarray
+
+    @classmethod
+    def of(cls, hessian: np.ndarray) -> Snapshot:
+        """From a symmetric matrix (n, n) in float64."""
+        exact = np.linalg.eigvalsh(hessian)
+        operator = MatrixOperator(torch.as_tensor(hessian, dtype=torch.float32))
+        return cls(operator, exact[select(exact, len(exact), "LM")])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The solves of one kind over all pairs of snapshots and seeds.
+
+    Attributes:
+        k: eigenpairs asked for.
+        goal: what was asked of them.
+        start: cold or warm.
+        products: of each solve.
+        verification: those of them that verify and search.
+        incomplete: solves that didn't reach their goal.
+        uncontained: intervals without the exact eigenvalue of their place.
+    """
+
+    k: int
+    goal: str
+    start: str
+    products: Sequence[int]
+    verification: Sequence[int]
+    incomplete: int
+    uncontained: int
+
+    def row(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        return (
+            f"k = {self.k}, {self.goal}, {self.start}",
+            f"{np.median(self.products):.1f}",
+            f"{np.mean(self.products):.1f}",
+            f"{max(self.products)}",
+            f"{np.mean(np.subtract(self.products, self.verification)):.1f}",
+            f"{np.mean(self.verification):.1f}",
+            f"{self.incomplete} of {len(self.products)}",
+            f"{self.uncontained} of {self.k * len(self.products)}",
+        )
+
+
+def snapshots(checkpoint: Path, pairs: int, samples: int, folder: Path) -> list[Snapshot]:
+    """Train on from a checkpoint and take the Hessians on this many sequences."""
+    found = []
+    for path in continue_training(checkpoint, folder, APART, pairs):
+        hessian = pose(str(path), samples).to(dtype=torch.float64).hessian()
+        columns = hessian.matmat(torch.eye(hessian.dim, dtype=torch.float64)).numpy()
+        found.append(Snapshot.of((columns + columns.T) / 2))
+    return found
+
+
+def sweep(series: Sequence[Snapshot], seeds: int, ks: Sequence[int] = (1, 10)) -> list[Cost]:
+    """Solve every snapshot but the first, each way and with each seed; the one before is solved to the same goal."""
+    return [cost for k in ks for tol_value in (None, TOL_VALUE) for cost in compare(series, seeds, k, tol_value)]
+
+
+def compare(series: Sequence[Snapshot], seeds: int, k: int, tol_value: float | None) -> list[Cost]:
+    """Cold and warm starts towards one goal."""
+    goal = f"residual {TOL:g}" if tol_value is None else f"value {tol_value:g}"
+    solves: dict[str, list[tuple[Eigenpairs, np.ndarray]]] = {"cold": [], "warm": []}
+    for seed in range(seeds):
+        before = None
+        for snapshot in series:
+            cold = top_eigenpairs(snapshot.operator, k, "LM", TOL, seed, tol_value=tol_value)
+            if before is not None:
+                warm = top_eigenpairs(
+                    snapshot.operator, k, "LM", TOL, seed, tol_value=tol_value, start=before.eigenvectors
+                )
+                solves["cold"].append((cold, snapshot.exact[:k]))
+                solves["warm"].append((warm, snapshot.exact[:k]))
+            before = cold if before is None else warm
+    return [summarise(k, goal, start, found) for start, found in solves.items()]
+
+
+def summarise(k: int, goal: str, start: str, found: list[tuple[Eigenpairs, np.ndarray]]) -> Cost:
+    """The solves (each with the k exact eigenvalues by magnitude) of one kind."""
+    return Cost(
+        k,
+        goal,
+        start,
+        [pairs.products for pairs, _ in found],
+        [pairs.products_verification for pairs, _ in found],
+        sum(not pairs.complete for pairs, _ in found),
+        sum(uncontained(pairs, exact) for pairs, exact in found),
+    )
+
+
+def uncontained(pairs: Eigenpairs, exact: np.ndarray) -> int:
+    """How many intervals don't contain the eigenvalue of their place."""
+    low, high = pairs.intervals.T
+    return int(((exact < low) | (exact > high)).sum())
+
+
+def table(costs: Sequence[Cost]) -> Table:
+    """Products over all pairs of snapshots and seeds."""
+    header = ("goal and start", "median", "mean", "max", "iterating", "verifying", "incomplete", "not contained")
+    return Table("Products of a solve, late in training, 20 steps apart", header, [cost.row() for cost in costs])
+
+
+@app.default
+def main(*, pairs: int = 10, seeds: int = 10, samples: int = 64) -> int:
+    """Print the table in Markdown; nearly all the time goes into the dense Hessians, a minute for each.
+
+    Args:
+        pairs: Of successive snapshots.
+        seeds: Of random starts and searches.
+        samples: Sequences in the loss.
+    """
+    try:
+        with TemporaryDirectory() as folder:
+            print(table(sweep(snapshots(ROOT / SMALL, pairs, samples, Path(folder)), seeds)).markdown())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main() if len(sys.argv) == 1 else app())

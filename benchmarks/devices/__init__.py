@@ -1,0 +1,1 @@
+"""Another device beside the CPU: the same numbers, and at what speed?"""

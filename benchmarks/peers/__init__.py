@@ -1,0 +1,1 @@
+"""Products, eigenpairs, planes and memory beside other libraries."""

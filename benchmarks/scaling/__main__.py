@@ -1,0 +1,159 @@
+"""``python -m benchmarks.scaling``: how time grows with parameters, data, grid points, pairs and basis."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from cyclopts import App
+from scipy import stats
+
+from benchmarks.support import document
+from benchmarks.support.cases import pose, untrained_gpt
+from benchmarks.support.machine import this_machine
+from benchmarks.support.plan import SMALL
+from benchmarks.support.tables import Table
+from benchmarks.support.timing import alternate
+from landscape import Hessian, Problem, top_eigenpairs
+from landscape.slices import gaussian, plane
+from landscape.slices.grid import positions
+from landscape.spectrum.rows import Rows
+
+COMMAND = "python -m benchmarks.scaling --write"
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is gone through; each over two decades, but for the quick run.
+
+    Attributes:
+        widths: of a GPT of four layers, whose parameters go with their squares.
+        samples: sequences of 32 predicted tokens.
+        axis: points on each axis of a plane.
+        pairs: eigenpairs of the toy.
+        basis: vectors, each orthogonalised against those before it.
+        rounds: of timing.
+    """
+
+    widths: tuple[int, ...]
+    samples: tuple[int, ...]
+    axis: tuple[int, ...]
+    pairs: tuple[int, ...]
+    basis: tuple[int, ...]
+    rounds: int
+
+
+FULL = Sizes((32, 56, 100, 180, 320), (8, 25, 80, 250, 800), (3, 5, 10, 17, 30), (1, 3, 10, 30, 100),
+             (4, 13, 40, 126, 400), 5)  # fmt: skip
+QUICK = Sizes((8, 12, 16), (1, 2, 4), (3, 4, 5), (1, 2, 3), (2, 4, 8), 1)
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Some amount at some sizes, and the power of the size by which it grows.
+
+    Attributes:
+        what: grows, and in what it is counted.
+        against: the size that is changed.
+        sizes: in ascending order, three at least.
+        amounts: one for each.
+    """
+
+    what: str
+    against: str
+    sizes: Sequence[float]
+    amounts: Sequence[float]
+
+    @property
+    def exponent(self) -> tuple[float, float, float]:
+        """The slope of the logarithms and its 95 % interval, which is wide where there is no one power."""
+        fit = stats.linregress(np.log(self.sizes), np.log(self.amounts))
+        radius = stats.t.ppf(0.975, len(self.sizes) - 2) * fit.stderr
+        return fit.slope, fit.slope - radius, fit.slope + radius
+
+    def row(self) -> tuple[str, ...]:
+        """As a line of the table."""
+        slope, low, high = self.exponent
+        ends = (f"{values[0]:,.4g} to {values[-1]:,.4g}" for values in (self.sizes, self.amounts))
+        return f"{self.what} against {self.against}", *ends, f"{slope:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def trends(sizes: Sizes) -> Iterator[Trend]:
+    """Everything, one after the other."""
+    models = [untrained_gpt(16, width=width, layers=4, loops=1) for width in sizes.widths]
+    amounts = [problem.layout.dim for problem in models]
+    yield _times("a product, s", "parameters", amounts, [_product(each) for each in models], sizes.rounds)
+    yield _times("a plane, s", "parameters", amounts, [_plane(each, sizes.axis[0]) for each in models], sizes.rounds)
+    data = [untrained_gpt(samples) for samples in sizes.samples]
+    yield _times("a product, s", "sequences", sizes.samples, [_product(each) for each in data], sizes.rounds)
+    yield _times("a plane, s", "sequences", sizes.samples, [_plane(each, sizes.axis[0]) for each in data], sizes.rounds)
+    toy = pose(SMALL, 64)
+    grids = [_plane(toy, points) for points in sizes.axis]
+    yield _times("a plane, s", "grid points", [points**2 for points in sizes.axis], grids, sizes.rounds)
+    hessian = toy.hessian()
+    products = [top_eigenpairs(hessian, k).products for k in sizes.pairs]
+    yield Trend("products of a solve", "eigenpairs", sizes.pairs, products)
+    bases = [partial(_orthogonalise_all, count) for count in sizes.basis]
+    yield _times("orthogonalising a basis, s", "its vectors", sizes.basis, bases, sizes.rounds)
+
+
+def _times(
+    what: str, against: str, sizes: Sequence[int], actions: Sequence[Callable[[], object]], rounds: int
+) -> Trend:
+    """The least of some alternating times of each size."""
+    times = alternate({str(size): action for size, action in zip(sizes, actions, strict=True)}, rounds, CPU)
+    return Trend(what, against, sizes, [min(row[str(size)] for row in times) for size in sizes])
+
+
+def _product(problem: Problem) -> Callable[[], object]:
+    hessian = Hessian(problem, route="cached")
+    return lambda: hessian.matvec(problem.vector)
+
+
+def _plane(problem: Problem, points: int) -> Callable[[], object]:
+    first, second = (gaussian(problem, 0, index) for index in range(2))
+    grid = positions(-0.5, 0.5, points)
+    return lambda: plane(problem, first, second, grid, grid)
+
+
+def _orthogonalise_all(count: int, dim: int = 66_024) -> None:
+    """What the solver does beside products: each new vector against all before it."""
+    rows = Rows(count, dim, torch.float32, CPU)
+    for row in torch.eye(count, dim):
+        rows.orthogonalise(row)
+        rows.append(row)
+
+
+app = App(name="python -m benchmarks.scaling", version_flags=[])
+
+
+@app.default
+def main(*, quick: bool = False, write: bool = False) -> int:
+    """Time everything at five sizes over two decades, with one thread: some ten minutes.
+
+    Args:
+        quick: Three small sizes: shows that everything runs, its figures mean nothing.
+        write: Put the table into docs/performance.md.
+    """
+    if quick and write:
+        print("error: what is written is of the whole run: leave out --quick", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    machine = this_machine(CPU)
+    rows = [trend.row() for trend in trends(QUICK if quick else FULL)]
+    header = ("", "from, to", "it grows from, to", "exponent [95 %]")
+    table = Table("Growth: exponents of the size", header, rows)
+    print(machine)
+    print(table.markdown())
+    if write:
+        document.write(COMMAND, machine, [table])
+    return 0
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,168 @@
+"""Two processes beside one: ``torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from cyclopts import App
+from torch import Tensor
+
+from benchmarks.support import document
+from benchmarks.support.cases import CASES
+from benchmarks.support.machine import this_machine
+from benchmarks.support.tables import Table
+from benchmarks.support.timing import Spread
+from landscape import Hessian, Problem, top_eigenpairs
+from landscape.machine.processes import Processes, joined
+
+COMMAND = "torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes --write"
+CASE = "looped-66k"
+ENOUGH, CONTROL = 1.7, 1.8
+"""The speed-up by two processes, and what two that don't exchange anything must reach for it to say something."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of a product of the Hessian, in each round.
+
+    Attributes:
+        one: by one process, while the other waits.
+        both: by both, each of its half of the data, with the sum.
+        apart: of half of the data in each of them, with no sum: the longer of the two.
+        total: the sum alone.
+    """
+
+    one: list[float]
+    both: list[float]
+    apart: list[float]
+    total: list[float]
+
+    @property
+    def speed_up(self) -> float:
+        """By the least of all rounds."""
+        return min(self.one) / min(self.both)
+
+    @property
+    def control(self) -> float:
+        """The same without a sum: what the machine has to give."""
+        return min(self.one) / min(self.apart)
+
+    @property
+    def share(self) -> float:
+        """The sum's part of a product."""
+        return min(self.total) / min(self.both)
+
+    @property
+    def verdict(self) -> str:
+        """What the rounds say of the speed-up."""
+        if self.speed_up >= ENOUGH:
+            return "reached"
+        return "missed" if self.control >= CONTROL else "inconclusive: the machine was busy"
+
+    def table(self, case: str) -> Table:
+        """All of it, for a person."""
+        times = {"one process": self.one, "two processes": self.both,
+                 "the same with nothing summed up": self.apart, "the sum alone": self.total}  # fmt: skip
+        rows = [(what, Spread.of(1e3 * each for each in seconds).show(".1f")) for what, seconds in times.items()]
+        rows += [
+            ("speed-up", f"{self.speed_up:.2f}"),
+            ("speed-up with nothing summed up", f"{self.control:.2f}"),
+            ("the sum's share of a product", f"{self.share:.1%}"),
+            (f"a speed-up of {ENOUGH}", self.verdict),
+        ]
+        title = f"A product of {case}, {len(self.one)} rounds, ms: median (range); ratios of the least"
+        return Table(title, ("", ""), rows)
+
+
+def times(problem: Problem, processes: Processes, rounds: int) -> Times:
+    """Take all times in turn; every process must call this."""
+    split = problem.split_over(processes)
+    alone = split.own()
+    alone.processes = Processes()
+    whole, part, half = (Hessian(each, route="cached") for each in (problem, split, alone))
+    vector, sums = problem.vector, torch.zeros(problem.layout.dim, 1, dtype=torch.float64)
+    found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}
+    actions: dict[str, Callable[[], object]] = {
+        "one": lambda: whole.matvec(vector) if processes.first else None,
+        "both": lambda: part.matvec(vector),
+        "apart": lambda: half.matvec(vector),
+        "total": lambda: processes.total(sums),
+    }
+    for _ in range(rounds):
+        for name, action in actions.items():
+            found[name].append(_longest(action, processes))
+    return Times(**found)
+
+
+def _longest(action: Callable[[], object], processes: Processes) -> float:
+    """The seconds on the clock that the slower process takes, both having begun together; the second of two runs."""
+    for _ in range(2):
+        processes.total(torch.zeros(1))
+        started = time.perf_counter()
+        action()
+        seconds = time.perf_counter() - started
+    every = torch.zeros(processes.size, dtype=torch.float64)
+    every[processes.rank] = seconds
+    return float(processes.total(every).max())
+
+
+def differences(problem: Problem, processes: Processes, k: int) -> dict[str, float]:
+    """How far the answers of all processes together are from one's, relative to the largest."""
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        one = problem.to(dtype=dtype)
+        split = one.split_over(processes)
+        name = str(dtype).removeprefix("torch.")
+        pairs = [top_eigenpairs(Hessian(each, route="cached"), k).eigenvalues for each in (one, split)]
+        products = [Hessian(each, route="cached").matvec(one.vector) for each in (one, split)]
+        found[f"a product, {name}"] = _apart(*products)
+        found[f"top {k}, {name}"] = _apart(*map(torch.as_tensor, pairs))
+    return found
+
+
+def _apart(one: Tensor, several: Tensor) -> float:
+    return float(torch.linalg.vector_norm(several - one) / torch.linalg.vector_norm(one))
+
+
+app = App(name="python -m benchmarks.scaling.processes", version_flags=[])
+
+
+@app.default
+def main(*, case: str = CASE, rounds: int = 15, write: bool = False) -> int:
+    """Hold two processes with a thread each to one, on an idle machine.
+
+    Args:
+        case: A model of benchmarks/support/cases.py.
+        rounds: Of timing.
+        write: Put the tables into docs/performance.md.
+    """
+    if case not in CASES:
+        print(f"error: there is no model {case!r}; there are {', '.join(CASES)}", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    with joined() as processes:
+        if processes.size != 2:
+            print(f"error: two processes are compared with one; start it by {COMMAND}", file=sys.stderr)
+            return 2
+        problem = processes.in_order(CASES[case][1])  # which the first may have to train
+        taken = times(problem, processes, rounds)
+        off = differences(problem, processes, 10)
+        if processes.first:
+            machine = this_machine(torch.device("cpu"))
+            header = ("relative to one process", "difference")
+            agreement = Table("Two processes agree with one", header, [(n, f"{v:.1e}") for n, v in off.items()])
+            tables = [taken.table(case), agreement]
+            print(machine)
+            for table in tables:
+                print(table.markdown())
+            if write:
+                document.write(COMMAND, machine, tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(app())

@@ -1,0 +1,1 @@
+"""What benchmarks share: models, clocks, tables, places in the documentation."""

@@ -1,0 +1,1 @@
+"""Is it right on this machine? Checks against closed forms, differences and another library."""

@@ -1,0 +1,1 @@
+"""How products with a matrix of curvature are made from a Problem."""

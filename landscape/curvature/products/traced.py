@@ -1,0 +1,70 @@
+"""The programs of a problem's products, by the shapes of its batches, kept for other points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.curvature.products.program import Program
+from landscape.problem import Problem
+from landscape.problem.batches import refilled, shape_of, tensors_in
+
+Product = Callable[[Tensor], Tensor]
+Linearise = Callable[[Problem, Tensor], Product]
+
+
+def programs_of(
+    problem: Problem, linearise: Linearise, kind: str, compiling: bool, fresh: bool = False
+) -> dict[str, Program]:
+    """A program for each shape that the problem's batches have; those of an earlier point are taken as they are.
+
+    Args:
+        problem: where products are made; call inside `Problem.evaluating`.
+        linearise: ``linearise(problem, point)`` gives the products of a problem's first batch at a flat vector, by
+            autograd.
+        kind: what they are products of.
+        compiling: compile that of the first batch; one of another shape, as a last one is, stays as it was traced.
+        fresh: trace also what is known.
+
+    Raises:
+        Exception: see `Program.trace` and `Program.compiled`.
+    """
+    programs: dict[str, Program] = {}
+    for index, batch in enumerate(problem.batches):
+        shape = shape_of(batch)
+        key = (kind, problem.signature(batch), compiling and index == 0)
+        if shape in programs:
+            continue
+        if fresh or key not in problem.programs:
+            problem.programs[key] = _program(problem, linearise, batch, compiling and index == 0)
+        programs[shape] = problem.programs[key]
+    return programs
+
+
+def prepared(program: Program, problem: Problem, batch: Any) -> tuple[Product, tuple[Tensor, ...]]:
+    """The batch's share of a product with any vector, and the tensors that were made for it."""
+    with torch.no_grad():
+        tensors = program.prepare(problem.vector, *problem.constants(), *tensors_in(batch))
+
+    def product(vector: Tensor) -> Tensor:
+        with torch.no_grad():
+            # Compiled programs take the strides of one vector for those of all.
+            return program.apply(*tensors, vector.contiguous())[0]
+
+    return product, tensors
+
+
+def _program(problem: Problem, linearise: Linearise, batch: Any, compiling: bool) -> Program:
+    constants = tuple(problem.constants())
+
+    def product(point: Tensor, vector: Tensor, *tensors: Tensor) -> Tensor:
+        traced = refilled(batch, tensors[len(constants) :])
+        return linearise(problem.with_tensors(tensors[: len(constants)], traced), point)(vector)
+
+    program = Program.trace(product, problem.vector, (*constants, *tensors_in(batch)))
+    if not compiling:
+        return program
+    return program.compiled(prepared(program, problem, batch)[1], torch.zeros_like(problem.vector))

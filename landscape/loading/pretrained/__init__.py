@@ -1,0 +1,27 @@
+"""Checkpoints that bring their model: folders of Hugging Face, adapters, and programs of torch.export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from landscape.checkpoint import Checkpoint
+from landscape.loading.pretrained.exported import is_program, read_program
+from landscape.loading.pretrained.files import is_folder
+from landscape.loading.pretrained.hugging_face import read_folder
+from landscape.loading.pretrained.problem import Given
+
+__all__ = ["Given", "brings_model", "read_with_model"]
+
+
+def brings_model(path: Path) -> bool:
+    """Whether a checkpoint says which model it is of."""
+    return is_folder(path) or is_program(path)
+
+
+def read_with_model(path: Path) -> Checkpoint:
+    """The checkpoint with its model.
+
+    Raises:
+        InputError: it is damaged or incomplete, needs a library that isn't installed, or code that isn't run.
+    """
+    return read_program(path) if is_program(path) else read_folder(path)

@@ -1,0 +1,180 @@
+"""What is taken of the archive of an exported program: what a plain model needs, written into an archive of its own.
+
+``torch.export.load`` trusts its file. It unpickles constants and sample inputs, loads compiled libraries, evaluates
+sizes as Python expressions, looks up what a node calls from ``torch`` on (``torch.os.system`` included), imports what a
+structure of arguments names, and writes names and traces into Python code that it runs. So nothing is given to it but
+tensors stored as bytes, calls of ATen's operators, sizes that are arithmetic, tuples and dictionaries, and plain names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape.errors import InputError
+from landscape.reporting.messages import listed, one_line
+
+_MODEL, _SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
+_CONFIGS = {"data/weights/": "model_weights_config.json", "data/constants/": "model_constants_config.json"}
+# As torch writes them; its own reader doesn't tell capitals from small letters, so that no other spelling may pass.
+_PARTS = re.compile(
+    r"models/model\.json|data/(weights/(weight_\d+|model_weights_config\.json)"
+    r"|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
+    r"|archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
+)
+_ATEN = re.compile(r"torch\.ops\.aten\.(\w+)\.(\w+)")
+_CALLED = re.compile(
+    r"torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|cond)"
+    r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_)"
+    r"|torch\.sym_(int|float|max|min|not|ite|sum)"
+)
+# As SymPy spells an expression out: symbols, whole numbers, and arithmetic of both but for powers, which explode.
+_SIZE = re.compile(
+    r"(?:Symbol\('[su]\d{1,6}'(?:, \w+=(?:True|False))*\)"
+    r"|(?:Integer|Add|Mul|Max|Min|Mod|FloorDiv|CeilDiv|PythonMod)(?=\()|[su]?\d{1,12}|\*(?!\*)|[-+/(), ])*"
+)
+_LONGEST_SIZE = 500
+_NAME, _STACK = re.compile(r"[\w.:+-]*"), re.compile(r"[\w.,;@<>]*")
+_LARGEST_GRAPH = 2**28
+_STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+
+
+def plain_archive(content: bytes) -> tuple[bytes, str]:
+    """An archive with what a plain model needs of another, and a digest of its graph.
+
+    Raises:
+        InputError: it does more than a plain model.
+        Exception: it is damaged; of many types.
+    """
+    parts = _parts(content)
+    graph = _graph(json.loads(parts[_MODEL]))
+    kept = {name: part for name, part in parts.items() if name not in (_MODEL, _SAMPLES)}
+    for folder, config in _CONFIGS.items():
+        tensors = json.loads(kept[folder + config])
+        _check(tensors)
+        for name, payload in tensors["config"].items():
+            if (place := f"{folder}{payload['path_name']}") not in kept:
+                raise InputError(f"has no tensor {one_line(repr(payload['path_name']), 80)}, or it isn't a plain one")
+            _check_tensor(name, payload, len(kept[place]))
+        kept[folder + config] = json.dumps(tensors).encode()
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, part in (kept | {_MODEL: graph, _SAMPLES: b""}).items():  # the samples would be unpickled
+            archive.writestr(f"archive/{name}", part)
+    return made.getvalue(), hashlib.sha256(graph).hexdigest()
+
+
+def _parts(content: bytes) -> dict[str, bytes]:
+    """The parts of an archive by their names under its one folder."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+        names = [entry.filename.partition("/")[2] for entry in entries]
+        if len({entry.filename.partition("/")[0] for entry in entries}) > 1 or len(set(names)) < len(names):
+            raise InputError("has several folders, or one name twice, as torch.export writes none")
+        if _MODEL not in names:
+            raise InputError("holds no program of torch.export")
+        if unknown := [name for name in names if not _PARTS.fullmatch(name)]:
+            raise InputError(f"holds {listed(map(repr, unknown))}, which a plain model hasn't; export plain tensors")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise InputError("is compressed, as torch.export never writes it")
+        if archive.getinfo(next(e.filename for e in entries if e.filename.endswith(_MODEL))).file_size > _LARGEST_GRAPH:
+            raise InputError("has a graph of more than 256 MB")
+        return {name: archive.read(entry) for name, entry in zip(names, entries, strict=True)}
+
+
+def _graph(program: dict[str, Any]) -> bytes:
+    """The graph without what torch would write into code: guards, and traces of the code that was exported."""
+    program["guards_code"] = []
+    for value in _values(program):
+        if "target" in value and "metadata" in value:
+            stack = value["metadata"].get("nn_module_stack")
+            value["metadata"] = {} if stack is None else {"nn_module_stack": stack}
+    _check(program)
+    return json.dumps(program).encode()
+
+
+def _check(content: Any) -> None:
+    for value in _values(content):
+        for key, item in value.items():
+            if not _NAME.fullmatch(key):
+                raise InputError(f"has the name {one_line(repr(key), 80)}, which could be code")
+            if key == "as_operator":
+                raise InputError("hands an operator on to another, to be called there")
+            if key == "use_pickle" and item is not False:
+                raise InputError("a tensor in it is pickled, and unpickling it could run code: export plain tensors")
+            if key == "treespec_namedtuple_fields" and item:
+                raise InputError("takes or returns named tuples, which torch would import: return tuples")
+            for text in item if isinstance(item, list) else [item]:
+                if isinstance(text, str):
+                    _check_text(key, text)
+
+
+def _check_text(key: str, text: str) -> None:
+    if key == "target":
+        if not (_CALLED.fullmatch(text) or _computes(text)):
+            raise InputError(f"calls {one_line(repr(text), 80)}, and only ATen's operators are called from a file")
+    elif key == "expr_str":
+        if len(text) > _LONGEST_SIZE or not _SIZE.fullmatch(text):
+            raise InputError(f"has the size {one_line(repr(text), 80)}, and only arithmetic is evaluated from a file")
+    elif key in ("in_spec", "out_spec"):
+        if text:
+            _check_structure(json.loads(text)[1])
+    elif key not in ("as_string", "as_strings") and not (_STACK if key == "nn_module_stack" else _NAME).fullmatch(text):
+        raise InputError(f"has the {one_line(key, 40)} {one_line(repr(text), 80)}, which could be code")
+
+
+def _computes(target: str) -> bool:
+    """Whether what is called is an operator of ATen that makes something of its arguments alone.
+
+    ATen also saves to, and maps, files of any name; and it prints, warns and sets seeds, of which nothing comes back.
+    """
+    named = _ATEN.fullmatch(target)
+    operator = named and getattr(getattr(torch.ops.aten, named[1], None), named[2], None)
+    if not isinstance(operator, torch._ops.OpOverload):
+        return False
+    schema = operator._schema
+    return bool(schema.returns) and all(argument.name != "filename" for argument in schema.arguments)
+
+
+def _check_structure(spec: Mapping[str, Any]) -> None:
+    """Refuse arguments and outputs that aren't tuples, lists and dictionaries by names."""
+    for value in _values(spec):
+        context = json.loads(value["context"] or "null")
+        names = context if isinstance(context, list) else [] if context is None else [None]
+        if value["type"] not in _STRUCTURES or not all(isinstance(n, str) and _NAME.fullmatch(n) for n in names):
+            raise InputError(
+                f"takes or returns a {one_line(repr(value['type']), 80)}, and only tuples, lists and dictionaries "
+                "are made from a file"
+            )
+
+
+def _check_tensor(name: str, payload: Mapping[str, Any], size: int) -> None:
+    """Refuse a tensor that is larger than the bytes that it has: torch would fill it with zeros, or repeat it."""
+    meta = payload["tensor_meta"]
+    shape: list[int] = [int(each["as_int"]) for each in meta["sizes"]]
+    strides: list[int] = [int(each["as_int"]) for each in meta["strides"]]
+    last = int(meta["storage_offset"]["as_int"]) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    if min(shape + strides, default=0) < 0 or (
+        min(shape, default=1) and max(int(np.prod(shape, dtype=object)), last + 1) > size
+    ):
+        raise InputError(f"the tensor {one_line(name, 80)} of shape {tuple(shape)} has {size} bytes in it")
+
+
+def _values(content: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary, at every depth, without recursion: a file chooses the depth."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value

@@ -1,0 +1,150 @@
+"""The problem of a checkpoint that brings its model: what is missing are the data, which a person names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.checkpoint import Checkpoint
+from landscape.errors import InputError
+from landscape.loading.pretrained.arrays import KINDS, Arrays, read_arrays
+from landscape.loading.pretrained.exported import Exported
+from landscape.loading.pretrained.files import folder_at
+from landscape.loading.pretrained.hugging_face import given_to, library, quiet
+from landscape.loading.pretrained.tasks import LOSSES, Posed, draws_masks, pose
+from landscape.loading.pretrained.tokenizers import Purpose, Tokenizer, tokenizer_of
+from landscape.problem import Problem
+from landscape.reporting.messages import counted, listed
+
+LENGTH = 128
+_NUMBERS_AT_A_TIME, _SAMPLES_AT_A_TIME = 2**23, 256  # of a batch, where nobody says how large one is
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person says about a checkpoint that brings its model.
+
+    Attributes:
+        data: a file that `landscape.loading.pretrained.arrays.read_arrays` reads.
+        loss: a name in `landscape.loading.pretrained.tasks.LOSSES`; None takes the architecture's.
+        length: the most tokens of a sequence; None takes 128, or as many as the model has positions for.
+        batch_size: the most samples evaluated at a time; None decides by the size of the output.
+    """
+
+    data: str | Path | None = None
+    loss: str | None = None
+    length: int | None = None
+    batch_size: int | None = None
+
+    def problem(self, checkpoint: Checkpoint, *, described: str) -> Problem:
+        """Pose the problem; ``described`` tells one model from another and goes into the record.
+
+        Raises:
+            InputError: there are no data, or they don't fit to the model.
+        """
+        if self.loss not in (None, *LOSSES):
+            raise InputError(f"--loss is one of {listed(LOSSES)}, not {self.loss!r}")
+        if self.data is None:
+            raise InputError(f"{checkpoint.path}: brings its model but no data: add --data FILE, a {KINDS}")
+        arrays = read_arrays(self.data)
+        try:
+            if isinstance(checkpoint, Exported):
+                return self._program(checkpoint, arrays)
+            return self._folder(checkpoint, arrays)
+        except InputError as error:
+            raise InputError(f"{checkpoint.path}, {self.data}: {error}") from error
+
+    def _folder(self, checkpoint: Checkpoint, arrays: Arrays) -> Problem:
+        model: Any = checkpoint.model
+        tokenizer = None
+        if arrays.texts or draws_masks(model, arrays):
+            purpose = Purpose.READ if arrays.texts else Purpose.MASK
+            tokenizer = tokenizer_of(folder_at(checkpoint.path), given_to(model), purpose, arrays.texts)
+        arrays, notes = self._sequences(model, arrays, tokenizer)
+        with quiet(library("transformers", checkpoint.path)):
+            posed = pose(model, arrays, tokenizer, self.loss)
+        notes = (*(tokenizer.notes if tokenizer else ()), *notes, *posed.notes)
+        return self._posed(model, replace(posed, notes=notes))
+
+    def _sequences(self, model: Any, arrays: Arrays, tokenizer: Tokenizer | None) -> tuple[Arrays, tuple[str, ...]]:
+        """Texts as tokens, and one long row of tokens as sequences."""
+        if not (arrays.texts or arrays.stream):
+            return arrays, ()
+        length = self._length(getattr(model.config, "max_position_embeddings", None))
+        notes: tuple[str, ...] = ()
+        if tokenizer is not None and arrays.texts:
+            rows = tokenizer.made(list(arrays.texts), verbose=False)["input_ids"]
+            notes = tokenizer.read(arrays.texts, rows)
+            if not arrays.stream:
+                arrays, cut = _texts(arrays, tokenizer.made, list(map(len, rows)), length)
+                return arrays, (*notes, *cut)
+            row = torch.tensor(rows[0])
+        else:
+            row = arrays.inputs["input_ids"]
+        count = len(row) // length
+        if not count:
+            raise InputError(f"has {counted(len(row), 'token')}, fewer than one sequence of {length}: give a --length")
+        note = f"{counted(count, 'sequence')} of {length} tokens, cut from {counted(len(row), 'token')}"
+        return Arrays({"input_ids": row[: count * length].view(count, length)}), (*notes, note)
+
+    def _length(self, positions: int | None) -> int:
+        if self.length is not None and self.length < 2:
+            raise InputError(f"a sequence has at least 2 tokens, not {self.length}")
+        if self.length is not None and positions and self.length > positions:
+            raise InputError(f"the model has {positions} positions, fewer than the {self.length} tokens asked for")
+        return self.length or min(LENGTH, positions or LENGTH)
+
+    def _program(self, program: Exported, arrays: Arrays) -> Problem:
+        if self.loss is None:
+            raise InputError(f"an exported program doesn't say what it was trained on: add --loss {listed(LOSSES)}")
+        if arrays.texts or arrays.target is None:
+            raise InputError("a program needs arrays, and a target: call it 'target' or 'labels'")
+        found: Mapping[str, Tensor] = arrays.inputs
+        if len(program.inputs) == 1 and len(found) == 1:
+            found = {program.inputs[0]: next(iter(found.values()))}
+        if set(found) != set(program.inputs):
+            raise InputError(f"the program takes {listed(program.inputs)}, and there are {listed(found) or 'none'}")
+        target = arrays.target.long() if self.loss == "cross-entropy" else arrays.target.float()
+        if program.batch and len(target) % program.batch:
+            raise InputError(
+                f"the program was exported for batches of {program.batch} samples, and {len(target)} aren't a "
+                "multiple: export it with a dynamic batch dimension, or give other data"
+            )
+        posed = Posed({name: found[name] for name in program.inputs}, target, LOSSES[self.loss]())
+        return self._posed(program.model, posed, program.batch, program.by_name)
+
+    def _posed(self, model: Any, posed: Posed, fixed: int | None = None, by_name: bool = True) -> Problem:
+        size = fixed or self.batch_size or self._fitting(model, posed)
+
+        def batch(start: int) -> tuple[Any, Tensor]:
+            parts = {name: tensor[start : start + size] for name, tensor in posed.inputs.items()}
+            return (parts if by_name else tuple(parts.values())), posed.target[start : start + size]
+
+        batches = [batch(start) for start in range(0, len(posed.target), size)]
+        problem = Problem(model, posed.loss, batches, read=posed.read)
+        problem.notes = (*posed.notes, *problem.notes)
+        return problem
+
+    @staticmethod
+    def _fitting(model: Any, posed: Posed) -> int:
+        """So many samples that a batch's inputs and outputs aren't too large."""
+        classes = getattr(getattr(model, "config", None), "vocab_size", None) or 1
+        output = posed.target[0].numel() * classes
+        numbers = max(1, output, *(tensor[0].numel() for tensor in posed.inputs.values()))
+        return max(1, min(_SAMPLES_AT_A_TIME, _NUMBERS_AT_A_TIME // numbers))
+
+
+def _texts(arrays: Arrays, tokenizer: Any, sizes: list[int], length: int) -> tuple[Arrays, tuple[str, ...]]:
+    """Texts of these numbers of tokens, cut to a length and filled up."""
+    uneven = len({min(size, length) for size in sizes}) > 1
+    if uneven and tokenizer.pad_token_id is None:
+        raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
+    made = tokenizer(list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt")
+    cut = sum(size > length for size in sizes)
+    notes = (f"{cut:,} of {counted(len(sizes), 'text')} are cut to {length} tokens (--length)",) if cut else ()
+    return replace(arrays, inputs=arrays.inputs | dict(made)), notes

@@ -1,0 +1,234 @@
+"""What an architecture of Hugging Face predicts, and so how data become batches and which loss they have."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isnan
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.errors import InputError
+from landscape.loading.pretrained.arrays import IGNORED, Arrays
+from landscape.loading.pretrained.hugging_face import given_to, heads, tokens_of
+from landscape.loading.pretrained.tokenizers import Tokenizer
+from landscape.problem.objective import predicted
+from landscape.reporting.messages import cause, listed
+
+LOSSES: dict[str, type[nn.Module]] = {
+    "cross-entropy": nn.CrossEntropyLoss,
+    "mse": nn.MSELoss,
+    "bce": nn.BCEWithLogitsLoss,
+}
+MASKED_SHARE = 0.15  # of the tokens, as in Devlin et al. (2019), section 3.1
+_MASKING_SEED = 0
+_MASKED = "MASKED_LM"
+_HELD, _TOLERANCE = 2, 1e-3  # samples whose loss is held to the library's; losses may be made in half precision
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A problem's parts but for the model.
+
+    Attributes:
+        inputs: keyword arguments of the model, the sample's dimension first.
+        target: of the loss.
+        loss: a torch loss.
+        read: what it takes of the model's output, where that isn't as `landscape.Problem` has it.
+        notes: what was decided.
+        labels: what transformers is given to make its own loss, where it has one.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor
+    loss: nn.Module
+    read: Callable[[Any], Tensor] | None = None
+    notes: tuple[str, ...] = ()
+    labels: Tensor | None = None
+
+
+def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    """What a model is asked, and how its answers are judged.
+
+    Args:
+        model: of transformers, or an adapter on one.
+        arrays: the data, in sequences.
+        tokenizer: of the model, where one is needed.
+        loss: a name in `LOSSES`; None takes the one that belongs to the architecture, held to the library's own.
+
+    Raises:
+        InputError: the architecture has no loss that is known here, or the data don't fit to it.
+    """
+    base: Any = given_to(model)
+    name, task = type(base).__name__, _task(base)
+    if task is None:
+        raise InputError(
+            f"what {name} is trained on isn't known: pose it in a problem factory, --problem path/to/file.py:name"
+        )
+    if loss not in (None, "cross-entropy") and task not in _WITHOUT_PLACES:
+        raise InputError(f"{name} predicts tokens, whose loss is cross-entropy: leave out --loss {loss}")
+    _check_inputs(base, arrays.inputs)
+    posed = _TASKS[task](base, _filled_up(base, arrays), tokenizer, loss)
+    _check_tokens(base, posed.inputs)
+    if loss is None:
+        _hold_to_library(model, posed)
+    return posed
+
+
+def draws_masks(model: nn.Module, arrays: Arrays) -> bool:
+    """Whether tokens are masked here, for which a tokenizer says which token masks another."""
+    return _task(given_to(model)) == _MASKED and arrays.target is None
+
+
+def _task(base: nn.Module) -> str | None:
+    return next((task for task, names in heads().items() if type(base).__name__ in names), None)
+
+
+def _check_tokens(base: Any, inputs: dict[str, Tensor]) -> None:
+    """Refuse tokens that the model has no vector for, which some kernels read past the end of the table."""
+    tokens, size = inputs.get("input_ids"), tokens_of(base)
+    if tokens is not None and size is not None and not bool(((tokens >= 0) & (tokens < size)).all()):
+        raise InputError(
+            f"input_ids has tokens from {int(tokens.min())} to {int(tokens.max())}, and the model those from 0 to "
+            f"{size - 1}: give tokens, or a tokenizer, that belong to the model"
+        )
+
+
+def _filled_up(base: Any, arrays: Arrays) -> Arrays:
+    """With the model's own filling where a mask says that there is nothing: some models find a text's end by it."""
+    mask, tokens = arrays.inputs.get("attention_mask"), arrays.inputs.get("input_ids")
+    filling = getattr(base.config, "pad_token_id", None)
+    if mask is None or tokens is None or filling is None:
+        return arrays
+    return replace(arrays, inputs=arrays.inputs | {"input_ids": torch.where(mask == 0, filling, tokens)})
+
+
+def _hold_to_library(model: nn.Module, posed: Posed) -> None:
+    """Refuse a loss that isn't the one which transformers makes itself of some of the data.
+
+    Raises:
+        InputError: it differs by more than single precision explains, or can't be made.
+    """
+    if "labels" not in inspect.signature(given_to(model).forward).parameters:
+        return
+    few = {name: tensor[:_HELD] for name, tensor in posed.inputs.items()}
+    labels = posed.target if posed.labels is None else posed.labels
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output: Any = model(**few, labels=labels[:_HELD])
+            logits = predicted(output) if posed.read is None else posed.read(output)
+            here, there = float(posed.loss(logits.float(), posed.target[:_HELD])), float(output.loss)
+    except Exception as error:  # of the library, about data that don't fit
+        raise InputError(
+            f"{type(given_to(model)).__name__} can't make its loss of these data ({cause(error)})"
+        ) from error
+    finally:
+        model.train(training)
+    if not abs(here - there) <= _TOLERANCE * max(1.0, abs(there)) and not (isnan(here) and isnan(there)):
+        raise InputError(
+            f"the loss of {type(given_to(model)).__name__} in transformers is {there:.6g} on some of these data, and "
+            f"{here:.6g} without what it adds or does differently: name a loss (--loss) to take the latter, or pose it "
+            "in a problem factory"
+        )
+
+
+def _check_inputs(base: nn.Module, inputs: dict[str, Tensor]) -> None:
+    taken = inspect.signature(base.forward).parameters
+    if unknown := [name for name in inputs if name not in taken]:
+        raise InputError(f"{type(base).__name__} doesn't take {listed(unknown)}: it takes {listed(taken, 12)}")
+
+
+def _target(base: nn.Module, arrays: Arrays) -> Tensor:
+    if arrays.target is None:
+        raise InputError(f"{type(base).__name__} needs targets: add an array called 'labels' to the data")
+    return arrays.target
+
+
+def _tokens(arrays: Arrays) -> Tensor:
+    if "input_ids" not in arrays.inputs:
+        raise InputError(f"there are no tokens: name them 'input_ids', not {listed(arrays.inputs) or 'nothing'}")
+    return arrays.inputs["input_ids"].long()
+
+
+def _classes_second(output: Any) -> Tensor:
+    """The logits (samples, classes, places) of (samples, places, classes)."""
+    logits: Tensor = output.logits
+    return logits.transpose(1, 2)
+
+
+def _next_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    tokens = _tokens(arrays)
+    labels = tokens if arrays.target is None else arrays.target.long()
+    if "attention_mask" in arrays.inputs:
+        labels = torch.where(arrays.inputs["attention_mask"] == 0, IGNORED, labels)
+    target = torch.cat([labels[:, 1:], labels.new_full((len(labels), 1), IGNORED)], dim=1)
+    inputs = arrays.inputs | {"input_ids": tokens}
+    return Posed(inputs, target, nn.CrossEntropyLoss(), _classes_second, labels=labels)
+
+
+def _masked_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    tokens = _tokens(arrays)
+    if arrays.target is not None:
+        inputs = arrays.inputs | {"input_ids": tokens}
+        return Posed(inputs, arrays.target.long(), nn.CrossEntropyLoss(), _classes_second)
+    mask = None if tokenizer is None else tokenizer.mask()
+    if tokenizer is None or mask is None:
+        raise InputError(
+            "no tokenizer says which token masks another: mask some of input_ids, and give those as 'labels', "
+            f"with {IGNORED} for all others"
+        )
+    marks = [tokenizer.made.get_special_tokens_mask(row, already_has_special_tokens=True) for row in tokens.tolist()]
+    drawn = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(_MASKING_SEED)) < MASKED_SHARE
+    drawn &= (torch.tensor(marks) == 0) & (arrays.inputs.get("attention_mask", torch.tensor(1)) != 0)
+    return Posed(
+        arrays.inputs | {"input_ids": torch.where(drawn, mask, tokens)},
+        torch.where(drawn, tokens, IGNORED),
+        nn.CrossEntropyLoss(),
+        _classes_second,
+        (f"{int(drawn.sum()):,} of {tokens.numel():,} tokens were masked, drawn once, and are what is predicted",),
+    )
+
+
+def _translation(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    target = _target(base, arrays).long()
+    if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
+        raise InputError(f"{type(base).__name__} doesn't say what its decoder is given: pose it in a problem factory")
+    inputs = {"decoder_input_ids": base.prepare_decoder_input_ids_from_labels(labels=target)}
+    return Posed(inputs | arrays.inputs, target, nn.CrossEntropyLoss(), _classes_second)
+
+
+def _token_class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    return Posed(arrays.inputs, _target(base, arrays).long(), nn.CrossEntropyLoss(), _classes_second)
+
+
+def _class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
+    """Of a sequence or an image: one class, several yes-or-no answers, or numbers (as transformers decides it)."""
+    target, kinds = _target(base, arrays), {"regression": "mse", "multi_label_classification": "bce"}
+    known = kinds.get(str(getattr(base.config, "problem_type", None)))
+    guess = "mse" if base.config.num_labels == 1 else "bce" if target.ndim > 1 else "cross-entropy"
+    chosen = loss or known or guess
+    if chosen == "cross-entropy":
+        return Posed(arrays.inputs, target.long(), nn.CrossEntropyLoss())
+    shaped = (target[:, None] if target.ndim == 1 else target).float()
+    if shaped.shape[1:] != (base.config.num_labels,) or bool(target.eq(IGNORED).any()):
+        raise InputError(
+            f"{type(base).__name__} gives {base.config.num_labels} numbers a sample, and the target has shape "
+            f"{tuple(target.shape)}, or is filled up: give as many for each"
+        )
+    return Posed(arrays.inputs, shaped, LOSSES[chosen](), labels=target.float())
+
+
+_TASKS: dict[str, Callable[[Any, Arrays, Tokenizer | None, str | None], Posed]] = {
+    "CAUSAL_LM": _next_token,
+    _MASKED: _masked_token,
+    "SEQ_TO_SEQ_CAUSAL_LM": _translation,
+    "SEQUENCE_CLASSIFICATION": _class,
+    "TOKEN_CLASSIFICATION": _token_class,
+    "IMAGE_CLASSIFICATION": _class,
+}
+_WITHOUT_PLACES = ("SEQUENCE_CLASSIFICATION", "IMAGE_CLASSIFICATION")

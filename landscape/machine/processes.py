@@ -1,0 +1,117 @@
+"""Several processes that work as one: each has a part of the data, and sums over the data are added up.
+
+    torchrun --nproc-per-node 4 -m landscape CHECKPOINT --hessian
+
+All of them run the same program: only products and losses are made of parts, and what is added up is the same in each
+of them to the last bit. So nothing but these sums is exchanged, as long as the machines compute alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from landscape.errors import PeerError
+from landscape.machine.memory import ran_out
+from landscape.reporting.messages import cause
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes that work together; by default, one alone.
+
+    Attributes:
+        rank: the number of this one.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks for all."""
+        return self.rank == 0
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum of every process's tensor, in the place of this one's.
+
+        Raises:
+            PeerError: another process has ended.
+        """
+        if self.size > 1:
+            with _peers():
+                distributed.all_reduce(part)
+        return part
+
+    def largest(self, number: int) -> int:
+        """The largest of every process's numbers.
+
+        Raises:
+            PeerError: another process has ended.
+        """
+        numbers = torch.zeros(self.size, dtype=torch.int64)
+        numbers[self.rank] = number
+        return int(self.total(numbers).max())
+
+    def share(self, length: int) -> slice:
+        """This process's of so many places, which are given out in order and evenly."""
+        return slice(length * self.rank // self.size, length * (self.rank + 1) // self.size)
+
+    def in_order(self, function: Callable[[], T]) -> T:
+        """Call a function in the first process and, when that is done, in the others.
+
+        Raises:
+            PeerError: another process has ended.
+        """
+        if self.size == 1:
+            return function()
+        if self.first:
+            result = function()
+        with _peers():
+            distributed.barrier()
+        if not self.first:
+            result = function()
+        with _peers():  # or the first would go on while the others look at what it left
+            distributed.barrier()
+        return result
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that ``torchrun`` started with this one; this one alone where it was started by itself."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield ALONE
+        return
+    cuda = torch.cuda.is_available()
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield Processes(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
+def own_device() -> str:
+    """The CUDA device of this process on its machine."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if ran_out(error):
+            raise
+        raise PeerError(f"the processes have lost each other ({cause(error)}): see what the others say") from error

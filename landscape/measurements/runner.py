@@ -1,0 +1,411 @@
+"""Runs measurements over checkpoints into a record; what the command and the notebooks call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from landscape.checkpoint import Checkpoint
+from landscape.checks.slope import told_of_slopes
+from landscape.errors import InputError
+from landscape.loading.source import Source, at_checkpoint, in_runs
+from landscape.machine.memory import ran_out
+from landscape.measurements import History, Loss, Measured, Measurement, Run
+from landscape.measurements.directions import is_checkpoint
+from landscape.measurements.dynamics import without_too_large
+from landscape.measurements.shortage import with_less
+from landscape.problem import Problem
+from landscape.problem.penalty import name_of
+from landscape.record import RecordWriter, Request, open_record, readable, row_at
+from landscape.record.order import place_in_run
+from landscape.reporting.messages import cause, counted, listed
+from landscape.reporting.progress_bar import ProgressBar
+
+SUFFIX = ".landscape.h5"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The measurements of one checkpoint, or of a whole run, as they stand in the record.
+
+    Attributes:
+        path: of the checkpoint; of a run, its first and its last.
+        step: of training, or None; of a run, its last.
+        sha256: of the checkpoint's file; of a run, of its checkpoints in their order.
+        data: the variables of each measurement, by its name, without the checkpoint dimension.
+        shortfalls: what did not converge or stayed undecided, a line each.
+        notes: what was decided or changed on the user's behalf, a line each.
+    """
+
+    path: str
+    step: int | None
+    sha256: str
+    data: dict[str, xr.Dataset]
+    shortfalls: list[str]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        path: of the record.
+        rows: one for each checkpoint, and one for the run where something was asked of it.
+        measured: how many units were measured now; the others were in the record or its parts before.
+    """
+
+    path: Path
+    rows: list[Row]
+    measured: int
+
+
+def probe(
+    checkpoints: str | Path | Sequence[str | Path],
+    measurements: Sequence[Measurement],
+    out: str | Path | None = None,
+    *,
+    source: Source | None = None,
+    overwrite: bool = False,
+    append: bool = False,
+    at: Sequence[int] = (),
+    command: str = "landscape.probe",
+    bar: ProgressBar | None = None,
+) -> Result:
+    """Measure checkpoints into a record, resuming what an earlier run of the same request left.
+
+    Everything that can be refused is refused before anything is measured or written.
+
+    Args:
+        checkpoints: a file or files of one run, of one problem, or the folder of a run of transformers' Trainer;
+            measured in the order of their stored steps, then of their names.
+        measurements: what to measure on each.
+        out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
+        source: how checkpoints become problems.
+        overwrite: replace a record of another request.
+        append: add to a record of another request.
+        at: the steps of the checkpoints at which slices and valleys are measured, -1 for the last; none for all.
+        command: as it goes into the record.
+        bar: where to show progress; default: a new one.
+
+    Raises:
+        InputError: one line that says what can't be used and what to do.
+    """
+    source = source or Source()
+    if isinstance(checkpoints, str | Path):
+        checkpoints = [checkpoints]
+    checkpoints = in_runs(checkpoints)
+    if not checkpoints:
+        raise InputError("no checkpoint given; name at least one file (see --help)")
+    if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:
+        raise InputError("a record has each measurement of a matrix once: give at least one, and none of them twice")
+    _refuse_other_weights(source, measurements)
+    first = source.read(checkpoints[0])
+    factory = source.factory(first)
+    problem = source.pose(factory, first)
+    measurements, left_out = without_too_large(measurements, problem.layout.dim)
+    problem.notes += left_out
+    known: dict[str, Checkpoint] = {}
+    for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
+        _check_same_problem(first, checkpoint)
+        if checkpoint.tokenizer not in (None, first.tokenizer):
+            _check_same_data(first, problem, checkpoint, source.pose(factory, checkpoint))
+        there = at_checkpoint(problem, checkpoint)
+        measurements = _settled(measurements, there, len(checkpoints))
+        if not known:
+            problem.notes += told_of_slopes(there)
+        known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
+    run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
+    units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
+    for measurement in measurements:
+        measurement.check_run(run.known(), [unit.sha256 for unit in units[measurement.name]])
+    request = Request(
+        {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
+        {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},
+        {
+            "problem": factory.label,
+            "arguments": first.arguments,
+            "model_sha256": hashlib.sha256(problem.description.encode()).hexdigest(),
+            "data_sha256": problem.data_sha256,
+            "dtype": str(problem.dtype).removeprefix("torch."),
+            "device": problem.device.type,
+            "batch_size": source.batch_size,
+            "params": list(source.params),
+        }
+        | ({} if source.weight_decay is None else {"weight_decay": source.weight_decay}),
+    )
+    path = _record(out, run.files[0].path)
+    asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
+    processes = source.processes
+    writer = processes.in_order(
+        lambda: RecordWriter(path, request, overwrite=overwrite, append=append, follows=not processes.first)
+    )
+    with writer:
+        with bar or ProgressBar(shown=processes.first) as shown:
+            probing = _Probing(run, request, writer, shown, command)
+            probing.check_unchanged()
+            for unit in (*run.files, run.whole):
+                probing.measure(unit, asked[unit.sha256])
+        processes.in_order(writer.close)
+    return Result(path, _rows(path, run, asked), probing.measured)
+
+
+class _Checkpoints:
+    """The checkpoints of a request in their order, each to be had as a problem.
+
+    Attributes:
+        files: the checkpoints, without their weights: together these may exceed memory.
+        whole: what stands for all of them together: the last one, under the digest of the run.
+    """
+
+    def __init__(self, source: Source, problem: Problem, files: Sequence[Checkpoint]) -> None:
+        self.source, self.problem, self.files = source, problem, files
+        digests = tuple(each.sha256 for each in files)
+        self.whole = replace(files[-1], sha256=Run((), digests).digest)
+
+    def known(self, writer: RecordWriter | None = None) -> Run:
+        """What measurements see of the run, with the rows of a writer."""
+
+        def stored(measurement: str, position: int) -> xr.Dataset | None:
+            return None if writer is None else writer.stored(measurement, self.files[position].sha256)
+
+        return Run(
+            tuple(each.step for each in self.files),
+            tuple(each.sha256 for each in self.files),
+            lambda position: self.load(self.files[position]),
+            stored,
+        )
+
+    def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:
+        """Of what a measurement is made: of each checkpoint, of some, or of the whole run."""
+        if measurement.over_run:
+            return (self.whole,)
+        if not (measurement.selective and at):
+            return tuple(self.files)
+        known = {each.step: each for each in self.files} | {-1: self.files[-1]}
+        if unknown := [step for step in at if step not in known]:
+            steps = listed(each.step for each in self.files if each.step is not None)
+            raise InputError(f"no checkpoint is of step {unknown[0]}; there are {steps or 'none with a step'}")
+        return tuple(each for each in self.files if each in [known[step] for step in at])
+
+    def load(self, checkpoint: Checkpoint) -> Problem:
+        """The problem at a checkpoint, its weights read anew.
+
+        Raises:
+            InputError: the file isn't what it was when it was first read.
+        """
+        read = self.source.read(checkpoint.path)
+        if read.sha256 != (self.files[-1] if checkpoint is self.whole else checkpoint).sha256:
+            raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")
+        return at_checkpoint(self.problem, read)
+
+
+class _Probing:
+    """Measures what a record still lacks."""
+
+    def __init__(
+        self, run: _Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
+    ) -> None:
+        self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
+        self.seen = run.known(writer)
+        self.measured = 0
+        self.routes_hold = True  # the ways in which products were made before
+
+    def measure(self, unit: Checkpoint, measurements: Sequence[Measurement]) -> None:
+        missing = [m for m in measurements if not self.writer.done(m.name, unit.sha256)]
+        if not missing:
+            return
+        problem = self.run.load(unit)
+        for measurement in missing:
+            self.bar.label(f"{unit.path.name} {measurement.name}")
+            started = time.monotonic()
+            try:
+                measured, problem = self._measured(measurement, unit, problem)
+            except InputError as error:
+                raise InputError(f"{unit.path}: {error}") from error
+            told = self.provenance(problem, unit, measurement) | measured.choices
+            told["notes"] += measured.notes
+            told["seconds"] = round(time.monotonic() - started, 3)
+            self._add(measurement.name, measured.dataset, told)
+            self.measured += 1
+
+    def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[Measured, Problem]:
+        """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
+        while True:
+            try:
+                return measurement.measure(problem, self.bar, self.history(measurement.name, unit.sha256)), problem
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                why = cause(error)
+            # Not above, where the traceback still holds what was made.
+            self.run.problem, self.routes_hold = with_less(self.run.problem, why), False
+            problem = self.run.load(unit)
+
+    def _add(self, measurement: str, measured: xr.Dataset, told: dict[str, Any]) -> None:
+        self.run.source.processes.in_order(lambda: self.writer.add(measurement, measured, told))
+
+    def check_unchanged(self) -> None:
+        """Hold the loss at one checkpoint to what the record has of it, where it has something.
+
+        The request knows data and settings, and the model and the loss as they print; an edit of their code shows in
+        the numbers alone.
+
+        Raises:
+            InputError: loss or gradient are other numbers now, by more than rounding on another machine explains.
+        """
+        loss = Loss()
+        for checkpoint in self.run.files:
+            there = self.writer.stored(loss.name, checkpoint.sha256)
+            if there is None:
+                continue
+            measured, problem = self._measured(loss, checkpoint, self.run.load(checkpoint))
+            here = measured.dataset
+            tolerance = math.sqrt(torch.finfo(problem.dtype).eps)
+            for name, allowed in (("loss", tolerance), ("gradient_norm", 100 * tolerance)):
+                with readable(self.writer.path):
+                    before = float(there[name])
+                now = float(here[name])
+                if abs(now - before) > allowed * max(abs(now), abs(before)) + allowed**2:
+                    raise InputError(
+                        f"{self.writer.path} has the {name.replace('_', ' ')} {before:.6g} of {checkpoint.path}, which "
+                        f"is {now:.6g} now: the code of the model or of the loss has changed, or is random; name "
+                        f"another file (-o), or remove {self.writer.path} and {self.writer.path}.parts"
+                    )
+            return
+
+    def history(self, measurement: str, sha256: str) -> History:
+        """What the record has of this measurement before this checkpoint, but for routes that take too much memory."""
+        choices = self.writer.earlier(measurement) if self.routes_hold else None
+        return History(choices, self.writer.previous(measurement, sha256), sha256, self.seen)
+
+    def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
+        """How a row comes to be."""
+        return (
+            dict(self.request.common)
+            | {
+                "command": self.command,
+                "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
+                | {"python": platform.python_version()},
+                "device": _device_name(problem.device),
+                "threads": torch.get_num_threads(),
+                "processes": self.run.source.processes.size,
+                "settings": measurement.settings,
+                "started": datetime.now(UTC).isoformat(timespec="seconds"),
+                "notes": list(problem.notes),
+                "checkpoint": {
+                    "path": str(checkpoint.path),
+                    "sha256": checkpoint.sha256,
+                    "step": checkpoint.step,
+                    "format": checkpoint.format,
+                }
+                | ({"run": list(self.seen.digests)} if measurement.over_run else {}),
+            }
+            | ({} if problem.penalty is None else {"penalty": name_of(problem.penalty)})
+        )
+
+
+def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints: int) -> list[Measurement]:
+    """Measurements that a problem allows, before anything is measured.
+
+    Raises:
+        InputError: one of them can't be made of it.
+    """
+    try:
+        return [measurement.settle(problem, checkpoints) for measurement in measurements]
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise InputError(
+            f"memory ran out before anything was measured ({cause(error)}): give a --batch-size"
+        ) from error
+
+
+def _refuse_other_weights(source: Source, measurements: Sequence[Measurement]) -> None:
+    """Refuse lines to checkpoints where weights are taken from an unusual place: there the usual ones would be read."""
+    if source.weights is None and source.strip_prefix is None:
+        return
+    for name in (name for each in measurements for name in getattr(each, "directions", ())):
+        if is_checkpoint(name):
+            raise InputError(
+                f"{name}: as a direction a file gives its usual weights, and --weights or --strip-prefix asks for "
+                "others here; save those of this file as a file of their own"
+            )
+
+
+def _check_same_problem(first: Checkpoint, other: Checkpoint) -> None:
+    if (first.problem, first.arguments) != (other.problem, other.arguments):
+        raise InputError(
+            f"{other.path} belongs to another problem or model than {first.path} (see the arguments stored in them); "
+            "measure it into a record of its own"
+        )
+
+
+def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there: Problem) -> None:
+    """Refuse a checkpoint whose tokenizer makes other data of the texts."""
+    if there.data_sha256 != posed.data_sha256:
+        raise InputError(
+            f"{other.path}: its tokenizer makes other tokens of the data than that of {first.path}; measure it into a "
+            "record of its own"
+        )
+
+
+def _rows(path: Path, run: _Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
+    """The rows of the checkpoints and of the run, read back from the record."""
+    with open_record(path) as record, readable(path):
+        rows = []
+        for unit in (*run.files, run.whole):
+            if not (measurements := asked[unit.sha256]):
+                continue
+            data = {m.name: _row(record[m.name].dataset, unit.sha256) for m in measurements}
+            told = [json.loads(str(row.provenance.values)) for row in data.values()]
+            rows.append(
+                Row(
+                    path=f"run of {counted(len(run.files), 'checkpoint')} up to {unit.path}"
+                    if unit is run.whole
+                    else str(unit.path),
+                    step=unit.step,
+                    sha256=unit.sha256,
+                    data=data,
+                    shortfalls=[line for m in measurements for line in m.shortfalls(data[m.name])],
+                    notes=list(dict.fromkeys(note for each in told for note in each["notes"])),
+                )
+            )
+    return rows
+
+
+def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
+    position = int(np.flatnonzero(group.sha256.values == sha256)[0])
+    large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
+    return row_at(group.drop_vars(large), position).load()
+
+
+def _record(out: str | Path | None, checkpoint: Path) -> Path:
+    path = Path(checkpoint.absolute().stem + SUFFIX if out is None else out)
+    try:
+        folder = path.is_dir()
+    except OSError as error:
+        raise InputError(f"{path} cannot be the record ({error.strerror}); name another file") from error
+    if folder:
+        raise InputError(f"{path} is a folder; name the record's file, such as {path / (checkpoint.stem + SUFFIX)}")
+    return path
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"

@@ -1,0 +1,192 @@
+"""What is looked at before anything is computed: that the objective is a function of the parameters, and finite."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from landscape.errors import InputError
+from landscape.machine.memory import ran_out
+from landscape.problem import batches as data
+from landscape.problem.losses import Terms
+from landscape.reporting.messages import listed
+
+
+class Posed(Protocol):
+    """What is looked at of a `landscape.Problem`."""
+
+    model: nn.Module
+    vector: Tensor
+    batches: list[Any]
+    training: bool
+
+    def tensors(self) -> dict[str, Tensor]: ...
+
+    def evaluating(self) -> AbstractContextManager[None]: ...
+
+    def terms(self, vector: Tensor, batch: Any) -> Terms: ...
+
+    def checked_terms(self, batch: Any) -> Terms: ...
+
+
+class Audit(NamedTuple):
+    """What was seen of a problem.
+
+    Attributes:
+        total_weight: the weight of the whole data.
+        notes: on what was switched on the user's behalf.
+        terms: losses and weights of the smallest batch of several samples.
+    """
+
+    total_weight: float
+    notes: tuple[str, ...]
+    terms: Terms
+
+
+def audit(problem: Posed) -> Audit:
+    """Evaluate a problem once.
+
+    Raises:
+        InputError: something makes the objective ill-defined.
+    """
+    _refuse_nonfinite_parameters(problem)
+    _refuse_mixing_in_training(problem)
+    total, smallest = 0.0, _smallest(problem)
+    with torch.no_grad(), problem.evaluating(), _FunctionsCalled() as called:
+        for batch in problem.batches:
+            losses, weights = problem.checked_terms(batch)
+            _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
+            total += float(weights.sum(dtype=torch.float64))
+            if batch is smallest:
+                terms = losses, weights
+        _refuse_changing_losses(problem)
+    if not total > 0:
+        raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
+    if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
+        notes = ("attention runs on the math kernel: the fused kernels have no double backward",)
+        return Audit(total, notes, terms)
+    return Audit(total, (), terms)
+
+
+def _smallest(problem: Posed) -> Any:
+    """The smallest batch of several samples; a batch of one sample where none has more."""
+    return min(problem.batches, key=lambda batch: (data.samples_in(batch) == 1, data.samples_in(batch)))
+
+
+def _refuse_nonfinite_parameters(problem: Posed) -> None:
+    tensors = problem.tensors()
+    for name, _ in problem.model.named_parameters():
+        if bad := int((~tensors[name].isfinite()).sum()):
+            raise InputError(
+                f"parameter {name} has {bad} of {tensors[name].numel()} entries that are NaN or infinite; this "
+                "point has no loss landscape, take an earlier checkpoint"
+            )
+
+
+def _refuse_mixing_in_training(problem: Posed) -> None:
+    for name, module in problem.model.named_modules() if problem.training and len(problem.batches) > 1 else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise InputError(
+                f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
+                "training=False"
+            )
+
+
+def _refuse_changing_losses(problem: Posed) -> None:
+    """A landscape is a function: the same point must give the same losses."""
+    first, again = (problem.terms(problem.vector, problem.batches[0])[0] for _ in range(2))
+    if not equal_losses(first, again):
+        raise InputError(
+            "the losses change from one evaluation to the next: the model or the loss draws random numbers "
+            "(dropout in training mode?) or changes its own buffers; make it deterministic"
+        )
+
+
+def company_notes(problem: Posed, terms: Terms) -> tuple[str, ...]:
+    """A note where the terms of a sample depend on the other samples of its batch, and so on how the data are split.
+
+    BatchNorm that normalises by the batch is known by its type. Any other dependence is found by evaluating the
+    smallest batch of several samples with other samples, see `_dependence`.
+
+    Args:
+        problem: as it was audited.
+        terms: of that batch.
+    """
+    mixing = [
+        name
+        for name, module in problem.model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (problem.training or module.running_mean is None)
+    ]
+    if mixing:
+        found = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
+    elif not (found := _dependence(problem, _smallest(problem), terms)):
+        return ()
+    batches = "1 batch" if len(problem.batches) == 1 else f"{len(problem.batches):,} batches"
+    return (f"{found}: the objective depends on how the data are split, and is that of the {batches} as given",)
+
+
+def _dependence(problem: Posed, batch: Any, given: Terms) -> str:
+    """How the terms of a batch's samples depend on the other samples, in words; empty if they don't.
+
+    Every second sample becomes a copy of the first, and one copy more comes behind; the samples that stay must keep
+    their losses and weights. Copies keep every index in the data within its range, which fewer samples wouldn't.
+    """
+    samples = data.samples_in(batch)
+    places = torch.arange(samples + 1)
+    places[1::2] = places[samples] = 0
+    stay = torch.arange(0, samples, 2)
+    with torch.no_grad(), problem.evaluating():
+        for size in (samples + 1, samples):  # some models take batches of one size alone
+            try:
+                others = problem.terms(problem.vector, data.select(batch, places[:size]))
+            except Exception as error:  # of any kind: the user's own code is given another batch
+                if ran_out(error):
+                    raise
+                continue
+            # Sums in another order, which deep networks amplify, leave half of the digits.
+            tolerance = math.sqrt(torch.finfo(given[0].dtype).eps)
+            same = (
+                there.shape == (size, *here.shape[1:]) and equal_losses(here[stay], there[stay], tolerance)
+                for here, there in zip(given, others, strict=True)
+            )
+            return "" if all(same) else "the loss of a sample depends on the other samples of its batch"
+    return "the samples of a batch can't be told apart, since the model or the loss takes no other batch"
+
+
+def equal_losses(first: Tensor, again: Tensor, tolerance: float | None = None) -> bool:
+    """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
+    tolerance = 300 * torch.finfo(first.dtype).eps if tolerance is None else tolerance
+    scale = float(first.nan_to_num(0, 0, 0).abs().mean())
+    return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
+    if losses.ndim == 0 or len(losses) != samples:
+        raise InputError(
+            f"expected one loss for each of the {samples} samples of a batch, the sample's dimension first, but got "
+            f"shape {tuple(losses.shape)}; if a batch has another number of samples, give it by Problem(..., count=...)"
+        )
+    if weights.shape != losses.shape:
+        raise InputError(f"the weights have shape {tuple(weights.shape)}, the losses {tuple(losses.shape)}")
+    if (weights < 0).any():
+        raise InputError("a weight is negative; weights count samples or tokens, and are 0 or more")
+
+
+class _FunctionsCalled(TorchFunctionMode):
+    """Notes which torch functions run, so that what the audit says is what was seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))

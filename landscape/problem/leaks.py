@@ -1,0 +1,176 @@
+"""Whether the loss depends on what is put into the model's places, and on nothing else that is the model's.
+
+A loss may read a parameter past its place: from a list of parameters made beforehand, ``.data`` or an array of NumPy.
+Its value at the model's own weights is right. Its gradient, its Hessian and its slices are those of another function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from landscape.errors import InputError
+from landscape.machine.memory import in_room, ran_out
+from landscape.problem.audit import equal_losses
+from landscape.problem.losses import Terms
+from landscape.problem.swap import pointed
+from landscape.reporting.messages import listed
+
+_SAMPLES = 16  # of a loss that leaks, every sample does
+_ROUNDINGS = 30  # by how many measured changes a loss with a graph may differ from one without
+
+
+class Posed(Protocol):
+    """What is looked at of a `landscape.Problem`."""
+
+    model: nn.Module
+    vector: Tensor
+    batches: list[Any]
+
+    def few(self, samples: int) -> Self: ...
+
+    def evaluating(self) -> AbstractContextManager[None]: ...
+
+    def terms(self, vector: Tensor, batch: Any) -> Terms: ...
+
+    def penalty_at(self, vector: Tensor) -> Tensor: ...
+
+
+def refuse_leaks(problem: Posed) -> tuple[str, ...]:
+    """Hold the loss of some samples to being a function of the flat vector; of fewer where memory runs out.
+
+    Where memory doesn't hold the graph of one sample, nothing is found: what asks for a graph will say so.
+
+    Returns:
+        See `_leaks`.
+
+    Raises:
+        InputError: see there.
+    """
+    return in_room(lambda samples: _leaks(problem.few(samples)), _SAMPLES, ())
+
+
+def _leaks(problem: Posed) -> tuple[str, ...]:
+    """Hold the loss of a problem to being a function of the flat vector, by three evaluations.
+
+    The model's own parameters must be in no operation, with a graph or without; the loss must be the same while they
+    show NaN, which finds what Python or NumPy reads of them; and it must be the same with a graph and without.
+
+    Returns:
+        Notes on buffers that are read past their places: what a checkpoint has for them doesn't reach the loss.
+
+    Raises:
+        InputError: one of the three doesn't hold.
+    """
+    parameters, buffers = dict(problem.model.named_parameters()), dict(problem.model.named_buffers())
+    with problem.evaluating():
+        with Watching() as seen:
+            graphed = _losses(problem, problem.vector.clone().requires_grad_()).detach()
+        if leaking := seen.among(parameters):
+            raise InputError(_refusal(listed(leaking)))
+        with torch.no_grad():
+            plain = _losses(problem, problem.vector)
+            with _pointed_to_nan(parameters):
+                changed = not _same(plain, lambda: _losses(problem, problem.vector))
+            if changed:
+                raise InputError(_refusal("parameters by their values (.data, NumPy)"))
+            if not equal_losses(plain, graphed):
+                _refuse_difference(problem, plain, graphed)
+    shared = seen.among(buffers)
+    told = f"buffers read past their places, so that no checkpoint changes them: {listed(shared)}"
+    return (told,) if shared else ()
+
+
+def _refusal(what: str) -> str:
+    return (
+        f"the loss reads {what} past the values that are put in for them (a list or an alias made beforehand?): its "
+        "derivatives would be another function's: read them from the model when the loss is computed, keep them in an "
+        "nn.ParameterList, clone() what is constant, or give Problem(penalty=...)"
+    )
+
+
+def _losses(problem: Posed, vector: Tensor) -> Tensor:
+    """Everything that the first batch and the penalty say of a vector, in a row."""
+    losses, _ = problem.terms(vector, problem.batches[0])
+    return torch.cat([losses.reshape(-1), problem.penalty_at(vector).reshape(1).to(losses)])
+
+
+def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
+    """Whether losses are as expected; not, if they can't be had, since a model may refuse NaN."""
+    try:
+        found = losses()
+    except Exception as error:
+        if ran_out(error):
+            raise
+        return False
+    return found.shape == expected.shape and equal_losses(expected, found)
+
+
+@contextmanager
+def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
+    """Have the parameters show NaN: one number for each of them, however large it is."""
+    floating: list[Tensor] = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
+    nan = {
+        each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating
+    }
+    with pointed(nan):
+        yield
+
+
+def _refuse_difference(problem: Posed, plain: Tensor, graphed: Tensor) -> None:
+    """Refuse losses that differ with and without a graph, by more than other kernels explain.
+
+    What rounding makes of these losses is measured: every parameter is moved by one rounding.
+    """
+    signs = torch.randn(problem.vector.shape, generator=torch.Generator().manual_seed(0)).sign().to(problem.vector)
+    moved = _losses(problem, problem.vector * (1 + torch.finfo(problem.vector.dtype).eps * signs))
+    off, rounding = ((each - plain).abs().max() for each in (graphed, moved))
+    if not off <= _ROUNDINGS * rounding:
+        raise InputError(
+            f"the losses with a graph differ from those without by up to {float(off):.2g}, of "
+            f"{float(plain.abs().max()):.2g}: the model or the loss asks whether gradients are wanted "
+            "(torch.is_grad_enabled(), requires_grad); have it compute one function, and give a term over some "
+            "parameters as Problem(penalty=...)"
+        )
+
+
+class Watching(TorchDispatchMode):
+    """Notes of every operation whose memory it reads, and in which precision its results are.
+
+    Attributes:
+        precisions: floating-point types of results.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.precisions: set[torch.dtype] = set()
+        self._read: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Let one operation run."""
+        self._read.update(map(_memory, tree_leaves((args, kwargs))))
+        out = func(*args, **(kwargs or {}))
+        self.precisions.update(
+            each.dtype for each in tree_leaves(out) if isinstance(each, Tensor) and each.is_floating_point()
+        )
+        return out
+
+    def among(self, tensors: dict[str, Any]) -> list[str]:
+        """The names of tensors whose memory was read."""
+        return [name for name, tensor in tensors.items() if _memory(tensor) and _memory(tensor) in self._read]
+
+
+def _memory(value: Any) -> int:
+    """Where a tensor's memory begins; 0 for one without, such as a sparse one, and for anything else."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return 0
+    try:
+        return value.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0

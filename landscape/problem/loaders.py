@@ -1,0 +1,151 @@
+"""The order in which a loader gives its samples, since what is told about samples is told by their places.
+
+A list keeps its order. So does a `DataLoader` that takes its data set from the first sample to the last. The order of
+any other iterable is tried where something is told: its batches are read again, and have to be the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import random
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+    default_collate,
+    default_convert,
+)
+
+from landscape.errors import InputError
+from landscape.problem.batches import content, convert, digest, samples_in
+from landscape.reporting.messages import counted
+
+_SHUFFLING = {each.__iter__ for each in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)}
+_UNSEEN = 1e-6  # the chance that a uniform shuffle isn't seen
+
+
+def order_notes(
+    batches: Iterable[Any], frozen: list[Any], point: tuple[torch.device, torch.dtype], labelled: bool
+) -> tuple[str, ...]:
+    """Say what the order of the samples means for a problem, a sentence each.
+
+    Args:
+        batches: the list or loader that the problem was posed on.
+        frozen: its batches as they were read.
+        point: the device and the type that they were read to.
+        labelled: whether something is told about single samples, in the order of the batches.
+
+    Raises:
+        InputError: ``labelled``, and the batches come in another order when they are read again, or can't be.
+    """
+    notes = _left_out(batches)
+    shuffles = _shuffles(batches)
+    if shuffles is False:
+        return notes
+    if not labelled:
+        return (f"the loader {'shuffles' if shuffles else 'may shuffle'}: its batches were read once and kept", *notes)
+    if shuffles:
+        raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
+    with _random_states_kept(batches):
+        for _ in range(_repetitions(frozen)):
+            _refuse_other_batches(batches, frozen, point)
+        return (*_order_told(batches), *notes)
+
+
+def _indexed(batches: Iterable[Any]) -> DataLoader[Any] | None:
+    """A `DataLoader` that goes by a sampler; None for one that doesn't, and for anything else."""
+    if not isinstance(batches, DataLoader) or type(batches).__iter__ is not DataLoader.__iter__:
+        return None
+    return None if isinstance(batches.dataset, IterableDataset) else batches
+
+
+def _shuffles(batches: Iterable[Any]) -> bool | None:
+    """Whether samples come in another order each time; None where only reading them again can tell.
+
+    A data set may transform its samples at random: the sample of an index is the same sample each time.
+    """
+    if type(batches) in (list, tuple):
+        return False
+    loader = _indexed(batches)
+    if loader is None:
+        return None
+    if loader.num_workers and not loader.in_order:
+        return True
+    sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    if type(sampler).__iter__ is BatchSampler.__iter__:
+        sampler = sampler.sampler
+    if type(sampler).__iter__ in _SHUFFLING:
+        return True
+    in_turn = type(sampler).__iter__ is SequentialSampler.__iter__
+    return False if in_turn and loader.collate_fn in (default_collate, default_convert) else None
+
+
+def _repetitions(frozen: list[Any]) -> int:
+    """How often batches are read again, so that of a million loaders with a uniform shuffle at most one isn't seen.
+
+    A shuffle of k batches (of one batch its k samples) gives the first order again with the chance 1 / k!.
+    """
+    parts = len(frozen) if len(frozen) > 1 else samples_in(frozen[0])
+    return math.ceil(-math.log(_UNSEEN) / math.lgamma(parts + 1)) if parts > 1 else 1
+
+
+def _refuse_other_batches(batches: Iterable[Any], frozen: list[Any], point: tuple[torch.device, torch.dtype]) -> None:
+    """Read the batches again, and hold their bytes to those that were read first."""
+    for place, (again, first) in enumerate(itertools.zip_longest(batches, frozen)):
+        missing = again is None or first is None
+        if missing or digest([convert(again, *point)]) != digest([content(first)]):
+            found = "gives no batch" if again is None else "gives another batch"
+            raise InputError(
+                f"the loader {found} {place} when it is read again, so that nothing can be told about its samples: "
+                "give a list of batches, or a loader that gives the same batches each time"
+            )
+
+
+def _order_told(batches: Iterable[Any]) -> tuple[str, ...]:
+    """Say where places in the batches aren't places in the data set."""
+    loader = _indexed(batches)
+    if loader is None:
+        return ()
+    sampler = loader.batch_sampler
+    indices = loader.sampler if sampler is None else itertools.chain.from_iterable(sampler)
+    if all(index == place for place, index in enumerate(indices)):
+        return ()
+    return ("the loader has an order of its own: what is told about samples goes by its batches, not by its data set",)
+
+
+def _left_out(batches: Iterable[Any]) -> tuple[str, ...]:
+    """Say how many samples a loader leaves out, since they fill no batch."""
+    sampler = getattr(_indexed(batches), "batch_sampler", None)
+    if not (isinstance(sampler, BatchSampler) and sampler.drop_last and isinstance(sampler.sampler, Sized)):
+        return ()
+    left = len(sampler.sampler) % sampler.batch_size
+    return (f"the loader leaves out {counted(left, 'sample')} that fill no batch (drop_last)",) if left else ()
+
+
+@contextlib.contextmanager
+def _random_states_kept(batches: Iterable[Any]) -> Iterator[None]:
+    """Put all generators back that reading batches may draw from: torch's, NumPy's, Python's and the loader's own."""
+    holders = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
+    own = [each for holder in holders if isinstance(each := getattr(holder, "generator", None), torch.Generator)]
+    states = [each.get_state() for each in own]
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        for each, state in zip(own, states, strict=True):
+            each.set_state(state)

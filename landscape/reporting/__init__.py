@@ -1,0 +1,1 @@
+"""How results and refusals are put into words: numbers, tables, messages, progress."""

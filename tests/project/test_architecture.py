@@ -1,0 +1,104 @@
+"""The order of the modules: imports run downwards only."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.structure import Source, circles, counts, imports
+
+# From the top to the bottom. A module imports from lines below its own, and within its own package; modules on one line
+# don't know each other.
+LAYERS = [
+    ["cli"],
+    ["figures"],
+    ["measurements"],
+    ["checks", "loops", "slices"],
+    ["spectrum", "curvature", "loading"],
+    ["problem"],
+    ["operator", "checkpoint", "record", "dynamics", "valley"],
+    ["machine"],
+    ["reporting", "errors"],
+]
+
+# The one import upwards: a Problem knows its curvature by name, when it is asked for it.
+EXCEPTIONS = {("problem", "curvature")}
+
+# What only some may import of what isn't ours. Without torch a record is read, and --help shown, at once.
+FREE_OF_TORCH = {"record", "cli", "reporting", "errors"}
+
+LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
+SOURCE = Source.read(ROOT / "landscape")
+OTHERS = ("models", "data", "analysis", "benchmarks", "tests")
+
+
+def test_every_part_has_its_place():
+    assert SOURCE.parts().keys() == LEVEL.keys()
+
+
+@pytest.mark.parametrize("module", SOURCE.files)
+def test_imports_run_downwards(module):
+    here = SOURCE.part(module)
+    assert not [found.name for found in imports(SOURCE.files[module]) if found.name.partition(".")[0] in OTHERS]
+    for other in SOURCE.modules[module] if here else ():
+        there = SOURCE.part(other)
+        if there not in (here, None) and (here, there) not in EXCEPTIONS:
+            assert LEVEL[there] > LEVEL[here], f"{module} imports {other}, which isn't below it"
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCE.files if SOURCE.part(name) in FREE_OF_TORCH])
+def test_what_is_free_of_torch(module):
+    assert not [found for found in imports(SOURCE.files[module]) if found.name.partition(".")[0] == "torch"]
+
+
+def test_the_exception_is_the_only_circle():
+    assert circles(SOURCE.parts()) == [{"curvature", "problem"}]
+    for here, there in EXCEPTIONS:
+        names = {name for name in SOURCE.files if SOURCE.part(name) == here}
+        assert any(SOURCE.part(other) == there for name in names for other in SOURCE.modules[name])
+    without = {
+        name: {other for other in others if (SOURCE.part(name), SOURCE.part(other)) not in EXCEPTIONS}
+        for name, others in SOURCE.modules.items()
+    }
+    assert circles(without) == []
+
+
+def test_the_counts_are_of_this_source(tmp_path):
+    """A package whose layout is known."""
+    texts = {
+        "__init__": "",
+        "a": "from package.b.c import f",
+        "b/__init__": "",
+        "b/c": "from package.b import d\n\ndef f():\n    return d",
+        "b/d": "import torch\n\ndef g():\n    from package import a\n    return a",
+        "e": "import package.a",
+    }
+    for name, text in texts.items():
+        (tmp_path / "package" / f"{name}.py").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "package" / f"{name}.py").write_text(text)
+    found = counts(Source.read(tmp_path / "package"))
+    assert found["modules at the root"] == "2"
+    assert found["parts"] == "3"
+    assert found["layers"] == "2"
+    assert found["imports from part to part"] == "3"
+    assert found["circles of parts"] == "a, b"
+    assert found["circles of modules"] == "package.a, package.b.c, package.b.d"
+
+
+def test_no_file_holds_a_path_of_somebodys_machine():
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    pattern = re.compile(r"(?<![\w.~-])/(work|tmp|home|root|Users|scratch)/")
+    found = []
+    for name in listed.stdout.decode().splitlines():
+        content = (ROOT / name).read_bytes()
+        if b"\0" in content[:4096] or name.startswith("tests/"):
+            continue
+        found += [f"{name}: {line.strip()}" for line in content.decode().splitlines() if pattern.search(line)]
+    assert found == []

@@ -1,0 +1,83 @@
+"""The README's code runs as printed, and its links lead somewhere."""
+
+import re
+import sys
+import types
+
+import pytest
+import torch
+
+from landscape.cli.probe import main
+from models.train import app
+from tests.conftest import ROOT
+from tests.problem.test_strangers import CASES
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+MY_PROJECT = """
+import torch
+
+class MyModel(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(3, 2)
+
+def validation_loader():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=generator)
+    return [(x, torch.randint(0, 2, (20,), generator=generator))]
+"""
+
+
+def test_the_factory_of_the_readme_probes_a_checkpoint_of_its_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_project.py").write_text(MY_PROJECT)
+    (tmp_path / "my_problem.py").write_text(BLOCKS[0])
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "checkpoint.pt")
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"landscape-probe checkpoint\.pt (.*)", README)
+    try:
+        assert main(["checkpoint.pt", *line.replace("-k 20", "-k 8").split()]) == 0
+    finally:
+        sys.modules.pop("my_project", None)
+    assert (tmp_path / "checkpoint.h5").exists()
+    assert "8 parameters" in capsys.readouterr().out
+
+
+def test_the_three_lines_of_the_readme_give_eigenpairs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    exec(compile(BLOCKS[1], "README.md", "exec"), {})
+    assert "True" in capsys.readouterr().out
+
+
+def test_the_criterion_of_the_readme_can_be_asked():
+    model = types.SimpleNamespace(loops=1)
+    exec(compile(BLOCKS[2], "README.md", "exec"), {"model": model})
+    assert model.loops == 1  # two epochs are no plateau
+
+
+def test_the_training_commands_of_the_readme_are_understood():
+    for line in re.findall(r"python -m models\.train (.*?)(?:`|  #|\n)", README):
+        _, bound, _ = app.parse_args(line.split())
+        bound.arguments["settings"].check()
+
+
+@pytest.mark.parametrize("page", sorted(["README.md", *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]))
+def test_what_the_pages_name_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    places = re.findall(r"(?<![\w/])((?:docs|landscape|models|data|analysis|benchmarks|tests)/[\w./-]*\w)", text)
+    assert not [place for place in places if not (ROOT / place).exists()]
+
+
+def test_the_tests_of_the_situations_of_strangers_are_there():
+    """Every row of the table names a test that exists, and every case of that test's file has its row."""
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8").split("## Strangers' situations")[1]
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \| (\d) \| (tests/[\w/]+\.py), (.+?) \|$", page.split("\n## ")[0], re.MULTILINE
+    )
+    assert f"\n{len(rows)} things" in page
+    assert len(rows) >= 50
+    cases = {row[4].strip("`") for row in rows if row[4].startswith("`")}
+    assert cases <= set(CASES)
+    assert set(CASES) - cases == {"Embedding(max_norm=1, norm_type=1)"}  # another norm of the same
+    for _, _, _, file, name in rows:
+        if not name.startswith("`"):
+            assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), name

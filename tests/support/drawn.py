@@ -1,0 +1,70 @@
+"""Two small runs with everything measured, of values orders of magnitude apart: what all figures are drawn from."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+
+from landscape.checkpoint import save_checkpoint
+from landscape.cli.probe import main as probe
+from tests.measurements.test_run import CLASSES
+
+# The classes of `CLASSES` with more samples and groups, and with outputs a hundred times as large.
+STEEP = """
+class Times(nn.Module):
+    def forward(self, logits):
+        return 100 * logits
+
+def steep_data():
+    x, y = data()
+    return torch.cat([x, x[:26] + 0.1]), torch.cat([y, y[:26]])
+
+def steep_model():
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2), Times())
+
+def steep(checkpoint):
+    x, y = steep_data()
+    told = {"hard": ["no", "yes", "very"] * 22, "margin": x[:, 0].abs().numpy()}
+    return Problem(steep_model(), nn.CrossEntropyLoss(), [(x, y)], about=told)
+
+def classes_model():
+    return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+"""
+
+ASKED = ["--hessian", "-k", 1, "--density", "--dynamics", "--hops", "--samples", "--slice", "1d", "--slice", "2d",
+         "--direction", "pca", "--direction", "pca", "--valley", "--at", -1, "--at", 5, "--steps", 5, "--probes", 4,
+         "--points", 9]  # fmt: skip
+
+
+def write_records(folder: Path) -> list[Path]:
+    """Train both models in a folder, measure all of their checkpoints, and return the two records."""
+    (folder / "problem.py").write_text(CLASSES + STEEP)
+    (folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
+    namespace: dict = {}
+    exec(CLASSES + STEEP, namespace)
+    runs = (
+        ("first", "classes", namespace["data"](), namespace["classes_model"], 3, 0.5, range(11)),
+        ("second", "steep", namespace["steep_data"](), namespace["steep_model"], 4, 1e-4, [*range(10), 30, 100, 500]),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", list(sys.path))
+        for name, problem, (x, y), make, seed, rate, steps in runs:
+            torch.manual_seed(seed)
+            model = make()
+            optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+            files = []
+            for step in range(max(steps) + 1):
+                if step in steps:
+                    files.append(f"{name}-{step:02}.pt")
+                    save_checkpoint(files[-1], model.state_dict(), step=step, optimizer=optimizer.state_dict())
+                optimizer.zero_grad()
+                functional.cross_entropy(model(x), y).backward()
+                optimizer.step()
+            asked = [*files, *ASKED, "--problem", f"problem.py:{problem}", "-o", f"{name}.landscape.h5"]
+            assert probe([str(each) for each in asked]) in (0, 3)
+    return [folder / f"{run[0]}.landscape.h5" for run in runs]
