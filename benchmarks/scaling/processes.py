@@ -81,8 +81,7 @@ class Times:
 def times(problem: Problem, processes: Processes, rounds: int) -> Times:
     """Take all times in turn; every process must call this."""
     split = problem.split_over(processes)
-    alone = split.own()
-    alone.processes = Processes()
+    alone = split.own().split_over(Processes())
     whole, part, half = (Hessian(each, route="cached") for each in (problem, split, alone))
     vector, sums = problem.vector, torch.zeros(problem.layout.dim, 1, dtype=torch.float64)
     found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}

@@ -230,7 +230,7 @@ def _sampled(problem: Problem, likelihood: Likelihood, samples: int, seed: int) 
     streams = [_stream(seed, index) for index in range(samples)]
     with problem.evaluating():
         outputs = (problem.output(problem.vector, batch) for batch in problem.batches)
-        return problem.own_parts(
+        return problem.data.own_parts(
             [torch.stack([likelihood.draw(output, stream) for stream in streams], dim=1) for output in outputs]
         )
 

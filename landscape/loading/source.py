@@ -189,9 +189,7 @@ def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
         there = problem.with_state(state)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
-    there.notes = (*problem.notes, *checkpoint.notes, *notes, *_casts(state, problem.dtype))
-    there.optimizer = checkpoint.optimizer
-    return there
+    return there.noted(*checkpoint.notes, *notes, *_casts(state, problem.dtype)).with_optimizer(checkpoint.optimizer)
 
 
 def with_weight_decay(problem: Problem, weight: float, checkpoint: Checkpoint) -> Problem:
@@ -210,10 +208,10 @@ def with_weight_decay(problem: Problem, weight: float, checkpoint: Checkpoint) -
         apart = decays_apart(optimizer)
     except InputError as error:
         raise InputError(f"--weight-decay {weight:g}: {error}") from error
-    penalised.notes += (f"weight decay is over {len(known)} of {len(problem.layout.names)} parameter tensors: {why}",)
+    notes = [f"weight decay is over {len(known)} of {len(problem.layout.names)} parameter tensors: {why}"]
     if apart:
-        penalised.notes += ("AdamW's own decay is no part of an objective: its gradient isn't that of W/2 |theta|^2",)
-    return penalised
+        notes.append("AdamW's own decay is no part of an objective: its gradient isn't that of W/2 |theta|^2")
+    return penalised.noted(*notes)
 
 
 def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:

@@ -118,7 +118,7 @@ def probe(
     factory = source.factory(first)
     problem = source.pose(factory, first)
     measurements, left_out = without_too_large(measurements, problem.layout.dim)
-    problem.notes += left_out
+    problem = problem.noted(*left_out)
     known: dict[str, Checkpoint] = {}
     for checkpoint in chain([first], map(source.read, checkpoints[1:])):  # together their weights may exceed memory
         _check_same_problem(first, checkpoint)
@@ -127,7 +127,7 @@ def probe(
         there = at_checkpoint(problem, checkpoint)
         measurements = _settled(measurements, there, len(checkpoints))
         if not known:
-            problem.notes += told_of_slopes(there)
+            problem = problem.noted(*told_of_slopes(there))
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.measurements.base import History, Measured, Measurement, variable
 from landscape.problem import Problem
-from landscape.problem.objective import Judged
+from landscape.problem.forms import Judged
 from landscape.problem.samples import SampleSums
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar

@@ -31,6 +31,7 @@ def with_less(problem: Problem, why: str) -> Problem:
         smaller = problem.micro_batched(fewer)
     except InputError as error:
         raise InputError(f"memory ran out ({why}), and {error}") from error
-    smaller.memory = (problem.memory or 2 * half_of_memory(problem.device)) // 2
-    smaller.notes = (*problem.notes, f"memory ran out with {largest} samples at a time: now {counted(fewer, 'sample')}")
-    return smaller
+    half = (problem.memory or 2 * half_of_memory(problem.device)) // 2
+    return smaller.limited(half).noted(
+        f"memory ran out with {largest} samples at a time: now {counted(fewer, 'sample')}"
+    )

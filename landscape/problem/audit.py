@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.errors import InputError
 from landscape.machine.memory import ran_out
-from landscape.problem import batches as data
+from landscape.problem.batches import samples_in, select, split
+from landscape.problem.data import Data
 from landscape.problem.losses import Terms
+from landscape.problem.objective import Objective
+from landscape.problem.point import Point
 from landscape.reporting.messages import listed
-
-
-class Posed(Protocol):
-    """What is looked at of a `landscape.Problem`."""
-
-    model: nn.Module
-    vector: Tensor
-    batches: list[Any]
-    training: bool
-
-    def tensors(self) -> dict[str, Tensor]: ...
-
-    def evaluating(self) -> AbstractContextManager[None]: ...
-
-    def terms(self, vector: Tensor, batch: Any) -> Terms: ...
-
-    def checked_terms(self, batch: Any) -> Terms: ...
 
 
 class Audit(NamedTuple):
@@ -49,23 +34,23 @@ class Audit(NamedTuple):
     terms: Terms
 
 
-def audit(problem: Posed) -> Audit:
-    """Evaluate a problem once.
+def audit(objective: Objective, point: Point, data: Data) -> Audit:
+    """Evaluate an objective once, at a point, on data.
 
     Raises:
         InputError: something makes the objective ill-defined.
     """
-    _refuse_nonfinite_parameters(problem)
-    _refuse_mixing_in_training(problem)
-    total, smallest = 0.0, _smallest(problem)
-    with torch.no_grad(), problem.evaluating(), _FunctionsCalled() as called:
-        for batch in problem.batches:
-            losses, weights = problem.checked_terms(batch)
-            _refuse_wrong_shapes(losses, weights, data.samples_in(batch))
+    _refuse_nonfinite_parameters(objective, point)
+    _refuse_mixing_in_training(objective, data)
+    total, smallest = 0.0, _smallest(data)
+    with torch.no_grad(), objective.evaluating(point.dtype), _FunctionsCalled() as called:
+        for batch in data.batches:
+            losses, weights = objective.checked_terms(point, batch)
+            _refuse_wrong_shapes(losses, weights, samples_in(batch))
             total += float(weights.sum(dtype=torch.float64))
             if batch is smallest:
                 terms = losses, weights
-        _refuse_changing_losses(problem)
+        _refuse_changing_losses(objective, point, data)
     if not total > 0:
         raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
     if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
@@ -74,14 +59,60 @@ def audit(problem: Posed) -> Audit:
     return Audit(total, (), terms)
 
 
-def _smallest(problem: Posed) -> Any:
+def few(objective: Objective, point: Point, data: Data, samples: int) -> tuple[Data, float | None]:
+    """The first samples of the data for this process alone, or the first batch if it can't be split; and their weight.
+
+    The weight is None where these are all the data, or where the objective refuses any part of them.
+    """
+    whole = data.alone(data.batches)
+    if len(data.batches) == 1 and samples_in(data.batches[0]) <= samples:
+        return whole, None
+    for batches in (data.first(samples), data.batches[:1]):
+        part = data.alone(batches)
+        try:
+            return part, audit(objective, point, part).total_weight
+        except Exception as error:  # whatever the model or the loss says to a part of a batch
+            if ran_out(error):
+                raise
+    return part, None
+
+
+def refuse_dependent_samples(objective: Objective, point: Point, data: Data, size: int) -> None:
+    """Refuse data whose batches can't be split into ``size`` samples, by the largest: a small one might not be split.
+
+    Raises:
+        InputError: ``size`` isn't positive, or the samples of a batch aren't independent or can't be told apart.
+    """
+    whole = data.largest
+    pieces = split(whole, size)
+    try:
+        with torch.no_grad(), objective.evaluating(point.dtype):
+            together = objective.terms(point, point.vector, whole)
+            parts = (objective.terms(point, point.vector, piece) for piece in pieces)
+            apart = map(torch.cat, zip(*parts, strict=True))
+            same = all(
+                one.shape == other.shape and equal_losses(one, other)
+                for one, other in zip(together, apart, strict=True)
+            )
+    except (RuntimeError, ValueError) as error:  # shapes that no longer fit, or BatchNorm of a single sample
+        if ran_out(error):
+            raise
+        same = False
+    if not same:
+        raise InputError(
+            f"batches of {samples_in(whole)} samples can't be split into {size}: the losses change, since samples are "
+            "mixed (BatchNorm in training mode) or a tensor of the batch isn't by sample"
+        )
+
+
+def _smallest(data: Data) -> Any:
     """The smallest batch of several samples; a batch of one sample where none has more."""
-    return min(problem.batches, key=lambda batch: (data.samples_in(batch) == 1, data.samples_in(batch)))
+    return min(data.batches, key=lambda batch: (samples_in(batch) == 1, samples_in(batch)))
 
 
-def _refuse_nonfinite_parameters(problem: Posed) -> None:
-    tensors = problem.tensors()
-    for name, _ in problem.model.named_parameters():
+def _refuse_nonfinite_parameters(objective: Objective, point: Point) -> None:
+    tensors = point.tensors()
+    for name, _ in objective.model.named_parameters():
         if bad := int((~tensors[name].isfinite()).sum()):
             raise InputError(
                 f"parameter {name} has {bad} of {tensors[name].numel()} entries that are NaN or infinite; this "
@@ -89,8 +120,8 @@ def _refuse_nonfinite_parameters(problem: Posed) -> None:
             )
 
 
-def _refuse_mixing_in_training(problem: Posed) -> None:
-    for name, module in problem.model.named_modules() if problem.training and len(problem.batches) > 1 else ():
+def _refuse_mixing_in_training(objective: Objective, data: Data) -> None:
+    for name, module in objective.model.named_modules() if objective.training and len(data.batches) > 1 else ():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise InputError(
                 f"{name} in training mode mixes the samples of a batch: give the whole data as one batch, or use "
@@ -98,9 +129,9 @@ def _refuse_mixing_in_training(problem: Posed) -> None:
             )
 
 
-def _refuse_changing_losses(problem: Posed) -> None:
+def _refuse_changing_losses(objective: Objective, point: Point, data: Data) -> None:
     """A landscape is a function: the same point must give the same losses."""
-    first, again = (problem.terms(problem.vector, problem.batches[0])[0] for _ in range(2))
+    first, again = (objective.terms(point, point.vector, data.batches[0])[0] for _ in range(2))
     if not equal_losses(first, again):
         raise InputError(
             "the losses change from one evaluation to the next: the model or the loss draws random numbers "
@@ -108,43 +139,45 @@ def _refuse_changing_losses(problem: Posed) -> None:
         )
 
 
-def company_notes(problem: Posed, terms: Terms) -> tuple[str, ...]:
+def company_notes(objective: Objective, point: Point, data: Data, terms: Terms) -> tuple[str, ...]:
     """A note where the terms of a sample depend on the other samples of its batch, and so on how the data are split.
 
     BatchNorm that normalises by the batch is known by its type. Any other dependence is found by evaluating the
     smallest batch of several samples with other samples, see `_dependence`.
 
     Args:
-        problem: as it was audited.
-        terms: of that batch.
+        objective: as it was audited,
+        point: at this point,
+        data: on these data.
+        terms: of the smallest batch.
     """
     mixing = [
         name
-        for name, module in problem.model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (problem.training or module.running_mean is None)
+        for name, module in objective.model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (objective.training or module.running_mean is None)
     ]
     if mixing:
         found = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
-    elif not (found := _dependence(problem, _smallest(problem), terms)):
+    elif not (found := _dependence(objective, point, _smallest(data), terms)):
         return ()
-    batches = "1 batch" if len(problem.batches) == 1 else f"{len(problem.batches):,} batches"
+    batches = "1 batch" if len(data.batches) == 1 else f"{len(data.batches):,} batches"
     return (f"{found}: the objective depends on how the data are split, and is that of the {batches} as given",)
 
 
-def _dependence(problem: Posed, batch: Any, given: Terms) -> str:
+def _dependence(objective: Objective, point: Point, batch: Any, given: Terms) -> str:
     """How the terms of a batch's samples depend on the other samples, in words; empty if they don't.
 
     Every second sample becomes a copy of the first, and one copy more comes behind; the samples that stay must keep
     their losses and weights. Copies keep every index in the data within its range, which fewer samples wouldn't.
     """
-    samples = data.samples_in(batch)
+    samples = samples_in(batch)
     places = torch.arange(samples + 1)
     places[1::2] = places[samples] = 0
     stay = torch.arange(0, samples, 2)
-    with torch.no_grad(), problem.evaluating():
+    with torch.no_grad(), objective.evaluating(point.dtype):
         for size in (samples + 1, samples):  # some models take batches of one size alone
             try:
-                others = problem.terms(problem.vector, data.select(batch, places[:size]))
+                others = objective.terms(point, point.vector, select(batch, places[:size]))
             except Exception as error:  # of any kind: the user's own code is given another batch
                 if ran_out(error):
                     raise

@@ -7,8 +7,8 @@ Its value at the model's own weights is right. Its gradient, its Hessian and its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, Self
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from landscape.errors import InputError
 from landscape.machine.memory import in_room, ran_out
-from landscape.problem.audit import equal_losses
-from landscape.problem.losses import Terms
+from landscape.problem.audit import equal_losses, few
+from landscape.problem.data import Data
+from landscape.problem.objective import Objective
+from landscape.problem.point import Point
 from landscape.problem.swap import pointed
 from landscape.reporting.messages import listed
 
@@ -26,23 +28,7 @@ _SAMPLES = 16  # of a loss that leaks, every sample does
 _ROUNDINGS = 30  # by how many measured changes a loss with a graph may differ from one without
 
 
-class Posed(Protocol):
-    """What is looked at of a `landscape.Problem`."""
-
-    model: nn.Module
-    vector: Tensor
-    batches: list[Any]
-
-    def few(self, samples: int) -> Self: ...
-
-    def evaluating(self) -> AbstractContextManager[None]: ...
-
-    def terms(self, vector: Tensor, batch: Any) -> Terms: ...
-
-    def penalty_at(self, vector: Tensor) -> Tensor: ...
-
-
-def refuse_leaks(problem: Posed) -> tuple[str, ...]:
+def refuse_leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
     """Hold the loss of some samples to being a function of the flat vector; of fewer where memory runs out.
 
     Where memory doesn't hold the graph of one sample, nothing is found: what asks for a graph will say so.
@@ -53,11 +39,11 @@ def refuse_leaks(problem: Posed) -> tuple[str, ...]:
     Raises:
         InputError: see there.
     """
-    return in_room(lambda samples: _leaks(problem.few(samples)), _SAMPLES, ())
+    return in_room(lambda samples: _leaks(objective, point, few(objective, point, data, samples)[0]), _SAMPLES, ())
 
 
-def _leaks(problem: Posed) -> tuple[str, ...]:
-    """Hold the loss of a problem to being a function of the flat vector, by three evaluations.
+def _leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
+    """Hold the loss to being a function of the flat vector, by three evaluations.
 
     The model's own parameters must be in no operation, with a graph or without; the loss must be the same while they
     show NaN, which finds what Python or NumPy reads of them; and it must be the same with a graph and without.
@@ -68,20 +54,26 @@ def _leaks(problem: Posed) -> tuple[str, ...]:
     Raises:
         InputError: one of the three doesn't hold.
     """
-    parameters, buffers = dict(problem.model.named_parameters()), dict(problem.model.named_buffers())
-    with problem.evaluating():
+    parameters, buffers = dict(objective.model.named_parameters()), dict(objective.model.named_buffers())
+
+    def losses(vector: Tensor) -> Tensor:
+        """Everything that the first batch and the penalty say of a vector, in a row."""
+        found, _ = objective.terms(point, vector, data.batches[0])
+        return torch.cat([found.reshape(-1), objective.penalty_at(point, vector).reshape(1).to(found)])
+
+    with objective.evaluating(point.dtype):
         with Watching() as seen:
-            graphed = _losses(problem, problem.vector.clone().requires_grad_()).detach()
+            graphed = losses(point.vector.clone().requires_grad_()).detach()
         if leaking := seen.among(parameters):
             raise InputError(_refusal(listed(leaking)))
         with torch.no_grad():
-            plain = _losses(problem, problem.vector)
+            plain = losses(point.vector)
             with _pointed_to_nan(parameters):
-                changed = not _same(plain, lambda: _losses(problem, problem.vector))
+                changed = not _same(plain, lambda: losses(point.vector))
             if changed:
                 raise InputError(_refusal("parameters by their values (.data, NumPy)"))
             if not equal_losses(plain, graphed):
-                _refuse_difference(problem, plain, graphed)
+                _refuse_difference(losses, point.vector, plain, graphed)
     shared = seen.among(buffers)
     told = f"buffers read past their places, so that no checkpoint changes them: {listed(shared)}"
     return (told,) if shared else ()
@@ -93,12 +85,6 @@ def _refusal(what: str) -> str:
         "derivatives would be another function's: read them from the model when the loss is computed, keep them in an "
         "nn.ParameterList, clone() what is constant, or give Problem(penalty=...)"
     )
-
-
-def _losses(problem: Posed, vector: Tensor) -> Tensor:
-    """Everything that the first batch and the penalty say of a vector, in a row."""
-    losses, _ = problem.terms(vector, problem.batches[0])
-    return torch.cat([losses.reshape(-1), problem.penalty_at(vector).reshape(1).to(losses)])
 
 
 def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
@@ -123,13 +109,13 @@ def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
         yield
 
 
-def _refuse_difference(problem: Posed, plain: Tensor, graphed: Tensor) -> None:
+def _refuse_difference(losses: Callable[[Tensor], Tensor], vector: Tensor, plain: Tensor, graphed: Tensor) -> None:
     """Refuse losses that differ with and without a graph, by more than other kernels explain.
 
     What rounding makes of these losses is measured: every parameter is moved by one rounding.
     """
-    signs = torch.randn(problem.vector.shape, generator=torch.Generator().manual_seed(0)).sign().to(problem.vector)
-    moved = _losses(problem, problem.vector * (1 + torch.finfo(problem.vector.dtype).eps * signs))
+    signs = torch.randn(vector.shape, generator=torch.Generator().manual_seed(0)).sign().to(vector)
+    moved = losses(vector * (1 + torch.finfo(vector.dtype).eps * signs))
     off, rounding = ((each - plain).abs().max() for each in (graphed, moved))
     if not off <= _ROUNDINGS * rounding:
         raise InputError(

@@ -1,243 +1,146 @@
-"""How a batch becomes its terms: the model and the loss, both while other tensors are in the model's places.
-
-There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
-``judged`` (the same, and which are right), ``check`` (the same, held to what terms must be), ``as_is`` (a batch's sum
-of weighted losses with whatever is in the model), ``on`` (the form on another device or in another precision),
-``with_model`` and ``loss_name``.
-"""
+"""The objective: a model and a loss for each term, with a penalty, in one mode of the model."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self, TypeVar
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.nn.utils.rnn import PackedSequence
 
 from landscape.errors import InputError
-from landscape.problem import batches as data
-from landscape.problem.losses import Loss, Terms, broadcast, terms_of
+from landscape.machine.widened import widened
+from landscape.problem.embeddings import plain_embeddings
+from landscape.problem.forms import Judged, OwnForm, PairForm
+from landscape.problem.losses import Terms
+from landscape.problem.penalty import Penalty, name_of, value_of
+from landscape.problem.point import Point
 from landscape.problem.swap import swapped
-from landscape.reporting.messages import listed
-
-T = TypeVar("T")
-SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
-Read = Callable[[Any], Any]
-Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
+from landscape.problem.switches import switched
+from landscape.reporting.messages import without_addresses
 
 
-def _loss_name(loss: Loss) -> str:
-    """A loss with its settings; a torch module prints none of them."""
-    if not isinstance(loss, nn.Module):
-        return repr(loss)
-    plain = {name: value for name, value in vars(loss).items() if isinstance(value, str | int | float)}
-    return f"{loss!r} {plain} { {name: buffer.tolist() for name, buffer in loss.named_buffers()} }"
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """How a batch and a flat vector become losses and weights.
 
-
-def predicted(output: Any) -> Any:
-    """What a torch loss is of: of a mapping or an object what is called ``logits``, of a tuple the first.
-
-    Raises:
-        InputError: it is a list, or a mapping of several things of which none is called so.
-    """
-    if isinstance(output, Mapping):
-        if "logits" not in output and len(output) != 1:
-            raise InputError(
-                f"the model returns {listed(output)}: say what the loss is of by Problem(..., read=function)"
-            )
-        return output.get("logits", next(iter(output.values())))
-    if isinstance(output, list):
-        raise InputError("the model returns a list: say what the loss is of by Problem(..., read=function)")
-    if hasattr(output, "logits"):
-        return output.logits
-    return output[0] if isinstance(output, tuple) and output else output
-
-
-class _Form:
-    """What both forms share: how their functions are called.
+    Methods that take a flat vector are differentiable in it. They are called inside `evaluating`.
 
     Attributes:
-        model: the user's.
-        differentiates: whether the model or the loss takes derivatives by the parameters, such as a penalty on the
-            gradient's norm: they then need a graph where none is asked for. Seen at the first evaluation.
+        form: the model and the loss.
+        training: whether the model is evaluated in training mode.
+        penalty: what is added to the mean loss; None for nothing.
     """
 
-    model: nn.Module
-    differentiates = False
-
-    def _inside(self, state: dict[str, Tensor], function: Callable[[], T]) -> T:
-        """Call a function while the model's places hold the tensors of ``state``, with a graph where it needs one."""
-        if not self.differentiates:
-            try:
-                return swapped(self.model, state, function)
-            except RuntimeError as error:
-                if "not require grad" not in str(error):
-                    raise
-        varied = {id(each): each for each in self._trainable(state)}
-        if torch.is_grad_enabled() and any(each.requires_grad for each in varied.values()):
-            return swapped(self.model, state, function)
-        with torch.enable_grad():
-            leaves = {place: each.detach().requires_grad_() for place, each in varied.items()}
-            inside = {slot: leaves.get(id(tensor), tensor) for slot, tensor in state.items()}
-            result: T = data.map_tensors(Tensor.detach, swapped(self.model, inside, function))
-        self.differentiates = True
-        return result
-
-    def _trainable(self, state: dict[str, Tensor]) -> Iterator[Tensor]:
-        names = {name for name, each in self.model.named_parameters(remove_duplicate=False) if each.requires_grad}
-        return (tensor for slot, tensor in state.items() if slot in names)
-
-
-def _target(batch: Any) -> Any:
-    return data.content(batch)[1]
-
-
-_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.PoissonNLLLoss, nn.KLDivLoss)
-_FUNCTIONS = (
-    functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss,
-    functional.poisson_nll_loss, functional.kl_div,
-)  # fmt: skip
-
-
-def _elementwise(loss: Any) -> bool:
-    """Whether a torch loss compares an output and a target number by number."""
-    return isinstance(loss, _ELEMENTWISE) or getattr(loss, "function", None) in _FUNCTIONS
-
-
-def _fixed(loss: Any, model: nn.Module) -> str:
-    """A sentence on trainable parameters of a loss, which aren't the model's; empty if there are none."""
-    if not isinstance(loss, nn.Module):
-        return ""
-    own = {id(each) for each in model.parameters()}
-    names = [name for name, each in loss.named_parameters() if each.requires_grad and id(each) not in own]
-    return (
-        f"the loss has trainable parameters ({listed(names)}), which stay as they are: make the loss a part of the "
-        "model to have them vary"
-        if names
-        else ""
-    )
-
-
-class PairForm(_Form):
-    """``loss(model(input), target)`` over batches of ``(input, target)``."""
-
-    def __init__(
-        self, model: nn.Module, loss: Loss, device: torch.device, dtype: torch.dtype, read: Read | None = None
-    ) -> None:
-        self.model = model
-        self.given = loss
-        self.loss_name = _loss_name(loss)
-        self.loss = terms_of(loss, device, dtype, model)
-        # A function of the user's own takes whatever the model gives.
-        # A function of the user's own, and a loss of several outputs, take whatever the model gives.
-        plain = hasattr(self.loss.reduced, "reduction")
-        self.read = read or (predicted if plain else None)
-        self._broadcast = ""
-
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return type(self)(self.model, self.given, device, dtype, self.read)
-
-    def with_model(self, model: nn.Module) -> Self:
-        other = copy.copy(self)
-        other.model = model
-        return other
-
-    def output(self, state: dict[str, Tensor], batch: Any) -> Any:
-        """What the loss is of, on one batch, with the model's parameters and buffers from ``state``."""
-        return self._inside(state, lambda: self._output(batch))
-
-    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self._inside(state, lambda: self.loss.terms(self._output(batch), _target(batch)))
-
-    def terms_of_output(self, state: dict[str, Tensor], output: Any, batch: Any) -> Terms:
-        """The terms of an output that was made before; ``state`` is what the loss itself may read of the model."""
-        return self._inside(state, lambda: self.loss.terms(output, _target(batch)))
-
-    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
-        def judge() -> Judged:
-            output = self._output(batch)
-            correct = None if self.loss.correct is None else self.loss.correct(output, _target(batch))
-            return *self.loss.terms(output, _target(batch)), correct
-
-        return self._inside(state, judge)
-
-    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        pair = data.content(batch)
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InputError("each batch must be a pair (input, target); use Problem.from_sample_losses for others")
-
-        def check() -> Terms:
-            output, target = self._output(batch), _target(batch)
-            if _elementwise(self.loss.reduced):
-                self._broadcast = broadcast(output, target)
-            return self.loss.check(output, target)
-
-        return self._inside(state, check)
+    form: PairForm | OwnForm
+    training: bool
+    penalty: Penalty | None = None
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user may not know of the loss, a sentence each; complete once batches were checked."""
-        told = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
-        return tuple(filter(None, (told, _fixed(self.given, self.model))))
-
-    def as_is(self, batch: Any) -> Tensor:
-        output = self._output(batch)
-        with torch.no_grad():
-            weight = self.loss.terms(output, _target(batch))[1].sum()
-        # Of no weight at all, the mean is no number.
-        loss = self.loss.reduced(output, _target(batch)) if weight else output.new_zeros(())
-        return weight * loss if loss.ndim == 0 else loss.sum()
-
-    def _output(self, batch: Any) -> Any:
-        inputs, _ = data.content(batch)
-        if isinstance(inputs, Mapping):
-            output = self.model(**inputs)
-        elif isinstance(inputs, tuple | list) and not isinstance(inputs, PackedSequence):
-            output = self.model(*inputs)
-        else:
-            output = self.model(inputs)
-        return output if self.read is None else self.read(output)
-
-
-class OwnForm(_Form):
-    """``fn(model, batch) -> losses`` or ``(losses, weights)`` over batches of any kind."""
-
-    def __init__(self, model: nn.Module, fn: SampleLosses) -> None:
-        self.model = model
-        self.fn = fn
-        self.loss_name = repr(fn)
-
-    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return self  # its tensors are the user's own affair
-
-    def with_model(self, model: nn.Module) -> Self:
-        return type(self)(model, self.fn)
-
-    def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self._inside(state, lambda: self._terms(batch))
-
-    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
-        return *self.terms(state, batch), None
-
-    def check(self, state: dict[str, Tensor], batch: Any) -> Terms:
-        return self.terms(state, batch)
+    def model(self) -> nn.Module:
+        """The user's model."""
+        return self.form.model
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """See `PairForm.notes`."""
-        return tuple(filter(None, [_fixed(self.fn, self.model)]))
+    def description(self) -> str:
+        """The model and the loss as they print, to tell one objective from another; not what their code does."""
+        penalty = "" if self.penalty is None else f", {name_of(self.penalty)}"
+        return without_addresses(f"{self.model!r}, {self.form.loss_name}{penalty}")
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """This objective on another device, or in another precision."""
+        return replace(self, form=self.form.on(device, dtype))
+
+    def with_model(self, model: nn.Module, penalty: Penalty | None) -> Self:
+        """The loss of another model, with a penalty on that model's parameters."""
+        return replace(self, form=self.form.with_model(model), penalty=penalty)
+
+    def terms(self, point: Point, vector: Tensor, batch: Any) -> Terms:
+        """Losses and weights of one batch at a flat vector."""
+        return self.form.terms(self._state(point, vector), batch)
+
+    def checked_terms(self, point: Point, batch: Any) -> Terms:
+        """Losses and weights of one batch at the point, held to the loss as the user gave it.
+
+        Raises:
+            InputError: the loss isn't the weighted mean of these terms.
+        """
+        return self.form.check(self._state(point, point.vector), batch)
+
+    def judged(self, point: Point, vector: Tensor, batch: Any) -> Judged:
+        """Losses and weights of one batch at a flat vector, and which terms are right."""
+        return self.form.judged(self._state(point, vector), batch)
+
+    def output(self, point: Point, vector: Tensor, batch: Any) -> Any:
+        """The model's output on one batch at a flat vector.
+
+        Raises:
+            InputError: see `pair_form`.
+        """
+        return self.pair_form.output(self._state(point, vector), batch)
+
+    def terms_of_output(self, point: Point, vector: Tensor, output: Any, batch: Any) -> Terms:
+        """Losses and weights of one batch at a flat vector, from the model's output there.
+
+        Raises:
+            InputError: see `pair_form`.
+        """
+        return self.pair_form.terms_of_output(self._state(point, vector), output, batch)
+
+    def penalty_at(self, point: Point, vector: Tensor) -> Tensor:
+        """The penalty at a flat vector; 0 if there is none.
+
+        Raises:
+            InputError: the penalty gives no scalar tensor.
+        """
+        penalty, tensors = self.penalty, point.named(vector)
+        if penalty is None:
+            return vector.new_zeros(())
+        named = {name: tensors[name] for name, _ in self.model.named_parameters()}
+        return swapped(self.model, self._state(point, vector), lambda: value_of(penalty, named))
 
     def as_is(self, batch: Any) -> Tensor:
-        losses, weights = self._terms(batch)
-        return (losses * weights).sum()
+        """The sum of one batch's weighted losses, by the model as it is, whatever weights are in the model."""
+        return self.form.as_is(batch)
 
-    def _terms(self, batch: Any) -> Terms:
-        with torch.enable_grad():  # a loss may differentiate by its inputs, as physics-informed ones do
-            result = self.fn(self.model, data.content(batch))
-        losses, weights = result if isinstance(result, tuple) else (result, None)
-        if not isinstance(losses, Tensor):
-            raise InputError(f"fn returned {type(losses).__name__}; it must return a tensor of losses, one a sample")
-        return losses, torch.ones_like(losses) if weights is None else weights.to(losses)
+    def penalty_as_is(self) -> Tensor | float:
+        """The penalty of the model's own parameters; 0 if there is none."""
+        return 0.0 if self.penalty is None else value_of(self.penalty, dict(self.model.named_parameters()))
+
+    @property
+    def pair_form(self) -> PairForm:
+        """The form ``loss(model(input), target)``.
+
+        Raises:
+            InputError: the objective is of the form ``fn(model, batch)``, which doesn't show the model's output.
+        """
+        if isinstance(self.form, PairForm):
+            return self.form
+        raise InputError(
+            "Problem.from_sample_losses doesn't tell the model's output from its loss, which Gauss-Newton and the "
+            "Fisher need: use Problem(model, loss, batches), or the Hessian or the empirical Fisher"
+        )
+
+    @contextlib.contextmanager
+    def evaluating(self, dtype: torch.dtype) -> Iterator[None]:
+        """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
+
+        See `landscape.problem.switches.switched`, `landscape.problem.embeddings`, and `landscape.machine.widened` in
+        float64; the model is in the objective's mode.
+        """
+        modes = {module: module.training for module in self.model.modules()}
+        try:
+            self.model.train(self.training)
+            wide = widened() if dtype == torch.float64 else contextlib.nullcontext()
+            recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
+            with switched(dtype, recurrent), wide, plain_embeddings(self.model):
+                yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _state(self, point: Point, vector: Tensor) -> dict[str, Tensor]:
+        # BatchNorm in training mode writes its running statistics.
+        return point.state(vector, fresh=self.training)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.problem.objective import Judged
+from landscape.problem.forms import Judged
 from landscape.reporting.display import Summarised
 from landscape.reporting.messages import counted, one_line
 

@@ -165,7 +165,7 @@ def test_what_it_cannot_do_is_said_in_one_line():
 
 def test_the_peer_gets_the_model_and_the_loss_as_they_are(monkeypatch):
     """Where the loss reads the parameters past what is put in for them, the two disagree, and the peer is right."""
-    monkeypatch.setattr("landscape.problem.refuse_leaks", lambda problem: ())
+    monkeypatch.setattr("landscape.problem.problem.refuse_leaks", lambda *_: ())
     model = nn.Linear(4, 1, bias=False).double()
     kept = list(model.parameters())
     generator = torch.Generator().manual_seed(0)

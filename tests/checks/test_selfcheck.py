@@ -134,8 +134,7 @@ def test_differences_are_the_hessian_within_what_they_state(dtype, error):
 
 
 def test_vectors_have_the_memory_that_differences_leave():
-    problem = posed(Softplus.apply, torch.float64)
-    problem.memory = 10**9
+    problem = posed(Softplus.apply, torch.float64).limited(10**9)
     assert DifferenceHessian(problem).memory == 10**9 - OVERHEAD - 6 * problem.layout.dim * 8
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from landscape import InputError, Problem
-from landscape.problem.objective import predicted
+from landscape.problem.forms import predicted
 from tests.support.oracles import Attention, call
 
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -126,9 +126,7 @@ class Given:
             return (parts if by_name else tuple(parts.values())), posed.target[start : start + size]
 
         batches = [batch(start) for start in range(0, len(posed.target), size)]
-        problem = Problem(model, posed.loss, batches, read=posed.read)
-        problem.notes = (*posed.notes, *problem.notes)
-        return problem
+        return Problem(model, posed.loss, batches, read=posed.read).noted(*posed.notes)
 
     @staticmethod
     def _fitting(model: Any, posed: Posed) -> int:

@@ -15,7 +15,7 @@ from landscape.errors import InputError
 from landscape.loading.pretrained.arrays import IGNORED, Arrays
 from landscape.loading.pretrained.hugging_face import given_to, heads, tokens_of
 from landscape.loading.pretrained.tokenizers import Tokenizer
-from landscape.problem.objective import predicted
+from landscape.problem.forms import predicted
 from landscape.reporting.messages import cause, listed
 
 LOSSES: dict[str, type[nn.Module]] = {

@@ -1,0 +1,153 @@
+"""The data of a problem: batches that were read once, what is known of their samples, and who evaluates which."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from landscape.errors import InputError
+from landscape.machine.processes import ALONE, Processes
+from landscape.problem.batches import Count, bounds, convert, digest, freeze, part, samples_in, select, split
+from landscape.problem.samples import SampleSums, about_samples
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Batches, on one device and of one floating-point type.
+
+    Attributes:
+        batches: each with the sample's dimension first in every tensor that is by sample.
+        about: what the data set says of its samples: arrays (samples,) of text or numbers, by name.
+        sha256: of the batches as they were read, and of ``about``.
+        processes: that share the evaluation.
+    """
+
+    batches: list[Any]
+    about: dict[str, np.ndarray] = field(default_factory=dict)
+    sha256: str = ""
+    processes: Processes = ALONE
+
+    @classmethod
+    def read(cls, batches: Iterable[Any], device: torch.device, dtype: torch.dtype, count: Count | None = None) -> Self:
+        """Read batches once; see `landscape.problem.batches.freeze`."""
+        return cls(freeze(batches, device, dtype, count))
+
+    def described(self, about: Mapping[str, Sequence[Any] | np.ndarray] | None) -> Self:
+        """These data with what is known of the samples, and with their digest.
+
+        Raises:
+            InputError: see `landscape.problem.samples.about_samples`.
+        """
+        checked = about_samples(about, self.samples)
+        told = {name: values.tolist() for name, values in checked.items()}
+        return replace(self, about=checked, sha256=digest([*self.batches, told] if told else self.batches))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of samples of each batch."""
+        return [samples_in(batch) for batch in self.batches]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples of all batches."""
+        return sum(self.sizes)
+
+    @property
+    def largest(self) -> Any:
+        """The batch of most samples."""
+        return max(self.batches, key=samples_in)
+
+    def on(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """These data on another device, or of another floating-point type."""
+        return replace(self, batches=[convert(batch, device, dtype) for batch in self.batches])
+
+    def cut(self, size: int) -> Self:
+        """These data in batches of at most ``size`` samples."""
+        return replace(self, batches=[piece for batch in self.batches for piece in split(batch, size)])
+
+    def alone(self, batches: list[Any]) -> Self:
+        """Other batches for this process alone, of whose samples nothing is known."""
+        return replace(self, batches=batches, about={}, processes=ALONE)
+
+    def first(self, samples: int) -> list[Any]:
+        """The first ``samples`` samples of the first batch, as one batch."""
+        return [part(self.batches[0], 0, samples)]
+
+    def halves(self) -> tuple[Self, Self]:
+        """Two halves of the data, each with half of every batch.
+
+        Raises:
+            InputError: no batch has two samples, or a process would have none of a half.
+        """
+        halved = [split(batch, math.ceil(samples_in(batch) / 2)) for batch in self.batches]
+        # A batch of odd size has a larger half, which goes to either side in turn; one of a single sample likewise.
+        parts: tuple[list[Any], list[Any]] = ([], [])
+        for index, pieces in enumerate(halved):
+            for place, piece in enumerate(pieces):
+                parts[(index + place) % 2].append(piece)
+        if not (parts[0] and parts[1]):
+            raise InputError("a single sample has no two halves")
+        one, other = (replace(self, batches=batches, about={}).shared(self.processes) for batches in parts)
+        return one, other
+
+    def sampled(self, count: int, seed: int) -> Self:
+        """``count`` samples, drawn without replacement.
+
+        Raises:
+            InputError: a process would have none of them.
+        """
+        sizes = self.sizes
+        chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:count])
+        starts = np.cumsum([0, *sizes])
+        places = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(starts)]
+        kept = [(batch, place) for batch, place in zip(self.batches, places, strict=True) if len(place)]
+        batches = [select(batch, torch.as_tensor(place)) for batch, place in kept]
+        about = {name: values[chosen] for name, values in self.about.items()}
+        return replace(self, batches=batches, about=about).shared(self.processes)
+
+    # ------------------------------------------------------------------ several processes
+
+    def shared(self, processes: Processes) -> Self:
+        """These data, of which each process evaluates a part of every batch.
+
+        Raises:
+            InputError: a process would have no sample.
+        """
+        other = replace(self, processes=processes)
+        if not all(other._parts(self.sizes, rank) for rank in range(processes.size)):
+            raise InputError(
+                f"some of {processes.size} processes would have none of the {self.samples} samples in "
+                f"{len(self.batches)} batches: start fewer, or give larger batches"
+            )
+        return other
+
+    def own(self) -> Self:
+        """The part of this process."""
+        return self if self.processes.size == 1 else replace(self, batches=self.own_parts(self.batches))
+
+    def own_parts(self, batches: list[Any]) -> list[Any]:
+        """The part of this process of any batches with as many samples as these; without empty parts."""
+        parts = self._parts([samples_in(batch) for batch in batches], self.processes.rank)
+        return [part(batches[index], start, stop) for index, start, stop in parts]
+
+    def gathered(self, sums: SampleSums) -> SampleSums:
+        """The sums of all samples, from those of this process's part."""
+        if self.processes.size == 1:
+            return sums
+        starts = np.cumsum([0, *self.sizes])
+        parts = self._parts(self.sizes, self.processes.rank)
+        places = torch.cat([starts[index] + torch.arange(start, stop) for index, start, stop in parts])
+        return sums.among(places, self.samples, self.processes.total)
+
+    def _parts(self, sizes: list[int], rank: int) -> list[tuple[int, int, int]]:
+        """Of a process: the index of each batch of which it has samples, its first sample there, and the end."""
+        size = self.processes.size
+        # Each batch begins with another process, so that none has all that remains of a division.
+        parts = [(index, *bounds(samples, (rank + index) % size, size)) for index, samples in enumerate(sizes)]
+        return [(index, start, stop) for index, start, stop in parts if stop > start]
