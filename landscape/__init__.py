@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     from landscape.problem.samples import LossEstimate
     from landscape.record import join_records, open_record
     from landscape.reporting.progress_bar import ProgressBar
-    from landscape.spectrum.density import SpectralDensity, spectral_density
+    from landscape.spectrum.density import spectral_density
+    from landscape.spectrum.distribution import SpectralDensity
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
     from landscape.spectrum.full import FullSpectrum, full_spectrum
     from landscape.spectrum.functions import NotDefiniteError, effective_dimension, log_det
@@ -103,7 +104,8 @@ _HOMES = {
     "landscape.problem.samples": ["LossEstimate"],
     "landscape.checks.slope": ["Slope", "check_slopes"],
     "landscape.loading.source": ["Source", "load_problem"],
-    "landscape.spectrum.density": ["SpectralDensity", "spectral_density"],
+    "landscape.spectrum.density": ["spectral_density"],
+    "landscape.spectrum.distribution": ["SpectralDensity"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
     "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],
     "landscape.spectrum.functions": ["NotDefiniteError", "effective_dimension", "log_det"],

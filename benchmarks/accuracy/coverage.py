@@ -19,7 +19,8 @@ from benchmarks.support.plan import SMALL
 from benchmarks.support.tables import Table
 from landscape.errors import InputError
 from landscape.operator import MatrixOperator
-from landscape.spectrum.trace import Estimate, TraceEstimate, estimate_trace, interval, root
+from landscape.spectrum.estimate import Estimate, interval, root
+from landscape.spectrum.trace import TraceEstimate, estimate_trace
 
 PROBES = (10, 30, 100)
 # When stopping by error, fewer than the dimension, lest the exact trace be taken.

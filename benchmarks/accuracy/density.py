@@ -15,7 +15,7 @@ from benchmarks.support.tables import Table
 if TYPE_CHECKING:
     import numpy as np
 
-    from landscape.spectrum.density import SpectralDensity
+    from landscape.spectrum.distribution import SpectralDensity
 
 K, PROBES, STEPS = 10, 10, 100
 SEEDS = range(10)

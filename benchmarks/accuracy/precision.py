@@ -26,10 +26,12 @@ from benchmarks.support.tables import Table
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
-from landscape.spectrum.eigenpairs import basis_capacity, products_allowed, top_eigenpairs
+from landscape.spectrum.basis_memory import basis_capacity
+from landscape.spectrum.eigenpairs import products_allowed, top_eigenpairs
+from landscape.spectrum.iteration import Goal
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.rounding import IN_FLOAT64
-from landscape.spectrum.solve import Goal, Solve
+from landscape.spectrum.solve import Solve
 
 K, TOP = 5, 10
 SAMPLES, CLASSES, FEATURES = 60, 3, 5

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 from landscape.figures.limits import reach, span
 from landscape.figures.shown import plain, units
 from landscape.measurements.density import density_of
-from landscape.spectrum.density import SpectralDensity
+from landscape.spectrum.distribution import SpectralDensity
 
 LOWEST = 0.1  # densities are drawn down to this share of the height of a single eigenvalue's Gaussian
 

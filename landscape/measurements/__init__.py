@@ -1,6 +1,6 @@
 """The measurements: what can be asked of a checkpoint, one module each."""
 
-from landscape.measurements.base import History, Measured, Measurement, Run
+from landscape.measurements.base import Measured, Measurement
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.dynamics import LEADING, Dynamics
 from landscape.measurements.eigenpairs import TopEigenpairs, eigenpairs_of
@@ -11,9 +11,11 @@ from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.run import History, Run
 from landscape.measurements.samples import Samples
 from landscape.measurements.selfcheck import SelfCheck
-from landscape.measurements.slices import Slices1D, Slices2D
+from landscape.measurements.slices_1d import Slices1D
+from landscape.measurements.slices_2d import Slices2D
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
 from landscape.measurements.trace import Trace, trace_of

@@ -9,12 +9,14 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.density import PROBES, SpectralDensity, check_arguments, spectral_density
+from landscape.spectrum.density import PROBES, check_arguments, spectral_density
+from landscape.spectrum.distribution import SpectralDensity
 from landscape.spectrum.eigenpairs import Eigenpairs
 
 # Relative residuals of known eigenpairs up to which these are deflated: what is left is of second order in them.

@@ -13,8 +13,8 @@ import torch
 
 from landscape.checkpoint import fit_state, read_checkpoint
 from landscape.errors import InputError
-from landscape.measurements.base import History
 from landscape.measurements.files import digest_of, read_vector, refuse_changed
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.record import open_record
 from landscape.reporting.display import to_error

@@ -22,7 +22,8 @@ from landscape.dynamics import (
 )
 from landscape.dynamics.phases import FEWEST_POINTS, Phases
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History, Run
 from landscape.measurements.spectrum import Spectrum
 from landscape.measurements.stability import Stability
 from landscape.problem import Problem

@@ -15,21 +15,17 @@ from rich.console import RenderableType
 from landscape.curvature.products.route import Route
 from landscape.errors import InputError
 from landscape.machine.memory import Growth
-from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.problem.parameters import ParameterLayout
 from landscape.reporting.display import eigenvalue_table, rounded_up
 from landscape.reporting.messages import amount, counted
 from landscape.reporting.progress import Progress
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.eigenpairs import (
-    Eigenpairs,
-    bytes_of_basis,
-    check_arguments,
-    products_allowed,
-    top_eigenpairs,
-)
+from landscape.spectrum.basis_memory import bytes_of_basis
+from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, products_allowed, top_eigenpairs
 from landscape.spectrum.ends import Which
 from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST

@@ -12,18 +12,12 @@ import numpy as np
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import (
-    History,
-    Measured,
-    arithmetic_in,
-    arithmetic_variable,
-    estimate_in,
-    estimated,
-    variable,
-)
+from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, estimate_in, estimated, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
+from landscape.spectrum.estimate import FEWEST_PROBES
 from landscape.spectrum.functions import (
     NotDefiniteError,
     check_effective_dimension,
@@ -31,8 +25,8 @@ from landscape.spectrum.functions import (
     effective_dimension,
     log_det,
 )
-from landscape.spectrum.spectral_sum import STEPS, K, Settings, SpectralSum
-from landscape.spectrum.trace import FEWEST_PROBES
+from landscape.spectrum.spectral_sum import SpectralSum
+from landscape.spectrum.summation import STEPS, K, Settings
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_updates, hops, verdicts
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History, Run
 from landscape.problem import Problem
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part

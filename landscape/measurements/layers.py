@@ -15,8 +15,9 @@ from rich.text import Text
 
 from landscape.curvature.products.route import Route
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, arithmetic_variable, variable
+from landscape.measurements.base import Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.display import to_error
 from landscape.reporting.progress import Progress, part

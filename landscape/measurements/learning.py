@@ -12,7 +12,8 @@ from rich.console import RenderableType
 
 from landscape.dynamics import Grouping, Milestones, group_curves, half_steps, half_way, milestones
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, Measurement, Run, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History, Run
 from landscape.measurements.samples import ABOUT, Samples
 from landscape.problem import Problem
 from landscape.reporting.messages import counted, listed

@@ -17,8 +17,9 @@ from landscape.curvature.products.route import Route
 from landscape.errors import InputError
 from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
 from landscape.loops.untied import untied
-from landscape.measurements.base import History, Measured, arithmetic_variable, variable
+from landscape.measurements.base import Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
+from landscape.measurements.run import History
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.reporting.display import to_error

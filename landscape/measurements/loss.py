@@ -11,7 +11,8 @@ import xarray as xr
 from rich.console import RenderableType
 
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.problem.samples import LossEstimate
 from landscape.reporting.messages import counted

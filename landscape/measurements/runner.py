@@ -24,7 +24,8 @@ from landscape.checks.slope import told_of_slopes
 from landscape.errors import InputError
 from landscape.loading.source import Source, at_checkpoint, in_runs
 from landscape.machine.memory import ran_out
-from landscape.measurements import History, Loss, Measured, Measurement, Run
+from landscape.measurements import History, Loss, Measured, Measurement
+from landscape.measurements.checkpoints import Checkpoints
 from landscape.measurements.directions import is_checkpoint
 from landscape.measurements.dynamics import without_too_large
 from landscape.measurements.shortage import with_less
@@ -32,7 +33,7 @@ from landscape.problem import Problem
 from landscape.problem.penalty import name_of
 from landscape.record import RecordWriter, Request, open_record, readable, row_at
 from landscape.record.order import place_in_run
-from landscape.reporting.messages import cause, counted, listed
+from landscape.reporting.messages import cause, counted
 from landscape.reporting.progress_bar import ProgressBar
 
 SUFFIX = ".landscape.h5"
@@ -129,25 +130,11 @@ def probe(
         if not known:
             problem = problem.noted(*told_of_slopes(there))
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
-    run = _Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
+    run = Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
     for measurement in measurements:
         measurement.check_run(run.known(), [unit.sha256 for unit in units[measurement.name]])
-    request = Request(
-        {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
-        {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},
-        {
-            "problem": factory.label,
-            "arguments": first.arguments,
-            "model_sha256": hashlib.sha256(problem.description.encode()).hexdigest(),
-            "data_sha256": problem.data_sha256,
-            "dtype": str(problem.dtype).removeprefix("torch."),
-            "device": problem.device.type,
-            "batch_size": source.batch_size,
-            "params": list(source.params),
-        }
-        | ({} if source.weight_decay is None else {"weight_decay": source.weight_decay}),
-    )
+    request = _request(source, factory.label, first, problem, measurements, run, units)
     path = _record(out, run.files[0].path)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
     processes = source.processes
@@ -164,61 +151,38 @@ def probe(
     return Result(path, _rows(path, run, asked), probing.measured)
 
 
-class _Checkpoints:
-    """The checkpoints of a request in their order, each to be had as a problem.
-
-    Attributes:
-        files: the checkpoints, without their weights: together these may exceed memory.
-        whole: what stands for all of them together: the last one, under the digest of the run.
-    """
-
-    def __init__(self, source: Source, problem: Problem, files: Sequence[Checkpoint]) -> None:
-        self.source, self.problem, self.files = source, problem, files
-        digests = tuple(each.sha256 for each in files)
-        self.whole = replace(files[-1], sha256=Run((), digests).digest)
-
-    def known(self, writer: RecordWriter | None = None) -> Run:
-        """What measurements see of the run, with the rows of a writer."""
-
-        def stored(measurement: str, position: int) -> xr.Dataset | None:
-            return None if writer is None else writer.stored(measurement, self.files[position].sha256)
-
-        return Run(
-            tuple(each.step for each in self.files),
-            tuple(each.sha256 for each in self.files),
-            lambda position: self.load(self.files[position]),
-            stored,
-        )
-
-    def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:
-        """Of what a measurement is made: of each checkpoint, of some, or of the whole run."""
-        if measurement.over_run:
-            return (self.whole,)
-        if not (measurement.selective and at):
-            return tuple(self.files)
-        known = {each.step: each for each in self.files} | {-1: self.files[-1]}
-        if unknown := [step for step in at if step not in known]:
-            steps = listed(each.step for each in self.files if each.step is not None)
-            raise InputError(f"no checkpoint is of step {unknown[0]}; there are {steps or 'none with a step'}")
-        return tuple(each for each in self.files if each in [known[step] for step in at])
-
-    def load(self, checkpoint: Checkpoint) -> Problem:
-        """The problem at a checkpoint, its weights read anew.
-
-        Raises:
-            InputError: the file isn't what it was when it was first read.
-        """
-        read = self.source.read(checkpoint.path)
-        if read.sha256 != (self.files[-1] if checkpoint is self.whole else checkpoint).sha256:
-            raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")
-        return at_checkpoint(self.problem, read)
+def _request(
+    source: Source,
+    label: str,
+    first: Checkpoint,
+    problem: Problem,
+    measurements: Sequence[Measurement],
+    run: Checkpoints,
+    units: Mapping[str, Sequence[Checkpoint]],
+) -> Request:
+    """What a record is the answer to: the settings, the checkpoints of each measurement, and the problem."""
+    return Request(
+        {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
+        {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},
+        {
+            "problem": label,
+            "arguments": first.arguments,
+            "model_sha256": hashlib.sha256(problem.description.encode()).hexdigest(),
+            "data_sha256": problem.data_sha256,
+            "dtype": str(problem.dtype).removeprefix("torch."),
+            "device": problem.device.type,
+            "batch_size": source.batch_size,
+            "params": list(source.params),
+        }
+        | ({} if source.weight_decay is None else {"weight_decay": source.weight_decay}),
+    )
 
 
 class _Probing:
     """Measures what a record still lacks."""
 
     def __init__(
-        self, run: _Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
+        self, run: Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
     ) -> None:
         self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
         self.seen = run.known(writer)
@@ -364,7 +328,7 @@ def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there
         )
 
 
-def _rows(path: Path, run: _Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
+def _rows(path: Path, run: Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
     """The rows of the checkpoints and of the run, read back from the record."""
     with open_record(path) as record, readable(path):
         rows = []

@@ -14,8 +14,9 @@ from landscape.checks.products import ProductCheck, check_products
 from landscape.checks.slope import Slope
 from landscape.curvature.differences import DifferenceHessian
 from landscape.curvature.reduced import ReducedHessian
-from landscape.measurements.base import History, Measured, variable
+from landscape.measurements.base import Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
 

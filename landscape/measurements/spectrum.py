@@ -10,8 +10,9 @@ import torch
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import History, Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.full import FullSpectrum, full_spectrum, refuse_large

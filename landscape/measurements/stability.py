@@ -12,7 +12,8 @@ from rich.console import RenderableType
 from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
 from landscape.dynamics import stability
 from landscape.errors import InputError
-from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History
 from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 from landscape.problem.parameters import ParameterLayout

@@ -8,17 +8,10 @@ from typing import ClassVar, Self
 import xarray as xr
 from rich.console import RenderableType
 
-from landscape.measurements.base import (
-    History,
-    Measured,
-    arithmetic_in,
-    arithmetic_variable,
-    estimate_in,
-    estimated,
-    variable,
-)
+from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, estimate_in, estimated, variable
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
 from landscape.spectrum.trace import TOL, TraceEstimate, check_arguments, estimate_trace

@@ -14,7 +14,8 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import History, Measured, Measurement, variable
+from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.run import History
 from landscape.problem import Problem
 from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted

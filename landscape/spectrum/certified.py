@@ -17,10 +17,10 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from landscape.spectrum.certificate import certified_intervals
+from landscape.spectrum.iteration import Iteration, Ritz
 from landscape.spectrum.krylov import Expansion, KrylovBasis
 from landscape.spectrum.rounding import Distance, distance
 from landscape.spectrum.search import MISSED_AT_MOST, coefficients, unseen_edge
-from landscape.spectrum.solve import Iteration, Ritz
 from landscape.spectrum.verified import Verified
 
 # Bounds above and below on what is outside the wanted vectors: none are known, or nothing is there.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -12,15 +11,15 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator, as_operator
-from landscape.reporting.messages import amount
 from landscape.reporting.progress import Progress
+from landscape.spectrum.basis_memory import basis_capacity, bytes_beside, for_one_basis
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
+from landscape.spectrum.iteration import Goal, Iteration
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.rounding import bytes_in_float64
 from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
-from landscape.spectrum.solve import Goal, Iteration, Solve
+from landscape.spectrum.solve import Solve
 
 
 @dataclass(frozen=True)
@@ -145,11 +144,12 @@ def top_eigenpairs(
         raise InputError(f"basis_size must be at least 2 k + 4 = {2 * k + 4}, not {basis_size}")
     memory = min((each for each in (memory, operator.memory) if each is not None), default=None)
     limit = products_allowed(k, max_products)
-    memory = _for_one_basis(memory, tol_value)
+    memory = for_one_basis(memory, tol_value)
     capacity = basis_capacity(operator, k, memory)
     if basis_size is not None:
         capacity = min(operator.dim, basis_size)
-    basis = KrylovBasis(operator, capacity, seed, None if memory is None else memory - _beside(operator, k, memory))
+    left = None if memory is None else memory - bytes_beside(operator, k, memory)
+    basis = KrylovBasis(operator, capacity, seed, left)
     if start is not None:
         _refuse_misshapen(operator.dim, start)
         basis.start(start.sum(dim=1))
@@ -212,55 +212,3 @@ def _refuse_misshapen(dim: int, start: Tensor) -> None:
 def products_allowed(k: int, max_products: int | None) -> int:
     """After about so many products a solve ends, whatever has converged."""
     return max(k, 500 + 50 * k if max_products is None else max_products)
-
-
-def vectors_beside(k: int) -> int:
-    """Vectors that a solve holds beside its basis: the pairs, some of them twice, and what a step works with."""
-    return k + 6
-
-
-def basis_capacity(operator: SymmetricOperator, k: int, memory: int | None = None) -> int:
-    """How many vectors a solve for k pairs keeps at most, by default; see `top_eigenpairs`.
-
-    Raises:
-        InputError: what a solve holds beside its basis doesn't fit into the memory.
-    """
-    size = operator.dim * operator.dtype.itemsize
-    most = 10 * k + 300
-    if memory is None:
-        return min(operator.dim, max(2 * k + 20, min(most, int(2e9) // size)))
-    left = memory - _beside(operator, k, memory)
-    if left < 0:
-        raise InputError(
-            f"{k} eigenpairs of {operator.dim:,} parameters need {amount(memory - left)} for vectors beside the basis, "
-            f"and {amount(max(0, memory))} are left for them: ask for fewer, or allow more memory"
-        )
-    for sharing in (1, operator.processes.size):
-        capacity = left // (math.ceil(operator.dim / sharing) * operator.dtype.itemsize)
-        if capacity >= min(operator.dim, 2 * k + 4):
-            return min(operator.dim, most, capacity)
-    return min(operator.dim, 2 * k + 20)  # not more, as reading a vector may take longer than making products
-
-
-def bytes_of_basis(operator: SymmetricOperator, k: int, tol_value: float | None, products: int) -> int:
-    """What the basis of a solve takes at most, after so many products, where the operator's vectors are."""
-    memory = _for_one_basis(operator.memory, tol_value)
-    capacity, left = basis_capacity(operator, k, memory), math.inf
-    if memory is not None:
-        left = memory - _beside(operator, k, memory)
-    for sharing in (1, operator.processes.size):
-        part = math.ceil(operator.dim / sharing) * operator.dtype.itemsize
-        if capacity * part <= left:
-            return min(capacity, products) * part
-    return 0
-
-
-def _for_one_basis(memory: int | None, tol_value: float | None) -> int | None:
-    """A third where eigenvalues are certified: a search has a basis of its own, for what it holds and for its chain."""
-    return memory if memory is None or tol_value is None else memory // 3
-
-
-def _beside(operator: SymmetricOperator, k: int, memory: int) -> int:
-    """Bytes of the vectors beside the basis; wanted ones are multiplied exactly where others are in less precision."""
-    vectors = vectors_beside(k) + 3 * k * operator.reduced
-    return max(vectors * operator.dim * operator.dtype.itemsize, bytes_in_float64(operator, memory))

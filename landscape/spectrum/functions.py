@@ -20,15 +20,8 @@ from landscape.spectrum.full import full_spectrum
 from landscape.spectrum.lower_end import LowerEnd, lower_end
 from landscape.spectrum.quadrature import gauss, radau
 from landscape.spectrum.rounding import distance
-from landscape.spectrum.spectral_sum import (
-    STEPS,
-    K,
-    Settings,
-    SpectralFunction,
-    SpectralSum,
-    Summation,
-    exact_sum,
-)
+from landscape.spectrum.spectral_sum import SpectralFunction, SpectralSum, exact_sum
+from landscape.spectrum.summation import STEPS, K, Settings, Summation
 
 TOL_LOG_DET = 0.01
 TOL_EFFECTIVE_DIMENSION = 0.05

@@ -28,21 +28,21 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator
-from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.display import Summarised
 from landscape.reporting.progress import Progress
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
+from landscape.spectrum.estimate import FEWEST_PROBES, Estimate, Sampling, interval, root
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.probes import check_goal, probe_block, standard_error
+from landscape.spectrum.probes import check_goal, probe_block
 from landscape.spectrum.products import block_size, finite_products, measured_rounding
 from landscape.spectrum.rounding import COMBINATIONS, IN_FLOAT64, Columns, Distance, arithmetic, distance, told_of
+from landscape.spectrum.subspace import Subspace
 
-FEWEST_PROBES = 10
 # Measured over 1,000 seeds on spectra with one outlier, with ten, decaying as 1/k, and on trained transformers: with 5
 # to 10 directions the ten outliers or the decay still cost coverage, with 20 to 30 none did.
 DEFLATION = 30
@@ -50,34 +50,6 @@ TOL = 0.05
 MAX_PRODUCTS = 1000
 
 _PROBES_AT_A_TIME = 16
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its error.
-
-    Attributes:
-        value: the estimate.
-        standard_error: of the value, from the spread of the probes; 0 where it isn't from probes.
-        low: lower end of the 95 % interval: Student's t, widened by the rounding.
-        high: its upper end.
-    """
-
-    value: float
-    standard_error: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """To the digits that its error leaves it, with its interval."""
-        value, low, high = (to_error(each, self.half_width) for each in (self.value, self.low, self.high))
-        how = f"standard error {self.standard_error:.2g}" if self.standard_error else "exact up to rounding"
-        return f"{value}, 95 % interval {low} to {high} ({how})"
-
-    @property
-    def half_width(self) -> float:
-        """Half the length of the interval."""
-        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
@@ -237,40 +209,7 @@ class _Goal:
     max_products: int
 
 
-class _Subspace:
-    """Q of j vectors: known eigenvectors V, and expanded Krylov vectors K with A K = [V K K'] [C; T; B].
-
-    Attributes:
-        dim: j.
-        trace: tr Q^T A Q.
-        square: ||Q^T A Q||_F^2 + 2 ||P A Q||_F^2.
-        rounding: what rounding may have done to the known eigenvalues' part of the trace.
-    """
-
-    def __init__(self, krylov: KrylovBasis, known: Deflation) -> None:
-        held = len(known.values)
-        self.dim = krylov.expanded
-        self.rounding = math.sqrt(held) * known.rounding
-        self.trace = float(np.trace(krylov.projection))
-        # Of the residuals of the known pairs, the projection has the part along the Krylov vectors.
-        beyond = (known.residuals - known.rounding) ** 2 - np.sum(krylov.projection[:held, held:] ** 2, axis=1)
-        self.square = float(np.sum(krylov.projection**2) + 2 * np.sum(krylov.border**2) + 2 * beyond.clip(0).sum())
-        self._held, self._rows = held, krylov.rows
-        self._relation = np.vstack([krylov.projection, krylov.border])[:, held:]
-
-    def project(self, vectors: Tensor) -> Tensor:
-        """The part of a block (n, m) outside span Q."""
-        return self._rows.split(vectors, self.dim)[1]
-
-    def unknown(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """A vector v (n,) without its part V V^T v along what was known, and the product A K K^T v."""
-        coordinates = self._rows.split(vector, self.dim)[0].cpu().numpy()[:, None]
-        known = self._rows.combine(coordinates[: self._held])
-        product = self._rows.combine(self._relation @ coordinates[self._held :])
-        return vector - known.squeeze(1), product.squeeze(1)
-
-
-class _Estimation:
+class _Estimation(Sampling[TraceEstimate]):
     """One run: deflate, probe until the goal is reached, or do it exactly."""
 
     def __init__(
@@ -290,20 +229,10 @@ class _Estimation:
         if self.operator.dim <= deflation + self.goal.probes:
             return self.exact()
         measured = distance(self.operator, self.seed)
-        samples = _Samples(self.operator, self.deflate(deflation, known), self.seed, measured)
-        wanted = self.goal.probes
-        while True:
-            self.draw(samples, wanted)
-            estimate = samples.estimate(self.goal.tol, self.products)
-            made, room = estimate.probes, self.goal.max_products - self.products
-            if estimate.converged or estimate.drowned or room == 0:
-                return estimate
-            needed = samples.needed(estimate)
-            if self.operator.dim < min(needed - made, room):
-                return self.exact()
-            wanted = min(2 * made, needed, made + room)
+        self.samples = _Samples(self.operator, self.deflate(deflation, known), self.seed, measured)
+        return self.sample(self.goal.probes)
 
-    def deflate(self, deflation: int, known: Eigenpairs | None) -> _Subspace:
+    def deflate(self, deflation: int, known: Eigenpairs | None) -> Subspace:
         """The subspace of what is known and of a Krylov sequence; where it ends before, of a further one beside it.
 
         One sequence sees one copy of a multiple eigenvalue: on a matrix of few distinct eigenvalues the others would be
@@ -319,15 +248,39 @@ class _Estimation:
             following = krylov.expand(pending).pending
             pending = krylov.inject() if following is None else following
             self.tell("deflating", deflation - len(pairs.values) + self.goal.probes)
-        return _Subspace(krylov, pairs)
+        return Subspace(krylov, pairs)
 
-    def draw(self, samples: _Samples, wanted: int) -> None:
-        """Add probes until there are so many."""
-        total = self.products + wanted - len(samples)
+    def draw(self, wanted: int) -> None:
+        """See `Sampling.draw`."""
+        total = self.products + wanted - len(self.samples)
         size = block_size(self.operator, _PROBES_AT_A_TIME)
-        while len(samples) < wanted:
-            samples.add(min(size, wanted - len(samples)))
+        while len(self.samples) < wanted:
+            self.samples.add(min(size, wanted - len(self.samples)))
             self.tell("probing", total)
+
+    def estimate(self) -> TraceEstimate:
+        """See `Sampling.estimate`."""
+        return self.samples.estimate(self.goal.tol, self.products)
+
+    def needed(self, found: TraceEstimate) -> int:
+        """See `Sampling.needed`."""
+        return self.samples.needed(found)
+
+    def room(self) -> int:
+        """See `Sampling.room`."""
+        return self.goal.max_products - self.products
+
+    def exact_instead(self, found: TraceEstimate, more: int) -> TraceEstimate | None:
+        """See `Sampling.exact_instead`."""
+        return self.exact() if self.operator.dim < more and not found.drowned else None
+
+    def converged(self, found: TraceEstimate) -> bool:
+        """See `Sampling.converged`."""
+        return found.converged
+
+    def hopeless(self, found: TraceEstimate) -> bool:
+        """See `Sampling.hopeless`."""
+        return found.drowned
 
     def exact(self) -> TraceEstimate:
         """Trace and norm from the product with every unit vector; what was made before is let go."""
@@ -365,7 +318,7 @@ class _Estimation:
 class _Samples:
     """The samples of the probes so far, and what rounding is in them."""
 
-    def __init__(self, operator: SymmetricOperator, subspace: _Subspace, seed: int, measured: Distance) -> None:
+    def __init__(self, operator: SymmetricOperator, subspace: Subspace, seed: int, measured: Distance) -> None:
         self.operator, self.subspace, self.seed, self.distance = operator, subspace, seed, measured
         self.error = 0.0
         self._traces: list[float] = []
@@ -418,21 +371,3 @@ class _Samples:
         if allowed <= 0:
             return 1 << 62
         return math.ceil(len(self) * ((estimate.trace.half_width - self.rounding) / allowed) ** 2)
-
-
-def interval(samples: np.ndarray, rounding: float) -> Estimate:
-    """The mean of independent samples (m,) with its standard error and Student's 95 % interval, widened by rounding."""
-    error, mean = float(standard_error(samples)), float(samples.mean())
-    radius = float(stdtrit(len(samples) - 1, 0.975)) * error + rounding
-    return Estimate(mean, error, mean - radius, mean + radius)
-
-
-def root(square: Estimate, least: float, error: float) -> Estimate:
-    """The root of an estimated square which is at least ``least`` for certain; ``error`` is one of the root's own.
-
-    The root is monotone, so its interval holds as often as that of the square.
-    """
-    value = math.sqrt(square.value)
-    low, high = math.sqrt(max(square.low, least)), math.sqrt(square.high)
-    error_of_root = square.standard_error / (2 * value) if value else 0.0
-    return Estimate(value, error_of_root, max(0.0, low - error), high + error)

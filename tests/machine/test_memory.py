@@ -28,7 +28,7 @@ from landscape.machine.memory import OVERHEAD, Growth, bytes_of
 from landscape.measurements import TopEigenpairs
 from landscape.measurements.runner import probe
 from landscape.problem.batches import part
-from landscape.spectrum.eigenpairs import basis_capacity, vectors_beside
+from landscape.spectrum.basis_memory import basis_capacity, vectors_beside
 from tests.conftest import ROOT
 
 CPU = torch.device("cpu")

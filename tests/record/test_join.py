@@ -11,7 +11,7 @@ import landscape
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
 from landscape.errors import InputError
-from landscape.measurements.base import History
+from landscape.measurements.run import History
 from landscape.record import RecordWriter, Request, read_provenance, read_request
 from models.settings import TrainingSettings, checkpoints_of
 from models.training import train

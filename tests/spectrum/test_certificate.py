@@ -15,9 +15,10 @@ from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, to
 from landscape.spectrum.certificate import certified_intervals, edges_for_the_rest
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import outwards_in, select
+from landscape.spectrum.iteration import Goal
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability, unseen_edge
-from landscape.spectrum.solve import Goal, Solve
+from landscape.spectrum.solve import Solve
 from tests.spectrum.test_eigenpairs import SPECTRA, _Noisy
 from tests.support.oracles import symmetric
 

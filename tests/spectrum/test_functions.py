@@ -17,7 +17,7 @@ from landscape.curvature.gauss_newton import GaussNewton
 from landscape.spectrum.functions import DeterminedShare, ShiftedLogarithm, effective_dimension, log_det
 from landscape.spectrum.lower_end import lower_end
 from landscape.spectrum.quadrature import gauss, radau
-from landscape.spectrum.spectral_sum import deflation_error
+from landscape.spectrum.summation import deflation_error
 from tests.conftest import ROOT
 from tests.support.oracles import dense, symmetric
 

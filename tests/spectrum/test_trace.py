@@ -11,9 +11,10 @@ from torch import nn
 from benchmarks.accuracy.coverage import MOST_PRODUCTS, first, judged, looped_attention, study, synthetic
 from landscape import InputError, MatrixOperator
 from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.estimate import FEWEST_PROBES, Estimate, interval
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import probe_block
-from landscape.spectrum.trace import DEFLATION, FEWEST_PROBES, Estimate, check_arguments, estimate_trace, interval
+from landscape.spectrum.trace import DEFLATION, check_arguments, estimate_trace
 from tests.support.oracles import CLOSED_FORMS, dense, perceptron, symmetric
 
 RNG = np.random.default_rng(0)

@@ -1,0 +1,197 @@
+"""The loss over a plane through a checkpoint, and the path of the run on the plane."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from rich.console import RenderableType
+
+from landscape.errors import InputError
+from landscape.measurements.base import Measured, variable
+from landscape.measurements.directions import Found
+from landscape.measurements.run import History
+from landscape.measurements.slices import Slice, common_variables, path_of_run, titles
+from landscape.problem import Problem
+from landscape.reporting.messages import counted, listed
+from landscape.reporting.progress import part
+from landscape.reporting.progress_bar import ProgressBar
+from landscape.slices.adaptive import refuse_tolerance, span
+from landscape.slices.directions import cosine, orthogonalised
+from landscape.slices.path import Path, project
+from landscape.slices.plane import Plane, plane
+
+_TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction
+
+
+@dataclass(frozen=True)
+class Slices2D(Slice):
+    """The loss over the plane of two directions, the second made orthogonal to the first, and the run's path on it.
+
+    The path is of the checkpoints that were named when the plane was drawn; a row that was there before keeps its own.
+
+    Attributes:
+        adaptive: the error by the loss's range that may be found where points are interpolated; None evaluates all.
+    """
+
+    adaptive: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Without what is left at its default, so that records of before it was there are gone on with."""
+        settings = super().settings
+        return settings if self.adaptive is not None else {k: v for k, v in settings.items() if k != "adaptive"}
+
+    name: ClassVar[str] = "slices_2d"
+    _directions_by_default = ("filter", "filter")
+    _points_by_default = 25
+    _of_lines = False
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Two directions make a plane."""
+        if self.adaptive is not None:
+            refuse_tolerance(self.adaptive)
+        settled = super().settle(problem, checkpoints)
+        if len(settled.directions) != 2:
+            raise InputError(f"a plane has two directions, and {len(settled.directions)} given")
+        return settled
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`."""
+        problem = self._on_subset(problem)
+        given = self._find(problem, bar, history)
+        first, second = straight = orthogonalised([each.direction for each in given])
+        angle = cosine(*(each.direction for each in given))
+        found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
+        ends = _ends(problem, given, found)
+        extents = [
+            self._extent(problem, each, history, along) for each, along in zip(found, ends.coordinates.T, strict=True)
+        ]
+        across, up = map(self._grid, extents)
+        made = plane(
+            problem,
+            first,
+            second,
+            across,
+            up,
+            buffers=self.buffers,
+            adaptive=self.adaptive,
+            seed=self.seed,
+            progress=part(bar, 0.3, 1.0),
+        )
+        if abs(angle) > _TURNED:  # what was known of the second was of another direction
+            found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
+        samples = problem.by_sample().estimate().samples
+        path, others = path_of_run(problem, history, found)
+        return Measured(
+            common_variables(found, extents, samples)
+            | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
+            | _plane_variables(made)
+            | _path_variables(path, history)
+            | _end_variables(ends, given),
+            notes=(*made.notes, *([_not_their_own(others)] if others else [])),
+        )
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """What the plane is of, and where the loss is lowest."""
+        losses = row.loss.values
+        lowest = np.unravel_index(np.nanargmin(losses), losses.shape)
+        at, (first, second) = (row.first.values, row.second.values), titles(row)
+        centre = losses[np.flatnonzero(at[1] == 0)[0], np.flatnonzero(at[0] == 0)[0]]
+        return [
+            f"loss over the plane of {first} (across) and {second} (up): {losses.shape[1]} x {losses.shape[0]} points"
+            f"{_interpolated(row)}",
+            f"{centre:.4g} at the checkpoint, lowest {losses[lowest]:.4g} at ({at[0][lowest[1]]:.3g}, "
+            f"{at[1][lowest[0]]:.3g}), highest {np.nanmax(losses):.4g}; across {at[0][0]:.3g} to {at[0][-1]:.3g}, up "
+            f"{at[1][0]:.3g} to {at[1][-1]:.3g}, in steps of {row.norm.values[0]:.3g} and {row.norm.values[1]:.3g}, on "
+            f"{counted(int(row.samples), 'sample')}",
+            *_of_path(row),
+        ]
+
+
+def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> Path:
+    """Where the checkpoints that lines lead to lie on the span of the directions, made orthogonal or not."""
+    ends = (problem.vector + each.direction.vector for each in given if each.direction.ends)
+    return project(ends, problem.vector, [each.direction for each in found])
+
+
+def _not_their_own(buffers: Sequence[str]) -> str:
+    """A note on the losses that a plane has where the run's checkpoints lie."""
+    return (
+        f"the run's checkpoints have other buffers ({listed(buffers)}): where one lies on the plane, the plane's loss "
+        "need not be that checkpoint's own"
+    )
+
+
+def _interpolated(row: xr.Dataset) -> str:
+    """How many of a plane's points were evaluated, if not all."""
+    if "evaluated" not in row:
+        return ""
+    evaluated, error, whole = row.evaluated.values, float(row.interpolation_error), span(row.loss.values)
+    if evaluated.all():
+        return ""
+    return (
+        f", {int(evaluated.sum()):,} of {evaluated.size:,} evaluated and the others interpolated; the largest error "
+        f"found where most was in doubt is {error:.2g}, {error / (whole or np.nan):.1%} of the range"
+    )
+
+
+def _of_path(row: xr.Dataset) -> list[str]:
+    """How much of the run the plane shows, and where on it lines to checkpoints end."""
+    lines = []
+    if "end_name" in row:
+        ends = zip(row.end_name.values, row.end_first.values, row.end_second.values, strict=True)
+        lines.append(", ".join(f"the {name} ends at ({x:.2f}, {y:.2f})" for name, x, y in ends))
+    if row.sizes["run"]:
+        far = float(np.nanmax(row.path_distance.values))
+        lines.append(f"the run's {row.sizes['run']} checkpoints lie up to {far:.3g} off the plane")
+    for name, share, walk in zip(
+        row.direction.values, row.variance_share.values, row.variance_share_random_walk.values, strict=True
+    ):
+        if np.isfinite(share):
+            lines.append(f"{name}: {share:.1%} of the checkpoints' variance, {walk:.1%} of a random walk's")
+    return lines
+
+
+def _path_variables(path: Path, history: History) -> dict[str, xr.Variable]:
+    count = len(path.distances)
+    steps = [-1 if step is None else step for step in history.run.steps[:count]]
+    return {
+        "path_step": variable(
+            "run", np.array(steps, dtype=np.int64), "step of each of the run's checkpoints, -1 unknown"
+        ),
+        "path_first": variable(
+            "run", path.coordinates[:, 0], "its place on the plane, steps along the first direction"
+        ),
+        "path_second": variable("run", path.coordinates[:, 1], "the same along the second direction"),
+        "path_distance": variable("run", path.distances, "its distance from the plane", "parameter"),
+    }
+
+
+def _end_variables(ends: Path, given: Sequence[Found]) -> dict[str, xr.Variable]:
+    names = [each.direction.name for each in given if each.direction.ends]
+    if not names:
+        return {}
+    return {
+        "end_name": variable("end", names, "the line that leads to a checkpoint", ""),
+        "end_first": variable("end", ends.coordinates[:, 0], "its place, steps along the first direction"),
+        "end_second": variable("end", ends.coordinates[:, 1], "the same along the second direction"),
+    }
+
+
+def _plane_variables(found: Plane) -> dict[str, xr.Variable]:
+    at = ("row", "column")
+    return {
+        "first": variable("column", found.first, "steps along the first direction"),
+        "second": variable("row", found.second, "steps along the second direction"),
+        "loss": variable(at, found.losses, "objective there", "loss"),
+        "standard_error": variable(at, found.standard_errors, "over samples", "loss"),
+        "accuracy": variable(at, found.accuracies, "share of terms that are right"),
+        "evaluated": variable(at, found.evaluated, "the loss was evaluated here, not interpolated"),
+        "interpolation_error": variable(
+            (), found.interpolation_error, "largest error found in the last rounds of interpolation", "loss"
+        ),
+    }
