@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
     from landscape.curvature.gauss_newton import GaussNewton
     from landscape.curvature.hessian import Hessian
+    from landscape.curvature.kinds import matrix
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
     from landscape.errors import InputError
     from landscape.loading.source import Source, load_problem
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from landscape.loops.untied import Loop, untied
     from landscape.measurements import (
         Density,
+        Diagonal,
         Dynamics,
         EffectiveDimension,
         Layers,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
         Matrix,
         Measurement,
         Samples,
+        SelfCheck,
         Slices1D,
         Slices2D,
         Spectrum,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     from landscape.record import join_records, open_record
     from landscape.reporting.progress_bar import ProgressBar
     from landscape.spectrum.density import spectral_density
+    from landscape.spectrum.diagonal import DiagonalEstimate, estimate_diagonal
     from landscape.spectrum.distribution import SpectralDensity
     from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
     from landscape.spectrum.full import FullSpectrum, full_spectrum
@@ -67,6 +71,7 @@ _HOMES = {
     "landscape.curvature.fisher": ["EmpiricalFisher", "ExactFisher", "MonteCarloFisher"],
     "landscape.curvature.gauss_newton": ["GaussNewton"],
     "landscape.curvature.hessian": ["Hessian"],
+    "landscape.curvature.kinds": ["matrix"],
     "landscape.curvature.preconditioned": ["Preconditioned", "adam_diagonal"],
     "landscape.loops.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
@@ -74,6 +79,7 @@ _HOMES = {
     "landscape.measurements.runner": ["probe"],
     "landscape.measurements": [
         "Density",
+        "Diagonal",
         "Dynamics",
         "EffectiveDimension",
         "Layers",
@@ -84,6 +90,7 @@ _HOMES = {
         "Matrix",
         "Measurement",
         "Samples",
+        "SelfCheck",
         "Slices1D",
         "Slices2D",
         "Spectrum",
@@ -105,6 +112,7 @@ _HOMES = {
     "landscape.checks.slope": ["Slope", "check_slopes"],
     "landscape.loading.source": ["Source", "load_problem"],
     "landscape.spectrum.density": ["spectral_density"],
+    "landscape.spectrum.diagonal": ["DiagonalEstimate", "estimate_diagonal"],
     "landscape.spectrum.distribution": ["SpectralDensity"],
     "landscape.spectrum.eigenpairs": ["Eigenpairs", "top_eigenpairs"],
     "landscape.spectrum.full": ["FullSpectrum", "full_spectrum"],
@@ -118,6 +126,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Checkpoint",
     "Density",
+    "Diagonal",
+    "DiagonalEstimate",
     "Dynamics",
     "EffectiveDimension",
     "Eigenpairs",
@@ -145,6 +155,7 @@ __all__ = [
     "Problem",
     "ProgressBar",
     "Samples",
+    "SelfCheck",
     "Slices1D",
     "Slices2D",
     "Slope",
@@ -165,6 +176,7 @@ __all__ = [
     "dynamics",
     "effective_dimension",
     "eigenpairs_of",
+    "estimate_diagonal",
     "estimate_trace",
     "full_spectrum",
     "join_records",
@@ -172,6 +184,7 @@ __all__ = [
     "load_problem",
     "log_det",
     "loop_curvature",
+    "matrix",
     "open_record",
     "probe",
     "read_checkpoint",

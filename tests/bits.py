@@ -41,7 +41,8 @@ RUN = ("--dynamics", "--hops", "--samples", "--hessian", "-k", "2", "--points", 
        "--slice", "2d", "--direction", "pca", "--direction", "pca")  # fmt: skip
 STEPS = 12
 # What says when, where and by what command a row was made; each is another one in every run.
-OF_THE_RUN = {"created", "fingerprint", "command", "seconds", "started", "memory", "versions", "route", "provenance"}
+OF_THE_RUN = {"created", "fingerprint", "command", "seconds", "started", "memory", "memory_foreseen", "versions",
+              "route", "provenance"}  # fmt: skip
 GROUPS = {"hessian": "eigenpairs"}  # the names of groups in older records, and today's
 app = App(help="Compare the numbers of two checkouts, bit by bit.", version_flags=[])
 
@@ -112,13 +113,19 @@ def numbers(path: Path) -> Iterator[tuple[str, Any]]:
             yield from ((f"{here}/{name}", data[()]) for name, data in rows.items() if name not in OF_THE_RUN)
 
 
+def _bits(value: Any) -> Any:
+    """What of a value is compared: its bytes, or its texts."""
+    array = np.asarray(value)
+    return array.tolist() if array.dtype.hasobject else array.tobytes()
+
+
 def differing(before: Path, after: Path) -> list[str]:
     """The names under which two records hold other bits, or one of them nothing."""
     old, new = dict(numbers(before)), dict(numbers(after))
     return [
         name
         for name in sorted(old.keys() | new.keys())
-        if name not in old or name not in new or np.asarray(old[name]).tobytes() != np.asarray(new[name]).tobytes()
+        if name not in old or name not in new or _bits(old[name]) != _bits(new[name])
     ]
 
 

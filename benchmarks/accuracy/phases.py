@@ -12,7 +12,7 @@ from scipy.stats import beta
 
 from benchmarks.support.tables import Table
 from landscape.dynamics import phases
-from landscape.dynamics.phases import THREE_PHASES, Label
+from landscape.dynamics.phase_search import THREE_PHASES, Label
 
 Curve = Callable[[Generator, int], np.ndarray]
 POINTS = (10, 14, 20, 35)

@@ -1,14 +1,22 @@
-"""The options of ``landscape-probe``: how each is called, and what ``--help`` says of it."""
+"""The options of ``landscape-probe``: the value that each takes, its default, and what ``--help`` says of it.
+
+The options that ask for measurements are those that the measurements declare; see `landscape.measurements.Flag`.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from landscape.cli.running import Whole
+from landscape.curvature.kinds import names as kinds
+from landscape.measurements import BUILT_IN, Flag, Measurement, of_other_packages
 
+RENAMED = {"--tol-trace": "--tol-estimate"}
 MEASUREMENTS = Group("Measurements", sort_key=1)
 MATRIX = Group("Which matrix they are of", sort_key=2)
 SETTINGS = Group("Settings of measurements", sort_key=3)
@@ -16,106 +24,147 @@ PROBLEM = Group("Problem", sort_key=4)
 OUTPUT = Group("Output", sort_key=5)
 
 
-def _flag(group: Group, text: str, *names: str) -> Parameter:
-    """An option that is there or not."""
-    return Parameter(name=names or None, group=group, help=text, negative="", show_default=False)
-
-
-def _of(group: Group, text: str, *names: str) -> Parameter:
-    """An option with a value."""
-    return Parameter(name=names or None, group=group, help=text)
-
-
 Checkpoints = Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")]
 
-TopEigenpairs = Annotated[bool, _flag(MEASUREMENTS, "Top eigenpairs by Lanczos.", "--hessian", "--eigenpairs")]
-Density = Annotated[bool, _flag(MEASUREMENTS, "Spectral density by Lanczos quadrature.")]
-Trace = Annotated[bool, _flag(MEASUREMENTS, "Trace and Frobenius norm.")]
-LogDet = Annotated[float | None, _of(MEASUREMENTS, "log det(A + ALPHA I).")]
-EffectiveDimension = Annotated[float | None, _of(MEASUREMENTS, "Sum of l / (l + ALPHA) over eigenvalues l > 0.")]
-Spectrum = Annotated[bool, _flag(MEASUREMENTS, "All eigenvalues, up to 10,000 parameters.")]
-PerLayer = Annotated[bool, _flag(MEASUREMENTS, "Top eigenvalue and trace of every layer.")]
-Loops = Annotated[bool, _flag(MEASUREMENTS, "A looped module: tied against untied weights.")]
-Slice = Annotated[
-    list[Literal["1d", "2d"]] | None,
-    Parameter(name="--slice", group=MEASUREMENTS, help="The loss along lines, over a plane.", negative=""),
-]
-Valley = Annotated[bool, _flag(MEASUREMENTS, "The valley's shape, U or V, by three tests.")]
-Samples = Annotated[bool, _flag(MEASUREMENTS, "Every sample's losses; when it is learnt.")]
-Dynamics = Annotated[bool, _flag(MEASUREMENTS, "Of a run: entropy, stability, phases.")]
-Hops = Annotated[bool, _flag(MEASUREMENTS, "Of a run with every step kept: valley hopping.")]
-SelfCheck = Annotated[bool, _flag(MEASUREMENTS, "Products held to each other and to differences.")]
-CrossCheck = Annotated[Literal["pyhessian"] | None, _of(MEASUREMENTS, "Run a peer too.")]
 
-Kind = Annotated[
-    Literal["hessian", "bfloat16", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"],
-    _of(MATRIX, "", "--matrix"),
-]
-FisherUnit = Annotated[Literal["term", "sequence"], _of(MATRIX, "What a score is of.")]
-FisherSamples = Annotated[Whole, _of(MATRIX, "Labels sampled a term, for fisher-mc.")]
-Precondition = Annotated[str | None, _of(MATRIX, "By adam (the checkpoint's), or a file of a diagonal.")]
-Params = Annotated[
-    list[str] | None, Parameter(group=MATRIX, help="Only these: a glob or module; repeat for more.", negative="")
-]
+def _option(
+    group: Group, name: str, kind: Any, default: Any, text: str, names: Iterable[str] = (), **how: Any
+) -> inspect.Parameter:
+    """A parameter of the command; of a list or a switch, without the option that empties it or switches it off."""
+    if kind is bool:
+        how |= {"negative": "", "show_default": False}
+    elif default is None and "list" in str(kind):
+        how |= {"negative": ""}
+    annotation = Annotated[kind, Parameter(name=tuple(names) or None, group=group, help=text, **how)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
-K = Annotated[Whole, _of(SETTINGS, "How many eigenpairs.", "-k")]
-Which = Annotated[Literal["LM", "LA", "SA", "BE"], _of(SETTINGS, "Largest magnitude, largest, smallest, both ends.")]
-Tol = Annotated[float, _of(SETTINGS, "Relative residual to reach.")]
-TolValue = Annotated[float | None, _of(SETTINGS, "Certify eigenvalues to this accuracy instead.")]
-TolTrace = Annotated[float | None, _of(SETTINGS, "Error to reach with probes (95 %, relative).")]
-Probes = Annotated[Whole | None, _of(SETTINGS, "So many random probes.  [default: by the error]")]
-Steps = Annotated[Whole, _of(SETTINGS, "Lanczos steps a probe.")]
-MaxProducts = Annotated[Whole | None, _of(SETTINGS, "Stop after about so many products.")]
-Eigenvectors = Annotated[bool | None, _of(SETTINGS, "Store them.  [default: if below 1 GB]")]
-Direction = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--direction",
-        group=SETTINGS,
-        help="filter layer gaussian top bottom gradient pca or a file",
-        negative="",
-    ),
-]
-Points = Annotated[Whole | None, _of(SETTINGS, "Of an axis.  [default: 51, 25 x 25, 41]")]
-Reach = Annotated[float | None, _of(SETTINGS, "Half of an axis.  [default: as the loss rises]")]
-GroupBy = Annotated[str | None, _of(SETTINGS, "Groups of samples.  [default: by itself]")]
-Subset = Annotated[Whole | None, _of(SETTINGS, "Slices on so many samples.  [default: all]")]
-Buffers = Annotated[
-    Literal["interpolate", "keep", "re-estimate"],
-    Parameter(
-        group=SETTINGS,
-        help="Interpolate, keep or re-estimate them along slices.",
-        show_choices=False,
-        show_default=False,
-    ),
-]
-Adaptive = Annotated[float | None, _of(SETTINGS, "A plane's error by its range.  [default: no error]")]
-At = Annotated[
-    list[Whole] | None,
-    Parameter(name="--at", group=SETTINGS, help="Slices, valleys at this step alone (-1: last).", negative=""),
-]
-LoopModule = Annotated[str | None, _of(SETTINGS, "The looped module.  [default: found by itself]")]
-Seed = Annotated[Whole, _of(SETTINGS, "Of all random vectors.")]
 
-ProblemName = Annotated[str | None, _of(PROBLEM, "file.py:name, package.module:name, or a project's.")]
-Project = Annotated[Path | None, _of(PROBLEM, "Folder of the pyproject.toml that names problems.")]
-Data = Annotated[Path | None, _of(PROBLEM, "Of a checkpoint that brings its model.")]
-LossName = Annotated[Literal["cross-entropy", "mse", "bce"] | None, _of(PROBLEM, "Its loss.", "--loss")]
-Length = Annotated[Whole | None, _of(PROBLEM, "Tokens of a sequence.  [default: 128]")]
-WeightDecay = Annotated[float | None, _of(PROBLEM, "W of W/2 |theta|^2, added to the loss.")]
-Weights = Annotated[str | None, _of(PROBLEM, "Where in a file weights lie: ema, a.b.")]
-StripPrefix = Annotated[str | None, _of(PROBLEM, "Keep the names with this prefix, and cut it.")]
-StepFrom = Annotated[str | None, _of(PROBLEM, "The step: name, epoch, or keys in the file.")]
-Device = Annotated[str, _of(PROBLEM, "auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[Literal["float32", "float64"] | None, _of(PROBLEM, "Precision.")]
-BatchSize = Annotated[Whole | None, _of(PROBLEM, "Evaluate at most so many samples at a time.")]
-Compiling = Annotated[Literal["auto", "on", "off"], _of(PROBLEM, "Products.", "--compile")]
-Memory = Annotated[str | None, _of(PROBLEM, "Beyond model and data, such as 8GB.")]
-AllowCode = Annotated[bool, _flag(PROBLEM, "Unpickle files you trust that run code.")]
+def flags() -> dict[str, list[Flag]]:
+    """What the measurements of this package declare, by parameter."""
+    found: dict[str, list[Flag]] = {}
+    for measurement in BUILT_IN:
+        if measurement.flag is not None:
+            found.setdefault(measurement.flag.parameter, []).append(measurement.flag)
+    return found
 
-Out = Annotated[Path | None, _of(OUTPUT, "The record.  [default: CHECKPOINT.landscape.h5]", "-o", "--out")]
-Overwrite = Annotated[bool, _flag(OUTPUT, "Measure anew and replace the record.")]
-Append = Annotated[bool, _flag(OUTPUT, "Add to a record.")]
-Merge = Annotated[bool, _flag(OUTPUT, "Join records into one, and measure nothing.")]
-AsJson = Annotated[bool, _flag(OUTPUT, "Print JSON, not tables.", "--json")]
-Debug = Annotated[bool, _flag(OUTPUT, "Show the traceback of an error.")]
+
+def _kind(declared: list[Flag]) -> Any:
+    """The type of the value of an option that these flags share."""
+    words = tuple(each.choice for each in declared if each.choice is not None)
+    if words:
+        return list[Literal[words]] | None  # type: ignore[valid-type]
+    return bool if declared[0].sets is None else float | None
+
+
+def _measurements() -> list[inspect.Parameter]:
+    made = []
+    for parameter, declared in flags().items():
+        first, kind = declared[0], _kind(declared)
+        default = False if kind is bool else None
+        made.append(_option(MEASUREMENTS, parameter, kind, default, first.help, first.names))
+    for parameter, entry in of_other_packages().items():
+        package = entry.dist.name if entry.dist else entry.value
+        made.append(_option(MEASUREMENTS, parameter, bool, False, f"See {package}."))
+    return made
+
+
+def parameters() -> list[inspect.Parameter]:
+    """Every option, in the order in which ``--help`` shows them."""
+    text, whole, number, path = str | None, Whole | None, float | None, Path | None
+    return [
+        *_measurements(),
+        _option(MEASUREMENTS, "crosscheck", Literal["pyhessian"] | None, None, "Run another library beside."),
+        _option(MATRIX, "kind", Literal[tuple(kinds())], "hessian", "Kind of matrix.", ["--matrix"]),
+        _option(MATRIX, "fisher_unit", Literal["term", "sequence"], "term", "Unit of a score of the Fisher matrices."),
+        _option(MATRIX, "fisher_samples", Whole, 1, "Labels sampled for each term by fisher-mc."),
+        _option(MATRIX, "precondition", text, None, "adam (the checkpoint's), or a file with a diagonal."),
+        _option(MATRIX, "params", list[str] | None, None, "Vary these parameters alone: a glob; repeat for more."),
+        _option(SETTINGS, "k", Whole, 10, "Number of eigenpairs, or of outliers.", ["-k"]),
+        _option(SETTINGS, "which", Literal["LM", "LA", "SA", "BE"], "LM",
+                "Which eigenpairs: largest |lambda|, largest (sharpness), smallest, both ends."),
+        _option(SETTINGS, "tol", float, 1e-3, "Relative residual to reach."),
+        _option(SETTINGS, "tol_value", number, None, "Relative accuracy to certify eigenvalues to, instead."),
+        _option(SETTINGS, "tol_estimate", number, None, "Relative half-width of a 95 % interval to reach by probes."),
+        _option(SETTINGS, "probes", whole, None, "Number of random probes.  [default: by the error]"),
+        _option(SETTINGS, "steps", Whole, 100, "Lanczos steps for each probe."),
+        _option(SETTINGS, "max_products", whole, None, "Stop after about this many products."),
+        _option(SETTINGS, "eigenvectors", bool | None, None, "Store eigenvectors.  [default: if below 1 GB]"),
+        _option(SETTINGS, "loop_module", text, None, "Name of the looped module.  [default: found]"),
+        _option(SETTINGS, "directions", list[str] | None, None,
+                "Direction of a slice: filter, layer, gaussian, top, bottom, gradient, pca, a file.", ["--direction"]),
+        _option(SETTINGS, "points", whole, None, "Points along each axis of a slice.  [default: 51, 25 x 25, 41]"),
+        _option(SETTINGS, "reach", number, None, "Half the length of an axis.  [default: as the loss rises]"),
+        _option(SETTINGS, "group_by", text, None, "Group samples by this.  [default: what the data say]"),
+        _option(SETTINGS, "subset", whole, None, "Number of samples for slices.  [default: all]"),
+        _option(SETTINGS, "buffers", Literal["interpolate", "keep", "re-estimate"], "interpolate",
+                "Buffers along slices: interpolate, keep, re-estimate.", show_choices=False),
+        _option(SETTINGS, "adaptive", number, None, "Evaluate only the points of a plane that this error needs."),
+        _option(SETTINGS, "at", list[Whole] | None, None, "Slices and valleys at this step alone (-1: last)."),
+        _option(SETTINGS, "seed", Whole, 0, "Seed of all random numbers."),
+        _option(PROBLEM, "problem", text, None, "file.py:name, package.module:name, or a project's name."),
+        _option(PROBLEM, "project", path, None, "Folder of the pyproject.toml that names problems."),
+        _option(PROBLEM, "data", path, None, "Data for a checkpoint that brings its model."),
+        _option(PROBLEM, "loss", Literal["cross-entropy", "mse", "bce"] | None, None, "Loss of such a checkpoint."),
+        _option(PROBLEM, "length", whole, None, "Tokens of a sequence.  [default: 128]"),
+        _option(PROBLEM, "weight_decay", number, None, "Add W/2 |theta|^2 to the loss, with this W."),
+        _option(PROBLEM, "weights", text, None, "Key of the weights in the file: ema, a.b."),
+        _option(PROBLEM, "strip_prefix", text, None, "Keep the names with this prefix, and cut it."),
+        _option(PROBLEM, "step_from", text, None, "Source of the step: name, epoch, or keys in the file."),
+        _option(PROBLEM, "device", str, "auto", "Device: auto, cpu, cuda or cuda:N."),
+        _option(PROBLEM, "dtype", Literal["float32", "float64"] | None, None, "Precision of all computations."),
+        _option(PROBLEM, "batch_size", whole, None, "Most samples to evaluate at a time."),
+        _option(PROBLEM, "compiling", Literal["auto", "on", "off"], "auto", "Compile products.", ["--compile"]),
+        _option(PROBLEM, "memory", text, None, "Memory beyond model and data, such as 8GB."),
+        _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files you trust that run code."),
+        _option(OUTPUT, "out", path, None, "The record.  [default: CHECKPOINT.landscape.h5]", ["-o", "--out"]),
+        _option(OUTPUT, "overwrite", bool, False, "Measure again, and replace the record."),
+        _option(OUTPUT, "append", bool, False, "Add to a record."),
+        _option(OUTPUT, "merge", bool, False, "Join records into one, and measure nothing."),
+        _option(OUTPUT, "as_json", bool, False, "Print JSON instead of tables.", ["--json"]),
+        _option(OUTPUT, "debug", bool, False, "Show the traceback of an error."),
+    ]  # fmt: skip
+
+
+def signature() -> inspect.Signature:
+    """The command's parameters: the checkpoints, the options, and the command line as it goes into the record."""
+    line = Annotated[str, Parameter(parse=False)]
+    return inspect.Signature(
+        [
+            inspect.Parameter("checkpoints", inspect.Parameter.VAR_POSITIONAL, annotation=Checkpoints),
+            *parameters(),
+            inspect.Parameter("command", inspect.Parameter.KEYWORD_ONLY, annotation=line),
+        ]
+    )
+
+
+def defaults() -> dict[str, Any]:
+    """The value of every option that isn't given."""
+    return {each.name: each.default for each in parameters()}
+
+
+def measurements() -> list[str]:
+    """The parameters that ask for a measurement."""
+    return [*flags(), *of_other_packages(), "crosscheck"]
+
+
+def option_name(parameter: str) -> str:
+    """How a parameter is given on the command line."""
+    names = {each.name: each.annotation.__metadata__[-1].name for each in parameters()}[parameter]
+    return str(names[0]) if names else "--" + parameter.replace("_", "-")
+
+
+def users(parameter: str, measurements: Iterable[type[Measurement]]) -> list[str]:
+    """The parameters of the measurements that a setting is of."""
+    found = []
+    for each in measurements:
+        if each.flag is not None and (
+            parameter in each.setting_names()
+            or (parameter in _OF_MATRICES and "matrix" in each.setting_names())
+            or (parameter in ("compiling", "memory") and each.makes_products)
+            or (parameter == "at" and each.selective)
+        ):
+            found.append(each.flag.parameter)
+    return list(dict.fromkeys(found))
+
+
+_OF_MATRICES = ("kind", "fisher_unit", "fisher_samples", "precondition")

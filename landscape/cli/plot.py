@@ -141,3 +141,7 @@ def _inches(width: str | None) -> float | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     return run_command(app, "landscape-plot", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from cyclopts import App, CycloptsError, Parameter, Token
 from rich.console import Console
 
 from landscape.errors import InputError, PeerError
+from landscape.reporting.deprecation import with_new_names
 from landscape.reporting.messages import one_line
 
 _TURN = 3.0  # seconds within which torchrun ends the others of a process that failed
@@ -78,6 +79,7 @@ def run_command(
     name: str,
     arguments: Sequence[str] | None,
     prepare: Callable[[dict[str, Any], list[str]], dict[str, Any]] = lambda given, parsed: {},
+    renamed: Mapping[str, str] | None = None,
 ) -> int:
     """Run a command and return its exit status; nothing but an internal error shows a traceback.
 
@@ -87,9 +89,10 @@ def run_command(
         arguments: of the command line; None takes those of the process.
         prepare: refuses arguments that don't go together, and gives those that are not the user's own; called with what
             was given by name, and the arguments as they stand.
+        renamed: old options with their new names.
     """
     own_process = arguments is None
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments, old_names = with_new_names(sys.argv[1:] if arguments is None else arguments, dict(renamed or {}))
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed, and the next file would take its place
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115
@@ -108,6 +111,7 @@ def run_command(
                 _discard(sys.stderr)
         return status
 
+    sys.stderr.write("".join(f"{name}: {line}\n" for line in old_names))
     try:
         function, bound, unparsed = app.parse_args(arguments, exit_on_error=False, print_error=False)
         more = {key: value for key, value in prepare(bound.arguments, arguments).items() if key in unparsed}

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.checkpoint import OPTIMIZER_KEYS
 from landscape.checkpoint.optimizer import Entry, entries_by_name
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
+from landscape.problem import Problem
 from landscape.problem.parameters import ParameterLayout
 from landscape.reporting.messages import listed
 
@@ -84,6 +86,19 @@ def inverse_root(diagonal: Tensor | np.ndarray | Sequence[float], dim: int, dtyp
             f"aren't in {dtype}, the first is {float(diagonal[place]):.3g} at {place}; a preconditioner is positive"
         )
     return scale
+
+
+def adam_diagonal_of(problem: Problem) -> Tensor:
+    """The diagonal (dim,) by which Adam preconditions a problem, from the state of the problem's optimiser.
+
+    Raises:
+        InputError: the problem has no optimiser's state, or see `adam_diagonal`.
+    """
+    if problem.optimizer is None:
+        raise InputError(
+            f"the checkpoint has no optimiser's state_dict under {listed(OPTIMIZER_KEYS, 7)}; give a file of a diagonal"
+        )
+    return adam_diagonal(problem.optimizer, problem.model, problem.layout)
 
 
 def adam_diagonal(optimizer_state_dict: Mapping[str, Any], model: nn.Module, layout: ParameterLayout) -> Tensor:

@@ -5,8 +5,9 @@ instability, `hops` and `displacement` where a run's steps go, `phases` what cou
 curve takes, and `learning` when samples are learnt.
 """
 
-from landscape.dynamics.displacement import PARTS, Displacement, displacement
-from landscape.dynamics.hops import Hops, fewest_updates, hops, verdicts
+from landscape.dynamics.displacements import PARTS, Displacement, displacement
+from landscape.dynamics.edge_of_stability import Stability, stability
+from landscape.dynamics.hopping import Hops, fewest_updates, hops, verdicts
 from landscape.dynamics.information import Information, joint_information, rank_paired_information
 from landscape.dynamics.learning import (
     GroupCurves,
@@ -18,9 +19,8 @@ from landscape.dynamics.learning import (
     half_way,
     milestones,
 )
-from landscape.dynamics.phases import Phases, phases
+from landscape.dynamics.phase_search import Phases, phases
 from landscape.dynamics.spectra import Overlap, SpectrumMeasures, overlap, spectrum_measures
-from landscape.dynamics.stability import Stability, stability
 
 __all__ = [
     "PARTS",

@@ -15,7 +15,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
+from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.page import Page
 from landscape.figures.samples import draw_learning, draw_samples
 from landscape.figures.saving import rendered, save, write
 from landscape.figures.shown import HESSIAN, Shown, told_apart
@@ -25,6 +27,7 @@ from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
 from landscape.figures.summary import SUMMARY
 from landscape.figures.table import PAGES as SINGLE
 from landscape.figures.valley import draw_map, draw_profile, draw_restates
+from landscape.plugins import added, load
 from landscape.reporting.messages import listed
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "draw",
     "draw_accuracy",
     "draw_density",
+    "draw_diagonal",
     "draw_eigenvalues",
     "draw_hops",
     "draw_learning",
@@ -92,9 +96,7 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
     shown = [each if isinstance(each, Shown) else Shown.read(each) for each in records]
     if not 0 < len(shown) <= len(COLOURS):
         raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(shown)}")
-    if name not in PAGES:
-        raise InputError(f"there is no figure {name!r}; there are {listed(PAGES, 20)}")
-    page = PAGES[name]
+    page = _page(name)
     for record in shown:
         if missing := page.lacking(record):
             raise InputError(
@@ -105,3 +107,14 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
     if reason := page.narrow(look):
         raise InputError(f"{name} {reason}")
     return page.figure(told_apart(shown), look)
+
+
+def _page(name: str) -> Page:
+    """A figure by its name, of this package or of another one."""
+    if name in PAGES:
+        return PAGES[name]
+    others = added("landscape.figures")
+    if name not in others:
+        raise InputError(f"there is no figure {name!r}; there are {listed([*PAGES, *others], 30)}")
+    found: Page = load(others[name], lambda each: isinstance(each, Page))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import dynamics, pages
+from landscape.figures import diagonal, dynamics, pages
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.shown import Shown
 
@@ -79,6 +79,10 @@ PAGES: dict[str, Page] = {
     ),
     "density": Page(
         {"density": ("outliers", "nodes", "weights", "alpha", "beta")}, "--density", _column, _alone, pages.density
+    ),
+    "diagonal": Page(
+        {"diagonal": ("tensor_name", "share", "quantiles", "tensor_error", "relative_error", "method", "converged")},
+        "--diagonal", _text, diagonal.height, diagonal.diagonals,
     ),
     "spectrum": Page(
         {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",

@@ -4,18 +4,52 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, ClassVar, Self
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from numpy.typing import ArrayLike
-from rich.console import RenderableType
 
 from landscape.measurements.run import History, Run
-from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.estimate import Estimate
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import ArrayLike
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.spectrum.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command asks for a measurement.
+
+    Attributes:
+        parameter: that the option sets; measurements of one parameter are asked for together.
+        help: of the option.
+        names: of the option; default: the parameter's, with dashes.
+        sets: the setting that the option's value is; None for an option without a value.
+        choice: the word for this measurement among the option's values; None for an option without words.
+    """
+
+    parameter: str
+    help: str
+    names: tuple[str, ...] = ()
+    sets: str | None = None
+    choice: str | None = None
+
+    def given(self, options: Mapping[str, Any]) -> bool:
+        """Whether the command asks for the measurement."""
+        value = options.get(self.parameter)
+        if self.choice is not None:
+            return self.choice in (value or ())
+        return value is not None if self.sets else bool(value)
+
+    @property
+    def option(self) -> str:
+        """The option's first name."""
+        return self.names[0] if self.names else "--" + self.parameter.replace("_", "-")
 
 
 class Measurement(ABC):
@@ -26,10 +60,38 @@ class Measurement(ABC):
     Attributes:
         over_run: one row for the whole run instead of one for each checkpoint; made last, from the others' rows.
         selective: large enough that one may want it of some checkpoints alone; see ``at`` of `landscape.probe`.
+        flag: how the command asks for it; None where the command always makes it.
+        makes_products: whether the settings of products (``--compile``, ``--memory``) are of use to it.
+        figures: names of the figures that are drawn from it.
     """
 
     over_run: ClassVar[bool] = False
     selective: ClassVar[bool] = False
+    flag: ClassVar[Flag | None] = None
+    makes_products: ClassVar[bool] = True
+    figures: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any]) -> list[Self]:
+        """The measurements of this kind that the command asks for.
+
+        Args:
+            options: values of the command's parameters by name, ``checkpoints`` and ``matrix`` among them.
+        """
+        return [cls.of(options)] if cls.flag is None or cls.flag.given(options) else []
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Self:
+        """A measurement whose settings are the command's parameters of the same names; None leaves the default."""
+        given = dict(options)
+        if cls.flag is not None and cls.flag.sets:
+            given[cls.flag.sets] = options[cls.flag.parameter]
+        return cls(**{name: given[name] for name in cls.setting_names() if given.get(name) is not None})
+
+    @classmethod
+    def setting_names(cls) -> list[str]:
+        """The names of the settings."""
+        return [each.name for each in fields(cls)]  # type: ignore[arg-type]
 
     @property
     @abstractmethod
@@ -101,6 +163,8 @@ class Measured:
 
         Notes say what was decided on the user's behalf, a sentence each, and follow those of the problem.
         """
+        import xarray as xr
+
         self.dataset = xr.Dataset(variables)
         self.choices = dict(choices or {})
         self.notes = list(dict.fromkeys(notes))
@@ -108,7 +172,20 @@ class Measured:
 
 def variable(dims: str | tuple[str, ...], values: ArrayLike, long_name: str, units: str = "1") -> xr.Variable:
     """An array with its dimensions, its meaning and its units ("1" for a pure number)."""
+    import xarray as xr
+
     return xr.Variable(dims, np.asarray(values), {"long_name": long_name, "units": units})
+
+
+def tensors_of(problem: Problem) -> dict[str, xr.Variable]:
+    """Where each parameter tensor lies in the flat vector, for variables with a value for each parameter."""
+    layout = problem.layout
+    shapes = [" ".join(map(str, shape)) for shape in layout.shapes]
+    return {
+        "tensor_name": variable("tensor", list(layout.names), "parameter tensor, in the order of the flat vector", ""),
+        "tensor_shape": variable("tensor", shapes, "its shape", ""),
+        "tensor_start": variable("tensor", np.cumsum([0, *layout.sizes[:-1]]), "where it begins in the flat vector"),
+    }
 
 
 def estimated(name: str, estimate: Estimate, long_name: str, units: str = "1") -> dict[str, xr.Variable]:
@@ -122,6 +199,8 @@ def estimated(name: str, estimate: Estimate, long_name: str, units: str = "1") -
 
 def estimate_in(row: xr.Dataset, name: str) -> Estimate:
     """The estimate that `estimated` stored."""
+    from landscape.spectrum.estimate import Estimate
+
     low, high = map(float, row[f"{name}_interval"].values)
     return Estimate(float(row[name]), float(row[f"{name}_standard_error"]), low, high)
 

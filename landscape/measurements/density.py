@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.density import PROBES, check_arguments, spectral_density
-from landscape.spectrum.distribution import SpectralDensity
-from landscape.spectrum.eigenpairs import Eigenpairs
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.spectrum.distribution import SpectralDensity
+    from landscape.spectrum.eigenpairs import Eigenpairs
 
 # Relative residuals of known eigenpairs up to which these are deflated: what is left is of second order in them.
 _CLOSE = 1e-3
@@ -45,6 +47,8 @@ class Density(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "density"
+    flag: ClassVar[Flag] = Flag("density", "Spectral density, by Lanczos quadrature.")
+    figures: ClassVar[tuple[str, ...]] = ("density",)
 
     @property
     def exact(self) -> bool:
@@ -53,15 +57,21 @@ class Density(OfMatrix):
 
     @property
     def _probes(self) -> int:
+        from landscape.spectrum.density import PROBES
+
         return PROBES if self.probes is None else self.probes
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `spectral_density` would."""
+        from landscape.spectrum.density import check_arguments
+
         check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        from landscape.spectrum.density import spectral_density
+
         expected = 4 * self.k + self._probes * self.steps
         operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
         known = self._known(history)
@@ -98,6 +108,8 @@ def density_of(row: xr.Dataset) -> SpectralDensity:
     Args:
         row: of the group ``density`` (or that of another matrix), one checkpoint.
     """
+    from landscape.spectrum.distribution import SpectralDensity
+
     found = row.outliers.notnull().values  # rows of other checkpoints may have more
     return SpectralDensity(
         outliers=row.outliers.values[found],

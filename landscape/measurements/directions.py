@@ -6,22 +6,23 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 
-from landscape.checkpoint import fit_state, read_checkpoint
 from landscape.errors import InputError
 from landscape.measurements.files import digest_of, read_vector, refuse_changed
 from landscape.measurements.run import History
-from landscape.problem import Problem
-from landscape.record import open_record
 from landscape.reporting.display import to_error
 from landscape.reporting.progress import Progress
-from landscape.slices.directions import Direction, gaussian, gradient_direction, toward, unit
-from landscape.slices.path import Principal, principal_components
-from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
+
+if TYPE_CHECKING:
+    import torch
+
+    from landscape.problem import Problem
+    from landscape.slices.directions import Direction
+    from landscape.slices.path import Principal
+    from landscape.spectrum.eigenpairs import Eigenpairs
 
 RANDOM: dict[str, Literal["filter", "layer", "none"]] = {"filter": "filter", "layer": "layer", "gaussian": "none"}
 ENDS: dict[str, Literal["LA", "SA"]] = {"top": "LA", "bottom": "SA"}
@@ -97,6 +98,9 @@ def find_directions(
         history: with the run, for its principal components.
         progress: of the eigenvectors' solves, one for each end of the spectrum.
     """
+    from landscape.slices.directions import gaussian, gradient_direction
+    from landscape.spectrum.eigenpairs import top_eigenpairs
+
     asked, used = Counter(names), Counter[str]()
     solved = {
         name: top_eigenpairs(problem.hessian(), asked[name], which, seed=seed, progress=progress)
@@ -128,18 +132,27 @@ def digests_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def _eigenvector(pairs: Eigenpairs, index: int, end: str) -> Found:
+    from landscape.slices.directions import unit
+
     value = to_error(float(pairs.eigenvalues[index]), float(pairs.residuals[index]) + pairs.rounding)
     direction = unit(pairs.eigenvectors[:, index], f"{end} eigenvector {index + 1}")
     return Found(direction, f"eigenvalue {value}", bool(pairs.converged[index]) and pairs.complete)
 
 
 def _principal(history: History, count: int) -> Principal:
+    from landscape.slices.path import principal_components
+
     points = [each.vector for each in history.run.problems()]
     return principal_components(points, history.run.positions, count)
 
 
 def _from_file(problem: Problem, path: str, digest: str | None, history: History, index: int) -> Found:
     """A vector of the user's, an eigenvector of a record, or the line to another checkpoint."""
+    import torch
+
+    from landscape.checkpoint import fit_state, read_checkpoint
+    from landscape.slices.directions import Direction, toward
+
     name = Path(path).name
     if path.endswith(".npy"):
         return Found(_of_length(problem, read_vector(path, digest), path, name))
@@ -162,6 +175,11 @@ def _from_file(problem: Problem, path: str, digest: str | None, history: History
 
 def _from_record(problem: Problem, path: str, history: History, index: int) -> Found:
     """An eigenvector that a record has of this checkpoint, or else of its last one."""
+    import torch
+
+    from landscape.record import open_record
+    from landscape.slices.directions import unit
+
     with open_record(path) as record:
         if "hessian" not in record or "eigenvectors" not in record["hessian"].dataset:
             raise InputError(f"{path} has no eigenvectors of the Hessian: measure them with --hessian --eigenvectors")
@@ -178,6 +196,8 @@ def _from_record(problem: Problem, path: str, history: History, index: int) -> F
 
 def _of_length(problem: Problem, vector: torch.Tensor, path: str, name: str) -> Direction:
     """A vector from a file, as a direction in the problem's parameters."""
+    from landscape.slices.directions import Direction
+
     if vector.shape != (problem.layout.dim,) or vector.is_complex():
         raise InputError(f"{path} has shape {tuple(vector.shape)}, the parameters' vector ({problem.layout.dim},)")
     vector = vector.to(problem.device, problem.dtype)

@@ -5,34 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.dynamics import (
-    Information,
-    Overlap,
-    joint_information,
-    overlap,
-    phases,
-    rank_paired_information,
-    spectrum_measures,
-)
-from landscape.dynamics.phases import FEWEST_POINTS, Phases
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History, Run
-from landscape.measurements.spectrum import Spectrum
+from landscape.measurements.spectrum import LEADING, Spectrum
 from landscape.measurements.stability import Stability
-from landscape.problem import Problem
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.full import MAX_DIM
-from landscape.valley import noise_floor
 
-LEADING = 32  # eigenvectors of each spectrum, for overlaps and the joint law
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.dynamics import Information, Overlap
+    from landscape.dynamics.phase_search import Phases
+    from landscape.problem import Problem
 
 
 def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[list[Measurement], tuple[str, ...]]:
@@ -45,6 +36,8 @@ def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[li
     Returns:
         What is left, and a note on what isn't. Spectra that are asked for by themselves stay, to be refused.
     """
+    from landscape.spectrum.full import MAX_DIM
+
     left = [each for each in measurements if isinstance(each, Dynamics) or getattr(each, "leading", False)]
     if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in left):
         return list(measurements), ()
@@ -68,6 +61,8 @@ class Dynamics(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "dynamics"
+    flag: ClassVar[Flag] = Stability.flag
+    figures: ClassVar[tuple[str, ...]] = ("dynamics",)
     over_run: ClassVar[bool] = True
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
@@ -80,6 +75,8 @@ class Dynamics(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.dynamics import spectrum_measures
+
         rows, steps = history.run.rows(Spectrum.group), history.run.positions
         if any("leading_vectors" not in row for row in rows):
             raise InputError(f"dynamics need leading eigenvectors of each spectrum: Spectrum(leading={LEADING})")
@@ -117,12 +114,17 @@ class Dynamics(Measurement):
 
     def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
         """Of as many leading eigenvectors as both have above rounding; beyond it they are rounding's."""
+        from landscape.dynamics import Overlap, overlap
+
         count = min(map(_above_rounding, (before, after)))
         if not count:
             return Overlap(np.nan, np.nan, np.nan, np.nan)
         return overlap(*(row.leading_vectors.values[:count].T for row in (before, after)))
 
     def _paired(self, before: xr.Dataset, after: xr.Dataset, precision: str) -> Information | None:
+        from landscape.dynamics import rank_paired_information
+        from landscape.valley import noise_floor
+
         floor = max(noise_floor(each.eigenvalues.values, precision, float(each.rounding)) for each in (before, after))
         if not floor:  # both spectra are zero
             return None
@@ -130,6 +132,8 @@ class Dynamics(Measurement):
 
     def _joint(self, before: xr.Dataset, after: xr.Dataset) -> Information | None:
         """The joint law; None where the row's masses are on another checkpoint's eigenvectors."""
+        from landscape.dynamics import joint_information
+
         shares = np.sort(np.abs(after.eigenvalues.values))[::-1]
         k, l = _above_rounding(after), _above_rounding(before)  # noqa: E741
         if str(after.previous.values) != str(before.sha256.values) or not (k and l):
@@ -138,6 +142,9 @@ class Dynamics(Measurement):
         return joint_information(shares / shares.sum(), overlaps, after.mass_on_previous.values[:l], seed=self.seed)
 
     def _phases(self, steps: np.ndarray, entropy: np.ndarray) -> dict[str, xr.Variable]:
+        from landscape.dynamics import phases
+        from landscape.dynamics.phase_search import FEWEST_POINTS
+
         found: Phases | None = None
         if len(steps) >= FEWEST_POINTS and np.isfinite(entropy).all():
             found = phases(steps, entropy, seed=self.seed)
@@ -209,6 +216,8 @@ def _overlapping(row: xr.Dataset) -> str:
 
 
 def _course(row: xr.Dataset) -> str:
+    from landscape.dynamics.phase_search import FEWEST_POINTS
+
     label, found = str(row.phases.values), str(row.phases_found.values)
     if not found:
         return f"phases of the entropy: none can be told from fewer than {FEWEST_POINTS} checkpoints"

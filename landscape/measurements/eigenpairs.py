@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 import numpy as np
-import torch
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.curvature.products.route import Route
 from landscape.errors import InputError
-from landscape.machine.memory import Growth
-from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, tensors_of, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
-from landscape.problem.parameters import ParameterLayout
 from landscape.reporting.display import eigenvalue_table, rounded_up
 from landscape.reporting.messages import amount, counted
 from landscape.reporting.progress import Progress
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.basis_memory import bytes_of_basis
-from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, products_allowed, top_eigenpairs
-from landscape.spectrum.ends import Which
-from landscape.spectrum.rows import Place
-from landscape.spectrum.search import MISSED_AT_MOST
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.spectrum.eigenpairs import Eigenpairs
+    from landscape.spectrum.ends import Which
 
 _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the lower end", "BE": "at both ends"}
 
@@ -55,6 +53,16 @@ class TopEigenpairs(OfMatrix):
     eigenvectors: bool | None = None
     matrix: Matrix = field(default_factory=Matrix)
 
+    flag: ClassVar[Flag] = Flag(
+        "eigenpairs", "Top eigenvalues and eigenvectors, by Lanczos.", ("--hessian", "--eigenpairs")
+    )
+    figures: ClassVar[tuple[str, ...]] = ("eigenvalues",)
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any]) -> list[Self]:
+        """By its own option, and where another library is run beside."""
+        return [cls.of(options)] if options.get("crosscheck") else super().asked(options)
+
     @property
     def name(self) -> str:
         """See `_group`."""
@@ -67,6 +75,8 @@ class TopEigenpairs(OfMatrix):
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
+        from landscape.spectrum.eigenpairs import check_arguments
+
         check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products, self.tol_value)
         size = checkpoints * self.k * problem.vector.nbytes
         stored = size < 1e9 if self.eigenvectors is None else self.eigenvectors
@@ -74,6 +84,10 @@ class TopEigenpairs(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        from landscape.machine.memory import Growth
+        from landscape.spectrum.basis_memory import bytes_of_basis
+        from landscape.spectrum.eigenpairs import top_eigenpairs
+
         growth, products = Growth(problem.device), 20 + 4 * self.k
         operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
@@ -98,7 +112,9 @@ class TopEigenpairs(OfMatrix):
         )
         variables = _pairs(pairs, self.matrix)
         if self.eigenvectors:
-            variables |= _vectors(pairs, problem.layout)
+            vectors = pairs.eigenvectors.T.cpu().numpy()
+            named = "unit eigenvector, flat parameter layout"
+            variables |= {"eigenvectors": variable(("index", "parameter"), vectors, named), **tensors_of(problem)}
             variables["overlap"] = variable(
                 (), _overlap(before, pairs.eigenvectors), "||V'^T V||_F^2 / k with the V' of the checkpoint before"
             )
@@ -109,12 +125,17 @@ class TopEigenpairs(OfMatrix):
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
         """The eigenvectors (n, k) of the checkpoint before."""
+        import torch
+
         if history.previous is None or not self.eigenvectors:
             return None
         return torch.as_tensor(history.previous.eigenvectors.values.T.copy()).to(problem.device, problem.dtype)
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """Pairs that did not converge, and a search for missed copies that stayed undecided."""
+        from landscape.spectrum.eigenpairs import products_allowed
+        from landscape.spectrum.search import MISSED_AT_MOST
+
         lines = []
         if open_pairs := int((~row.converged).sum()):
             goal = f"a relative residual of {self.tol:g}"
@@ -140,6 +161,8 @@ class TopEigenpairs(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """How it was computed, the table, and what it cost."""
+        from landscape.curvature.products.route import Route
+
         told = json.loads(str(row.provenance.values))
         lines: list[RenderableType] = [
             f"{self.matrix.title}: {counted(row.sizes['index'], 'eigenvalue')} {_ENDS[self.which]}, "
@@ -176,6 +199,11 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
     Raises:
         InputError: the row is without eigenvectors.
     """
+    import torch
+
+    from landscape.spectrum.eigenpairs import Eigenpairs
+    from landscape.spectrum.rows import Place
+
     if "eigenvectors" not in row:
         raise InputError(
             "this row has no eigenvectors: rows that `landscape.probe` returns leave them out, so take that of the "
@@ -254,6 +282,8 @@ def _chance(missed: float) -> str:
 
 def _overlap(before: torch.Tensor | None, now: torch.Tensor) -> float:
     """1 where two subspaces (n, k) are the same, k/n on average where they are random, NaN where one is not known."""
+    import torch
+
     return float("nan") if before is None else float((before.T @ now).square().sum(dtype=torch.float64)) / now.shape[1]
 
 
@@ -272,17 +302,4 @@ def _pairs(pairs: Eigenpairs, matrix: Matrix) -> dict[str, xr.Variable]:
         "missed": variable((), pairs.missed, "bound on the probability that an eigenvalue among these was missed"),
         "products": variable((), pairs.products, "matrix-vector products made"),
         "products_verification": variable((), pairs.products_verification, "products spent on verification"),
-    }
-
-
-def _vectors(pairs: Eigenpairs, layout: ParameterLayout) -> dict[str, xr.Variable]:
-    starts = np.cumsum([0, *layout.sizes[:-1]])
-    shapes = [" ".join(map(str, shape)) for shape in layout.shapes]
-    return {
-        "eigenvectors": variable(
-            ("index", "parameter"), pairs.eigenvectors.T.cpu().numpy(), "unit eigenvector, flat parameter layout"
-        ),
-        "tensor_name": variable("tensor", list(layout.names), "parameter tensor, in the order of the flat vector", ""),
-        "tensor_shape": variable("tensor", shapes, "its shape", ""),
-        "tensor_start": variable("tensor", starts, "where it begins in the flat vector"),
     }

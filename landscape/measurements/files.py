@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from landscape.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def digest_of(path: str) -> str:
@@ -33,6 +35,8 @@ def read_vector(path: str, digest: str | None) -> Tensor:
         InputError: it can't be read or is another one than it was; there is no vector in it, or none that can be had
             without running code.
     """
+    import torch
+
     content = _read(path)
     refuse_changed(path, digest, hashlib.sha256(content).hexdigest())
     file, numpy = io.BytesIO(content), path.endswith(".npy")

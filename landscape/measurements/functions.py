@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, estimate_in, estimated, variable
+from landscape.measurements.base import (
+    Flag,
+    Measured,
+    arithmetic_in,
+    arithmetic_variable,
+    estimate_in,
+    estimated,
+    variable,
+)
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
+from landscape.reporting.deprecation import renamed_settings
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.estimate import FEWEST_PROBES
-from landscape.spectrum.functions import (
-    NotDefiniteError,
-    check_effective_dimension,
-    check_log_det,
-    effective_dimension,
-    log_det,
-)
-from landscape.spectrum.spectral_sum import SpectralSum
-from landscape.spectrum.summation import STEPS, K, Settings
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.operator import SymmetricOperator
+    from landscape.problem import Problem
+    from landscape.spectrum.spectral_sum import SpectralSum
+    from landscape.spectrum.summation import Settings
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class _SpectralSum(OfMatrix):
 
     Attributes:
         alpha: in the units of the matrix.
-        tol: goal for the half-width of the 95 % interval; None for the default of the estimator.
+        tol_estimate: goal for the half-width of the 95 % interval; None for the default of the estimator.
         probes: so many, in place of a goal.
         steps: of each probe's chain.
         k: outliers done exactly.
@@ -43,32 +48,45 @@ class _SpectralSum(OfMatrix):
     """
 
     alpha: float
-    tol: float | None = None
+    tol_estimate: float | None = None
     probes: int | None = None
-    steps: int = STEPS
-    k: int = K
+    steps: int = 100
+    k: int = 10
     seed: int = 0
     max_products: int | None = None
     matrix: Matrix = field(default_factory=Matrix)
 
     symbol: ClassVar[str]
-    _check: ClassVar[Callable[[int, float, Settings], None]]
-    _estimate: ClassVar[Callable[..., SpectralSum]]
+
+    @staticmethod
+    @abstractmethod
+    def _check(dim: int, alpha: float, settings: Settings) -> None:
+        """Refuse what the estimator would."""
+
+    @staticmethod
+    @abstractmethod
+    def _estimate(operator: SymmetricOperator, alpha: float, **settings: Any) -> SpectralSum:
+        """Make the estimate."""
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the estimator would before any product."""
-        settings = Settings(self.tol, self.probes, self.steps, self.k, self.seed, self.max_products)
-        type(self)._check(problem.layout.dim, self.alpha, settings)
+        from landscape.spectrum.summation import Settings
+
+        settings = Settings(self.tol_estimate, self.probes, self.steps, self.k, self.seed, self.max_products)
+        self._check(problem.layout.dim, self.alpha, settings)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        from landscape.spectrum.estimate import FEWEST_PROBES
+        from landscape.spectrum.functions import NotDefiniteError
+
         expected = self.k + (self.probes or FEWEST_PROBES) * self.steps
         operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
         try:
-            found = type(self)._estimate(
-                operator, self.alpha, tol=self.tol, probes=self.probes, steps=self.steps, k=self.k, seed=self.seed,
-                max_products=self.max_products, progress=bar,
+            found = self._estimate(
+                operator, self.alpha, tol=self.tol_estimate, probes=self.probes, steps=self.steps, k=self.k,
+                seed=self.seed, max_products=self.max_products, progress=bar,
             )  # fmt: skip
             remarks = list(found.remarks)
         except NotDefiniteError as error:  # of this checkpoint, which says nothing of the run's others
@@ -90,11 +108,13 @@ class _SpectralSum(OfMatrix):
         return [f"{self.matrix.title}: {self.symbol} = {value}", *how, *notes]
 
     def _found_in(self, row: xr.Dataset) -> SpectralSum:
+        from landscape.spectrum.spectral_sum import SpectralSum
+
         return SpectralSum(
             **vars(estimate_in(row, self.group)),
             alpha=self.alpha,
             method="exact" if str(row.method.values) == "exact" else "probes",
-            tol=self.tol,
+            tol=self.tol_estimate,
             goal=None,
             converged=bool(row.converged),
             agree=bool(row.agree),
@@ -111,11 +131,13 @@ class _SpectralSum(OfMatrix):
 
     def _without_value(self, products: int) -> SpectralSum:
         """What stands for a sum that isn't defined, or can't be told to be."""
+        from landscape.spectrum.spectral_sum import SpectralSum
+
         nan = math.nan
         return SpectralSum(
-            nan, nan, nan, nan, alpha=self.alpha, method="probes", tol=self.tol, goal=nan, converged=False, agree=False,
-            quadrature_error=nan, deflation_error=nan, rounding=nan, deflated=0, probes=0, steps=0, products=products,
-            samples=np.array([]),
+            nan, nan, nan, nan, alpha=self.alpha, method="probes", tol=self.tol_estimate, goal=nan, converged=False,
+            agree=False, quadrature_error=nan, deflation_error=nan, rounding=nan, deflated=0, probes=0, steps=0,
+            products=products, samples=np.array([]),
         )  # fmt: skip
 
     def _has_none(self, row: xr.Dataset) -> bool:
@@ -139,24 +161,48 @@ class _SpectralSum(OfMatrix):
         }
 
 
+@renamed_settings(tol="tol_estimate")
 @dataclass(frozen=True)
 class LogDet(_SpectralSum):
     """log det(A + alpha I); see `landscape.log_det` for the settings."""
 
     group = "log_det"
+    flag: ClassVar[Flag] = Flag("log_det", "Logarithm of det(A + ALPHA I).", sets="alpha")
     symbol = "log det(A + alpha I)"
-    _check = check_log_det
-    _estimate = log_det
+
+    @staticmethod
+    def _check(dim: int, alpha: float, settings: Settings) -> None:
+        from landscape.spectrum.functions import check_log_det
+
+        check_log_det(dim, alpha, settings)
+
+    @staticmethod
+    def _estimate(operator: SymmetricOperator, alpha: float, **settings: Any) -> SpectralSum:
+        from landscape.spectrum.functions import log_det
+
+        return log_det(operator, alpha, **settings)
 
 
+@renamed_settings(tol="tol_estimate")
 @dataclass(frozen=True)
 class EffectiveDimension(_SpectralSum):
     """The sum of lambda / (lambda + alpha) over lambda > 0; see `landscape.effective_dimension` for the settings."""
 
     group = "effective_dimension"
+    flag: ClassVar[Flag] = Flag("effective_dimension", "Sum of l / (l + ALPHA) over eigenvalues l > 0.", sets="alpha")
     symbol = "effective dimension"
-    _check = check_effective_dimension
-    _estimate = effective_dimension
+
+    @staticmethod
+    def _check(dim: int, alpha: float, settings: Settings) -> None:
+        from landscape.spectrum.functions import check_effective_dimension
+
+        check_effective_dimension(dim, alpha, settings)
+
+    @staticmethod
+    def _estimate(operator: SymmetricOperator, alpha: float, **settings: Any) -> SpectralSum:
+        from landscape.spectrum.functions import effective_dimension
+
+        return effective_dimension(operator, alpha, **settings)
 
 
 def _remarks(row: xr.Dataset) -> list[str]:

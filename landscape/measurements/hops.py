@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
-from rich.table import Table
 
-from landscape.dynamics import PARTS, Displacement, Hops, displacement, fewest_updates, hops, verdicts
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History, Run
-from landscape.problem import Problem
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.eigenpairs import check_arguments, top_eigenpairs
-from landscape.spectrum.full import MAX_DIM, full_spectrum
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.dynamics import Displacement, Hops
+    from landscape.problem import Problem
 
 THRESHOLDS = (1e-3, 1e-2, 0.1)  # eps by the largest eigenvalue
 _UNITS = "loss / parameter^2"
@@ -44,16 +44,22 @@ class ValleyHops(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "hops"
+    flag: ClassVar[Flag] = Flag("hops", "Valley hopping, of a run whose every step was kept.")
+    figures: ClassVar[tuple[str, ...]] = ("hops",)
     over_run: ClassVar[bool] = True
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the solve would."""
+        from landscape.spectrum.eigenpairs import check_arguments
+
         refuse_fractions(k=self.k)
         check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
         return self
 
     def check_run(self, run: Run, measured: Sequence[str]) -> None:
         """Refuse a run without a window long enough for any answer."""
+        from landscape.dynamics import fewest_updates
+
         needed = fewest_updates(self.k)
         if None in run.steps:
             raise InputError("hops are of successive steps, and some of these checkpoints don't say their step")
@@ -66,6 +72,8 @@ class ValleyHops(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.dynamics import fewest_updates
+
         stretches = _windows(history.run)
         windows = [each for each in stretches if each[1] - each[0] >= fewest_updates(self.k)]
         found = []
@@ -76,6 +84,8 @@ class ValleyHops(Measurement):
         return Measured(_variables(found, history.run) | {"left_out": short})
 
     def _window(self, run: Run, start: int, stop: int, tell: Callable[[Progress], None]) -> _Window:
+        from landscape.dynamics import displacement, hops
+
         middle = (start + stop) // 2
         points = np.array([run.load(place).vector.cpu().numpy() for place in range(start, stop + 1)])
         values, vectors, error, converged = self._eigenpairs(run.load(middle), tell)
@@ -97,6 +107,9 @@ class ValleyHops(Measurement):
         self, problem: Problem, tell: Callable[[Progress], None]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues, descending, eigenvectors, and of the first k the error and whether they converged."""
+        from landscape.spectrum.eigenpairs import top_eigenpairs
+        from landscape.spectrum.full import MAX_DIM, full_spectrum
+
         if problem.layout.dim <= MAX_DIM:
             full = full_spectrum(problem.hessian(problem.layout.dim), eigenvectors=True, progress=tell)
             assert full.eigenvectors is not None, "asked for"
@@ -112,6 +125,8 @@ class ValleyHops(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The rates of every window, and the split of its steps."""
+        from rich.table import Table
+
         lines: list[RenderableType] = []
         if left_out := int(row.left_out):
             lines.append(f"hops: {left_out} of the stretches of successive steps left out, too short for any answer")
@@ -170,6 +185,8 @@ def _rate(rate: xr.DataArray, interval: xr.DataArray) -> str:
 
 def _split(row: xr.Dataset) -> str:
     """Where the steps of a window go, at one threshold."""
+    from landscape.dynamics import PARTS
+
     parts = ", ".join(
         f"{part} {path:.1%} of the path (at random {random:.1%}), {net:.1%} of the way, straightness {straight:.2f}"
         for part, path, random, net, straight in zip(
@@ -182,6 +199,8 @@ def _split(row: xr.Dataset) -> str:
 
 
 def _variables(found: list[_Window], run: Run) -> dict[str, xr.Variable]:
+    from landscape.dynamics import PARTS, verdicts
+
     steps, at, split = run.positions, ("window", "direction"), ("window", "threshold", "part")
     longest = max(len(each.hops.components) for each in found)
     components = np.full((len(found), longest, len(found[0].eigenvalues)), np.nan)

@@ -5,28 +5,30 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from landscape.curvature.products.route import Route
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, arithmetic_variable, variable
+from landscape.measurements.base import Flag, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
-from landscape.problem import Problem
+from landscape.reporting.deprecation import renamed_settings
 from landscape.reporting.display import to_error
 from landscape.reporting.progress import Progress, part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.trace import TraceEstimate, estimate_trace
-from landscape.spectrum.trace import check_arguments as check_trace
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.curvature.products.route import Route
+    from landscape.problem import Problem
+    from landscape.spectrum.eigenpairs import Eigenpairs
+    from landscape.spectrum.trace import TraceEstimate
 
 
+@renamed_settings(tol_trace="tol_estimate")
 @dataclass(frozen=True)
 class Layers(OfMatrix):
     """The eigenvalue of largest magnitude and the trace of each layer's diagonal block of the matrix.
@@ -36,23 +38,27 @@ class Layers(OfMatrix):
 
     Attributes:
         tol: goal for the relative residual of the eigenvalue.
-        tol_trace: goal for the half-width of the trace's 95 % interval, relative to it.
+        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to it.
         probes: so many, in place of that goal.
         matrix: whose blocks.
     """
 
     tol: float = 1e-3
-    tol_trace: float | None = None
+    tol_estimate: float | None = None
     probes: int | None = None
     seed: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "layers"
+    flag: ClassVar[Flag] = Flag("per_layer", "Top eigenvalue and trace of each layer's own block.")
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse settings out of range, and a preconditioner of the whole vector."""
+        from landscape.spectrum.eigenpairs import check_arguments
+        from landscape.spectrum.trace import check_arguments as check_trace
+
         check_arguments(1, 1, "LM", self.tol, self.seed, None)
-        check_trace(problem.layout.dim, self.tol_trace, self.probes, self.seed, None)
+        check_trace(problem.layout.dim, self.tol_estimate, self.probes, self.seed, None)
         if self.matrix.precondition not in (None, "adam"):
             raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
         return self.with_matrix(problem)
@@ -73,19 +79,25 @@ class Layers(OfMatrix):
         self, problem: Problem, route: str | None, tell: Callable[[Progress], None]
     ) -> tuple[Eigenpairs, TraceEstimate, Route]:
         """What is measured of one layer; its operator, with all graphs, is gone before the next one's is made."""
+        from landscape.spectrum.eigenpairs import top_eigenpairs
+        from landscape.spectrum.trace import estimate_trace
+
         operator, made = self.matrix.operator(problem, route)
         pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
-        return pairs, estimate_trace(operator, self.tol_trace, self.probes, self.seed, progress=tell), made.route
+        return pairs, estimate_trace(operator, self.tol_estimate, self.probes, self.seed, progress=tell), made.route
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """The layers whose numbers are less certain than asked for."""
         eigenvalues = row.layer.values[~row.converged.values]
         traces = row.layer.values[~row.trace_converged.values]
         lines = [f"the top eigenvalue of {name} did not converge: raise --tol" for name in eigenvalues]
-        return lines + [f"the trace of {name} is less certain than asked for: raise --tol-trace" for name in traces]
+        return lines + [f"the trace of {name} is less certain than asked for: raise --tol-estimate" for name in traces]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A table of all layers."""
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table("layer", "size", "top eigenvalue", "trace (95 %)", "converged")
         for column in table.columns[1:4]:
             column.justify = "right"

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.dynamics import Grouping, Milestones, group_curves, half_steps, half_way, milestones
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History, Run
 from landscape.measurements.samples import ABOUT, Samples
-from landscape.problem import Problem
 from landscape.reporting.messages import counted, listed
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.slices.extent import natural_scale
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.dynamics import Grouping, Milestones
+    from landscape.problem import Problem
 
 LEAST = 0.05  # of the natural scale: a sample that gains less isn't learnt
 _LOSS = "loss"
@@ -41,6 +43,15 @@ class Learning(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "learning"
+    flag: ClassVar[Flag] = Samples.flag
+    makes_products: ClassVar[bool] = False
+    figures: ClassVar[tuple[str, ...]] = ("learning",)
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any]) -> list[Self]:
+        """With the losses of samples, of a run."""
+        return super().asked(options) if len(options["checkpoints"]) > 1 else []
+
     over_run: ClassVar[bool] = True
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
@@ -57,6 +68,9 @@ class Learning(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.dynamics import group_curves, half_steps, half_way, milestones
+        from landscape.slices.extent import natural_scale
+
         rows, steps = history.run.rows(Samples.name), history.run.positions
         losses, accuracies = (np.array([row[each].values for row in rows]) for each in ("loss", "accuracy"))
         weights = rows[0].weight.values
@@ -100,6 +114,8 @@ class Learning(Measurement):
 
     def _grouping(self, rows: list[xr.Dataset]) -> tuple[Grouping, str]:
         """The groups of the samples that count, and what they are by."""
+        from landscape.dynamics import Grouping
+
         kept = rows[0].weight.values > 0
         about = {str(name).removeprefix(ABOUT): rows[0][name].values for name in rows[0] if str(name).startswith(ABOUT)}
         texts = [name for name, values in about.items() if values.dtype.kind not in "fi"]
@@ -136,6 +152,8 @@ class Learning(Measurement):
 
 def _grouped(values: np.ndarray, name: str, text: bool) -> tuple[Grouping, str]:
     """Groups by a text or by thirds of a number, and what they are by."""
+    from landscape.dynamics import Grouping
+
     title = name.replace("_", " ")
     if text:
         return Grouping.by_label(values), title

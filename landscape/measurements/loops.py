@@ -6,68 +6,81 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
-from rich.table import Table
 
-from landscape.curvature.products.route import Route
 from landscape.errors import InputError
-from landscape.loops import PROBES, LoopCurvature, Share, check_arguments, loop_curvature
-from landscape.loops.untied import untied
-from landscape.measurements.base import Measured, arithmetic_variable, variable
+from landscape.measurements.base import Flag, Measured, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
-from landscape.operator import SymmetricOperator
-from landscape.problem import Problem
+from landscape.reporting.deprecation import renamed_settings
 from landscape.reporting.display import to_error
 from landscape.reporting.messages import listed
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.eigenpairs import Eigenpairs
-from landscape.spectrum.trace import TOL
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from landscape.curvature.products.route import Route
+    from landscape.loops import LoopCurvature, Share
+    from landscape.operator import SymmetricOperator
+    from landscape.problem import Problem
+    from landscape.spectrum.eigenpairs import Eigenpairs
 
 
+@renamed_settings(tol_trace="tol_estimate", module="loop_module")
 @dataclass(frozen=True)
 class Loops(OfMatrix):
     """The tied matrix of a loop by the blocks of the untied one; see `landscape.loop_curvature` for the settings.
 
     Attributes:
-        module: the looped module's name; None finds it.
-        tol_trace: twice the standard error of the trace's cross-loop share at which no more probes are drawn.
+        loop_module: the looped module's name; None finds it.
+        tol_estimate: twice the standard error of the trace's cross-loop share at which no more probes are drawn.
         probes: the most that are drawn; None for the default of `loop_curvature`.
         matrix: the kind of curvature.
     """
 
-    module: str | None = None
+    loop_module: str | None = None
     k: int = 3
     tol: float = 1e-3
-    tol_trace: float | None = None
+    tol_estimate: float | None = None
     probes: int | None = None
     seed: int = 0
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "loops"
+    flag: ClassVar[Flag] = Flag("loops", "Tied against untied weights of a looped module.")
 
     @property
     def _probes(self) -> int:
+        from landscape.loops import PROBES
+
         return PROBES if self.probes is None else self.probes
 
     @property
     def _error(self) -> float:
-        return (TOL if self.tol_trace is None else self.tol_trace) / 2
+        from landscape.spectrum.trace import TOL
+
+        return (TOL if self.tol_estimate is None else self.tol_estimate) / 2
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `loop_curvature` would, a model without a loop included."""
+        from landscape.loops import check_arguments
+        from landscape.loops.untied import untied
+
         check_arguments(self.k, self.tol, self._probes, self._error, self.seed)
         if self.matrix.precondition is not None:
             raise InputError("--loops can't be preconditioned: the separate weights have no second moments")
-        untied(problem, self.module)
+        untied(problem, self.loop_module)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
+        from landscape.loops import loop_curvature
+
         routes: list[Route] = []
         kept = kept_routes(history.choices, 2)
 
@@ -77,7 +90,7 @@ class Loops(OfMatrix):
             return made
 
         found = loop_curvature(
-            problem, self.module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
+            problem, self.loop_module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
             operator=operator, progress=bar,
         )  # fmt: skip
         return Measured(
@@ -98,12 +111,14 @@ class Loops(OfMatrix):
                 )
             lines.append(
                 f"the cross-loop share of the trace {wanting} after {int(row.probes)} probes: raise --probes or "
-                "--tol-trace"
+                "--tol-estimate"
             )
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The eigenvalues side by side, and the shares."""
+        from rich.table import Table
+
         uses = row.sizes["use"]
         table = Table("#", "tied", "untied", "untied times T")
         for column in table.columns:
@@ -149,6 +164,8 @@ def _share(row: xr.Dataset, name: str) -> str:
 
 def _blocks(values: np.ndarray) -> Table:
     """One number for each pair of uses."""
+    from rich.table import Table
+
     table = Table("i \\ j", *map(str, range(1, len(values) + 1)))
     for i, row in enumerate(values, 1):
         table.add_row(str(i), *(f"{value:.3g}" for value in row))

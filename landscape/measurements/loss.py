@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Self
-
-import torch
-import xarray as xr
-from rich.console import RenderableType
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from landscape.errors import InputError
 from landscape.measurements.base import Measured, Measurement, variable
 from landscape.measurements.run import History
-from landscape.problem import Problem
-from landscape.problem.samples import LossEstimate
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Loss(Measurement):
     """The objective over the data, and its gradient's norm; a few forward and one backward pass."""
 
     name: ClassVar[str] = "loss"
+    makes_products: ClassVar[bool] = False
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
@@ -31,6 +32,8 @@ class Loss(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        import torch
+
         estimate = problem.evaluate()
         gradient_norm = float(torch.linalg.vector_norm(problem.gradient(), dtype=torch.float64))
         if not math.isfinite(gradient_norm):
@@ -52,6 +55,8 @@ class Loss(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Two lines."""
+        from landscape.problem.samples import LossEstimate
+
         estimate = LossEstimate(float(row.loss), float(row.standard_error), int(row.samples), int(row.terms))
         parameters = counted(int(row.parameters), "parameter")
         return [*estimate.summary, f"gradient norm {float(row.gradient_norm):.3g}, {parameters}"]

@@ -4,38 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from torch import Tensor
-
-from landscape.checkpoint import OPTIMIZER_KEYS
-from landscape.curvature.differences import DifferenceHessian
-from landscape.curvature.fisher import EmpiricalFisher, ExactFisher, MonteCarloFisher
-from landscape.curvature.fitting import fitted
-from landscape.curvature.gauss_newton import GaussNewton
-from landscape.curvature.hessian import Hessian
-from landscape.curvature.preconditioned import Preconditioned, adam_diagonal, inverse_root
-from landscape.curvature.products.batched import BatchedOperator
-from landscape.curvature.reduced import ReducedHessian
+from landscape.curvature.kinds import Unit, kind_of
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement
 from landscape.measurements.files import digest_of, read_vector
-from landscape.operator import SymmetricOperator
-from landscape.problem import Problem
-from landscape.reporting.messages import listed
 
-Kind = Literal["hessian", "bfloat16", "differences", "ggn", "fisher", "fisher-mc", "fisher-empirical"]
-Unit = Literal["term", "sequence"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-_TITLES = {
-    "hessian": "Hessian",
-    "bfloat16": "Hessian in bfloat16",
-    "differences": "Hessian by differences of the gradient",
-    "ggn": "generalised Gauss-Newton matrix",
-    "fisher": "Fisher matrix (exact)",
-    "fisher-mc": "Fisher matrix (Monte Carlo)",
-    "fisher-empirical": "empirical Fisher (gradients' second moment)",
-}
+    from landscape.curvature.differences import DifferenceHessian
+    from landscape.curvature.products.batched import BatchedOperator
+    from landscape.operator import SymmetricOperator
+    from landscape.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -43,10 +25,7 @@ class Matrix:
     """A kind of curvature, and how it is made.
 
     Attributes:
-        kind: ``hessian``; ``bfloat16``, the same by products in less precision; ``differences``, the same for a loss
-            that can't be differentiated twice; ``ggn``, the generalised Gauss-Newton matrix; ``fisher``, exact under
-            the model's own distribution; ``fisher-mc``, the same from sampled labels; ``fisher-empirical``, from the
-            data's labels, which is not the Fisher (Kunstner, Hennig and Balles 2019).
+        kind: as `landscape.matrix` has it.
         unit: what a score of the Fisher kinds is of: each loss ``term`` (token), or each sample's (``sequence``) sum.
         samples: labels sampled for each term of ``fisher-mc``.
         seed: of these labels.
@@ -55,7 +34,7 @@ class Matrix:
         digest: sha256 of that file, once it is settled: it, and not the file's name, is part of the request.
     """
 
-    kind: Kind = "hessian"
+    kind: str = "hessian"
     unit: Unit = "term"
     samples: int = 1
     seed: int = 0
@@ -72,7 +51,7 @@ class Matrix:
     @property
     def title(self) -> str:
         """What the screen calls it."""
-        title = _TITLES[self.kind]
+        title = kind_of(self.kind).title
         if self.kind == "fisher-mc":
             title += f", {self.samples} label{'s' * (self.samples > 1)} a term"
         if self.unit == "sequence":
@@ -105,7 +84,10 @@ class Matrix:
         Raises:
             InputError: the problem has no such matrix, or there is nothing to precondition with.
         """
-        made = self._plain(problem, route, products)
+        from landscape.curvature.preconditioned import Preconditioned
+
+        settings = {"unit": self.unit, "samples": self.samples, "seed": self.seed}
+        made = kind_of(self.kind).make(problem, **settings, route=route, products=products)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
     def settled(self, problem: Problem) -> Matrix:
@@ -114,18 +96,13 @@ class Matrix:
         Raises:
             InputError: what `operator` would refuse, before anything is measured.
         """
-        if self.kind == "fisher":
-            ExactFisher.check(problem)
-        elif self.kind == "fisher-mc":
-            MonteCarloFisher.check(problem)
-        elif self.kind == "ggn":
-            GaussNewton.check(problem)
-        elif self.kind == "bfloat16":
-            ReducedHessian.check(problem)
+        kind_of(self.kind).check(problem)
         if self.samples < 1:
             raise InputError(f"the Monte-Carlo Fisher needs at least 1 sampled label a term, not {self.samples}")
         if self.precondition is None:
             return self
+        from landscape.curvature.preconditioned import inverse_root
+
         diagonal = self._diagonal(problem)
         try:
             inverse_root(diagonal, problem.layout.dim, problem.dtype)
@@ -133,32 +110,12 @@ class Matrix:
             raise InputError(f"--precondition {self.precondition}: {error}") from error
         return replace(self, digest=None if self.precondition == "adam" else digest_of(self.precondition))
 
-    def _plain(self, problem: Problem, route: str | None, products: int | None) -> BatchedOperator | DifferenceHessian:
-        if self.kind == "differences":
-            return DifferenceHessian(problem, self.seed)
-        problem = fitted(problem)
-        match self.kind:
-            case "hessian" | "bfloat16":
-                hessian = Hessian if self.kind == "hessian" else ReducedHessian
-                return hessian(problem, route=route, products=products)
-            case "ggn":
-                return GaussNewton(problem, route=route)
-            case "fisher":
-                return ExactFisher(problem, unit=self.unit, route=route)
-            case "fisher-mc":
-                return MonteCarloFisher(problem, unit=self.unit, samples=self.samples, seed=self.seed, route=route)
-            case "fisher-empirical":
-                return EmpiricalFisher(problem, unit=self.unit, route=route)
-
     def _diagonal(self, problem: Problem) -> Tensor:
+        from landscape.curvature.preconditioned import adam_diagonal_of
+
         assert self.precondition is not None, "asked for only where there is one"
         if self.precondition == "adam":
-            if problem.optimizer is None:
-                raise InputError(
-                    f"the checkpoint has no optimiser's state_dict under {listed(OPTIMIZER_KEYS, 7)}; give a file of "
-                    "a diagonal"
-                )
-            return adam_diagonal(problem.optimizer, problem.model, problem.layout)
+            return adam_diagonal_of(problem)
         return read_vector(self.precondition, self.digest)
 
 
@@ -195,9 +152,9 @@ class OfMatrix(Measurement):
         Raises:
             InputError: as there, or the numbers are too exact for products in less precision.
         """
-        if self.exact and self.matrix.kind == "bfloat16":
+        if self.exact and kind_of(self.matrix.kind).reduced:
             raise InputError(
-                "--matrix bfloat16 is for eigenpairs to a residual (--hessian without --tol-value), --density and "
+                "--matrix bfloat16 is for eigenpairs to a residual (--eigenpairs without --tol-value), --density and "
                 f"--self-check, not for {self.name}: leave one of them out"
             )
         return replace(self, matrix=self.matrix.settled(problem))  # type: ignore[type-var]

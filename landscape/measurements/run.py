@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 
 from landscape.errors import InputError
-from landscape.problem import Problem
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from landscape.problem import Problem
 
 
 def _empty(*_: Any) -> Any:

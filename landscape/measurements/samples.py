@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
-import xarray as xr
-from rich.console import RenderableType
-from torch import Tensor
 
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History
-from landscape.problem import Problem
-from landscape.problem.forms import Judged
-from landscape.problem.samples import SampleSums
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+    from torch import Tensor
+
+    from landscape.problem import Problem
+    from landscape.problem.forms import Judged
 
 ABOUT = "about_"
 
@@ -37,6 +38,9 @@ class Samples(Measurement):
     terms: bool | None = None
 
     name: ClassVar[str] = "samples"
+    flag: ClassVar[Flag] = Flag("samples", "Loss of every sample; of a run, when each sample is learnt.")
+    makes_products: ClassVar[bool] = False
+    figures: ClassVar[tuple[str, ...]] = ("samples",)
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Store the terms where samples have several and the run's fit into 100 MB."""
@@ -47,6 +51,8 @@ class Samples(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.problem.samples import SampleSums
+
         judged = problem.judged()
         sums = SampleSums.of(judged, problem.total_weight)
         weights = sums.weights.cpu().numpy()
@@ -91,6 +97,8 @@ def told_about(problem: Problem) -> dict[str, xr.Variable]:
 
 def _of_terms(judged: list[Judged]) -> dict[str, xr.Variable]:
     """The losses of terms (samples, terms) in the precision they have, and which are right; shorter rows are padded."""
+    import torch
+
     width = max(losses[0].numel() for losses, _, _ in judged)
 
     def joined(pieces: list[Tensor], padding: float) -> np.ndarray:

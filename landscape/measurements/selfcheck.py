@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import starmap
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.checks.products import ProductCheck, check_products
-from landscape.checks.slope import Slope
-from landscape.curvature.differences import DifferenceHessian
-from landscape.curvature.reduced import ReducedHessian
-from landscape.measurements.base import Measured, variable
+from landscape.curvature.kinds import kind_of
+from landscape.measurements.base import Flag, Measured, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.checks.products import ProductCheck
+    from landscape.problem import Problem
 
 _ERRORS = {
     "repeatability": "||A u - (A u again)||",
@@ -47,6 +48,7 @@ class SelfCheck(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "self_check"
+    flag: ClassVar[Flag] = Flag("self_check", "Check products against each other and against differences.")
 
     @property
     def exact(self) -> bool:
@@ -59,8 +61,12 @@ class SelfCheck(OfMatrix):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.checks.products import check_products
+        from landscape.curvature.differences import DifferenceHessian
+        from landscape.curvature.reduced import ReducedHessian
+
         operator, made = self.matrix.operator(problem, kept_route(history.choices), 4)
-        hessian = self.matrix.kind in ("hessian", "bfloat16") and self.matrix.precondition is None
+        hessian = kind_of(self.matrix.kind).differentiable and self.matrix.precondition is None
         error = made.error if isinstance(made, DifferenceHessian | ReducedHessian) else 0.0
         found = check_products(problem, operator, hessian=hessian, error=error, seed=self.seed)
         errors = {name: getattr(found, name) for name in _ERRORS}
@@ -97,6 +103,9 @@ class SelfCheck(OfMatrix):
 
 
 def _found(row: xr.Dataset) -> ProductCheck:
+    from landscape.checks.products import ProductCheck
+    from landscape.checks.slope import Slope
+
     value = float(row.differences)
     return ProductCheck(
         float(row.repeatability),

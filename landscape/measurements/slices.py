@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import Measurement, variable
@@ -21,16 +19,20 @@ from landscape.measurements.directions import (
     refuse_unknown,
 )
 from landscape.measurements.run import History, Run
-from landscape.problem import Problem
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.slices.buffers import BufferRule, differing, refuse_rule
-from landscape.slices.directions import cosine
-from landscape.slices.extent import Extent, find_extent
-from landscape.slices.grid import positions
-from landscape.slices.path import Path, project
 
+if TYPE_CHECKING:
+    import xarray as xr
+    from torch import Tensor
+
+    from landscape.problem import Problem
+    from landscape.slices.buffers import BufferRule
+    from landscape.slices.extent import Extent
+    from landscape.slices.path import Path
+
+SLICES = "Loss along lines (1d) or over a plane (2d)."
 _MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
 
 
@@ -88,6 +90,9 @@ class Slice(Measurement):
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse directions that there are not, and numbers out of range."""
+        from landscape.slices.buffers import refuse_rule
+        from landscape.slices.grid import positions
+
         directions = self.directions or self._directions_by_default
         points = self._points_by_default if self.points is None else self.points
         refuse_fractions(points=points, seed=self.seed)
@@ -130,6 +135,8 @@ class Slice(Measurement):
         return find_directions(problem, self.directions, self.seed, dict(self.digests), history, tell)
 
     def _grid(self, extent: Extent) -> np.ndarray:
+        from landscape.slices.grid import positions
+
         assert self.points is not None, "settled"
         return positions(extent.low, extent.high, self.points)
 
@@ -142,6 +149,8 @@ class Slice(Measurement):
             history: with the run.
             ends: where along the direction the checkpoints lie that lines lead to: they are shown in any case.
         """
+        from landscape.slices.extent import Extent, find_extent
+
         if found.nowhere:
             return Extent(-1.0, 1.0, np.nan, (True, True))
         if self.reach is not None:
@@ -165,6 +174,9 @@ def path_of_run(problem: Problem, history: History, found: Sequence[Found]) -> t
 
     Of none where there is one checkpoint alone.
     """
+    from landscape.slices.buffers import differing
+    from landscape.slices.path import project
+
     others: dict[str, None] = {}
 
     def points() -> Iterator[Tensor]:
@@ -184,6 +196,8 @@ def titles(row: xr.Dataset) -> list[str]:
 
 def common_variables(found: Sequence[Found], extents: Sequence[Extent], samples: int) -> dict[str, xr.Variable]:
     """What is known of the directions, one orthogonal to the other or not."""
+    from landscape.slices.directions import cosine
+
     directions = [each.direction for each in found]
     cosines = [[cosine(one, other) for other in directions] for one in directions]
     return {

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.measurements.base import Measured, variable
+from landscape.measurements.base import Flag, Measured, variable
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
 from landscape.measurements.samples import told_about
-from landscape.measurements.slices import Slice, common_variables, titles
-from landscape.problem import Problem
+from landscape.measurements.slices import SLICES, Slice, common_variables, titles
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.slices.line import Line, line
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.slices.lines import Line
 
 _SAMPLES_STORED = 1e8  # bytes; of more the losses of single samples aren't kept
 
@@ -29,12 +32,16 @@ class Slices1D(Slice):
     """The loss along one line or several, with every sample's own."""
 
     name: ClassVar[str] = "slices_1d"
+    flag: ClassVar[Flag] = Flag("slices", SLICES, ("--slice",), choice="1d")
+    figures: ClassVar[tuple[str, ...]] = ("slices-1d",)
     _directions_by_default = ("filter",)
     _points_by_default = 51
     _of_lines = True
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.slices.lines import line
+
         problem = self._on_subset(problem)
         found, hessian = self._find(problem, bar, history), problem.hessian()
         extents = [self._extent(problem, each, history, [1.0] if each.direction.ends else []) for each in found]
@@ -75,6 +82,8 @@ class Slices1D(Slice):
 
 def _left_out(problem: Problem, found: Found, grid: np.ndarray) -> Line:
     """What stands for a line to the checkpoint itself, beside the lines of other directions and checkpoints."""
+    from landscape.slices.lines import Line
+
     missing, weights = np.full(len(grid), np.nan), problem.by_sample().weights.cpu().numpy()
     return Line(
         positions=grid,

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, variable
+from landscape.measurements.base import Flag, Measured, variable
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
-from landscape.measurements.slices import Slice, common_variables, path_of_run, titles
-from landscape.problem import Problem
+from landscape.measurements.slices import SLICES, Slice, common_variables, path_of_run, titles
 from landscape.reporting.messages import counted, listed
 from landscape.reporting.progress import part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.slices.adaptive import refuse_tolerance, span
-from landscape.slices.directions import cosine, orthogonalised
-from landscape.slices.path import Path, project
-from landscape.slices.plane import Plane, plane
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.slices.path import Path
+    from landscape.slices.planes import Plane
 
 _TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction
 
@@ -46,12 +47,16 @@ class Slices2D(Slice):
         return settings if self.adaptive is not None else {k: v for k, v in settings.items() if k != "adaptive"}
 
     name: ClassVar[str] = "slices_2d"
+    flag: ClassVar[Flag] = Flag("slices", SLICES, ("--slice",), choice="2d")
+    figures: ClassVar[tuple[str, ...]] = ("slices-2d",)
     _directions_by_default = ("filter", "filter")
     _points_by_default = 25
     _of_lines = False
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Two directions make a plane."""
+        from landscape.slices.adaptive import refuse_tolerance
+
         if self.adaptive is not None:
             refuse_tolerance(self.adaptive)
         settled = super().settle(problem, checkpoints)
@@ -61,6 +66,9 @@ class Slices2D(Slice):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.slices.directions import cosine, orthogonalised
+        from landscape.slices.planes import plane
+
         problem = self._on_subset(problem)
         given = self._find(problem, bar, history)
         first, second = straight = orthogonalised([each.direction for each in given])
@@ -114,6 +122,8 @@ class Slices2D(Slice):
 
 def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> Path:
     """Where the checkpoints that lines lead to lie on the span of the directions, made orthogonal or not."""
+    from landscape.slices.path import project
+
     ends = (problem.vector + each.direction.vector for each in given if each.direction.ends)
     return project(ends, problem.vector, [each.direction for each in found])
 
@@ -128,6 +138,8 @@ def _not_their_own(buffers: Sequence[str]) -> str:
 
 def _interpolated(row: xr.Dataset) -> str:
     """How many of a plane's points were evaluated, if not all."""
+    from landscape.slices.adaptive import span
+
     if "evaluated" not in row:
         return ""
     evaluated, error, whole = row.evaluated.values, float(row.interpolation_error), span(row.loss.values)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import torch
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.full import FullSpectrum, full_spectrum, refuse_large
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.spectrum.full import FullSpectrum
+
+
+LEADING = 32  # eigenvectors of each spectrum of a run, for overlaps and the joint law
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,28 @@ class Spectrum(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "spectrum"
+    flag: ClassVar[Flag] = Flag("spectrum", "All eigenvalues, of at most 10,000 parameters.")
+    figures: ClassVar[tuple[str, ...]] = ("spectrum",)
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any]) -> list[Self]:
+        """With leading eigenvectors of the Hessian for the dynamics of a run, which are then the Hessian's spectrum."""
+        of_run = [cls(LEADING)] if options.get("dynamics") else []
+        if not cls.flag.given(options) or (of_run and not options["matrix"].group("")):
+            return of_run
+        return [*of_run, cls.of(options)]
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what is too large."""
+        from landscape.spectrum.full import refuse_large
+
         refuse_large(problem.layout.dim)
         return replace(self, leading=min(self.leading, problem.layout.dim)).with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.spectrum.full import full_spectrum
+
         operator, made = self.matrix.operator(problem, kept_route(history.choices), problem.layout.dim)
         found = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
         units = self.matrix.units
@@ -63,6 +83,8 @@ class Spectrum(OfMatrix):
 
     def _leading(self, found: FullSpectrum, problem: Problem, history: History) -> dict[str, xr.Variable]:
         """The leading eigenvectors, and how much of this matrix lies along those of the checkpoint before."""
+        import torch
+
         if found.eigenvectors is None:
             return {}
         magnitudes = np.abs(found.eigenvalues)
@@ -88,6 +110,8 @@ class Spectrum(OfMatrix):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The counts, both ends, and the errors."""
+        from landscape.spectrum.full import FullSpectrum
+
         first, *more = FullSpectrum(
             row.eigenvalues.values,
             float(row.asymmetry),

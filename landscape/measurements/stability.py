@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import xarray as xr
-from rich.console import RenderableType
 
-from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
-from landscape.dynamics import stability
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History
-from landscape.operator import SymmetricOperator
-from landscape.problem import Problem
-from landscape.problem.parameters import ParameterLayout
 from landscape.reporting.display import to_error
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.eigenpairs import top_eigenpairs
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.operator import SymmetricOperator
+    from landscape.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class Stability(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "stability"
+    flag: ClassVar[Flag] = Flag("dynamics", "Entropy, stability and phases of a run.")
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
@@ -45,6 +45,10 @@ class Stability(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`."""
+        from landscape.dynamics import stability
+        from landscape.problem.parameters import ParameterLayout
+        from landscape.spectrum.eigenpairs import top_eigenpairs
+
         known = stability(problem.optimizer)
         if problem.layout.dim < ParameterLayout.of(problem.model).dim:
             known = replace(
@@ -90,6 +94,8 @@ class Stability(Measurement):
 
 def _as_preconditioned(problem: Problem) -> tuple[SymmetricOperator, str]:
     """The Hessian as Adam preconditions it; or the Hessian, and why it can't be told how."""
+    from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
+
     try:
         assert problem.optimizer is not None, "an optimiser was recognised"
         diagonal = adam_diagonal(problem.optimizer, problem.model, problem.layout)

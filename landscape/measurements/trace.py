@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
-import xarray as xr
-from rich.console import RenderableType
-
-from landscape.measurements.base import Measured, arithmetic_in, arithmetic_variable, estimate_in, estimated, variable
+from landscape.measurements.base import (
+    Flag,
+    Measured,
+    arithmetic_in,
+    arithmetic_variable,
+    estimate_in,
+    estimated,
+    variable,
+)
 from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
-from landscape.problem import Problem
+from landscape.reporting.deprecation import renamed_settings
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.spectrum.trace import TOL, TraceEstimate, check_arguments, estimate_trace
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.spectrum.trace import TraceEstimate
 
 
+@renamed_settings(tol="tol_estimate")
 @dataclass(frozen=True)
 class Trace(OfMatrix):
     """Trace and Frobenius norm from random probes; see `landscape.estimate_trace` for the settings.
@@ -25,47 +37,60 @@ class Trace(OfMatrix):
     Eigenpairs of the same matrix that the record has are among the directions done exactly.
 
     Attributes:
-        tol: goal for the half-width of the trace's 95 % interval, relative to it.
+        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to it.
         probes: so many, in place of a goal.
         matrix: whose trace.
     """
 
-    tol: float | None = None
+    tol_estimate: float | None = None
     probes: int | None = None
     seed: int = 0
     max_products: int | None = None
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "trace"
+    flag: ClassVar[Flag] = Flag("trace", "Trace and Frobenius norm, by random probes.")
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `estimate_trace` would."""
-        check_arguments(problem.layout.dim, self.tol, self.probes, self.seed, self.max_products)
+        from landscape.spectrum.trace import check_arguments
+
+        check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        from landscape.spectrum.trace import estimate_trace
+
         operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
         known = known_eigenpairs(self.matrix, history)
         found = estimate_trace(
-            operator, self.tol, self.probes, self.seed, known=known, max_products=self.max_products, progress=bar
+            operator,
+            self.tol_estimate,
+            self.probes,
+            self.seed,
+            known=known,
+            max_products=self.max_products,
+            progress=bar,
         )
         used = 0 if known is None else int(known.converged[: found.deflation].sum())
         return Measured(trace_variables(found, self.matrix), {"route": made.route.plain(), "known": used})
 
     def shortfalls(self, row: xr.Dataset) -> list[str]:
         """An interval wider than asked for."""
+        from landscape.spectrum.trace import TOL
+
         if row.converged:
             return []
-        remedy = "raise --max-products or --tol-trace"
-        if trace_of(row, self.tol or TOL).drowned:
+        remedy = "raise --max-products or --tol-estimate"
+        if trace_of(row, self.tol_estimate or TOL).drowned:
             remedy = "rounding alone is as large, which --dtype float64 lessens"
-        wider = f"wider than {self.tol or TOL:g} of it after {int(row.products)} products"
+        wider = f"wider than {self.tol_estimate or TOL:g} of it after {int(row.products)} products"
         return [f"the trace's 95 % interval is {wider}: {remedy}"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Both numbers with their errors, and how they were made."""
-        (trace, norm, *how), title = trace_of(row, self.tol).outcome, self.matrix.title
+        (trace, norm, *how), title = trace_of(row, self.tol_estimate).outcome, self.matrix.title
         agree = "all probes agree up to rounding: the interval is that of rounding alone"
         return [f"{title}: {trace}", f"{title}: {norm}", *how, *told_of_known(row), *([agree] if row.agree else [])]
 
@@ -77,6 +102,8 @@ def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
         row: of the group ``trace`` (or that of another matrix), one checkpoint.
         tol: the goal that there was.
     """
+    from landscape.spectrum.trace import TraceEstimate
+
     return TraceEstimate(
         trace=estimate_in(row, "trace"),
         frobenius=estimate_in(row, "frobenius"),

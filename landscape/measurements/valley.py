@@ -5,40 +5,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
-import torch
-import xarray as xr
-from rich.console import RenderableType
-from rich.table import Table
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measured, Measurement, variable
 from landscape.measurements.run import History
-from landscape.problem import Problem
 from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part
 from landscape.reporting.progress_bar import ProgressBar
-from landscape.slices.buffers import Points
-from landscape.slices.directions import Direction, unit
-from landscape.slices.extent import find_extent, natural_scale
-from landscape.slices.grid import positions
-from landscape.slices.line import Line, line
-from landscape.spectrum.eigenpairs import Eigenpairs, check_arguments, top_eigenpairs
-from landscape.spectrum.full import MAX_DIM, full_spectrum
-from landscape.valley import (
-    Anisotropy,
-    KappaMap,
-    ProfileVerdict,
-    anisotropy,
-    classify_profile,
-    kappa_map,
-    noise_floor,
-    thresholds,
-)
-from landscape.valley.profile import FEWEST_SAMPLES
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+    from landscape.slices.directions import Direction
+    from landscape.slices.lines import Line
+    from landscape.spectrum.eigenpairs import Eigenpairs
+    from landscape.valley import Anisotropy, KappaMap, ProfileVerdict
 
 HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
 _UNITS = "loss / parameter^2"
@@ -68,10 +55,15 @@ class Valley(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "valley"
+    flag: ClassVar[Flag] = Flag("valley", "Shape of the valley, U or V, by three tests.")
+    figures: ClassVar[tuple[str, ...]] = ("valley", "profiles")
     selective: ClassVar[bool] = True
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the solve, the profiles or the two halves of the data would."""
+        from landscape.spectrum.eigenpairs import check_arguments
+        from landscape.valley.profile import FEWEST_SAMPLES
+
         check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
         refuse_fractions(points=self.points)
         if self.points < 7:
@@ -87,6 +79,15 @@ class Valley(Measurement):
         Raises:
             InputError: the loss is zero and so is what it would be if nothing were learnt: there is no height.
         """
+        import xarray as xr
+
+        from landscape.slices.buffers import Points
+        from landscape.slices.directions import unit
+        from landscape.slices.extent import natural_scale
+        from landscape.spectrum.eigenpairs import top_eigenpairs
+        from landscape.spectrum.full import MAX_DIM
+        from landscape.valley import noise_floor
+
         hessian = problem.hessian()
         pairs = top_eigenpairs(hessian, self.k, "LA", self.tol, self.seed, progress=part(bar, 0, 0.2))
         scale, estimate = natural_scale(problem), problem.evaluate()
@@ -119,6 +120,13 @@ class Valley(Measurement):
 
     def _profile(self, problem: Problem, direction: Direction, rise: float) -> _Profile:
         """The profile up to a rise; a side without one goes ten times further than the other."""
+        import torch
+
+        from landscape.slices.extent import find_extent
+        from landscape.slices.grid import positions
+        from landscape.slices.lines import line
+        from landscape.valley import classify_profile
+
         extent = find_extent(problem, direction, rise)
         ends, risen = (-extent.low, extent.high), extent.risen
         length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
@@ -142,6 +150,8 @@ class Valley(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The verdicts by geometry as a table, and a sentence for each test."""
+        from rich.table import Table
+
         table = Table("direction", "eigenvalue", *(f"{share:g} of the depth" for share in row.height_share.values))
         for i in range(row.sizes["direction"]):
             each = row.isel(direction=i)
@@ -161,6 +171,8 @@ class Valley(Measurement):
 
     def _sentences(self, row: xr.Dataset) -> list[str]:
         """What each test says, one after the other."""
+        from landscape.spectrum.full import MAX_DIM
+
         if "eps" not in row:
             none = f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"
             return [self._of_geometry(row), none]
@@ -187,6 +199,8 @@ class _Profile:
 
 def _spectrum(problem: Problem, history: History, tell: Callable[[Progress], None]) -> tuple[np.ndarray, float]:
     """All eigenvalues, descending, and what rounding may have done to one."""
+    from landscape.spectrum.full import full_spectrum
+
     known = history.of_checkpoint("spectrum")
     if known is not None:
         return known.eigenvalues.values, float(known.rounding)
@@ -268,6 +282,8 @@ def _geometry(
 
 
 def _spectral(values: np.ndarray, floor: float) -> dict[str, xr.Variable]:
+    from landscape.valley import anisotropy, kappa_map, thresholds
+
     units = _UNITS
     measured: Anisotropy = anisotropy(values, floor)
     cut: KappaMap | None = kappa_map(values, thresholds(values, floor)) if values.max() > floor else None

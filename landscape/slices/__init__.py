@@ -11,9 +11,9 @@ from landscape.slices.directions import (
     unit,
 )
 from landscape.slices.extent import Extent, find_extent, natural_scale
-from landscape.slices.line import Line, line
+from landscape.slices.lines import Line, line
 from landscape.slices.path import Path, Principal, principal_components, project, random_walk_shares
-from landscape.slices.plane import Plane, plane
+from landscape.slices.planes import Plane, plane
 
 __all__ = [
     "Direction",

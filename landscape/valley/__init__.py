@@ -4,9 +4,9 @@ Three tests that are independent of each other and never blended: `profile` read
 `spectral` is the paper's definition by eigenvalues, and `anisotropy` says how unequal these are.
 """
 
-from landscape.valley.anisotropy import Anisotropy, anisotropy, noise_floor
 from landscape.valley.profile import ProfileVerdict, classify_profile
 from landscape.valley.spectral import KappaMap, kappa_map, thresholds
+from landscape.valley.spectrum_shape import Anisotropy, anisotropy, noise_floor
 
 __all__ = [
     "Anisotropy",

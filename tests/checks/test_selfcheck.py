@@ -171,7 +171,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
     refused = command("net.pt", "--problem", "model.py:once", "--hessian")
     assert refused.status == 2
     assert "--matrix differences" in refused.err
-    asked = ("--hessian", "-k", 1, "--matrix", "differences", "--self-check", "-o", "once.h5")
+    asked = ("--eigenpairs", "-k", 1, "--matrix", "differences", "--self-check", "-o", "once.h5")
     done = command("net.pt", "--problem", "model.py:once", *asked)
     assert done.status == 0, done.err
     assert "products by central differences of the gradient (off by some" in done.out

@@ -13,7 +13,7 @@ from scipy.stats import ortho_group
 from benchmarks.accuracy.hops import Descent, falling, heavy_tailed, normal, one_of_ten, skewed, told
 from landscape import InputError
 from landscape.dynamics import Hops, displacement, fewest_updates, hops, verdicts
-from landscape.dynamics.hops import _signed_rank, _signed_rank_chances
+from landscape.dynamics.hopping import _signed_rank, _signed_rank_chances
 
 EPS = np.finfo(float).eps
 ROTATION = ortho_group.rvs(4, random_state=7)

@@ -10,7 +10,7 @@ from scipy.optimize import isotonic_regression
 from benchmarks.accuracy.phases import WANDERING, WITH, WITHOUT, alarms
 from landscape import InputError
 from landscape.dynamics import phases
-from landscape.dynamics.phases import THREE_PHASES
+from landscape.dynamics.phase_search import THREE_PHASES
 
 three, _ = WITH["fall, rise, level"]
 

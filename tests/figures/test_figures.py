@@ -388,7 +388,7 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     folder, record = records[0].parent, tmp_path / "point.h5"
     asked = [str(folder / "first-05.pt"), "--problem", f"{folder / 'problem.py'}:classes", "-o", str(record)]
     assert probe([*asked, "--hessian", "-k", "2"]) == 0
-    assert probe([*asked, "--hessian", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
+    assert probe([*asked, "--eigenpairs", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
     other = Shown.read(record, matrix="fisher-empirical")
     assert other.label == "point (fisher-empirical)"
     assert set(other.groups) == {"hessian", "loss"}

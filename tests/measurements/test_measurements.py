@@ -208,7 +208,7 @@ def test_a_model_without_a_loop_is_refused(command, tiny):
 
 
 def test_every_measurement_takes_another_matrix(command, tiny):
-    flags = ("--hessian", "--density", "--trace", "--spectrum", "--per-layer", "--log-det", 0.1)
+    flags = ("--eigenpairs", "--density", "--trace", "--spectrum", "--per-layer", "--log-det", 0.1)
     flags += ("--effective-dimension", 0.1)
     ran = command("a.pt", *flags, "-k", 2, "--matrix", "ggn", "-o", "all.h5")
     assert (ran.status, ran.err) == (0, "")
@@ -306,12 +306,12 @@ REFUSALS = {
     ("--matrix", "ggn"): "nothing is asked for that has --matrix: add --hessian or",
     ("--probes", "20"): "nothing is asked for that has --probes: add --density or",
     ("--hessian", "--tol", "1e-4", "--tol-value", "0.01"): "--tol and --tol-value are two goals",
-    ("--trace", "--tol-trace", "0.1", "--probes", "20"): "--tol-trace and --probes are two goals",
+    ("--trace", "--tol-estimate", "0.1", "--probes", "20"): "--tol-trace and --probes are two goals",
     ("--trace", "--fisher-unit", "sequence"): "add --matrix fisher, fisher-mc or fisher-empirical",
     ("--trace", "--matrix", "fisher", "--fisher-samples", "3"): "add --matrix fisher-mc",
     ("--trace", "--matrix", "fisher-mc", "--fisher-samples", "0"): "at least 1 sampled label",
     ("--trace", "--probes", "1"): "probes must be at least 2",
-    ("--trace", "--tol-trace", "0"): "must lie between 0 and 1",
+    ("--trace", "--tol-estimate", "0"): "must lie between 0 and 1",
     ("--density", "--probes", "0"): "probes",
     ("--density", "--steps", "0"): "steps",
     ("--hessian", "--tol-value", "2"): "tol_value must lie between 0 and 1",
@@ -331,7 +331,7 @@ REFUSALS = {
     ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
     ("--hessian", "--params", "encoder.*"): "encoder.*",
     ("--per-layer", "--precondition", "a.npy"): "--per-layer",
-    ("--hessian", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the plain Hessian only",
+    ("--eigenpairs", "--matrix", "ggn", "--crosscheck", "pyhessian"): "PyHessian knows the plain Hessian only",
     ("--loops", "--loop-module", "nowhere"): "nowhere",
     ("--loops", "--precondition", "ones.npy"): "--loops can't be preconditioned",
 }

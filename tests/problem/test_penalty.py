@@ -31,7 +31,7 @@ from landscape.curvature.reduced import ReducedHessian
 from landscape.loops.untied import untied
 from landscape.machine.processes import Processes
 from landscape.slices.directions import gradient_direction
-from landscape.slices.line import line
+from landscape.slices.lines import line
 from tests.support.oracles import dense
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

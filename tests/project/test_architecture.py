@@ -20,7 +20,7 @@ LAYERS = [
     ["spectrum", "curvature", "loading"],
     ["problem"],
     ["operator", "checkpoint", "record", "dynamics", "valley"],
-    ["machine"],
+    ["machine", "plugins"],
     ["reporting", "errors"],
 ]
 

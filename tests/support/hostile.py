@@ -1061,7 +1061,7 @@ def _values() -> Iterator[Case]:
         "--batch-size": [], "--fisher-samples": ["--trace", "--matrix", "fisher-mc"],
     }  # fmt: skip
     real = {
-        "--tol": ["--hessian"], "--tol-value": ["--hessian"], "--tol-trace": ["--trace"], "--log-det": [],
+        "--tol": ["--hessian"], "--tol-value": ["--hessian"], "--tol-estimate": ["--trace"], "--log-det": [],
         "--effective-dimension": [], "--reach": ["--slice", "1d"], "--adaptive": ["--slice", "2d"],
     }  # fmt: skip
     texts = (

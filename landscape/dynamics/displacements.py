@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from landscape.dynamics.hops import checked_updates
+from landscape.dynamics.hopping import checked_updates
 from landscape.dynamics.spectra import orthonormal
 from landscape.errors import InputError
 

@@ -15,7 +15,7 @@ from landscape.reporting.progress import Progress
 from landscape.slices.adaptive import adapt
 from landscape.slices.buffers import BufferRule, Points
 from landscape.slices.directions import Aim, aimed, cosine
-from landscape.slices.line import points_made
+from landscape.slices.lines import points_made
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def plane(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Plane:
-    """Evaluate the loss over a plane; see `landscape.slices.line.line` for how.
+    """Evaluate the loss over a plane; see `landscape.slices.lines.line` for how.
 
     Args:
         problem: at the point theta.

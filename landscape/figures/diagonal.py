@@ -1,0 +1,82 @@
+"""The diagonal of a matrix, by parameter tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from landscape.figures.page import Panel, legend, note, told
+from landscape.figures.shown import Shown, plain, units
+from landscape.figures.style import COLOURS, Look
+
+MOST = 40  # tensors whose names can still be read
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def draw_diagonal(
+    axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", place: float = 0.0, width: float = 0.7
+) -> Axes:
+    """The entries of each parameter tensor as a box: its quartiles, with whiskers from 5 to 95 %.
+
+    Across the median lies the error: twice the standard error of an entry, by the root mean square over the tensor. Of
+    more than `MOST` tensors those with the largest medians are drawn, in the order of the flat vector.
+
+    Args:
+        axes: to draw on.
+        row: of the group ``diagonal``, one checkpoint.
+        label: in the legend.
+        colour: of the boxes.
+        place: of the boxes beside the places of the tensors.
+        width: of the boxes.
+    """
+    columns = [int(np.abs(row.share.values - share).argmin()) for share in _SHARES]
+    quantiles, drawn = row.quantiles.values[:, columns], tensors_drawn(row)
+    low, first, middle, third, high = quantiles[drawn].T
+    at = np.arange(len(drawn)) + place
+    axes.barh(at, third - first, width, first, color=colour, alpha=0.35, label=label)
+    axes.hlines(at, low, high, color=colour, linewidth=0.8)
+    axes.plot(middle, at, "|", color=colour)
+    axes.errorbar(middle, at, xerr=2 * row.tensor_error.values[drawn], fmt="none", ecolor="0.3", capsize=1.5,
+                  elinewidth=0.8)  # fmt: skip
+    axes.set_yticks(np.arange(len(drawn)), [plain(name) for name in row.tensor_name.values[drawn]])
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.set_xlabel(f"diagonal{units(row.quantiles)}")
+    return axes
+
+
+def tensors_drawn(row: xr.Dataset) -> np.ndarray:
+    """The places of the tensors that `draw_diagonal` draws."""
+    middle = np.abs(row.quantiles.values[:, int(np.abs(row.share.values - 0.5).argmin())])
+    return np.sort(np.argsort(-middle, kind="stable")[:MOST])
+
+
+def height(shown: Sequence[Shown], width: float) -> float:
+    """Inches for the names of all tensors."""
+    return 0.7 + max(0.18 * len(tensors_drawn(record.row("diagonal"))) for record in shown)
+
+
+def diagonals(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+    """Diagonals, records side by side at each tensor."""
+    axes = panel.subplots()
+    rows = [record.row("diagonal", look.step) for record in shown]
+    width = 0.7 / len(rows)
+    for index, (record, row) in enumerate(zip(shown, rows, strict=True)):
+        place = (index - (len(rows) - 1) / 2) * width
+        draw_diagonal(axes, row, record.label, COLOURS[index], place, 0.9 * width)
+    legend(axes, shown)
+    note(panel, [*told(shown, rows), *(_error(record, row) for record, row in zip(shown, rows, strict=True)),
+                 "boxes: quartiles of a tensor's entries, whiskers 5 to 95 %",
+                 "grey: twice the standard error of an entry"])  # fmt: skip
+
+
+def _error(record: Shown, row: xr.Dataset) -> str:
+    """How far the entries are off, and how many tensors aren't drawn."""
+    count = row.sizes["tensor"]
+    left = f", {MOST} of {count} tensors, of the largest medians" if count > MOST else ""
+    if str(row.method.values) == "exact":
+        return f"{record.label}: exact{left}"
+    missed = "" if row.converged else ", NOT CONVERGED"
+    return f"{record.label}: standard errors {float(row.relative_error):.2g} of the norm{missed}{left}"

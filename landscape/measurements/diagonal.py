@@ -1,0 +1,118 @@
+"""The diagonal of a matrix, entry by entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+
+from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, tensors_of, variable
+from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
+from landscape.measurements.run import History
+from landscape.reporting.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import RenderableType
+
+    from landscape.problem import Problem
+
+SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True)
+class Diagonal(OfMatrix):
+    """Every entry of the diagonal with its standard error; see `landscape.estimate_diagonal` for the settings.
+
+    Entries have a value for each parameter, which the screen and the figure don't show: they show the quantiles of each
+    parameter tensor.
+
+    Attributes:
+        tol_estimate: goal for the standard errors together, relative to the diagonal's norm.
+        probes: so many, in place of a goal.
+        seed: of the probes.
+        max_products: stop before more than this many products.
+        matrix: whose diagonal.
+    """
+
+    tol_estimate: float | None = None
+    probes: int | None = None
+    seed: int = 0
+    max_products: int | None = None
+    matrix: Matrix = field(default_factory=Matrix)
+
+    group: ClassVar[str] = "diagonal"
+    flag: ClassVar[Flag] = Flag("diagonal", "Diagonal, entry by entry, by random probes.")
+    figures: ClassVar[tuple[str, ...]] = ("diagonal",)
+
+    def settle(self, problem: Problem, checkpoints: int) -> Self:
+        """Refuse what `estimate_diagonal` would."""
+        from landscape.spectrum.diagonal import check_arguments
+
+        check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
+        return self.with_matrix(problem)
+
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        from landscape.spectrum.diagonal import estimate_diagonal
+
+        operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
+        found = estimate_diagonal(
+            operator, self.tol_estimate, self.probes, self.seed, max_products=self.max_products, progress=bar
+        )
+        units, of_tensors = self.matrix.units, np.cumsum(problem.layout.sizes)[:-1]
+        quantiles = [np.quantile(part, SHARES) for part in np.split(found.values, of_tensors)]
+        errors = [float(np.sqrt(np.mean(part**2))) for part in np.split(found.standard_errors, of_tensors)]
+        return Measured(
+            {
+                "diagonal": variable("parameter", found.values, f"diagonal of the {self.matrix.title}", units),
+                "standard_error": variable("parameter", found.standard_errors, "of each entry, over probes", units),
+                **tensors_of(problem),
+                "share": variable("share", SHARES, "of a tensor's entries at or below a quantile"),
+                "quantiles": variable(("tensor", "share"), quantiles, "quantiles of a tensor's entries", units),
+                "tensor_error": variable("tensor", errors, "root mean square of its standard errors", units),
+                "sum": variable((), found.values.sum(), "sum of the entries", units),
+                "relative_error": variable((), found.relative_error, "standard errors together, by the norm"),
+                "method": variable((), found.method, "probes, or exact: by the product with every unit vector", ""),
+                "converged": variable((), found.converged, "the goal was reached, or so many probes made"),
+                "rounding": variable((), found.rounding, "what rounding may add to the error of an entry", units),
+                **arithmetic_variable(found.arithmetic),
+                "deflation": variable((), found.deflation, "directions done exactly"),
+                "probes": variable((), found.probes, "random probes"),
+                "products": variable((), found.products, "matrix-vector products made"),
+            },
+            {"route": made.route.plain()},
+        )
+
+    def shortfalls(self, row: xr.Dataset) -> list[str]:
+        """Standard errors larger than asked for."""
+        from landscape.spectrum.diagonal import TOL
+
+        if row.converged:
+            return []
+        goal = f"{self.tol_estimate or TOL:g} of its norm after {int(row.products)} products"
+        return [
+            f"the diagonal's standard errors are {float(row.relative_error):.2g}, above {goal}: raise --max-products "
+            "or --tol-estimate"
+        ]
+
+    def show(self, row: xr.Dataset) -> list[RenderableType]:
+        """A table of the parameter tensors, and how the diagonal was made."""
+        from rich.table import Table
+
+        table = Table("tensor", "smallest", "median", "largest", "± (rms)")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for i in range(row.sizes["tensor"]):
+            each = row.isel(tensor=i)
+            ends = (f"{float(each.quantiles[SHARES.index(share)]):.4g}" for share in (0.0, 0.5, 1.0))
+            table.add_row(str(each.tensor_name.values), *ends, f"{float(each.tensor_error):.1e}")
+        how = f"exact, {int(row.products)} products"
+        if str(row.method.values) == "probes":
+            how = (
+                f"{int(row.probes)} probes beside {int(row.deflation)} directions done exactly, {int(row.products)} "
+                f"products; standard errors together {float(row.relative_error):.2g} of the norm"
+            )
+        title = f"diagonal of the {self.matrix.title}, of the matrix {arithmetic_in(row)}"
+        return [f"{title}: sum {float(row['sum']):.5g}, {how}", table]

@@ -1,0 +1,287 @@
+"""The diagonal of an operator, from random probes with a standard error for every entry, or exactly.
+
+For probes v of signs, E v_i (A v)_i = A_ii (Bekas, Kokiopoulou and Saad 2007), with the variance sum_{j != i} A_ij^2.
+A few large eigenvalues spoil every entry, so a Krylov basis Q is done exactly. For any orthonormal Q, with
+P = I - Q Q^T,
+
+    A = Q Q^T A + A Q Q^T - Q Q^T A Q Q^T + P A P,
+
+so that the probes see only P A P and nothing is biased, however poor Q is (Baston and Nakatsukasa 2022, "Stochastic
+diagonal estimation"). A Q costs nothing beside the products that made Q.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from landscape.errors import InputError, refuse_fractions
+from landscape.operator import SymmetricOperator, as_exact_operator
+from landscape.reporting.display import Summarised
+from landscape.reporting.progress import Progress
+from landscape.spectrum.estimate import FEWEST_PROBES, Sampling
+from landscape.spectrum.krylov import KrylovBasis
+from landscape.spectrum.probes import check_goal, probe_block
+from landscape.spectrum.products import block_size, finite_products
+from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, distance, told_of
+
+DEFLATION = 30
+TOL = 0.1
+MAX_PRODUCTS = 1000
+
+
+@dataclass(frozen=True)
+class DiagonalEstimate(Summarised):
+    """The diagonal of a matrix, in the units of the operator.
+
+    Attributes:
+        values: (n,) float64.
+        standard_errors: (n,) float64, of each entry over the probes; 0 where the diagonal is exact. Entries share the
+            probes, so that their errors aren't independent.
+        method: ``probes``, or ``exact``: from the product with every unit vector.
+        tol: the goal for ``relative_error``; None where the number of probes was given.
+        converged: the goal was reached, or the given number of probes made.
+        rounding: what rounding may add to the error of any entry, but for a chance of a thousandth.
+        deflation: directions done exactly instead of by probes.
+        probes: how many.
+        products: made in all.
+        arithmetic: of which matrix the errors are, see `landscape.Eigenpairs`.
+    """
+
+    values: np.ndarray
+    standard_errors: np.ndarray
+    method: Literal["probes", "exact"]
+    tol: float | None
+    converged: bool
+    rounding: float
+    deflation: int
+    probes: int
+    products: int
+    arithmetic: str = IN_FLOAT64
+
+    @property
+    def relative_error(self) -> float:
+        """The root of the sum of the squared standard errors, by the diagonal's norm; 0 for a zero diagonal."""
+        norm = float(np.linalg.norm(self.values))
+        return float(np.linalg.norm(self.standard_errors)) / norm if norm else 0.0
+
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) lower and (n,) upper ends of Student's 95 % interval of each entry, widened by the rounding."""
+        spread = float(stdtrit(self.probes - 1, 0.975)) if self.probes > 1 else 0.0
+        radius = spread * self.standard_errors + self.rounding
+        return self.values - radius, self.values + radius
+
+    @property
+    def summary(self) -> list[str]:
+        """See `Summarised`."""
+        how = f"exact, from {self.products} products"
+        if self.method == "probes":
+            how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
+        lines = [
+            f"diagonal of {len(self.values):,} entries from {self.values.min():.4g} to {self.values.max():.4g}, "
+            f"{int((self.values < -self.rounding).sum()):,} below zero, sum {self.values.sum():.5g}",
+            f"standard errors together {self.relative_error:.2g} of the diagonal's norm; rounding at most "
+            f"{self.rounding:.1e} in an entry",
+            how,
+            *told_of(self.arithmetic),
+        ]
+        if not self.converged:
+            lines.append(f"the goal of {self.tol:.2g} wasn't reached: allow more products, or a larger tolerance")
+        return lines
+
+
+def estimate_diagonal(
+    operator: SymmetricOperator | Tensor | np.ndarray,
+    tol: float | None = None,
+    probes: int | None = None,
+    seed: int = 0,
+    *,
+    deflation: int = DEFLATION,
+    max_products: int | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> DiagonalEstimate:
+    """The diagonal with a standard error for every entry.
+
+    Probes are added until the standard errors together are as small as asked; the goal is looked at as for
+    `landscape.estimate_trace`. Where the probes would cost no less than the n products of an exact diagonal, those are
+    made instead.
+
+    Args:
+        operator: a symmetric operator or dense symmetric matrix of dimension n.
+        tol: goal for `DiagonalEstimate.relative_error`; default 0.1.
+        probes: make this many, at least 2, in place of a goal.
+        seed: of the probes, and of the Krylov basis, which is independent of them.
+        deflation: directions done exactly, a product each; 0 is the plain estimator.
+        max_products: stop before more than this many are made; default 1,000. Only with ``tol``.
+        progress: called after every block of products.
+
+    Raises:
+        InputError: an argument is out of range, or a product isn't finite.
+    """
+    operator = as_exact_operator(operator)
+    check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
+    allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
+    goal = None if probes else tol or TOL
+    made = _Estimation(operator, goal, seed, allowed, deflation, progress or (lambda _: None))
+    return made.run(probes or FEWEST_PROBES)
+
+
+def check_arguments(
+    dim: int, tol: float | None, probes: int | None, seed: int, max_products: int | None, deflation: int = DEFLATION
+) -> None:
+    """Raise the InputError that `estimate_diagonal` would raise for an operator of dimension ``dim``."""
+    check_goal("diagonal", tol, probes, seed, max_products)
+    refuse_fractions(deflation=deflation)
+    if deflation < 0:
+        raise InputError(f"deflation must not be negative, and {deflation} is")
+    least = _least(dim, deflation)
+    if max_products is not None and max_products < least:
+        raise InputError(f"a diagonal takes at least {least} products, and max_products is {max_products}")
+
+
+def _least(dim: int, deflation: int) -> int:
+    """The products of the shortest run: of the basis and the first probes, or of every unit vector."""
+    return min(dim, deflation + FEWEST_PROBES)
+
+
+class _Estimation(Sampling[DiagonalEstimate]):
+    """One run: do a basis exactly, probe the rest, or multiply every unit vector."""
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        tol: float | None,
+        seed: int,
+        allowed: int,
+        deflation: int,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.operator, self.tol, self.seed, self.allowed, self.deflation = operator, tol, seed, allowed, deflation
+        self._progress, self._before = progress, operator.products
+        self._probes = 0
+        self._mean = torch.zeros(operator.dim, dtype=torch.float64, device=operator.device)
+        self._squares = torch.zeros_like(self._mean)  # of the deviations from the mean (Welford 1962)
+
+    @property
+    def products(self) -> int:
+        """Products made in this run."""
+        return self.operator.products - self._before
+
+    def run(self, probes: int) -> DiagonalEstimate:
+        """Make the probes that the goal asks for, unless every unit vector takes no more products."""
+        if self.operator.dim <= self.deflation + probes:
+            return self.exact()
+        self.distance = distance(self.operator, self.seed)
+        self.basis = self._basis()
+        self._known = self._of_basis()
+        return self.sample(probes)
+
+    def _basis(self) -> KrylovBasis:
+        """A Krylov basis; where it ends before, of a further sequence beside it."""
+        basis = KrylovBasis(self.operator, self.deflation + 1, self.seed)
+        pending = basis.inject() if self.deflation else None
+        while pending is not None and basis.expanded < self.deflation:
+            following = basis.expand(pending).pending
+            pending = basis.inject() if following is None else following
+            self._tell("deflating", self.deflation + FEWEST_PROBES)
+        return basis
+
+    def _of_basis(self) -> Tensor:
+        """(n,) the diagonal of Q Q^T A + A Q Q^T - Q Q^T A Q Q^T."""
+        rows, total = self.basis.rows, torch.zeros_like(self._mean)
+        size = self.basis.expanded
+        relation = np.vstack([self.basis.projection, self.basis.border])
+        for index in range(size):
+            unit = np.eye(size)[:, [index]]
+            vector, product = rows.combine(unit), rows.combine(relation[:, [index]])
+            within = rows.combine(self.basis.projection[:, [index]])
+            total += (vector.to(torch.float64) * (2 * product.to(torch.float64) - within)).squeeze(1)
+        return total
+
+    def draw(self, wanted: int) -> None:
+        """See `Sampling.draw`."""
+        size, total = block_size(self.operator, 16), self.products + wanted - self._probes
+        while self._probes < wanted:
+            indices = range(self._probes, min(wanted, self._probes + size))
+            signs = probe_block(self.operator, self.seed, indices)
+            products = self._outside(finite_products(self.operator, self._outside(signs)))
+            for sample in (signs.to(torch.float64) * products.to(torch.float64)).unbind(1):
+                self._probes += 1
+                deviation = sample - self._mean
+                self._mean += deviation / self._probes
+                self._squares += deviation * (sample - self._mean)
+            self._tell("probing", total)
+
+    def _outside(self, vectors: Tensor) -> Tensor:
+        """The part of a block (n, m) outside span Q."""
+        return self.basis.rows.split(vectors, self.basis.expanded)[1] if self.basis.expanded else vectors
+
+    def estimate(self) -> DiagonalEstimate:
+        """See `Sampling.estimate`."""
+        errors = (self._squares / (self._probes - 1) / self._probes).sqrt()
+        found = DiagonalEstimate(
+            values=(self._known + self._mean).cpu().numpy(),
+            standard_errors=errors.cpu().numpy(),
+            method="probes",
+            tol=self.tol,
+            converged=True,
+            rounding=self.distance.spectral,
+            deflation=self.basis.expanded,
+            probes=self._probes,
+            products=self.products,
+            arithmetic=self.distance.arithmetic(self.operator),
+        )
+        if self.tol is None or found.relative_error <= self.tol:
+            return found
+        return DiagonalEstimate(**(vars(found) | {"converged": False}))
+
+    def needed(self, found: DiagonalEstimate) -> int:
+        """See `Sampling.needed`."""
+        return math.ceil(found.probes * (found.relative_error / (self.tol or TOL)) ** 2)
+
+    def room(self) -> int:
+        """See `Sampling.room`."""
+        return self.allowed - self.products
+
+    def exact_instead(self, found: DiagonalEstimate, more: int) -> DiagonalEstimate | None:
+        """See `Sampling.exact_instead`."""
+        return self.exact() if self.operator.dim < more else None
+
+    def converged(self, found: DiagonalEstimate) -> bool:
+        """See `Sampling.converged`."""
+        return found.converged
+
+    def hopeless(self, found: DiagonalEstimate) -> bool:
+        """See `Sampling.hopeless`: more probes always help."""
+        return False
+
+    def exact(self) -> DiagonalEstimate:
+        """The diagonal from the product with every unit vector; what was made before is let go."""
+        columns, total = Columns(self.operator), self.products + self.operator.dim
+        values = np.empty(self.operator.dim)
+        for start, block in columns:
+            stop = start + block.shape[1]
+            values[start:stop] = block[start:stop].diagonal().to(torch.float64).cpu().numpy()
+            self._tell("multiplying", total)
+        return DiagonalEstimate(
+            values=values,
+            standard_errors=np.zeros(len(values)),
+            method="exact",
+            tol=self.tol,
+            converged=True,
+            rounding=columns.rounding,
+            deflation=0,
+            probes=0,
+            products=self.products,
+            arithmetic=arithmetic(self.operator, columns.reason),
+        )
+
+    def _tell(self, phase: str, total: int) -> None:
+        self._progress(Progress(phase, self.products, np.array([]), min(1.0, self.products / total)))
