@@ -26,7 +26,7 @@ def main() -> None:
             result = landscape.probe(
                 [f"data/{name}.pt"], [landscape.Loss(), landscape.TopEigenpairs(k=30)], Path(folder) / f"{name}.h5"
             )
-            draw(axes, result.rows[0].data["hessian"], label, f"C{position}")
+            draw(axes, result.rows[0].data["eigenpairs"], label, f"C{position}")
     axes.set(xlabel="index $i$", ylabel=r"eigenvalue $\lambda_i$ of the Hessian", yscale="log")
     axes.set_yticks([0.6, 1, 2, 3, 4, 6], labels=["0.6", "1", "2", "3", "4", "6"], minor=False)
     axes.minorticks_off()

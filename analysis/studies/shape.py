@@ -40,7 +40,7 @@ def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dic
     valley = rows[-1]["valley"]
     return {
         "steps": [step_of(path) for path in chosen],
-        "eigenvalues": [each["hessian"].eigenvalues.values.tolist() for each in rows],
+        "eigenvalues": [each["eigenpairs"].eigenvalues.values.tolist() for each in rows],
         "effective_rank": [float(each["trace"].trace ** 2 / each["trace"].frobenius ** 2) for each in rows],
         "loss": [float(each["loss"].loss) for each in rows],
         "exponents": valley.exponent.values.tolist(),

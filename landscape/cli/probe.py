@@ -84,7 +84,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
         return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it
     peers: list[CrossCheck] = []
     try:
-        for row in (row for row in result.rows if crosscheck and "hessian" in row.data):
+        for row in (row for row in result.rows if crosscheck and "eigenpairs" in row.data):
             peers.append(_crosscheck(row, source, given["k"], given["seed"]))
     finally:  # what was measured is shown, whatever becomes of the peer
         # What was there before can be anything.

@@ -93,7 +93,7 @@ def print_tables(result: Result, measurements: Sequence[Asked], peers: Sequence[
             else:
                 screen.sentence(str(item))
         if peer is not None:
-            screen.table(_crosscheck_table(row.data["hessian"], peer))
+            screen.table(_crosscheck_table(row.data["eigenpairs"], peer))
         for line in row.shortfalls:
             screen.sentence(f"NOT CONVERGED: {line}", "bold red")
     stored = "measured" if result.measured else "was there already, nothing measured"

@@ -30,7 +30,7 @@ _CUT = "not drawn: below a third of the rounding"
 def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     """Top eigenvalues, records overlaid."""
     axes = panel.subplots()
-    rows = [record.series("hessian") for record in shown]
+    rows = [record.series("eigenpairs") for record in shown]
     overlay(axes, shown, rows, spectra.draw_eigenvalues)
     legend(axes, shown)
     note(panel, [_checkpoints(record, row) for record, row in zip(shown, rows, strict=True)])

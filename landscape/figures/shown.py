@@ -20,7 +20,6 @@ from landscape.reporting.messages import listed
 
 HESSIAN = "hessian"
 LARGE = ("parameter",)
-_EIGENPAIRS = "eigenpairs"  # the group's name for other matrices, which is "hessian" for the Hessian
 _ENDINGS = re.compile(r"(\.landscape)?(\.(h5|hdf5|nc))?(\.parts)?$")
 
 
@@ -135,8 +134,6 @@ def _of_matrix(groups: Mapping[str, xr.Dataset], matrix: str, record: str) -> di
     found = {name.removesuffix(ending): group for name, group in groups.items() if name.endswith(ending)}
     if not found:
         raise InputError(f"{record} has nothing of the matrix {matrix}; it has {listed(sorted(groups), 20)}")
-    if _EIGENPAIRS in found:
-        found[HESSIAN] = found.pop(_EIGENPAIRS)
     return found | {name: groups[name] for name in ("loss",) if name in groups}
 
 

@@ -75,7 +75,7 @@ _HOPS = ("window_start", "window_end", "crossing_rate", "crossing_interval", "ra
 
 PAGES: dict[str, Page] = {
     "eigenvalues": Page(
-        {"hessian": ("eigenvalues", "intervals", "converged")}, "--hessian", _column, _alone, pages.eigenvalues
+        {"eigenpairs": ("eigenvalues", "intervals", "converged")}, "--hessian", _column, _alone, pages.eigenvalues
     ),
     "density": Page(
         {"density": ("outliers", "nodes", "weights", "alpha", "beta")}, "--density", _column, _alone, pages.density

@@ -181,9 +181,9 @@ def _from_record(problem: Problem, path: str, history: History, index: int) -> F
     from landscape.slices.directions import unit
 
     with open_record(path) as record:
-        if "hessian" not in record or "eigenvectors" not in record["hessian"].dataset:
+        if "eigenpairs" not in record or "eigenvectors" not in record["eigenpairs"].dataset:
             raise InputError(f"{path} has no eigenvectors of the Hessian: measure them with --hessian --eigenvectors")
-        rows = record["hessian"].dataset
+        rows = record["eigenpairs"].dataset
         if index >= rows.sizes["index"]:
             raise InputError(f"{path} has {rows.sizes['index']} eigenvectors, and {index + 1} are asked for")
         own = np.flatnonzero(rows.sha256.values == history.digest)

@@ -249,7 +249,7 @@ def told_of_known(row: xr.Dataset) -> list[str]:
 
 def _group(matrix: Matrix) -> str:
     """``hessian``, or ``eigenpairs_...`` of another matrix."""
-    return "hessian" if matrix.group("") == "" else matrix.group("eigenpairs")
+    return matrix.group("eigenpairs")
 
 
 def _basis(pairs: Eigenpairs) -> str | None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from landscape.errors import InputError
 from landscape.record.heaps import has_endless_heap
 from landscape.record.request import Request, Unit, to_json
-from landscape.record.schema import FORMAT, ROWS, SCHEMA_VERSION, Layout, Variable, length_of, utf8
+from landscape.record.schema import FORMAT, ROWS, SCHEMA_MINOR, SCHEMA_VERSION, Layout, Variable, length_of, utf8
 
 LABELS = "DIMENSION_LABELS"
 _OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
@@ -183,6 +183,7 @@ def header(request: Request) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
+        "schema_minor": SCHEMA_MINOR,
         "fingerprint": request.fingerprint,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -202,6 +203,24 @@ def check_header(path: Path, attrs: Mapping[str, Any]) -> None:
         )
 
 
+def is_older(attrs: Mapping[str, Any]) -> bool:
+    """Whether a record, or the folder of its parts, is of a schema whose groups had other names."""
+    return int(attrs.get("schema_version", SCHEMA_VERSION)) < SCHEMA_VERSION
+
+
+def refuse_older(path: Path, attrs: Mapping[str, Any]) -> None:
+    """Refuse to add to a record of an older schema, or to join it with others.
+
+    Raises:
+        InputError: the record is of an older schema.
+    """
+    if is_older(attrs):
+        raise InputError(
+            f"{path} is of an older version: it is read and drawn, but not added to or joined; measure into another "
+            "file (-o)"
+        )
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, on one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
@@ -211,9 +230,11 @@ def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
     """What the record was asked for, and where each of its units is.
 
     Raises:
-        InputError: see `opened`; also if the request or the bookkeeping cannot be read.
+        InputError: see `opened`; also if the request or the bookkeeping cannot be read, or the record is of an older
+            schema.
     """
     with opened(path) as file, readable(path):
+        refuse_older(path, file.attrs)
         check_structure(file)
         request = Request.from_plain(json.loads(file.attrs["request"]))
         rows = {

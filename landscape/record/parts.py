@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import Row, check_header, first_line, header, survey
+from landscape.record.hdf5 import Row, check_header, first_line, header, refuse_older, survey
 from landscape.record.hold import Hold
 from landscape.record.request import Request, Unit, to_json
 
@@ -49,6 +49,7 @@ class Parts:
         try:
             stored = json.loads(_text(self.folder / _REQUEST))
             check_header(self.folder, stored)
+            refuse_older(self.folder, stored)
             return Request.from_plain(stored["request"])
         except InputError:
             raise

@@ -12,22 +12,24 @@ from typing import Any
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import LABELS, check_structure, opened, readable, survey
+from landscape.record.hdf5 import LABELS, check_structure, is_older, opened, readable
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.parts import Parts, replacing
 from landscape.record.request import Request
-from landscape.record.schema import length_of
+from landscape.record.schema import OLD_GROUPS, length_of
 
 
 def open_record(path: str | Path) -> xr.DataTree:
     """The record as a tree with a node for each measurement. Values are read when they are used.
+
+    Groups of older schemas have the names of today.
 
     Args:
         path: OUT, or the folder `<OUT>.parts` of an unfinished run; OUT also stands for that folder while there is no
             OUT. An unfinished record has the rows that are there so far.
 
     Raises:
-        InputError: there is none, or it is damaged or of a newer schema.
+        InputError: there is none, or it is damaged or of a newer schema; or it is unfinished and of an older one.
     """
     if (unfinished := _unfinished(Path(path))) is None:
         return _open(Path(path))
@@ -59,8 +61,10 @@ def read_request(path: str | Path) -> Request:
     Raises:
         InputError: see `open_record`.
     """
-    unfinished = _unfinished(Path(path))
-    return unfinished[1] if unfinished else survey(Path(path))[0]
+    if unfinished := _unfinished(Path(path)):
+        return unfinished[1]
+    with opened(Path(path)) as file, readable(Path(path)):
+        return Request.from_plain(json.loads(file.attrs["request"]))
 
 
 def read_provenance(record: xr.DataTree, measurement: str, position: int) -> dict[str, Any]:
@@ -84,6 +88,8 @@ def _open(path: Path) -> xr.DataTree:
         check_structure(file)
     with readable(path):
         tree = xr.open_datatree(path, engine="h5netcdf")
+    if is_older({str(key): value for key, value in tree.attrs.items()}):
+        tree.children = {OLD_GROUPS.get(name, name): node for name, node in tree.children.items()}
     for node in tree.subtree:
         for variable in node.variables.values():
             variable.attrs.pop(LABELS, None)  # the dimensions have the same names

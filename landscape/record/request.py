@@ -43,7 +43,7 @@ class Request:
     """Which measurements are asked for, on which checkpoints.
 
     Attributes:
-        settings: for each measurement its settings, such as ``{"hessian": {"k": 10, "which": "LM"}}``.
+        settings: for each measurement its settings, such as ``{"eigenpairs": {"k": 10, "which": "LM"}}``.
         checkpoints: for each measurement the sha256 of its checkpoints, in the order of the record's rows.
         common: what holds for all of them: problem, its arguments, sha256 of the data, dtype.
     """

@@ -22,6 +22,7 @@ from landscape.record.hdf5 import (
     create_group,
     first_line,
     opened,
+    refuse_older,
     told_in,
 )
 from landscape.record.merge import blocks
@@ -64,7 +65,7 @@ class Salvage:
         What can't be seen is a number that reads well and isn't what was written: there are no checksums.
 
         Raises:
-            InputError: it is no record or of a newer schema, or nothing of it can be read.
+            InputError: it is no record, of a newer or an older schema, or nothing of it can be read.
         """
         cut_off = h5py.is_hdf5(record) and not _opens(record)
         source = _filled_up(record, self._folder) if cut_off else record
@@ -72,6 +73,7 @@ class Salvage:
         told: dict[Unit, dict[str, Any]] = {}
         try:
             with opened(source) as file:
+                refuse_older(record, file.attrs)
                 request = Request.from_plain(json.loads(file.attrs["request"]))
                 size, damaged = record.stat().st_size, cut_off
                 for name in request.settings:

@@ -19,7 +19,9 @@ from landscape.errors import InputError
 from landscape.record.request import to_json
 
 FORMAT = "landscape-record"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # the major number: goes up where older programs would misread a record
+SCHEMA_MINOR = 0  # goes up where something is added that older programs may pass over
+OLD_GROUPS = {"hessian": "eigenpairs"}  # of version 1, and what they are called since
 ROWS = "checkpoint"
 
 _BOOKKEEPING = {

@@ -34,14 +34,14 @@ BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
-def numbers(path, group="hessian"):
+def numbers(path, group="eigenpairs"):
     """Everything measured in a group of a record."""
     with h5py.File(path) as file:
         names = sorted(set(file[group]) - {"provenance", "path"})
         return {name: np.asarray(file[group][name]).tolist() for name in names}
 
 
-def provenance(path, group="hessian", row=0):
+def provenance(path, group="eigenpairs", row=0):
     with h5py.File(path) as file:
         return json.loads(file[group]["provenance"].asstr()[row])
 
@@ -84,8 +84,8 @@ def test_from_another_directory_as_a_module(tmp_path):
     assert row["checkpoint"]["step"] == 4000
     assert row["shortfalls"] == []
     stored = numbers(tmp_path / "looped.landscape.h5")
-    assert row["hessian"]["eigenvalues"] == stored["eigenvalues"][0]
-    assert row["hessian"]["residuals"] == stored["residuals"][0]
+    assert row["eigenpairs"]["eigenvalues"] == stored["eigenvalues"][0]
+    assert row["eigenpairs"]["residuals"] == stored["residuals"][0]
     assert row["loss"]["loss"] == numbers(tmp_path / "looped.landscape.h5", "loss")["loss"][0]
     told = provenance(tmp_path / "looped.landscape.h5")
     assert told["command"] == f"landscape-probe -k 2 --json --hessian {LOOPED} --project {ROOT}"
@@ -114,7 +114,7 @@ def assert_exact(checkpoint, command, tmp_path, products):
     exact = np.linalg.eigvalsh(hessian)
     exact = exact[np.argsort(-abs(exact))][:10]
     with h5py.File(out) as file:
-        group = file["hessian"]
+        group = file["eigenpairs"]
         values, residuals, rounding = group["eigenvalues"][0], group["residuals"][0], group["rounding"][0]
         vectors = group["eigenvectors"][0]
         assert group["converged"].shape == (1, 10)
@@ -128,9 +128,9 @@ def assert_exact(checkpoint, command, tmp_path, products):
     # n entries of relative rounding eps/2 each, in the norm of a vector and in an inner product of two.
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-7)
     with xr.open_datatree(out, engine="h5netcdf") as tree:
-        assert tree["hessian"]["eigenvectors"].dims == ("checkpoint", "index", "parameter")
-        assert tree["hessian"]["converged"].dims == ("checkpoint", "index")
-        np.testing.assert_array_equal(tree["hessian"]["eigenvalues"].sel(checkpoint=0), values)
+        assert tree["eigenpairs"]["eigenvectors"].dims == ("checkpoint", "index", "parameter")
+        assert tree["eigenpairs"]["converged"].dims == ("checkpoint", "index")
+        np.testing.assert_array_equal(tree["eigenpairs"]["eigenvalues"].sel(checkpoint=0), values)
 
 
 def dense_hessian(path):
@@ -439,7 +439,7 @@ def test_what_did_not_converge_is_said_everywhere(command, tiny):
     again = command(*arguments, "--json")
     assert again.status == 3, "and when it is shown again"
     (row,) = json.loads(again.out)["rows"]
-    assert row["hessian"]["converged"] == converged[0]
+    assert row["eigenpairs"]["converged"] == converged[0]
     assert len(row["shortfalls"]) == 1
 
 
@@ -465,7 +465,7 @@ def test_a_signal_costs_at_most_the_unit_in_work(command, tiny, sweep, monkeypat
     process = subprocess.Popen(run, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     parts = tiny.folder / "run.h5.parts"
-    while len(list(parts.glob("hessian-*.h5"))) < 2 and time.monotonic() < deadline:
+    while len(list(parts.glob("eigenpairs-*.h5"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(sent)
     _, err = process.communicate(timeout=60)
@@ -478,12 +478,12 @@ def test_a_signal_costs_at_most_the_unit_in_work(command, tiny, sweep, monkeypat
     measured = []
     original = TopEigenpairs.measure
     monkeypatch.setattr(TopEigenpairs, "measure", lambda *given: measured.append(1) or original(*given))
-    finished = len(list(parts.glob("hessian-*.h5")))
+    finished = len(list(parts.glob("eigenpairs-*.h5")))
     assert command(*sweep, "run.h5").status == 0
     assert len(measured) == len(SWEEP) - finished
     assert not parts.exists()
     assert command(*sweep, "whole.h5").status == 0
-    for group in ("hessian", "loss"):
+    for group in ("eigenpairs", "loss"):
         assert repr(numbers("run.h5", group)) == repr(numbers("whole.h5", group)), "bit for bit, and NaN is NaN"
 
 
@@ -501,7 +501,7 @@ def test_what_fails_halfway_keeps_what_was_before(command, tiny):
     assert ran.err.startswith("landscape-probe: overflowing.pt: the loss is NaN or infinite for 20 of 20 terms")
     sha = read_checkpoint("a.pt").sha256
     parts = tiny.folder / "run.h5.parts"
-    assert {path.name for path in parts.iterdir()} == {f"loss-{sha}.h5", f"hessian-{sha}.h5", "request.json"}
+    assert {path.name for path in parts.iterdir()} == {f"loss-{sha}.h5", f"eigenpairs-{sha}.h5", "request.json"}
     assert command("a.pt", "--hessian", "-k", 2, "-o", "run.h5").status == 2, "the parts are another request's"
     assert command("a.pt", "--hessian", "-k", 2, "-o", "run.h5", "--overwrite").status == 0
 

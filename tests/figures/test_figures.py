@@ -94,7 +94,7 @@ def test_all_figures_are_available(shown):
 
 
 def test_eigenvalues_are_those_of_the_record_and_hollow_where_not_converged(shown):
-    rows = shown[0].series("hessian")
+    rows = shown[0].series("eigenpairs")
     axes = draw_eigenvalues(axes_of(), rows, "run")
     drawn = np.concatenate([each[0].get_ydata() for each in axes.containers])
     np.testing.assert_array_equal(np.sort(drawn), np.sort(rows.eigenvalues.values[:, 0]))
@@ -377,7 +377,7 @@ def test_of_a_record_with_little_the_page_is_low_and_of_one_with_nothing_there_i
     assert (ran.status, ran.out) == (2, "")
     assert "no figure can be drawn of what is there" in ran.err
     assert "nothing in common" in plot("loss.h5", "--figure", "summary").err
-    little = replace(shown[0], groups={name: shown[0].groups[name] for name in ("loss", "hessian")})
+    little = replace(shown[0], groups={name: shown[0].groups[name] for name in ("loss", "eigenpairs")})
     with styled("paper"):
         assert draw("summary", little).get_figheight() < 4
         assert draw("summary", shown).get_figheight() <= 10.4
@@ -391,9 +391,9 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     assert probe([*asked, "--eigenpairs", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
     other = Shown.read(record, matrix="fisher-empirical")
     assert other.label == "point (fisher-empirical)"
-    assert set(other.groups) == {"hessian", "loss"}
+    assert set(other.groups) == {"eigenpairs", "loss"}
     with h5py.File(record) as stored:
-        assert np.array_equal(other.row("hessian").eigenvalues, stored["eigenpairs_fisher_empirical/eigenvalues"][0])
+        assert np.array_equal(other.row("eigenpairs").eigenvalues, stored["eigenpairs_fisher_empirical/eigenvalues"][0])
     assert available([other]) == ["eigenvalues", "summary"]
     both = ["--matrix", "hessian", "--matrix", "fisher-empirical", "--figure", "eigenvalues", "-o", tmp_path]
     assert plot(record, *both).out == f"{tmp_path}/point-vs-point-fisher-empirical-eigenvalues.pdf\n"

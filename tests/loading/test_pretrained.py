@@ -73,9 +73,9 @@ def test_a_kind_of_model_end_to_end(name, tmp_path, monkeypatch, command):
     ran = command(*kind.arguments, "--hessian", "-k", 3, "--tol", 1e-6, "-o", "record.h5")
     assert (ran.status, ran.err) == (0, "")
     with h5py.File("record.h5") as file:
-        values = file["hessian/eigenvalues"][0]
+        values = file["eigenpairs/eigenvalues"][0]
         # What the command states, and what single precision explains, in which transformers makes its losses.
-        error = file["hessian/residuals"][0] + file["hessian/rounding"][0] + 1e-6 * abs(values[0])
+        error = file["eigenpairs/residuals"][0] + file["eigenpairs/rounding"][0] + 1e-6 * abs(values[0])
     assert (abs(values - expected) <= error).all(), (values, expected)
 
 

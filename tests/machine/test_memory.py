@@ -162,6 +162,6 @@ def test_a_solve_that_tells_nothing_on_its_way_is_measured_too(tiny):
     result = probe(
         ["a.pt"], [TopEigenpairs(1, tol_value=0.1)], "one.h5", source=Source(params="2.bias", compiling="off")
     )
-    told = json.loads(str(result.rows[0].data["hessian"].provenance.values))
+    told = json.loads(str(result.rows[0].data["eigenpairs"].provenance.values))
     assert told["memory_foreseen"] is not None or sys.platform != "linux"
-    assert bool(result.rows[0].data["hessian"].converged.all())
+    assert bool(result.rows[0].data["eigenpairs"].converged.all())

@@ -243,7 +243,7 @@ def test_the_words_are_on_the_screen_and_in_the_record(tmp_path, monkeypatch, co
     assert "±: an eigenvalue of the matrix as computed in float32 (" in said
     assert said.count("all errors are those of the matrix as computed in float32") >= 2
     with open_record("r.h5") as record:
-        for name in ("hessian", "trace", "density", "spectrum"):
+        for name in ("eigenpairs", "trace", "density", "spectrum"):
             assert str(record[name].arithmetic.values[0]).startswith("as computed in float32 (")
     again = command("model.pt", "--problem", "factory.py:posed", *asked)
     assert "as computed in float32" in again.out, "a finished record shows what its run showed"
@@ -264,9 +264,9 @@ def test_rounding_that_hinders_names_float64(tmp_path, monkeypatch, command):
     )
     assert exact.status == 0
     with open_record("r.h5") as record:
-        told = json.loads(str(record["hessian"].provenance.values[0]))
+        told = json.loads(str(record["eigenpairs"].provenance.values[0]))
         assert told["dtype"] == "float32"
-        assert not record["hessian"].converged.values.all()
+        assert not record["eigenpairs"].converged.values.all()
 
 
 def test_evaluation_in_float64_leaves_everything_as_it_was():

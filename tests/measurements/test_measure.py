@@ -48,7 +48,9 @@ def test_probe_gives_what_the_record_holds(tiny):
     with landscape.open_record("run.h5") as record:
         for position, row in enumerate(result.rows):
             assert row.step == 10 * position
-            np.testing.assert_array_equal(row.data["hessian"].eigenvalues, record["hessian/eigenvalues"][position])
+            np.testing.assert_array_equal(
+                row.data["eigenpairs"].eigenvalues, record["eigenpairs/eigenvalues"][position]
+            )
             assert row.data["loss"].loss == record["loss/loss"][position]
     again = probe(["b.pt", "a.pt", "b.pt"], measurements, "other.h5")
     assert [row.path for row in again.rows] == ["a.pt", "b.pt"], "in the order of their steps, each once"
@@ -57,7 +59,7 @@ def test_probe_gives_what_the_record_holds(tiny):
 
 def test_how_a_row_came_to_be(tiny):
     result = probe(["b.pt"], [TopEigenpairs(k=2, seed=5)], "run.h5", source=Source(batch_size=9), command="by hand")
-    told = json.loads(str(result.rows[0].data["hessian"].provenance.values))
+    told = json.loads(str(result.rows[0].data["eigenpairs"].provenance.values))
     assert told["command"] == "by hand"
     assert told["settings"] == {
         "k": 2,
@@ -84,10 +86,10 @@ def test_a_resumed_sweep_makes_its_products_as_it_began(tiny, monkeypatch):
     probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
     monkeypatch.setattr("landscape.curvature.products.batched.half_of_memory", lambda _: 0)
     result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
-    routes = [json.loads(str(row.data["hessian"].provenance.values))["route"]["name"] for row in result.rows]
+    routes = [json.loads(str(row.data["eigenpairs"].provenance.values))["route"]["name"] for row in result.rows]
     assert routes == ["cached", "cached"]
     fresh = probe(["a.pt"], [TopEigenpairs(k=2)], "fresh.h5")
-    assert "products by graph rebuilt for each product" in TopEigenpairs(k=2).show(fresh.rows[0].data["hessian"])[1]
+    assert "products by graph rebuilt for each product" in TopEigenpairs(k=2).show(fresh.rows[0].data["eigenpairs"])[1]
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_refused(tiny, monkeypatch):

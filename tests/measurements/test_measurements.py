@@ -73,7 +73,7 @@ def _deflated(tmp_path, pairs):
 def test_density_and_trace_deflate_the_eigenpairs_of_their_record(tmp_path):
     density, trace, known = _deflated(tmp_path, [TopEigenpairs(3)])
     assert known == [3, 3]
-    row = group(tmp_path / "r.h5", "hessian")
+    row = group(tmp_path / "r.h5", "eigenpairs")
     np.testing.assert_array_equal(density.outliers, row.eigenvalues)
     # One product holds three pairs to the Hessian: of the trace's 30 directions 27 are Krylov vectors, 10 probes follow
     # one product measures the rounding of a probe, and six how far the matrix is from that in float64.
@@ -525,7 +525,7 @@ def test_a_sweep_goes_by_steps_and_then_by_names(command, tiny):
 def test_a_sweep_stores_the_overlap_of_successive_subspaces(command, tiny):
     assert command("c.pt", "a.pt", "b.pt", "--hessian", "-k", 3, "--dtype", "float64", "-o", "run.h5").status == 0
     with open_record("run.h5") as record:
-        rows = record["hessian"].dataset.load()
+        rows = record["eigenpairs"].dataset.load()
     assert rows.step.values.tolist() == [0, 10, 20]
     assert np.isnan(rows.overlap.values[0])
     for i in (1, 2):
@@ -556,7 +556,7 @@ def test_a_warm_start_comes_from_the_record(tiny, monkeypatch):
     landscape.probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
     landscape.probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
     assert starts[0] is None
-    np.testing.assert_array_equal(starts[1].T, group("run.h5", "hessian").eigenvectors)
+    np.testing.assert_array_equal(starts[1].T, group("run.h5", "eigenpairs").eigenvectors)
 
 
 def test_an_appended_measurement_opens_with_xarray(command, tiny):

@@ -323,7 +323,7 @@ def test_the_record_names_it_and_mixes_no_two_objectives(tiny, command):
     ran = command("a.pt", "--hessian", "-k", 2, "--weight-decay", W, "-o", "a.h5")
     assert ran.status == 0
     with landscape.open_record("a.h5") as record:
-        row = record["hessian"].dataset
+        row = record["eigenpairs"].dataset
         told = json.loads(str(row.provenance.values[0]))
         theirs = np.linalg.eigvalsh(tiny.hessian("a.pt").numpy() + W * np.eye(13))
         expected = theirs[np.argsort(-abs(theirs))][:2]

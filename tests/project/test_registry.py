@@ -108,7 +108,7 @@ def test_another_package_adds_a_measurement_a_matrix_and_a_figure(tiny):
     with h5py.File(tiny.folder / "x.h5") as twice, h5py.File(tiny.folder / "y.h5") as once:
         assert float(twice["weight_norm/norm"][0]) > 0
         values = [float(file[f"{group}/eigenvalues"][0, 0]) for file, group in
-                  ((twice, "eigenpairs_twice"), (once, "hessian"))]  # fmt: skip
+                  ((twice, "eigenpairs_twice"), (once, "eigenpairs"))]  # fmt: skip
         assert values[0] == pytest.approx(2 * values[1], rel=1e-4)
     drawn = run("x.h5", "--figure", "weight-norm", "--format", "png", folder=tiny.folder, module="landscape.cli.plot")
     assert drawn.returncode == 0, drawn.stderr

@@ -43,7 +43,7 @@ ATTRS = {"units": "1", "long_name": "something measured"}
 def make_request(
     hessian: dict | None = None, shas: list[str] = SHA[:3], common: dict = COMMON, **more: dict
 ) -> Request:
-    return Request.every({"hessian": hessian or HESSIAN} | more, shas, common)
+    return Request.every({"eigenpairs": hessian or HESSIAN} | more, shas, common)
 
 
 def hessian(number: int, k: int = 3) -> xr.Dataset:
@@ -75,7 +75,7 @@ def provenance(number: int, **more: Any) -> dict[str, Any]:
 
 def write(path: Path, request: Request, **options: bool) -> Path:
     """A whole run: measures what is asked for and not done."""
-    makers = {"hessian": hessian, "loss": loss}
+    makers = {"eigenpairs": hessian, "loss": loss}
     with RecordWriter(path, request, **options) as writer:
         for measurement, sha in request.units:
             if not writer.finished and not writer.done(measurement, sha):
@@ -118,20 +118,20 @@ def out(tmp_path: Path) -> Path:
 def test_a_record_opens_with_h5py_alone(out: Path) -> None:
     write(out, make_request(loss={"on": "all"}))
     with h5py.File(out) as file:
-        assert file["hessian/converged"][:].dtype == bool
-        np.testing.assert_array_equal(file["hessian/converged"][1], [True, False, True])
-        assert file["hessian/eigenvalues"].dtype == np.float64
-        assert file["hessian/eigenvectors"].dtype == np.float32
-        np.testing.assert_array_equal(file["hessian/eigenvalues"][:], np.arange(3)[:, None] + [2, 1, 0])
-        np.testing.assert_array_equal(file["hessian/products"][:], [0, 10, 20])
-        np.testing.assert_array_equal(file["hessian/step"][:], [-1, 100, 200])
-        assert "-1 if unknown" in file["hessian/step"].attrs["long_name"]
+        assert file["eigenpairs/converged"][:].dtype == bool
+        np.testing.assert_array_equal(file["eigenpairs/converged"][1], [True, False, True])
+        assert file["eigenpairs/eigenvalues"].dtype == np.float64
+        assert file["eigenpairs/eigenvectors"].dtype == np.float32
+        np.testing.assert_array_equal(file["eigenpairs/eigenvalues"][:], np.arange(3)[:, None] + [2, 1, 0])
+        np.testing.assert_array_equal(file["eigenpairs/products"][:], [0, 10, 20])
+        np.testing.assert_array_equal(file["eigenpairs/step"][:], [-1, 100, 200])
+        assert "-1 if unknown" in file["eigenpairs/step"].attrs["long_name"]
         assert list(file["loss/path"].asstr()[:]) == [f"runs/step_{number}.pt" for number in range(3)]
         assert list(file["loss/sha256"].asstr()[:]) == SHA[:3]
         assert file.attrs["format"] == "landscape-record"
-        assert file.attrs["schema_version"] == 1
+        assert file.attrs["schema_version"] == 2
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", file.attrs["created"])
-        assert json.loads(file.attrs["request"])["measurements"]["hessian"]["settings"] == HESSIAN
+        assert json.loads(file.attrs["request"])["measurements"]["eigenpairs"]["settings"] == HESSIAN
 
 
 def test_every_variable_has_scales_labels_units_and_a_long_name(out: Path) -> None:
@@ -151,36 +151,36 @@ def test_every_variable_has_scales_labels_units_and_a_long_name(out: Path) -> No
 def test_a_dimension_without_coordinate_costs_no_space(out: Path) -> None:
     write(out, make_request())
     with h5py.File(out) as file:
-        assert file["hessian/parameter"].shape == (7,)
-        assert file["hessian/parameter"].id.get_storage_size() == 0
+        assert file["eigenpairs/parameter"].shape == (7,)
+        assert file["eigenpairs/parameter"].id.get_storage_size() == 0
 
 
 def test_xarray_opens_groups_of_different_length_without_this_package(out: Path) -> None:
     write(out, make_request(shas=SHA[:3]))
     write(out, Request.every({"loss": {}}, SHA[:5], COMMON), append=True)
     with xr.open_datatree(out, engine="h5netcdf") as tree:
-        assert tree["hessian"].sizes == {"checkpoint": 3, "index": 3, "parameter": 7}
+        assert tree["eigenpairs"].sizes == {"checkpoint": 3, "index": 3, "parameter": 7}
         assert tree["loss"].sizes == {"checkpoint": 5}
         assert "checkpoint" not in tree.sizes
-        assert tree["hessian/converged"].dtype == bool
+        assert tree["eigenpairs/converged"].dtype == bool
         np.testing.assert_array_equal(tree["loss/loss"], np.arange(5) + 0.5)
-        assert tree["hessian/eigenvalues"].sel(checkpoint=2, index=0) == 4.0
+        assert tree["eigenpairs/eigenvalues"].sel(checkpoint=2, index=0) == 4.0
 
 
 def test_what_open_record_gives_can_be_saved_as_netcdf(out: Path, tmp_path: Path) -> None:
     write(out, make_request())
     with open_record(out) as tree:
-        tree["hessian"].to_dataset().to_netcdf(tmp_path / "saved.nc", engine="h5netcdf")
+        tree["eigenpairs"].to_dataset().to_netcdf(tmp_path / "saved.nc", engine="h5netcdf")
         with xr.open_dataset(tmp_path / "saved.nc", engine="h5netcdf") as saved:
-            xr.testing.assert_identical(saved.load(), tree["hessian"].to_dataset().load())
+            xr.testing.assert_identical(saved.load(), tree["eigenpairs"].to_dataset().load())
 
 
 @pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump is not installed")
 def test_h5dump_prints_a_record(out: Path) -> None:
     write(out, make_request())
-    run = subprocess.run(["h5dump", "-d", "/hessian/eigenvalues", out], capture_output=True, text=True, check=True)
+    run = subprocess.run(["h5dump", "-d", "/eigenpairs/eigenvalues", out], capture_output=True, text=True, check=True)
     assert "(2,0): 4, 3, 2" in run.stdout
-    assert '"/hessian/checkpoint"' in run.stdout
+    assert '"/eigenpairs/checkpoint"' in run.stdout
     assert subprocess.run(["h5dump", out], capture_output=True, check=True).stderr == b""
 
 
@@ -188,8 +188,8 @@ def test_what_all_rows_share_is_an_attribute_of_the_group(out: Path) -> None:
     more = {"amp": True, "none": None, "big": 2**70, "tol": 0.5, "name": "caf\u00e9 \udcff", "empty": ""}
     with RecordWriter(out, make_request(shas=SHA[:2])) as writer:
         for number in range(2):
-            writer.add("hessian", hessian(number), provenance(number, device=f"cuda:{number}", **more))
-    attrs = content(out)["hessian"].attrs
+            writer.add("eigenpairs", hessian(number), provenance(number, device=f"cuda:{number}", **more))
+    attrs = content(out)["eigenpairs"].attrs
     assert attrs == {
         "command": "landscape-probe --hessian",
         "seed": 0,
@@ -202,7 +202,7 @@ def test_what_all_rows_share_is_an_attribute_of_the_group(out: Path) -> None:
         "empty": "",
     }
     with open_record(out) as tree:
-        assert read_provenance(tree, "hessian", 1) == provenance(1, device="cuda:1", **more)
+        assert read_provenance(tree, "eigenpairs", 1) == provenance(1, device="cuda:1", **more)
 
 
 def test_rows_follow_the_request_not_the_order_of_measuring(tmp_path: Path) -> None:
@@ -211,10 +211,10 @@ def test_rows_follow_the_request_not_the_order_of_measuring(tmp_path: Path) -> N
         path = tmp_path / f"{order[0]}.h5"
         with RecordWriter(path, make_request()) as writer:
             for number in order:
-                writer.add("hessian", hessian(number), provenance(number))
+                writer.add("eigenpairs", hessian(number), provenance(number))
         contents.append(content(path))
     assert_same(*contents)
-    np.testing.assert_array_equal(contents[0]["hessian/checkpoint"], [0, 1, 2])
+    np.testing.assert_array_equal(contents[0]["eigenpairs/checkpoint"], [0, 1, 2])
 
 
 def test_shorter_rows_are_padded_and_tell_their_length(out: Path) -> None:
@@ -223,8 +223,8 @@ def test_shorter_rows_are_padded_and_tell_their_length(out: Path) -> None:
     with RecordWriter(out, make_request()) as writer:
         for number, k in enumerate((2, 4, 0)):
             more = {"text": text[:k], "small": small[:k], "place": small[:k].astype(np.int32)}
-            writer.add("hessian", hessian(number, k).assign(more), provenance(number))
-    group = content(out)["hessian"]
+            writer.add("eigenpairs", hessian(number, k).assign(more), provenance(number))
+    group = content(out)["eigenpairs"]
     np.testing.assert_array_equal(group["eigenvalues"], [[1, 0, np.nan, np.nan], [4, 3, 2, 1], [np.nan] * 4])
     np.testing.assert_array_equal(group["text"], [["é", "b", "", ""], ["é", "b", "c", "d"], [""] * 4])
     np.testing.assert_array_equal(group["small"], [[0, 1, 255, 255], [0, 1, 2, 3], [255] * 4])
@@ -242,9 +242,9 @@ def test_shorter_rows_are_padded_and_tell_their_length(out: Path) -> None:
 def test_lengths_survive_an_append(out: Path) -> None:
     for number, k in enumerate((2, 3, 5)):
         with RecordWriter(out, make_request(shas=[SHA[number]]), append=True) as writer:
-            writer.add("hessian", hessian(number, k), provenance(number))
-    np.testing.assert_array_equal(content(out)["hessian/index_length"], [2, 3, 5])
-    np.testing.assert_array_equal(content(out)["hessian/eigenvalues"][0], [1, 0, np.nan, np.nan, np.nan])
+            writer.add("eigenpairs", hessian(number, k), provenance(number))
+    np.testing.assert_array_equal(content(out)["eigenpairs/index_length"], [2, 3, 5])
+    np.testing.assert_array_equal(content(out)["eigenpairs/eigenvalues"][0], [1, 0, np.nan, np.nan, np.nan])
 
 
 def test_a_request_and_a_provenance_larger_than_a_compact_attribute(out: Path) -> None:
@@ -298,8 +298,8 @@ def test_any_unit_comes_back_as_it_was(tmp_path: Path, units: list[xr.Dataset]) 
     out.unlink(missing_ok=True)
     with RecordWriter(out, make_request(shas=SHA[: len(units)])) as writer:
         for number, unit in enumerate(units):
-            writer.add("hessian", unit, provenance(number))
-    group = content(out)["hessian"]
+            writer.add("eigenpairs", unit, provenance(number))
+    group = content(out)["eigenpairs"]
     for number, unit in enumerate(units):
         for name, variable in unit.variables.items():
             row = group[name].isel(checkpoint=number)
@@ -330,10 +330,10 @@ shas = [digit * 64 for digit in "0123"]
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 if sys.argv[1] == "add":
     row = xr.Dataset({"v": (("index", "parameter"), np.ones((128, 2**18), np.float32), attrs)})
-writer = RecordWriter("out.h5", Request.every({"hessian": {}}, shas, {}))
+writer = RecordWriter("out.h5", Request.every({"eigenpairs": {}}, shas, {}))
 before = peak()
 for sha in shas if sys.argv[1] == "add" else []:
-    writer.add("hessian", row, {"checkpoint": {"path": "", "sha256": sha, "step": 0}})
+    writer.add("eigenpairs", row, {"checkpoint": {"path": "", "sha256": sha, "step": 0}})
 if sys.argv[1] == "finish":
     writer.finish()
     print(peak() - before)
@@ -351,7 +351,7 @@ if sys.argv[1] == "finish":
     # One block is 64 MiB; the rest is what HDF5 and NumPy take for themselves.
     assert int(run.stdout) < 110
     with h5py.File(tmp_path / "out.h5") as file:
-        assert file["hessian/v"].shape == (4, 128, 2**18)
+        assert file["eigenpairs/v"].shape == (4, 128, 2**18)
 
 
 # A run that ends at any moment
@@ -364,7 +364,7 @@ def finish_from(folder: Path, request: Request) -> tuple[xr.DataTree, int]:
         for measurement, sha in request.units:
             if not writer.finished and not writer.done(measurement, sha):
                 number = SHA.index(sha)
-                writer.add(measurement, {"hessian": hessian, "loss": loss}[measurement](number), provenance(number))
+                writer.add(measurement, {"eigenpairs": hessian, "loss": loss}[measurement](number), provenance(number))
                 measured += 1
     return content(out), measured
 
@@ -393,7 +393,9 @@ def interrupted(out: Path, request: Request, count: int = 1, **options: bool) ->
     for measurement, sha in request.units:
         if count and not writer.done(measurement, sha):
             writer.add(
-                measurement, {"hessian": hessian, "loss": loss}[measurement](SHA.index(sha)), provenance(SHA.index(sha))
+                measurement,
+                {"eigenpairs": hessian, "loss": loss}[measurement](SHA.index(sha)),
+                provenance(SHA.index(sha)),
             )
             count -= 1
     return out.with_name(out.name + ".parts")
@@ -406,7 +408,7 @@ sys.path.insert(0, sys.argv[1])
 import h5py
 from tests.record import test_record as t
 writer = t.RecordWriter("out.h5", t.make_request())
-writer.add("hessian", t.hessian(0), t.provenance(0))
+writer.add("eigenpairs", t.hessian(0), t.provenance(0))
 make = h5py.Group.create_dataset
 def kill(group, name, *args, **kwargs):
     if name == "eigenvalues":
@@ -414,13 +416,13 @@ def kill(group, name, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return make(group, name, *args, **kwargs)
 h5py.Group.create_dataset = kill
-writer.add("hessian", t.hessian(1), t.provenance(1))
+writer.add("eigenpairs", t.hessian(1), t.provenance(1))
 """
     run = subprocess.run([sys.executable, "-c", script, str(ROOT)], cwd=tmp_path, capture_output=True, check=False)
     assert run.returncode == -9, run.stderr
     assert len(list((tmp_path / "out.h5.parts").glob("*.tmp"))) == 1
     with open_record(tmp_path / "out.h5") as tree:
-        np.testing.assert_array_equal(tree["hessian/products"], [0])
+        np.testing.assert_array_equal(tree["eigenpairs/products"], [0])
     resumed, measured = finish_from(tmp_path, make_request())
     assert measured == 2
     assert_same(resumed, content(write(tmp_path / "whole.h5", make_request())))
@@ -447,16 +449,16 @@ def test_parts_left_after_the_rename_are_removed(out: Path, tmp_path: Path) -> N
     assert not parts.exists()
     shutil.copytree(tmp_path / "copy", parts)
     write(out, make_request(loss={}), append=True)
-    assert content(out)["hessian"].sizes["checkpoint"] == 3
+    assert content(out)["eigenpairs"].sizes["checkpoint"] == 3
 
 
 def test_a_damaged_part_is_measured_again(out: Path) -> None:
     parts = interrupted(out, make_request(), 2)
-    victim = parts / f"hessian-{SHA[0]}.h5"
+    victim = parts / f"eigenpairs-{SHA[0]}.h5"
     os.truncate(victim, victim.stat().st_size // 2)
     writer = RecordWriter(out, make_request())
-    assert not writer.done("hessian", SHA[0])
-    assert writer.done("hessian", SHA[1])
+    assert not writer.done("eigenpairs", SHA[0])
+    assert writer.done("eigenpairs", SHA[1])
     _, measured = finish_from(out.parent, make_request())
     assert measured == 2
 
@@ -470,12 +472,12 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np
 from tests.record import test_record as t
 writer = t.RecordWriter("out.h5", t.make_request())
-writer.add("hessian", t.hessian(0), t.provenance(0))
+writer.add("eigenpairs", t.hessian(0), t.provenance(0))
 most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), most))
 big = (("index", "parameter"), np.ones((3, 2**20), np.float32), t.ATTRS)
 try:
-    writer.add("hessian", t.hessian(1).drop_vars("eigenvectors").assign(eigenvectors=big), t.provenance(1))
+    writer.add("eigenpairs", t.hessian(1).drop_vars("eigenvectors").assign(eigenvectors=big), t.provenance(1))
 except t.InputError as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # whoever measures coverage writes at the end
@@ -486,7 +488,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))  # whoever measures cove
     assert run.stdout.count("\n") == 1, run.stdout + run.stderr
     assert "cannot be written" in run.stdout
     assert run.stderr == ""
-    assert sorted(os.listdir(tmp_path / "out.h5.parts")) == [f"hessian-{SHA[0]}.h5", "request.json"]
+    assert sorted(os.listdir(tmp_path / "out.h5.parts")) == [f"eigenpairs-{SHA[0]}.h5", "request.json"]
     assert finish_from(tmp_path, make_request())[1] == 2
 
 
@@ -519,7 +521,7 @@ def test_reading_an_unfinished_record_leaves_nothing(
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     tree = open_record(out)
-    values = tree["hessian"].to_dataset()
+    values = tree["eigenpairs"].to_dataset()
     del tree
     gc.collect()
     assert os.listdir(tmp_path / "temporary") == []
@@ -530,7 +532,7 @@ def test_reading_an_unfinished_record_leaves_nothing(
 def test_an_exception_leaves_the_parts(out: Path) -> None:
     def run() -> None:
         with RecordWriter(out, make_request(shas=SHA[:1])) as writer:
-            writer.add("hessian", hessian(0), provenance(0))
+            writer.add("eigenpairs", hessian(0), provenance(0))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -541,7 +543,7 @@ def test_an_exception_leaves_the_parts(out: Path) -> None:
 
 def test_an_incomplete_record_cannot_be_finished(out: Path) -> None:
     with RecordWriter(out, make_request()) as writer:
-        writer.add("hessian", hessian(0), provenance(0))
+        writer.add("eigenpairs", hessian(0), provenance(0))
         with pytest.raises(RuntimeError, match="2 units are missing"):
             writer.finish()
     assert not out.exists()
@@ -585,7 +587,7 @@ def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
     for name, numbers in requests.items():
         with RecordWriter(tmp_path / name, make_request(shas=[SHA[n] for n in numbers])) as writer:
             for number in numbers:
-                writer.add("hessian", hessian(number, lengths[number]), provenance(number))
+                writer.add("eigenpairs", hessian(number, lengths[number]), provenance(number))
     join_records([tmp_path / "odd", tmp_path / "even"], tmp_path / "both")
     assert_same(content(tmp_path / "both"), content(tmp_path / "whole"))
 
@@ -617,7 +619,7 @@ def test_a_finished_record_is_shown_again(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
     writer = RecordWriter(out, make_request())
     assert writer.finished
-    assert writer.done("hessian", SHA[2])
+    assert writer.done("eigenpairs", SHA[2])
     assert writer.finish() == out
     assert out.read_bytes() == before
 
@@ -659,7 +661,7 @@ def test_a_finished_record_is_shown_where_nothing_can_be_written(out: Path, read
         (out.parent / "a").write_text("")
     with RecordWriter(out, make_request()) as writer:
         assert writer.finished
-        assert writer.done("hessian", SHA[2])
+        assert writer.done("eigenpairs", SHA[2])
     assert out.read_bytes() == before
     assert sorted(os.listdir(out.parent)) == there
     for request, options in ((make_request(), {"overwrite": True}), (make_request(shas=SHA[:4]), {"append": True})):
@@ -677,9 +679,11 @@ OTHER = make_request(hessian=HESSIAN | {"k": 10})
 
 def test_another_request_is_refused_and_changes_nothing(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
-    refused(lambda: RecordWriter(out, OTHER), "hessian k is 3 there and 10 here", "-o", "--overwrite")
+    refused(lambda: RecordWriter(out, OTHER), "eigenpairs k is 3 there and 10 here", "-o", "--overwrite")
     refused(lambda: RecordWriter(out, make_request(shas=SHA[:2])), "checkpoints are not the same", "--append")
-    refused(lambda: RecordWriter(out, make_request(loss={})), "measurements are hessian there and hessian, loss here")
+    refused(
+        lambda: RecordWriter(out, make_request(loss={})), "measurements are eigenpairs there and eigenpairs, loss here"
+    )
     refused(lambda: RecordWriter(out, OTHER, overwrite=True, append=True), "exclude each other")
     assert out.read_bytes() == before
     assert os.listdir(out.parent) == ["out.h5"]
@@ -690,7 +694,7 @@ def test_overwrite_keeps_the_old_record_until_the_new_one_is_complete(out: Path)
     interrupted(out, OTHER, 2, overwrite=True)
     assert out.read_bytes() == before
     assert not RecordWriter(out, OTHER, overwrite=True).finished
-    assert RecordWriter(out, OTHER, overwrite=True).done("hessian", SHA[1])
+    assert RecordWriter(out, OTHER, overwrite=True).done("eigenpairs", SHA[1])
     write(out, OTHER, overwrite=True)
     assert read_request(out).fingerprint == OTHER.fingerprint
     assert not RecordWriter(out, OTHER, overwrite=True).finished  # asked to do it again
@@ -699,7 +703,7 @@ def test_overwrite_keeps_the_old_record_until_the_new_one_is_complete(out: Path)
 def test_unfinished_parts_of_another_request(out: Path) -> None:
     parts = interrupted(out, make_request(), 2)
     before = sorted(os.listdir(parts))
-    refused(lambda: RecordWriter(out, OTHER), "unfinished", "hessian k is 3 there and 10 here", "--overwrite")
+    refused(lambda: RecordWriter(out, OTHER), "unfinished", "eigenpairs k is 3 there and 10 here", "--overwrite")
     assert sorted(os.listdir(parts)) == before
     write(out, OTHER, overwrite=True)
     assert os.listdir(out.parent) == ["out.h5"]
@@ -714,15 +718,15 @@ def test_a_finished_record_is_shown_beside_an_unfinished_append(out: Path) -> No
 
 def test_two_runs_into_one_file(out: Path) -> None:
     first, second = RecordWriter(out, make_request()), RecordWriter(out, OTHER)
-    first.add("hessian", hessian(0), provenance(0))
+    first.add("eigenpairs", hessian(0), provenance(0))
     refused(
-        lambda: second.add("hessian", hessian(0), provenance(0)),
+        lambda: second.add("eigenpairs", hessian(0), provenance(0)),
         f"out.h5 is being written by process {os.getpid()} on {socket.gethostname()} since 20",
     )
     refused(lambda: RecordWriter(out, make_request()), f"process {os.getpid()}")
     refused(lambda: RecordWriter(out, OTHER, overwrite=True), f"process {os.getpid()}")
     del first
-    refused(lambda: second.add("hessian", hessian(0), provenance(0)), "has parts of another run meanwhile")
+    refused(lambda: second.add("eigenpairs", hessian(0), provenance(0)), "has parts of another run meanwhile")
     assert finish_from(out.parent, make_request())[1] == 2
 
 
@@ -765,9 +769,9 @@ def test_without_locks_there_is_no_hold(out: Path, monkeypatch: pytest.MonkeyPat
 def test_a_finished_record_is_shown_while_another_run_adds_to_it(out: Path) -> None:
     write(out, make_request())
     with RecordWriter(out, make_request(shas=SHA[3:6]), append=True) as writer:
-        writer.add("hessian", hessian(3), provenance(3))
+        writer.add("eigenpairs", hessian(3), provenance(3))
         assert RecordWriter(out, make_request()).finished
-        assert writer.done("hessian", SHA[3])
+        assert writer.done("eigenpairs", SHA[3])
 
 
 def damaged(path: Path, request: Request) -> None:
@@ -776,7 +780,7 @@ def damaged(path: Path, request: Request) -> None:
 
 def newer(path: Path, request: Request) -> None:
     with h5py.File(write(path, request), "r+") as file:
-        file.attrs["schema_version"] = 2
+        file.attrs["schema_version"] = 3
 
 
 def other_hdf5(path: Path, _: Request) -> None:
@@ -793,7 +797,7 @@ def other_hdf5(path: Path, _: Request) -> None:
         (lambda path, _: os.mkfifo(path), "not a landscape record"),
         (other_hdf5, "not a landscape record"),
         (damaged, "damaged"),
-        (newer, "schema version 2"),
+        (newer, "schema version 3"),
     ],
     ids=["text", "empty", "folder", "pipe", "hdf5", "damaged", "newer"],
 )
@@ -815,7 +819,7 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_parts(out: Path, inside: 
         parts.write_text("mine")
     else:
         parts.mkdir()
-        texts = {"json": '{"format": "other"}', "newer": '{"format": "landscape-record", "schema_version": 2}'}
+        texts = {"json": '{"format": "other"}', "newer": '{"format": "landscape-record", "schema_version": 3}'}
         (parts / ("notes.txt" if inside == "folder" else "request.json")).write_text(texts.get(inside, "mine"))
     refused(lambda: RecordWriter(out, make_request(), overwrite=True), str(parts))
     assert parts.exists()
@@ -832,12 +836,12 @@ def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, 
     before = json.loads((parts / "request.json").read_text())
     (parts / "request.json").unlink()
     with open_record(parts) as tree:
-        assert len(tree["hessian"]["step"]) == 2
+        assert len(tree["eigenpairs"]["step"]) == 2
     refused(lambda: RecordWriter(out, OTHER), "k is 3 there and 10 here")
     with RecordWriter(out, request, append=append) as writer:
         assert [writer.done(*unit) for unit in request.units] == [True, True, False]
         number = SHA.index(request.units[2][1])
-        writer.add("hessian", hessian(number), provenance(number))
+        writer.add("eigenpairs", hessian(number), provenance(number))
         after = json.loads((parts / "request.json").read_text())
     assert before.pop("created") <= after.pop("created")
     assert after == before
@@ -919,7 +923,7 @@ def test_append_tells_done_from_asked_for(out: Path) -> None:
     write(out, Request.every({"loss": {}}, SHA[2:3], COMMON), append=True)
     writer = RecordWriter(out, make_request(shas=SHA[2:3], loss={}), append=True)
     assert not writer.finished
-    assert not writer.done("hessian", SHA[2])
+    assert not writer.done("eigenpairs", SHA[2])
     assert writer.done("loss", SHA[2])
 
 
@@ -935,7 +939,7 @@ def test_append_resumes(out: Path, tmp_path: Path) -> None:
 
 def test_append_needs_the_same_settings_and_common(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
-    refused(lambda: RecordWriter(out, OTHER, append=True), "hessian k is 3 there and 10 here")
+    refused(lambda: RecordWriter(out, OTHER, append=True), "eigenpairs k is 3 there and 10 here")
     other = COMMON | {"data": {"sha256": "e" * 64}, "arguments": [1]}
     message = refused(lambda: RecordWriter(out, make_request(common=other), append=True), "data sha256 is dd")
     assert "arguments is not given there and [1] here" in message
@@ -944,28 +948,28 @@ def test_append_needs_the_same_settings_and_common(out: Path) -> None:
 
 def test_what_an_earlier_row_tells(out: Path) -> None:
     request = make_request(shas=SHA[:3], loss={})
-    assert RecordWriter(out, request).earlier("hessian") is None
+    assert RecordWriter(out, request).earlier("eigenpairs") is None
     writer = RecordWriter(out, request)
-    writer.add("hessian", hessian(1), provenance(1, route="cached"))
+    writer.add("eigenpairs", hessian(1), provenance(1, route="cached"))
     assert writer.earlier("loss") is None
     del writer
-    assert RecordWriter(out, request).earlier("hessian") == provenance(1, route="cached")
+    assert RecordWriter(out, request).earlier("eigenpairs") == provenance(1, route="cached")
     write(out, request)
     more = RecordWriter(out, make_request(shas=SHA[2:5]), append=True)
-    assert more.earlier("hessian") == provenance(0)
+    assert more.earlier("eigenpairs") == provenance(0)
 
 
 def test_what_was_measured_on_the_checkpoint_before(out: Path) -> None:
     request = make_request(shas=SHA[:3])
     writer = RecordWriter(out, request)
-    assert writer.previous("hessian", SHA[0]) is None
-    assert writer.previous("hessian", SHA[1]) is None, "it isn't measured yet"
-    writer.add("hessian", hessian(0), provenance(0))
-    np.testing.assert_array_equal(writer.previous("hessian", SHA[1]).eigenvalues, hessian(0).eigenvalues)
+    assert writer.previous("eigenpairs", SHA[0]) is None
+    assert writer.previous("eigenpairs", SHA[1]) is None, "it isn't measured yet"
+    writer.add("eigenpairs", hessian(0), provenance(0))
+    np.testing.assert_array_equal(writer.previous("eigenpairs", SHA[1]).eigenvalues, hessian(0).eigenvalues)
     del writer
     write(out, request)
     more = RecordWriter(out, make_request(shas=SHA[3:5]), append=True)
-    before = more.previous("hessian", SHA[3])
+    before = more.previous("eigenpairs", SHA[3])
     assert str(before.sha256.values) == SHA[2], "rows that are there come first"
     np.testing.assert_array_equal(before.eigenvectors, hessian(2).eigenvectors)
 
@@ -1001,28 +1005,30 @@ def variable(**changes: Any) -> xr.Dataset:
 def test_a_unit_that_breaks_the_schema(out: Path, unit: xr.Dataset, words: str) -> None:
     writer = RecordWriter(out, make_request())
     with pytest.raises(ValueError, match=words):
-        writer.add("hessian", unit, provenance(0))
+        writer.add("eigenpairs", unit, provenance(0))
     assert os.listdir(out.parent) == []
 
 
 def test_units_of_one_group_fit_together(out: Path) -> None:
     writer = RecordWriter(out, make_request())
-    writer.add("hessian", hessian(0), provenance(0))
+    writer.add("eigenpairs", hessian(0), provenance(0))
     unit = hessian(1, 5)
     moved = unit.assign_coords(index=("index", [0, 1, 3, 4, 5], ATTRS))
-    refused(lambda: writer.add("hessian", moved, provenance(1)), "step_1.pt", "the coordinate index has other values")
-    refused(lambda: writer.add("hessian", unit.astype("float32"), provenance(1)), "has another type")
-    refused(lambda: writer.add("hessian", unit.drop_vars("converged"), provenance(1)), "converged")
-    refused(lambda: writer.add("hessian", unit.drop_vars("index"), provenance(1)), "index")
-    writer.add("hessian", unit, provenance(1))
+    refused(
+        lambda: writer.add("eigenpairs", moved, provenance(1)), "step_1.pt", "the coordinate index has other values"
+    )
+    refused(lambda: writer.add("eigenpairs", unit.astype("float32"), provenance(1)), "has another type")
+    refused(lambda: writer.add("eigenpairs", unit.drop_vars("converged"), provenance(1)), "converged")
+    refused(lambda: writer.add("eigenpairs", unit.drop_vars("index"), provenance(1)), "index")
+    writer.add("eigenpairs", unit, provenance(1))
     assert len(list(out.with_name("out.h5.parts").glob("*.h5"))) == 2
 
 
 def test_coordinates_agree_beyond_the_first_unit_after_a_resume(out: Path) -> None:
     interrupted(out, make_request(), 1)
-    RecordWriter(out, make_request()).add("hessian", hessian(1, 5), provenance(1))
+    RecordWriter(out, make_request()).add("eigenpairs", hessian(1, 5), provenance(1))
     longer = hessian(2, 5).assign_coords(index=("index", [0, 1, 2, 3, 9], ATTRS))
-    refused(lambda: RecordWriter(out, make_request()).add("hessian", longer, provenance(2)), "coordinate index")
+    refused(lambda: RecordWriter(out, make_request()).add("eigenpairs", longer, provenance(2)), "coordinate index")
 
 
 def test_a_coordinate_of_names(out: Path) -> None:
@@ -1030,9 +1036,9 @@ def test_a_coordinate_of_names(out: Path) -> None:
     with RecordWriter(out, make_request(shas=SHA[:2])) as writer:
         for number in range(2):
             unit = xr.Dataset({"v": ("layer", np.zeros(2), ATTRS)}, coords={"layer": names})
-            writer.add("hessian", unit, provenance(number))
+            writer.add("eigenpairs", unit, provenance(number))
     with xr.open_datatree(out, engine="h5netcdf") as tree:
-        assert float(tree["hessian/v"].sel(checkpoint=1, layer="mlp é")) == 0
+        assert float(tree["eigenpairs/v"].sel(checkpoint=1, layer="mlp é")) == 0
 
 
 def test_only_what_was_asked_for_and_only_once(out: Path) -> None:
@@ -1040,10 +1046,10 @@ def test_only_what_was_asked_for_and_only_once(out: Path) -> None:
     with pytest.raises(ValueError, match="not asked for"):
         writer.add("loss", loss(0), provenance(0))
     with pytest.raises(ValueError, match="not asked for"):
-        writer.add("hessian", hessian(5), provenance(5))
-    writer.add("hessian", hessian(0), provenance(0))
+        writer.add("eigenpairs", hessian(5), provenance(5))
+    writer.add("eigenpairs", hessian(0), provenance(0))
     with pytest.raises(ValueError, match="there already"):
-        writer.add("hessian", hessian(0), provenance(0))
+        writer.add("eigenpairs", hessian(0), provenance(0))
 
 
 # The request
@@ -1067,10 +1073,12 @@ def test_the_fingerprint_knows_what_matters() -> None:
 
 
 def test_a_checkpoint_named_twice_is_measured_once() -> None:
-    assert make_request(shas=[SHA[1], SHA[0], SHA[1]]).units == [("hessian", SHA[1]), ("hessian", SHA[0])]
+    assert make_request(shas=[SHA[1], SHA[0], SHA[1]]).units == [("eigenpairs", SHA[1]), ("eigenpairs", SHA[0])]
 
 
-@pytest.mark.parametrize(("name", "sha"), [("../x", SHA[0]), ("Hessian", SHA[0]), ("hessian", "../x"), ("hessian", "")])
+@pytest.mark.parametrize(
+    ("name", "sha"), [("../x", SHA[0]), ("Hessian", SHA[0]), ("eigenpairs", "../x"), ("eigenpairs", "")]
+)
 def test_names_that_could_leave_the_folder(name: str, sha: str) -> None:
     with pytest.raises(ValueError, match="is no"):
         Request.every({name: {}}, [sha], {})
@@ -1097,7 +1105,9 @@ def test_the_commands_of_the_document(tmp_path: Path) -> None:
     write(tmp_path / "run.landscape.h5", make_request())
     commands = re.findall(r"^\$ (h5dump .*)$", (ROOT / "docs/record.md").read_text(encoding="utf-8"), re.MULTILINE)
     printed = [subprocess.check_output(each.split(), cwd=tmp_path, text=True) for each in commands]
-    for text, words in zip(printed, ("/hessian/converged", "which", "(2,0): 4, 3, 2", "(1,0): 3, 2, 1"), strict=True):
+    for text, words in zip(
+        printed, ("/eigenpairs/converged", "which", "(2,0): 4, 3, 2", "(1,0): 3, 2, 1"), strict=True
+    ):
         assert words in text
 
 

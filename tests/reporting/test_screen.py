@@ -95,7 +95,7 @@ def test_a_notebook_shows_a_result_once_in_a_frame_that_holds_together(monkeypat
 @pytest.mark.parametrize(("size", "said"), [(None, []), (0, []), (999_999, []), (2_400_000, ["2 MB"])])
 def test_memory_is_told_from_a_megabyte_on(tiny, size, said):
     asked = landscape.TopEigenpairs(k=1)
-    row = landscape.probe(tiny.folder / "a.pt", [asked], "a.h5").rows[0].data["hessian"]
+    row = landscape.probe(tiny.folder / "a.pt", [asked], "a.h5").rows[0].data["eigenpairs"]
     told = json.loads(str(row.provenance.values)) | {"memory": size}
     shown = asked.show(row.assign(provenance=((), json.dumps(told))))
     lines = [line for line in shown if isinstance(line, str) and "memory" in line]

@@ -761,7 +761,7 @@ def _records(good: Path) -> Iterator[Case]:
         "an external link for a variable": link("loss/loss", h5py.ExternalLink("other.h5", "/loss/loss")),
         "a soft link to itself": link("loss", h5py.SoftLink("/loss")),
         "a soft link to nothing": link("loss", h5py.SoftLink("/nowhere")),
-        "a soft link to another": link("loss/loss", h5py.SoftLink("/hessian/products")),
+        "a soft link to another": link("loss/loss", h5py.SoftLink("/eigenpairs/products")),
         "a virtual variable": virtual,
         "a variable in another file": raw,
         "a group in itself": loop,
@@ -784,7 +784,7 @@ def _records(good: Path) -> Iterator[Case]:
         "a loss of structures": lambda file: _replaced(file, "loss/loss", data=np.zeros(2, [("a", "f8"), ("b", "i4")])),
         "a loss of references": lambda file: _replaced(file, "loss/loss", data=[file.ref] * 2, dtype=h5py.ref_dtype),
         "a loss of three": lambda file: _replaced(file, "loss/loss", data=np.zeros(3)),
-        "eigenvalues of text": lambda file: _replaced(file, "hessian/eigenvalues", data=[[ESCAPE] * 2] * 2, dtype=text),
+        "values of text": lambda file: _replaced(file, "eigenpairs/eigenvalues", data=[[ESCAPE] * 2] * 2, dtype=text),
         "provenance that is no JSON": lambda file: _replaced(file, "loss/provenance", data=[ESCAPE, "{"], dtype=text),
         "provenance that is deep": lambda file: _replaced(file, "loss/provenance", data=["[" * 10**5] * 2, dtype=text),
         "provenance of nothing": lambda file: _replaced(file, "loss/provenance", data=["{}"] * 2, dtype=text),
@@ -819,7 +819,7 @@ def _records(good: Path) -> Iterator[Case]:
 
 
 def _unfinished(good: Path) -> Iterator[Case]:
-    header = {"format": "landscape-record", "schema_version": 1, "fingerprint": "", "created": ""}
+    header = {"format": "landscape-record", "schema_version": 2, "fingerprint": "", "created": ""}
     request = json.loads(h5py.File(good / "run.h5").attrs["request"])
 
     def parts(fill: Callable[[Path], Any]) -> Callable[[Path], None]:
