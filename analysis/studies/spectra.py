@@ -24,7 +24,7 @@ from analysis.support.toy import NAMES, PAIR, pair
 from analysis.support.units import Unit
 from landscape.errors import InputError
 from landscape.figures import COLOURS
-from landscape.spectrum.full import MAX_DIM
+from landscape.spectrum.limits import MAX_DIM
 from landscape.valley import kappa_map, noise_floor
 from models.settings import checkpoints_of, step_of
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from landscape.loading.source import Source
     from landscape.measurements.runner import Row
 
-HELP = "Measure the loss landscape around checkpoints: results on the screen and in one HDF5 record."
+HELP = "Measure the loss landscape around checkpoints, into one HDF5 record."
 
 EPILOGUE = """Examples, from the project's folder:
   landscape-probe data/looped.pt                          # what is cheap

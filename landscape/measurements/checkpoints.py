@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import xarray as xr
-
-from landscape.checkpoint import Checkpoint
 from landscape.errors import InputError
-from landscape.loading.source import Source, at_checkpoint
 from landscape.measurements.base import Measurement
 from landscape.measurements.run import Run
-from landscape.problem import Problem
-from landscape.record import RecordWriter
 from landscape.reporting.messages import listed
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from landscape.checkpoint import Checkpoint
+    from landscape.loading.source import Source
+    from landscape.problem import Problem
+    from landscape.record import RecordWriter
 
 
 class Checkpoints:
@@ -61,6 +64,8 @@ class Checkpoints:
         Raises:
             InputError: the file isn't what it was when it was first read.
         """
+        from landscape.loading.source import at_checkpoint
+
         read = self.source.read(checkpoint.path)
         if read.sha256 != (self.files[-1] if checkpoint is self.whole else checkpoint).sha256:
             raise InputError(f"{checkpoint.path} changed while it was being measured; run again when it is complete")

@@ -16,6 +16,7 @@ from landscape.measurements.spectrum import LEADING, Spectrum
 from landscape.measurements.stability import Stability
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
+from landscape.spectrum.limits import MAX_DIM
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,8 +37,6 @@ def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[li
     Returns:
         What is left, and a note on what isn't. Spectra that are asked for by themselves stay, to be refused.
     """
-    from landscape.spectrum.full import MAX_DIM
-
     left = [each for each in measurements if isinstance(each, Dynamics) or getattr(each, "leading", False)]
     if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in left):
         return list(measurements), ()

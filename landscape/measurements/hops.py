@@ -14,6 +14,7 @@ from landscape.measurements.run import History, Run
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part
 from landscape.reporting.progress_bar import ProgressBar
+from landscape.spectrum.limits import MAX_DIM
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +45,7 @@ class ValleyHops(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "hops"
-    flag: ClassVar[Flag] = Flag("hops", "Valley hopping, of a run whose every step was kept.")
+    flag: ClassVar[Flag] = Flag("hops", "Valley hopping of a run (every step kept).")
     figures: ClassVar[tuple[str, ...]] = ("hops",)
     over_run: ClassVar[bool] = True
 
@@ -108,7 +109,7 @@ class ValleyHops(Measurement):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Eigenvalues, descending, eigenvectors, and of the first k the error and whether they converged."""
         from landscape.spectrum.eigenpairs import top_eigenpairs
-        from landscape.spectrum.full import MAX_DIM, full_spectrum
+        from landscape.spectrum.full import full_spectrum
 
         if problem.layout.dim <= MAX_DIM:
             full = full_spectrum(problem.hessian(problem.layout.dim), eigenvectors=True, progress=tell)

@@ -50,7 +50,7 @@ class Layers(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "layers"
-    flag: ClassVar[Flag] = Flag("per_layer", "Top eigenvalue and trace of each layer's own block.")
+    flag: ClassVar[Flag] = Flag("per_layer", "Top eigenvalue and trace of each layer.")
 
     def settle(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse settings out of range, and a preconditioner of the whole vector."""

@@ -13,28 +13,27 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import xarray as xr
 
-from landscape.checkpoint import Checkpoint
-from landscape.checks.slope import told_of_slopes
 from landscape.errors import InputError
-from landscape.loading.source import Source, at_checkpoint, in_runs
-from landscape.machine.memory import ran_out
 from landscape.measurements import History, Loss, Measured, Measurement
 from landscape.measurements.checkpoints import Checkpoints
 from landscape.measurements.directions import is_checkpoint
 from landscape.measurements.dynamics import without_too_large
 from landscape.measurements.shortage import with_less
-from landscape.problem import Problem
-from landscape.problem.penalty import name_of
-from landscape.record import RecordWriter, Request, open_record, readable, row_at
-from landscape.record.order import place_in_run
 from landscape.reporting.messages import cause, counted
 from landscape.reporting.progress_bar import ProgressBar
+
+if TYPE_CHECKING:
+    import torch
+    import xarray as xr
+
+    from landscape.checkpoint import Checkpoint
+    from landscape.loading.source import Source
+    from landscape.problem import Problem
+    from landscape.record import RecordWriter, Request
 
 SUFFIX = ".landscape.h5"
 
@@ -106,6 +105,11 @@ def probe(
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
+    from landscape.checks.slope import told_of_slopes
+    from landscape.loading.source import Source, at_checkpoint, in_runs
+    from landscape.record import RecordWriter
+    from landscape.record.order import place_in_run
+
     source = source or Source()
     if isinstance(checkpoints, str | Path):
         checkpoints = [checkpoints]
@@ -161,6 +165,8 @@ def _request(
     units: Mapping[str, Sequence[Checkpoint]],
 ) -> Request:
     """What a record is the answer to: the settings, the checkpoints of each measurement, and the problem."""
+    from landscape.record import Request
+
     return Request(
         {m.name: m.settings | ({"run": run.whole.sha256} if m.depends_on_run else {}) for m in measurements},
         {name: tuple(unit.sha256 for unit in found) for name, found in units.items()},
@@ -209,6 +215,8 @@ class _Probing:
 
     def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[Measured, Problem]:
         """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
+        from landscape.machine.memory import ran_out
+
         while True:
             try:
                 return measurement.measure(problem, self.bar, self.history(measurement.name, unit.sha256)), problem
@@ -232,6 +240,10 @@ class _Probing:
         Raises:
             InputError: loss or gradient are other numbers now, by more than rounding on another machine explains.
         """
+        import torch
+
+        from landscape.record import readable
+
         loss = Loss()
         for checkpoint in self.run.files:
             there = self.writer.stored(loss.name, checkpoint.sha256)
@@ -259,6 +271,10 @@ class _Probing:
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""
+        import torch
+
+        from landscape.problem.penalty import name_of
+
         return (
             dict(self.request.common)
             | {
@@ -289,6 +305,8 @@ def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints:
     Raises:
         InputError: one of them can't be made of it.
     """
+    from landscape.machine.memory import ran_out
+
     try:
         return [measurement.settle(problem, checkpoints) for measurement in measurements]
     except (RuntimeError, MemoryError) as error:
@@ -330,6 +348,8 @@ def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there
 
 def _rows(path: Path, run: Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
     """The rows of the checkpoints and of the run, read back from the record."""
+    from landscape.record import open_record, readable
+
     with open_record(path) as record, readable(path):
         rows = []
         for unit in (*run.files, run.whole):
@@ -353,6 +373,8 @@ def _rows(path: Path, run: Checkpoints, asked: Mapping[str, Sequence[Measurement
 
 
 def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
+    from landscape.record import row_at
+
     position = int(np.flatnonzero(group.sha256.values == sha256)[0])
     large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
     return row_at(group.drop_vars(large), position).load()
@@ -370,6 +392,8 @@ def _record(out: str | Path | None, checkpoint: Path) -> Path:
 
 
 def _device_name(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()})"

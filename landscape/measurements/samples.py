@@ -38,7 +38,7 @@ class Samples(Measurement):
     terms: bool | None = None
 
     name: ClassVar[str] = "samples"
-    flag: ClassVar[Flag] = Flag("samples", "Loss of every sample; of a run, when each sample is learnt.")
+    flag: ClassVar[Flag] = Flag("samples", "Loss of every sample, and when it is learnt.")
     makes_products: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ("samples",)
 

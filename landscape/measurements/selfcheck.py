@@ -48,7 +48,7 @@ class SelfCheck(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "self_check"
-    flag: ClassVar[Flag] = Flag("self_check", "Check products against each other and against differences.")
+    flag: ClassVar[Flag] = Flag("self_check", "Check products against differences.")
 
     @property
     def exact(self) -> bool:

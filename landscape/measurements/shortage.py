@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from landscape.errors import InputError
-from landscape.machine.memory import half_of_memory
-from landscape.problem import Problem
-from landscape.problem.batches import samples_in
 from landscape.reporting.messages import counted
+
+if TYPE_CHECKING:
+    from landscape.problem import Problem
 
 
 def with_less(problem: Problem, why: str) -> Problem:
@@ -21,6 +22,9 @@ def with_less(problem: Problem, why: str) -> Problem:
     Raises:
         InputError: there is nothing to halve, or only all processes together could.
     """
+    from landscape.machine.memory import half_of_memory
+    from landscape.problem.batches import samples_in
+
     largest = max(map(samples_in, problem.batches))
     if problem.processes.size > 1:
         raise InputError(f"memory ran out ({why}): give a --batch-size below {largest}, or a --memory")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from landscape.slices.extent import Extent
     from landscape.slices.path import Path
 
-SLICES = "Loss along lines (1d) or over a plane (2d)."
+SLICES = "Loss on lines, or a plane."
 _MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
 
 

@@ -16,6 +16,7 @@ from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part
 from landscape.reporting.progress_bar import ProgressBar
+from landscape.spectrum.limits import MAX_DIM
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -85,7 +86,6 @@ class Valley(Measurement):
         from landscape.slices.directions import unit
         from landscape.slices.extent import natural_scale
         from landscape.spectrum.eigenpairs import top_eigenpairs
-        from landscape.spectrum.full import MAX_DIM
         from landscape.valley import noise_floor
 
         hessian = problem.hessian()
@@ -171,8 +171,6 @@ class Valley(Measurement):
 
     def _sentences(self, row: xr.Dataset) -> list[str]:
         """What each test says, one after the other."""
-        from landscape.spectrum.full import MAX_DIM
-
         if "eps" not in row:
             none = f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"
             return [self._of_geometry(row), none]

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from landscape.errors import InputError
+from landscape.machine.dispatch import DispatchMode
 from landscape.machine.memory import in_room, ran_out
 from landscape.problem.audit import equal_losses, few
 from landscape.problem.data import Data
@@ -126,7 +126,7 @@ def _refuse_difference(losses: Callable[[Tensor], Tensor], vector: Tensor, plain
         )
 
 
-class Watching(TorchDispatchMode):
+class Watching(DispatchMode):
     """Notes of every operation whose memory it reads, and in which precision its results are.
 
     Attributes:

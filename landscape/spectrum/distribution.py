@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from landscape.errors import InputError
 from landscape.reporting.display import Summarised, to_error
@@ -186,7 +186,7 @@ class SpectralDensity(Summarised):
             (g,) lower and (g,) upper ends; of a single probe what the outliers leave.
         """
         bounds = self._bounds_by_probe(grid)
-        margin = stats.t.ppf(0.975, max(1, self.probes - 1)) * np.stack([standard_error(each) for each in bounds])
+        margin = stdtrit(max(1, self.probes - 1), 0.975) * np.stack([standard_error(each) for each in bounds])
         (low, high), (below, above) = bounds.mean(axis=1), np.nan_to_num(margin, nan=1.0)
         exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
         return (

@@ -18,10 +18,9 @@ from landscape.operator import SymmetricOperator, as_exact_operator
 from landscape.reporting.display import Summarised, to_error
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress
+from landscape.spectrum.limits import MAX_DIM
 from landscape.spectrum.products import refuse_asymmetry
 from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, told_of
-
-MAX_DIM = 10_000
 
 # Rows and columns of the tiles in which the matrix is symmetrised in place.
 _TILE = 1024

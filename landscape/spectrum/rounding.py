@@ -24,7 +24,7 @@ from functools import cache
 import numpy as np
 import torch
 from scipy.optimize import brentq
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 from torch import Tensor
 
 from landscape.machine.widened import NoFloat64Error
@@ -117,7 +117,7 @@ class WideProducts:
 
 def spectral_bound(norms: np.ndarray) -> float:
     """A bound on ||E||_2 from the norms (m,) of E g for standard normal g, wrong with the chance `MISJUDGED`."""
-    return float(np.linalg.norm(norms) / math.sqrt(chi2.ppf(MISJUDGED, len(norms))))
+    return float(np.linalg.norm(norms) / math.sqrt(2 * gammaincinv(len(norms) / 2, MISJUDGED)))
 
 
 def frobenius_bound(norms: np.ndarray) -> float:

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from landscape import InputError, MatrixOperator, Problem
 from landscape.operator import SymmetricOperator
-from landscape.spectrum.full import MAX_DIM, full_spectrum, refuse_large
+from landscape.spectrum.full import full_spectrum, refuse_large
+from landscape.spectrum.limits import MAX_DIM
 from tests.support.oracles import CLOSED_FORMS, call, dense, exact_hessian, perceptron, symmetric
 
 EPS = 2.0**-52

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from landscape.machine.dispatch import DispatchMode
 from landscape.problem.batches import of_all_batches
 
 
@@ -70,7 +70,7 @@ class Work:
         return self.bytes / Machine.of(device).bytes
 
 
-class Made(TorchDispatchMode):
+class Made(DispatchMode):
     """Counts what is made within: a graph saves no more.
 
     Attributes:
@@ -90,7 +90,7 @@ class Made(TorchDispatchMode):
         return out
 
 
-class Counting(TorchDispatchMode):
+class Counting(DispatchMode):
     """Counts the work of what runs within.
 
     Attributes:
