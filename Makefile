@@ -1,19 +1,49 @@
-# Every target works on a fresh machine: it makes .venv and installs what it needs.
+# Every target works on a fresh machine: it makes an environment and installs what it needs. `make` lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types test-slow test-models test-kernels test-lowest coverage mutants fuzz bench bench-accuracy study gpu-check docs clean
+DEMO := .venv-demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo wheel test lint types test-slow test-models test-kernels test-lowest coverage mutants fuzz bench bench-accuracy study gpu-check docs clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-# The main job on a shipped checkpoint.
-demo: $(INSTALLED)
-	$(BIN)/landscape-probe data/looped.pt --hessian --overwrite -o demo.landscape.h5
+help:
+	@echo 'demo           measure a shipped checkpoint, in an environment with the command alone'
+	@echo 'test           lint, types, tests'
+	@echo 'lint, types    one of these'
+	@echo 'test-slow      what takes minutes: long trainings, many seeds'
+	@echo 'test-models    every kind of model and checkpoint in docs/models.md'
+	@echo 'test-kernels   the suite with the kernels of other processors'
+	@echo 'test-lowest    the suite at the oldest versions that pyproject.toml allows'
+	@echo 'coverage       branches that the suite takes'
+	@echo 'mutants        a sample of small faults, and which of them the suite finds: hours'
+	@echo 'fuzz           2,000 damaged files'
+	@echo 'bench          speed beside other libraries, growth, processes'
+	@echo 'bench-accuracy how often intervals and answers are right'
+	@echo 'study          the studies of the paper: hours'
+	@echo 'gpu-check      another device against the CPU'
+	@echo 'docs           the examples of the documentation'
+	@echo 'wheel          dist/landscape_probe-VERSION-py3-none-any.whl'
+	@echo 'clean          remove environments and results'
+
+# The main job on a shipped checkpoint, with what the command needs and nothing else.
+demo: $(DEMO)/.installed
+	$(DEMO)/bin/landscape-probe data/looped.pt --hessian --overwrite -o demo.landscape.h5
+
+$(DEMO)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+wheel: $(INSTALLED)
+	$(BIN)/python -m build --wheel
 
 test: lint types
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -102,4 +132,4 @@ docs: $(INSTALLED)
 	$(BIN)/python -m pytest tests/project/test_docs.py tests/record/test_record.py -k "doc"
 
 clean:
-	rm -rf $(VENV) .venv-lowest mutants demo.landscape.h5 demo.landscape.h5.parts
+	rm -rf $(VENV) $(DEMO) .venv-lowest dist mutants demo.landscape.h5 demo.landscape.h5.parts
