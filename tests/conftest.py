@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -163,10 +164,17 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The records of two small runs with everything measured; made once for all tests of figures."""
-    from tests.support.drawn import write_records  # late: few tests need figures
+    """The records of two small runs with everything measured; made once for all processes that test figures."""
+    from tests.support.drawn import RECORDS, write_records  # late: few tests need figures
 
-    return write_records(tmp_path_factory.mktemp("records"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "records"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "made").exists():
+            folder.mkdir(exist_ok=True)
+            write_records(folder)
+            (folder / "made").touch()
+    return [folder / name for name in RECORDS]
 
 
 @pytest.fixture(scope="session")

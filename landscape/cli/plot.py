@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from landscape.cli.running import EXIT_DONE, Whole, command_app, printing, run_command
 from landscape.errors import InputError
+from landscape.measurements import BUILT_IN
 from landscape.reporting.messages import cause, one_line
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from landscape.figures import Look, Shown
 
+FIGURES = (*(figure for measurement in BUILT_IN for figure in measurement.figures), "summary")
+FORMS = ("pdf", "svg", "png")
 HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
 
 EPILOGUE = """Examples:
@@ -36,20 +39,29 @@ def plot(
     *records: Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")],
     figures: Annotated[
         list[str] | None,
-        Parameter(name="--figure", help="Which; repeat for more.  [default: all that the records have]", negative=""),
+        Parameter(
+            name="--figure",
+            help=f"{', '.join(FIGURES)}; repeat for more.  [default: all that the records have]",
+            negative="",
+        ),
     ] = None,
-    out: Annotated[Path, Parameter(name=["-o", "--out"], help="Folder of the files.")] = Path(),
-    form: Annotated[Literal["pdf", "svg", "png"], Parameter(name="--format", help="Kind of file.")] = "pdf",
+    out: Annotated[
+        Path, Parameter(name=["-o", "--out"], help="Folder of the files, or the file of a single figure.")
+    ] = Path(),
+    form: Annotated[
+        Literal["pdf", "svg", "png"] | None,
+        Parameter(name="--format", help="Kind of file.  [default: by the name of the file, else pdf]"),
+    ] = None,
     style: Annotated[Literal["paper", "talk", "notebook"], Parameter(help="Size of the letters.")] = "paper",
     width: Annotated[str | None, Parameter(help="column, text, or inches.  [default: by the figure]")] = None,
-    kind: Annotated[Literal["contour", "filled", "surface"], Parameter(help="Of a plane.")] = "filled",
-    scale: Annotated[Literal["linear", "log"], Parameter(help="Of a plane's loss.")] = "log",
-    step: Annotated[Whole | None, Parameter(help="Of the checkpoint that is drawn.  [default: the last]")] = None,
+    kind: Annotated[Literal["contour", "filled", "surface"], Parameter(help="How a plane is drawn.")] = "filled",
+    scale: Annotated[Literal["linear", "log"], Parameter(help="Axis of a plane's loss.")] = "log",
+    step: Annotated[Whole | None, Parameter(help="Training step of the checkpoint.  [default: the last]")] = None,
     matrix: Annotated[
         list[str] | None,
         Parameter(
             name="--matrix",
-            help="Of another matrix, such as ggn; repeat to compare.  [default: hessian]",
+            help="Matrix, such as ggn; repeat to compare.  [default: hessian]",
             negative="",
         ),
     ] = None,
@@ -65,6 +77,7 @@ def plot(
         raise InputError("no record given; name at least one file (see --help)")
     if label and len(label) != len(records):
         raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
+    alone, ending = _form(out, form)
     names: Sequence[str | None] = label or [None] * len(records)
     shown = told_apart(
         [
@@ -79,14 +92,29 @@ def plot(
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", DeprecationWarning)  # of one library to another, and nothing to the reader
         drawn = _drawn(figures, shown, look)
-        contents = {f"{stem}-{name}.{form}": rendered(figure, form, shown) for name, figure in drawn.items()}
+        if alone and len(drawn) > 1:
+            raise InputError(f"{out} is one file, and there are {len(drawn)} figures: name one (--figure), or a folder")
+        contents = {
+            out if alone else out / f"{stem}-{name}.{ending}": rendered(figure, ending, shown)
+            for name, figure in drawn.items()
+        }
     for line in dict.fromkeys(str(each.message) for each in told):
         print(f"landscape-plot: note: {one_line(line)}", file=sys.stderr)
-    for name, content in contents.items():  # all are drawn before the first is written
-        write(content, out / name)
+    for path, content in contents.items():  # all are drawn before the first is written
+        write(content, path)
         with printing():
-            print(out / name)
+            print(path)
     return EXIT_DONE
+
+
+def _form(out: Path, form: str | None) -> tuple[bool, str]:
+    """Whether the output is one file rather than a folder, and the kind of file."""
+    ending = out.suffix.removeprefix(".").lower()
+    if ending not in FORMS or out.is_dir():
+        return False, form or "pdf"
+    if form not in (None, ending):
+        raise InputError(f"{out} is a {ending}, and --format is {form}: leave one of them out")
+    return True, ending
 
 
 def _drawn(asked: Sequence[str] | None, shown: Sequence[Shown], look: Look) -> dict[str, Figure]:

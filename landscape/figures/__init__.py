@@ -10,6 +10,7 @@ The functions ``draw_...`` of the modules take a matplotlib Axes and return it, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -115,6 +116,8 @@ def _page(name: str) -> Page:
         return PAGES[name]
     others = added("landscape.figures")
     if name not in others:
-        raise InputError(f"there is no figure {name!r}; there are {listed([*PAGES, *others], 30)}")
+        near = get_close_matches(name, [*PAGES, *others], 1)
+        hint = f"did you mean {near[0]}? There" if near else "there"
+        raise InputError(f"there is no figure {name!r}; {hint} are {listed([*PAGES, *others], 30)}")
     found: Page = load(others[name], lambda each: isinstance(each, Page))
     return found

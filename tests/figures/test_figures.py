@@ -495,14 +495,6 @@ def test_refused_in_one_line_with_nothing_written(plot, records, tmp_path, argum
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _small(records):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(records[0].parent)
-        patch.setattr(sys, "path", list(sys.path))
-        assert probe(["first-00.pt", "--hessian", "-k", "1", "-o", "small.h5"]) == 0
-
-
 def test_help_is_short_and_needs_neither_torch_nor_matplotlib():
     code = (
         "import sys; from landscape.cli.plot import main; status = main(['--help']); "
@@ -512,3 +504,26 @@ def test_help_is_short_and_needs_neither_torch_nor_matplotlib():
     assert (ran.returncode, ran.stderr) == (0, "")
     assert len(ran.stdout.splitlines()) <= 50
     assert max(map(len, ran.stdout.splitlines())) <= 100
+
+
+# ---------------------------------------------------------------------- the file
+
+
+def test_a_single_figure_may_be_one_file(plot, records, tmp_path):
+    out = tmp_path / "new" / "top.svg"
+    assert plot(records[0], "--figure", "eigenvalues", "-o", out).status == 0
+    assert out.read_text().startswith("<?xml")
+    for more, words in (
+        (("--figure", "density"), "is one file, and there are 2 figures"),
+        (("--format", "pdf"), "is a svg, and --format is pdf"),
+    ):
+        ran = plot(records[0], "--figure", "eigenvalues", *more, "-o", tmp_path / "two.svg")
+        assert ran.status == 2
+        assert words in ran.err
+        assert not (tmp_path / "two.svg").exists()
+
+
+def test_a_name_spelt_wrongly_is_answered_with_the_nearest(plot, records, tmp_path):
+    ran = plot(records[0], "--figure", "eigenvalue", "-o", tmp_path)
+    assert ran.status == 2
+    assert "did you mean eigenvalues?" in ran.err

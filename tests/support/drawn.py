@@ -40,8 +40,11 @@ ASKED = ["--hessian", "-k", 1, "--density", "--dynamics", "--hops", "--samples",
          "--points", 9]  # fmt: skip
 
 
-def write_records(folder: Path) -> list[Path]:
-    """Train both models in a folder, measure all of their checkpoints, and return the two records."""
+RECORDS = ("first.landscape.h5", "second.landscape.h5")
+
+
+def write_records(folder: Path) -> None:
+    """Train both models in a folder, measure all checkpoints into `RECORDS`, and one checkpoint into ``small.h5``."""
     (folder / "problem.py").write_text(CLASSES + STEEP)
     (folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
     namespace: dict = {}
@@ -66,5 +69,5 @@ def write_records(folder: Path) -> list[Path]:
                 functional.cross_entropy(model(x), y).backward()
                 optimizer.step()
             asked = [*files, *ASKED, "--problem", f"problem.py:{problem}", "-o", f"{name}.landscape.h5"]
-            assert probe([str(each) for each in asked]) in (0, 3)
-    return [folder / f"{run[0]}.landscape.h5" for run in runs]
+            assert probe([str(each) for each in asked]) in (0, 3), asked
+        assert probe(["first-00.pt", "--hessian", "-k", "1", "-o", "small.h5"]) == 0
