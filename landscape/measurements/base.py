@@ -147,7 +147,12 @@ class Measurement(ABC):
 
     @abstractmethod
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """What the screen shows of a stored row."""
+        """What the screen shows of a stored row.
+
+        Args:
+            row: without the variables that have a value for each parameter: these can be larger than memory. What the
+                screen or a figure shows of them is stored as variables of its own. `landscape.open_record` has them.
+        """
 
 
 class Measured:

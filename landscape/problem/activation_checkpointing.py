@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch.utils import checkpoint
+
+_PATCHED = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
+if not all(hasattr(checkpoint, name) for name in _PATCHED):  # derivatives would be wrong without a word
+    raise ImportError(
+        f"torch {torch.__version__} runs checkpointed blocks in another way than landscape-probe knows "
+        f"(torch.utils.checkpoint has not both of {', '.join(_PATCHED)}): use the torch of constraints.txt"
+    )
 
 
 def _without_hooks(*args: Any, **kwargs: Any) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from landscape.problem.losses import Loss
 from landscape.problem.objective import Objective
 from landscape.problem.penalty import Penalty, name_of
 from landscape.problem.point import Point
+from landscape.problem.programs import Programs
 from landscape.problem.switches import differentiating
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Problem(Evaluation):
         compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
         memory: bytes that a measurement may take beyond model and data; None leaves it to each.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
-        programs: what was traced for this problem or one like it; kept by `landscape.curvature.products`.
+        programs: what was traced for this problem or one like it.
     """
 
     mixing: bool = False
@@ -63,7 +64,7 @@ class Problem(Evaluation):
     compiling: Compile = "auto"
     memory: int | None = None
     optimizer: Mapping[str, Any] | None = None
-    programs: dict[Hashable, Any]
+    programs: Programs
 
     def __init__(
         self,
@@ -150,7 +151,7 @@ class Problem(Evaluation):
         count: Count | None,
     ) -> None:
         with differentiating():
-            self.programs = {}
+            self.programs = Programs()
             self.objective, self.point = Objective(form, training), Point.of(form.model, *place)
             data = Data.read(batches, *place, count)
             audited = audit(self.objective, self.point, data)
@@ -291,7 +292,7 @@ class Problem(Evaluation):
         return self._replace(
             objective=self.objective.with_model(model, penalty),
             point=Point.of(model, self.device, self.dtype, tensors),
-            programs={},
+            programs=Programs(),
         )
 
     # ------------------------------------------------------------------ other data

@@ -250,17 +250,16 @@ class BatchedOperator(SymmetricOperator):
     def _trace(self) -> None:
         """Get the programs of the route; where there are none, or they keep too much, take the route without."""
         problem = self._problem
-        asked = "failed", type(self).__name__, self.route.name, problem.signature(problem.batches[0])
-        if asked not in problem.programs:
+        asked = type(self).__name__, self.route.name, problem.signature(problem.batches[0])
+        if problem.programs.failure(asked) is None:
             try:
                 self._programs = self._held_to_autograd()
             except Exception as error:  # whatever torch, a compiler or the model says to being traced
                 if ran_out(error):
                     raise
-                # Kept, so that it isn't tried again at every point.
-                problem.programs[asked] = str(error) if isinstance(error, UntraceableError) else cause(error)
-        if asked in problem.programs:
-            self.route = self.route.without_program(f"no program of the product: {problem.programs[asked]}")
+                problem.programs.fail(asked, str(error) if isinstance(error, UntraceableError) else cause(error))
+        if why := problem.programs.failure(asked):
+            self.route = self.route.without_program(f"no program of the product: {why}")
             return
         saved = self._bytes_saved()
         for tensor in next(self._linearised()).tensors:

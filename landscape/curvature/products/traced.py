@@ -39,7 +39,7 @@ def programs_of(
         if shape in programs:
             continue
         if fresh or key not in problem.programs:
-            problem.programs[key] = _program(problem, linearise, batch, compiling and index == 0)
+            problem.programs.keep(key, _program(problem, linearise, batch, compiling and index == 0))
         programs[shape] = problem.programs[key]
     return programs
 
