@@ -31,44 +31,55 @@ EPILOGUE = """Examples:
   landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
 """
 
+Records = Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")]
+Figures = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--figure",
+        help=f"{', '.join(FIGURES)}; repeat for more.  [default: all that the records have]",
+        negative="",
+    ),
+]
+Out = Annotated[Path, Parameter(name=["-o", "--out"], help="Folder of the files, or the file of a single figure.")]
+Form = Annotated[
+    Literal["pdf", "svg", "png"] | None,
+    Parameter(name="--format", help="Kind of file.  [default: by the name of the file, else pdf]"),
+]
+Style = Annotated[Literal["paper", "talk", "notebook"], Parameter(help="Size of the letters.")]
+Width = Annotated[str | None, Parameter(help="column, text, or inches.  [default: by the figure]")]
+Kind = Annotated[Literal["contour", "filled", "surface"], Parameter(help="How a plane is drawn.")]
+Scale = Annotated[Literal["linear", "log"], Parameter(help="Axis of a plane's loss.")]
+Step = Annotated[Whole | None, Parameter(help="Training step of the checkpoint.  [default: the last]")]
+Matrices = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--matrix",
+        help="Matrix, such as ggn; repeat to compare.  [default: hessian]",
+        negative="",
+    ),
+]
+Labels = Annotated[
+    list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each.", negative="")
+]
+Debug = Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)]
+
 app = command_app("landscape-plot", "RECORD... [OPTIONS]", HELP, EPILOGUE)
 
 
 @app.default
 def plot(
-    *records: Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")],
-    figures: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--figure",
-            help=f"{', '.join(FIGURES)}; repeat for more.  [default: all that the records have]",
-            negative="",
-        ),
-    ] = None,
-    out: Annotated[
-        Path, Parameter(name=["-o", "--out"], help="Folder of the files, or the file of a single figure.")
-    ] = Path(),
-    form: Annotated[
-        Literal["pdf", "svg", "png"] | None,
-        Parameter(name="--format", help="Kind of file.  [default: by the name of the file, else pdf]"),
-    ] = None,
-    style: Annotated[Literal["paper", "talk", "notebook"], Parameter(help="Size of the letters.")] = "paper",
-    width: Annotated[str | None, Parameter(help="column, text, or inches.  [default: by the figure]")] = None,
-    kind: Annotated[Literal["contour", "filled", "surface"], Parameter(help="How a plane is drawn.")] = "filled",
-    scale: Annotated[Literal["linear", "log"], Parameter(help="Axis of a plane's loss.")] = "log",
-    step: Annotated[Whole | None, Parameter(help="Training step of the checkpoint.  [default: the last]")] = None,
-    matrix: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--matrix",
-            help="Matrix, such as ggn; repeat to compare.  [default: hessian]",
-            negative="",
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each.", negative="")
-    ] = None,
-    debug: Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)] = False,
+    *records: Records,
+    figures: Figures = None,
+    out: Out = Path(),
+    form: Form = None,
+    style: Style = "paper",
+    width: Width = None,
+    kind: Kind = "filled",
+    scale: Scale = "log",
+    step: Step = None,
+    matrix: Matrices = None,
+    label: Labels = None,
+    debug: Debug = False,
 ) -> int:
     """Draw; see HELP."""
     from landscape.figures import HESSIAN, Look, Shown, rendered, styled, told_apart, write

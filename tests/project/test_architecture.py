@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.conftest import ROOT
-from tests.structure import Source, circles, counts, imports
+from tests.structure import Source, circles, counts, functions, imports
 
 # From the top to the bottom. A module imports from lines below its own, and within its own package; modules on one line
 # don't know each other.
@@ -64,6 +64,12 @@ def test_the_exception_is_the_only_circle():
         for name, others in SOURCE.modules.items()
     }
     assert circles(without) == []
+
+
+def test_modules_and_functions_can_be_read_in_one_sitting():
+    long = [name for name, path in SOURCE.files.items() if len(path.read_text(encoding="utf-8").splitlines()) > 400]
+    assert long == []
+    assert [each for path in SOURCE.files.values() for each in functions(path) if each.lines > 60] == []
 
 
 def test_the_counts_are_of_this_source(tmp_path):
