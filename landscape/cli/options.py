@@ -165,7 +165,7 @@ def users(parameter: str, measurements: Iterable[type[Measurement]]) -> list[str
             or (parameter == "at" and each.selective)
         ):
             found.append(each.flag.parameter)
-    return list(dict.fromkeys(found))
+    return sorted(dict.fromkeys(found), key=lambda user: user != "eigenpairs")  # what most people mean comes first
 
 
 _OF_MATRICES = ("kind", "fisher_unit", "fisher_samples", "precondition")

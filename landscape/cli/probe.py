@@ -24,7 +24,7 @@ from landscape.curvature.kinds import BUILT_IN as KINDS
 from landscape.errors import InputError
 from landscape.measurements import registered
 from landscape.measurements.matrix import Matrix
-from landscape.reporting.messages import counted, listed
+from landscape.reporting.messages import counted
 
 if TYPE_CHECKING:
     from landscape.checks.pyhessian import CrossCheck
@@ -212,4 +212,6 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     for setting, parameter in (("unit", "fisher_unit"), ("samples", "fisher_samples")):
         having = [kind for kind, each in KINDS.items() if setting in each.settings]
         if parameter in given and given.get("kind") not in having:
-            raise InputError(f"{name(parameter)} is of {listed(having)}: add --matrix {having[0]}")
+            raise InputError(
+                f"{name(parameter)} is a setting of some matrices alone: add --matrix {' or '.join(having)}"
+            )

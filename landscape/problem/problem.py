@@ -349,6 +349,8 @@ class Problem(Evaluation):
         Raises:
             InputError: the samples of a batch aren't independent, or there are fewer than processes.
         """
+        if processes == self.processes:
+            return self
         other = self._replace(data=self.data.shared(processes))
         if processes.size > 1:
             self._refuse_dependent_samples(max(1, samples_in(self.data.largest) // processes.size))

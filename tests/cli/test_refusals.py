@@ -186,7 +186,8 @@ def test_options_that_do_not_go_together(refused):
     assert "exclude each other" in refused("a.pt", "--overwrite", "--append")
     assert "--crosscheck needs --which LM, not SA" in refused("a.pt", "--crosscheck", "pyhessian", "--which", "SA")
     assert "not on cuda:1" in refused("a.pt", "--crosscheck", "pyhessian", "--device", "cuda:1")
-    assert "nothing is asked for that has -k and --tol: add --hessian or" in refused("a.pt", "--tol", "1e-4", "-k", "5")
+    idle = refused("a.pt", "--tol", "1e-4", "--probes", "5")
+    assert "nothing is asked for that has --tol and --probes: add --hessian or" in idle
 
 
 def test_outputs_that_cannot_be(refused, tiny):
@@ -214,7 +215,7 @@ def test_outputs_that_cannot_be(refused, tiny):
 def test_a_record_of_another_request(refused, command, tiny):
     command("a.pt", "--hessian", "-k", 2, "-o", "run.h5")
     message = refused("a.pt", "--hessian", "-k", 3, "-o", "run.h5")
-    assert "hessian k is 2 there and 3 here" in message
+    assert "eigenpairs k is 2 there and 3 here" in message
     assert "--overwrite" in message
     assert "--append" not in message  # it would be refused
     assert "--append" in refused("b.pt", "--hessian", "-k", 2, "-o", "run.h5")

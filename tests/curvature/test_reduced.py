@@ -211,10 +211,10 @@ def test_float64_is_refused():
 def test_on_the_command_line(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     asked = (SHIPPED, "--project", ROOT, "--params", "head", "--matrix", "bfloat16", "-o", "low.h5")
-    refused = command(*asked, "--hessian", "--dtype", "float64")
+    refused = command(*asked, "--eigenpairs", "--dtype", "float64")
     assert (refused.status, list(tmp_path.iterdir())) == (2, [])
     assert "leave out --dtype float64" in refused.err
-    done = command(*asked, "--hessian", "-k", 3, "--self-check")
+    done = command(*asked, "--eigenpairs", "-k", 3, "--self-check")
     assert (done.status, done.err) == (0, "")
     assert "Hessian in bfloat16: 3 eigenvalues of largest magnitude" in done.out
     assert "(in bfloat16, off by some" in done.out
@@ -224,7 +224,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
 
 
 @pytest.mark.parametrize(
-    "asked", [("--trace",), ("--hessian", "--tol-value", "0.1"), ("--spectrum",), ("--log-det", 1), ("--per-layer",)]
+    "asked", [("--trace",), ("--eigenpairs", "--tol-value", "0.1"), ("--spectrum",), ("--log-det", 1), ("--per-layer",)]
 )
 def test_what_needs_more_digits_is_refused(tmp_path, monkeypatch, command, asked):
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,8 @@ def posed(sizes, training=False, model=None):
 @settings(max_examples=30, deadline=None)
 def test_every_sample_is_of_one_process_and_shares_are_even(sizes, size):
     problem = posed(sizes)
-    parts = [posed(sizes)] if size == 1 else []
-    if size > 1:
-        probe = copy.copy(problem)
-        probe.processes = Processes(0, size)
-        parts = [probe._parts(sizes, rank) for rank in range(size)]
-    if not all(parts):
+    among = replace(problem.data, processes=Processes(0, size))
+    if not all(among._parts(sizes, rank) for rank in range(size)):
         with pytest.raises(InputError, match="start fewer, or give larger batches"):
             problem.split_over(Processes(0, size))
         return
@@ -252,7 +248,7 @@ from torch import nn
 from landscape import Problem, log_det, top_eigenpairs
 from landscape.machine.memory import OVERHEAD
 from landscape.machine.processes import joined
-from landscape.spectrum.eigenpairs import bytes_of_basis, vectors_beside
+from landscape.spectrum.basis_memory import bytes_of_basis, vectors_beside
 
 def problem():
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ import xarray as xr
 import landscape
 from landscape import InputError
 from landscape.cli.plot import main as plot
-from landscape.measurements import History, Slices1D, TopEigenpairs, directions
+from landscape.measurements import History, Slices1D, TopEigenpairs
 from landscape.record import open_record
 from tests.conftest import ROOT
 
@@ -306,8 +306,8 @@ REFUSALS = {
     ("--matrix", "ggn"): "nothing is asked for that has --matrix: add --hessian or",
     ("--probes", "20"): "nothing is asked for that has --probes: add --density or",
     ("--hessian", "--tol", "1e-4", "--tol-value", "0.01"): "--tol and --tol-value are two goals",
-    ("--trace", "--tol-estimate", "0.1", "--probes", "20"): "--tol-trace and --probes are two goals",
-    ("--trace", "--fisher-unit", "sequence"): "add --matrix fisher, fisher-mc or fisher-empirical",
+    ("--trace", "--tol-estimate", "0.1", "--probes", "20"): "--tol-estimate and --probes are two goals",
+    ("--trace", "--fisher-unit", "sequence"): "add --matrix fisher or fisher-mc or fisher-empirical",
     ("--trace", "--matrix", "fisher", "--fisher-samples", "3"): "add --matrix fisher-mc",
     ("--trace", "--matrix", "fisher-mc", "--fisher-samples", "0"): "at least 1 sampled label",
     ("--trace", "--probes", "1"): "probes must be at least 2",
@@ -463,9 +463,8 @@ def test_a_direction_that_changes_before_it_is_used_is_refused(tiny):
 
 
 def test_an_eigenvector_that_does_not_converge_says_so(command, tiny, monkeypatch):
-    monkeypatch.setattr(
-        directions, "top_eigenpairs", functools.partial(landscape.top_eigenpairs, tol=1e-30, max_products=3)
-    )
+    solve = functools.partial(landscape.top_eigenpairs, tol=1e-30, max_products=3)
+    monkeypatch.setattr("landscape.spectrum.eigenpairs.top_eigenpairs", solve)
     ran = command("a.pt", "--slice", "1d", "--direction", "top", "--direction", "gradient", "--points", 3, "--reach", 1)
     assert ran.status == 3
     assert "NOT CONVERGED: the top eigenvector 1" in ran.out
@@ -552,7 +551,7 @@ def test_a_warm_start_comes_from_the_record(tiny, monkeypatch):
         starts.append(None if start is None else start.numpy().copy())
         return solve(*args, start=start, **kwargs)
 
-    monkeypatch.setattr("landscape.measurements.eigenpairs.top_eigenpairs", watched)
+    monkeypatch.setattr("landscape.spectrum.eigenpairs.top_eigenpairs", watched)
     landscape.probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
     landscape.probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
     assert starts[0] is None

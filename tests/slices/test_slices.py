@@ -368,6 +368,6 @@ def test_ends_that_there_cannot_be_are_refused():
 
 
 def test_the_packages_are_there_without_an_import_of_their_own():
-    code = "import landscape; print(landscape.slices.lines.__name__, landscape.valley.classify_profile.__name__)"
+    code = "import landscape; print(landscape.slices.line.__name__, landscape.valley.classify_profile.__name__)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["line", "classify_profile"]

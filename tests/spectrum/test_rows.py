@@ -11,7 +11,7 @@ import torch
 
 from landscape import InputError, MatrixOperator, log_det, spectral_density, top_eigenpairs
 from landscape.spectrum import rows as module
-from landscape.spectrum.eigenpairs import vectors_beside
+from landscape.spectrum.basis_memory import vectors_beside
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.rows import Rows, outside
 from tests.support.oracles import symmetric
