@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch.utils import checkpoint
 
+from landscape.errors import InputError
+
 _PATCHED = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
 if not all(hasattr(checkpoint, name) for name in _PATCHED):  # derivatives would be wrong without a word
-    raise ImportError(
+    raise InputError(
         f"torch {torch.__version__} runs checkpointed blocks in another way than landscape-probe knows "
         f"(torch.utils.checkpoint has not both of {', '.join(_PATCHED)}): use the torch of constraints.txt"
     )
