@@ -145,7 +145,7 @@ def test_a_solve_keeps_to_its_memory_and_foresees_it(allowed, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "memory beyond model and data" in done.stdout
     with open_record(out) as record:
-        told = json.loads(str(record["hessian/provenance"].values[0]))
+        told = json.loads(str(record["eigenpairs/provenance"].values[0]))
     assert told["memory"] <= allowed * 1e6
     assert abs(told["memory"] - told["memory_foreseen"]) <= max(0.15 * told["memory_foreseen"], 100e6)
     assert told["route"]["budget_bytes"] == (allowed * 10**6 - OVERHEAD) // 2
