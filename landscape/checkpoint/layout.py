@@ -334,7 +334,7 @@ def _nothing_found(content: Mapping[Any, Any], path: Path) -> str:
         return f"{path}: holds an empty dict, so there are no weights in it; save model.state_dict()"
     keys = listed(map(_shown, content), 6)
     if deeper := _deeper(content):
-        return f"{path}: its weights lie deeper than usual: name them by --weights {' or '.join(deeper)}"
+        return f"{path}: its weights lie deeper than usual: name them by --weights {' or '.join(map(one_line, deeper))}"
     return (
         f"{path}: no tensors found, neither at the top nor under {listed(map(repr, WEIGHT_KEYS), 3)} usual keys; "
         f"its keys are {keys}; save model.state_dict()"

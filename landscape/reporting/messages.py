@@ -3,15 +3,12 @@
 import re
 from collections.abc import Iterable
 
+from landscape.errors import in_one_line
+
 
 def printable(text: str) -> str:
     """``text`` with what a terminal would obey rather than print spelt out, but for the ends of lines."""
-    if text.isprintable():
-        return text
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape", "backslashreplace").decode()
-        for each in text
-    )
+    return "\n".join(map(in_one_line, text.split("\n")))
 
 
 def one_line(text: object, limit: int = 300) -> str:

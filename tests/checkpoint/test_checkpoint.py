@@ -696,6 +696,37 @@ def test_names_from_a_file_cannot_break_the_line():
     assert "a b" in misfit({"a\nb": torch.ones(1)}, nn.Linear(1, 1))
 
 
+NAME = "a\nb\x1b[31m\u2028c"
+OWN = {"format": "landscape-checkpoint", "version": 1, "state": {"w": torch.ones(1)}, "problem": None, "step": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {NAME: {NAME: {"w": torch.ones(1)}}},
+        {NAME: 1},
+        {"state_dict": {NAME: 1}},
+        {"state_dict": {NAME: torch.ones(1), "w": torch.ones(1)}, NAME: 1},
+        {NAME: torch.ones(2).to_sparse()},
+        {NAME: torch.ones(1, device="meta")},
+        {f"{NAME}._extra_state": torch.ones(1), "w": torch.ones(1)},
+        {"model": {"w": torch.ones(1)}, "step": NAME},
+        {**OWN, "metrics": {}, "arguments": {NAME: torch.ones(1)}, "optimizer": None},
+        {**OWN, "version": NAME},
+        {**OWN, "metrics": {NAME: NAME}, "arguments": {}, "optimizer": None},
+    ],
+)
+@pytest.mark.parametrize("weights", [None, NAME, f"state_dict.{NAME}"])
+def test_no_name_anywhere_in_a_file_breaks_the_line(tmp_path, content, weights):
+    path = tmp_path / "a.pt"
+    torch.save(content, path)
+    try:
+        said = read_checkpoint(path, where=Where(weights=weights)).notes
+    except InputError as error:
+        said = (str(error),)
+    assert all(each.isprintable() for each in said), said
+
+
 @pytest.mark.parametrize(
     "weight",
     [
