@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.machine.processes import ALONE, Processes
+from landscape.machine.processes import SINGLE_PROCESS, Processes
 from landscape.machine.widened import NoFloat64Error
 from landscape.reporting.messages import one_line
 
@@ -45,7 +45,7 @@ class SymmetricOperator(ABC):
         device: torch.device,
         dtype: torch.dtype,
         memory: int | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         if dim < 1:
             raise InputError(f"an operator needs at least one dimension, not {dim}")
@@ -68,7 +68,7 @@ class SymmetricOperator(ABC):
         return self.dtype == torch.float64 and not self.reduced
 
     @property
-    def wide_bytes(self) -> int:
+    def float64_bytes(self) -> int:
         """Bytes that products of `full_precision` take beside vectors, more than the operator's own."""
         return 0
 
@@ -241,9 +241,9 @@ class LinearCombination(SymmetricOperator):
         self._shift = _finite(shift)
 
     @property
-    def wide_bytes(self) -> int:
-        """See `SymmetricOperator.wide_bytes`."""
-        return sum(operator.wide_bytes for _, operator in self._terms)
+    def float64_bytes(self) -> int:
+        """See `SymmetricOperator.float64_bytes`."""
+        return sum(operator.float64_bytes for _, operator in self._terms)
 
     def full_precision(self) -> SymmetricOperator:
         """See `SymmetricOperator.full_precision`."""

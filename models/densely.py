@@ -35,13 +35,13 @@ def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
     """Train and return the last checkpoint."""
     import torch
 
-    from models.training import Run, sizes_of
+    from models.training import TrainingRun, sizes_of
 
     if steps < 1 or threads < 1:
         raise InputError("give --steps 1 or more, and --threads 1 or more")
     settings = settings_of(checkpoint.parent)
     torch.set_num_threads(threads)
-    run = Run.begin(settings)
+    run = TrainingRun.begin(settings)
     run.load(checkpoint)
     if out.resolve() == checkpoint.parent.resolve():
         raise InputError(f"{out} is the run's own folder, whose journal would be cut; choose another --out")

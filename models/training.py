@@ -42,7 +42,7 @@ class Epoch:
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A model in training.
 
     Attributes:
@@ -66,7 +66,7 @@ class Run:
     _flops: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     @classmethod
-    def begin(cls, settings: TrainingSettings) -> "Run":
+    def begin(cls, settings: TrainingSettings) -> "TrainingRun":
         """Make a run at step 0; equal seeds give models with the same parameters the same weights.
 
         Raises:
@@ -273,7 +273,7 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
         InputError: If the settings describe no run or the folder holds another.
     """
     settings.check()
-    run = Run.begin(settings)  # before the folder is claimed, which sizes that are no model's shall not do
+    run = TrainingRun.begin(settings)  # before the folder is claimed, which sizes that are no model's shall not do
     claim(folder, settings, run.sizes)
     last = settings.checkpoint_steps()[-1]
     newest = newest_checkpoint(folder, settings.steps_per_epoch)

@@ -31,7 +31,7 @@ from landscape.checkpoint import save_checkpoint
 from landscape.cli.probe import main
 
 if TYPE_CHECKING:
-    from landscape.figures import Shown
+    from landscape.figures import RecordView
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
@@ -178,7 +178,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def shown(records: list[Path]) -> list[Shown]:
-    from landscape.figures import Shown
+def shown(records: list[Path]) -> list[RecordView]:
+    from landscape.figures import RecordView
 
-    return [Shown.read(path) for path in records]
+    return [RecordView.read(path) for path in records]

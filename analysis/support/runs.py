@@ -105,9 +105,9 @@ def vectors_after(checkpoint: Path, problem: Problem, steps: int) -> Tensor:
     """
     import torch
 
-    from models.training import Run
+    from models.training import TrainingRun
 
-    run = Run.begin(settings_of(checkpoint.parent))
+    run = TrainingRun.begin(settings_of(checkpoint.parent))
     run.load(checkpoint)
     found = []
     for step in range(steps + 1):

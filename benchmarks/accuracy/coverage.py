@@ -102,7 +102,7 @@ class Coverage:
         return f"{self.held / self.seeds:.1%}", f"{self.ratio:.2f}"
 
 
-def judged(estimates: Sequence[Estimate], truth: float) -> Coverage:
+def evaluated_terms(estimates: Sequence[Estimate], truth: float) -> Coverage:
     """How these estimates of a known number did."""
     spread = float(np.std([estimate.value for estimate in estimates], ddof=1))
     errors = float(np.mean([estimate.standard_error for estimate in estimates]))
@@ -162,8 +162,8 @@ def study(case: Case, seeds: int, numbers: Sequence[int] = PROBES) -> Study:
 
 def _both(case: Case, estimates: Sequence[tuple[Estimate, Estimate]]) -> dict[str, Coverage]:
     return {
-        "trace": judged([trace for trace, _ in estimates], case.trace),
-        "frobenius": judged([norm for _, norm in estimates], case.frobenius),
+        "trace": evaluated_terms([trace for trace, _ in estimates], case.trace),
+        "frobenius": evaluated_terms([norm for _, norm in estimates], case.frobenius),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from landscape.checkpoint import read_checkpoint
 from models.settings import TrainingSettings, checkpoint_path
-from models.training import Run
+from models.training import TrainingRun
 
 
 def continue_training(checkpoint: Path, folder: Path, apart: int, pairs: int) -> list[Path]:
@@ -25,7 +25,7 @@ def continue_training(checkpoint: Path, folder: Path, apart: int, pairs: int) ->
         InputError: the checkpoint can't be continued from.
     """
     read = read_checkpoint(checkpoint)
-    run = Run.begin(TrainingSettings(read.arguments["model"]))
+    run = TrainingRun.begin(TrainingSettings(read.arguments["model"]))
     run.restore(checkpoint)
     snapshots = [checkpoint_path(folder, run.step + apart * i) for i in range(pairs + 1)]
     if all(path.exists() for path in snapshots):

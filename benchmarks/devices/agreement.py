@@ -53,7 +53,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowData:
     """What one device in one precision makes of a problem.
 
     Attributes:
@@ -80,7 +80,7 @@ def agreements(name: str, problem: Problem, device: torch.device) -> list[Agreem
     ]
 
 
-def measured(problem: Problem) -> Measured:
+def measured(problem: Problem) -> RowData:
     """Everything that is compared, from one fixed vector and one fixed seed; of a problem whose model has a loop."""
     vectors = {
         "losses": torch.cat([losses.flatten() for losses, _ in problem.sample_losses()]),
@@ -89,7 +89,7 @@ def measured(problem: Problem) -> Measured:
         **{f"{name} product": operator.matvec(_direction(operator)) for name, operator in _operators(problem).items()},
     }
     vectors = {quantity: value.to("cpu", torch.float64) for quantity, value in vectors.items()}
-    return Measured(vectors, top_eigenpairs(problem.hessian(), min(10, problem.layout.dim), seed=0))
+    return RowData(vectors, top_eigenpairs(problem.hessian(), min(10, problem.layout.dim), seed=0))
 
 
 def _operators(problem: Problem) -> dict[str, SymmetricOperator]:
@@ -118,7 +118,7 @@ def _direction(operator: SymmetricOperator) -> Tensor:
 
 
 def compare(
-    name: str, dtype: torch.dtype, device: Measured, cpu: Measured, amplification: dict[str, float]
+    name: str, dtype: torch.dtype, device: RowData, cpu: RowData, amplification: dict[str, float]
 ) -> list[Agreement]:
     """One line for each quantity.
 

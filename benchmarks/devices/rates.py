@@ -10,7 +10,7 @@ import torch
 from benchmarks.support.timing import Spread, alternate
 from landscape.curvature.hessian import Hessian
 from landscape.problem import Problem
-from landscape.spectrum.rows import Rows
+from landscape.spectrum.basis_store import BasisStore
 from models.cost import counted
 
 _BYTES = {"cpu": 1 << 28}  # of a basis that no cache holds
@@ -65,7 +65,7 @@ def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
     Two passes read a basis in memory twice each.
     """
     count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
-    rows = Rows(count, problem.layout.dim, problem.dtype, problem.device)
+    rows = BasisStore(count, problem.layout.dim, problem.dtype, problem.device)
     for _ in range(count):
         rows.append(torch.randn_like(problem.vector))
     copied = rows.stacked().T.contiguous()

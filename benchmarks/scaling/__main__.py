@@ -21,7 +21,7 @@ from benchmarks.support.timing import alternate
 from landscape import Hessian, Problem, top_eigenpairs
 from landscape.slices import gaussian, plane
 from landscape.slices.grid import positions
-from landscape.spectrum.rows import Rows
+from landscape.spectrum.basis_store import BasisStore
 
 COMMAND = "python -m benchmarks.scaling --write"
 CPU = torch.device("cpu")
@@ -123,7 +123,7 @@ def _plane(problem: Problem, points: int) -> Callable[[], object]:
 
 def _orthogonalise_all(count: int, dim: int = 66_024) -> None:
     """What the solver does beside products: each new vector against all before it."""
-    rows = Rows(count, dim, torch.float32, CPU)
+    rows = BasisStore(count, dim, torch.float32, CPU)
     for row in torch.eye(count, dim):
         rows.orthogonalise(row)
         rows.append(row)

@@ -17,7 +17,7 @@ from benchmarks.support.machine import this_machine
 from benchmarks.support.tables import Table
 from benchmarks.support.timing import Spread
 from landscape import Hessian, Problem, top_eigenpairs
-from landscape.machine.processes import Processes, joined
+from landscape.machine.processes import Processes, process_group
 
 COMMAND = "torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes --write"
 CASE = "looped-66k"
@@ -80,8 +80,8 @@ class Times:
 
 def times(problem: Problem, processes: Processes, rounds: int) -> Times:
     """Take all times in turn; every process must call this."""
-    split = problem.split_over(processes)
-    alone = split.own().split_over(Processes())
+    split = problem.distributed_over(processes)
+    alone = split.local_shard().distributed_over(Processes())
     whole, part, half = (Hessian(each, route="cached") for each in (problem, split, alone))
     vector, sums = problem.vector, torch.zeros(problem.layout.dim, 1, dtype=torch.float64)
     found: dict[str, list[float]] = {name: [] for name in Times.__dataclass_fields__}
@@ -114,7 +114,7 @@ def differences(problem: Problem, processes: Processes, k: int) -> dict[str, flo
     found = {}
     for dtype in (torch.float32, torch.float64):
         one = problem.to(dtype=dtype)
-        split = one.split_over(processes)
+        split = one.distributed_over(processes)
         name = str(dtype).removeprefix("torch.")
         pairs = [top_eigenpairs(Hessian(each, route="cached"), k).eigenvalues for each in (one, split)]
         products = [Hessian(each, route="cached").matvec(one.vector) for each in (one, split)]
@@ -143,7 +143,7 @@ def main(*, case: str = CASE, rounds: int = 15, write: bool = False) -> int:
         print(f"error: there is no model {case!r}; there are {', '.join(CASES)}", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    with joined() as processes:
+    with process_group() as processes:
         if processes.size != 2:
             print(f"error: two processes are compared with one; start it by {COMMAND}", file=sys.stderr)
             return 2

@@ -98,7 +98,7 @@ def find_layout(content: object, path: Path, where: Where = AS_USUAL) -> Layout:
     if where.strip_prefix is not None:
         layout = stripped(layout, path, where.strip_prefix)
     if where.step_from is not None:
-        layout = replace(layout, step=_step_told(content, path, where.step_from))
+        layout = replace(layout, step=_given_step(content, path, where.step_from))
     return layout
 
 
@@ -119,7 +119,7 @@ def stripped(layout: Layout, path: Path, prefix: str) -> Layout:
     return replace(layout, state=state, notes=layout.notes + notes)
 
 
-def _step_told(content: object, path: Path, step_from: str) -> int:
+def _given_step(content: object, path: Path, step_from: str) -> int:
     if step_from == "name":
         numbers = re.findall(r"[0-9]+", path.stem)
         value: object = int(numbers[-1]) if numbers else None

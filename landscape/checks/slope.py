@@ -103,13 +103,13 @@ def check_slopes(problem: Problem, seed: int = 0) -> list[Slope]:
     return slopes
 
 
-def told_of_slopes(problem: Problem) -> tuple[str, ...]:
+def slope_notes(problem: Problem) -> tuple[str, ...]:
     """A note where the gradient isn't the derivative of the loss, from a few samples; nothing where it can't be told.
 
     Cheap enough to be made unasked: about twenty losses of four samples, and six gradients' worth of them.
     """
     try:
-        slopes = in_room(lambda samples: check_slopes(problem.few(samples)), _SAMPLES, list[Slope]())
+        slopes = in_room(lambda samples: check_slopes(problem.first_samples(samples)), _SAMPLES, list[Slope]())
     except InputError:
         return ()
     return tuple(f"{fault_in(slope)}; matrices are of this gradient, slices of the loss" for slope in _worst(slopes))

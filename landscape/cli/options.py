@@ -114,7 +114,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(PROBLEM, "device", str, "auto", "Device: auto, cpu, cuda or cuda:N."),
         _option(PROBLEM, "dtype", Literal["float32", "float64"] | None, None, "Precision."),
         _option(PROBLEM, "batch_size", whole, None, "Most samples to evaluate at a time."),
-        _option(PROBLEM, "compiling", Literal["auto", "on", "off"], "auto", "Compile.", ["--compile"]),
+        _option(PROBLEM, "compile_products", Literal["auto", "on", "off"], "auto", "Compile.", ["--compile"]),
         _option(PROBLEM, "memory", text, None, "Memory beyond model and data, such as 8GB."),
         _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files you trust that run code."),
         _option(OUTPUT, "out", path, None, "The record.  [default: CHECKPOINT.landscape.h5]", ["-o", "--out"]),
@@ -161,7 +161,7 @@ def users(parameter: str, measurements: Iterable[type[Measurement]]) -> list[str
         if each.flag is not None and (
             parameter in each.setting_names()
             or (parameter in _OF_MATRICES and "matrix" in each.setting_names())
-            or (parameter in ("compiling", "memory") and each.makes_products)
+            or (parameter in ("compile_products", "memory") and each.makes_products)
             or (parameter == "at" and each.selective)
         ):
             found.append(each.flag.parameter)

@@ -19,7 +19,7 @@ from landscape.reporting.messages import cause, one_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from landscape.figures import Look, Shown
+    from landscape.figures import FigureStyle, RecordView
 
 FIGURES = (*(figure for measurement in BUILT_IN for figure in measurement.figures), "summary")
 FORMS = ("pdf", "svg", "png")
@@ -82,7 +82,7 @@ def plot(
     debug: Debug = False,
 ) -> int:
     """Draw; see HELP."""
-    from landscape.figures import HESSIAN, Look, Shown, rendered, styled, told_apart, write
+    from landscape.figures import HESSIAN, FigureStyle, RecordView, distinguished, rendered, styled, write
 
     if not records:
         raise InputError("no record given; name at least one file (see --help)")
@@ -90,14 +90,14 @@ def plot(
         raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
     alone, ending = _form(out, form)
     names: Sequence[str | None] = label or [None] * len(records)
-    shown = told_apart(
+    shown = distinguished(
         [
-            Shown.read(path, name, each)
+            RecordView.read(path, name, each)
             for path, name in zip(records, names, strict=True)
             for each in matrix or [HESSIAN]
         ]
     )
-    look = Look(style, _inches(width), kind, scale, step)
+    look = FigureStyle(style, _inches(width), kind, scale, step)
     stem = "-vs-".join(re.sub(r"[^\w.-]+", "-", record.label).strip("-") for record in shown)
     with styled(style), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -128,7 +128,7 @@ def _form(out: Path, form: str | None) -> tuple[bool, str]:
     return True, ending
 
 
-def _drawn(asked: Sequence[str] | None, shown: Sequence[Shown], look: Look) -> dict[str, Figure]:
+def _drawn(asked: Sequence[str] | None, shown: Sequence[RecordView], look: FigureStyle) -> dict[str, Figure]:
     """The figures asked for; else all that can be drawn, with a line for one that the numbers don't allow."""
     from landscape.figures import available
 
@@ -147,7 +147,7 @@ def _drawn(asked: Sequence[str] | None, shown: Sequence[Shown], look: Look) -> d
     return found
 
 
-def _draw(name: str, shown: Sequence[Shown], look: Look) -> Figure:
+def _draw(name: str, shown: Sequence[RecordView], look: FigureStyle) -> Figure:
     from landscape.figures import draw
 
     try:

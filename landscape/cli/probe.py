@@ -54,7 +54,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     if given["self_check"] and not checkpoints:
         return _closed_forms(given["device"])
     from landscape.checks.pyhessian import check_arguments
-    from landscape.machine.processes import joined
+    from landscape.machine.processes import process_group
     from landscape.measurements.runner import probe as run
     from landscape.record import readable
 
@@ -68,7 +68,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     crosscheck, source = given["crosscheck"], _source(given)
     if crosscheck:
         check_arguments(given["which"], given["device"], matrix.group("") or "hessian")
-    with joined() as processes:
+    with process_group() as processes:
         result = run(
             checkpoints,
             measurements,
@@ -79,7 +79,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
             at=tuple(given["at"] or ()),
             command=given["command"],
         )
-    status = EXIT_NOT_CONVERGED if any(row.shortfalls for row in result.rows) else EXIT_DONE
+    status = EXIT_NOT_CONVERGED if any(row.unmet_goals for row in result.rows) else EXIT_DONE
     if not processes.first:
         return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it
     peers: list[CrossCheck] = []

@@ -94,7 +94,7 @@ def print_tables(result: Result, measurements: Sequence[Asked], peers: Sequence[
                 screen.sentence(str(item))
         if peer is not None:
             screen.table(_crosscheck_table(row.data["eigenpairs"], peer))
-        for line in row.shortfalls:
+        for line in row.unmet_goals:
             screen.sentence(f"NOT CONVERGED: {line}", "bold red")
     stored = "measured" if result.measured else "was there already, nothing measured"
     screen.line_of(f"\nRecord: {result.path} ({stored})")
@@ -108,7 +108,7 @@ def print_json(result: Result, measurements: Sequence[Asked], peers: Sequence[Cr
         {
             "checkpoint": {"path": row.path, "step": row.step, "sha256": row.sha256},
             "notes": row.notes,
-            "shortfalls": row.shortfalls,
+            "unmet_goals": row.unmet_goals,
         }
         | {name: _numbers(data) for name, data in row.data.items()}
         | ({} if peer is None else {"pyhessian": peer.plain()})

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.likelihood import Likelihood, likelihood_of
-from landscape.curvature.products.sandwich import Parts, Sandwich
+from landscape.curvature.products.sandwich import Sandwich, SandwichParts
 from landscape.errors import InputError, refuse_fractions
 from landscape.problem import Problem
 
@@ -70,7 +70,7 @@ class ExactFisher(Sandwich):
         """
         _likelihood(problem)
 
-    def _parts(self, index: int) -> Parts:
+    def _parts(self, index: int) -> SandwichParts:
         problem, batch = self._problem, self._problem.batches[index]
         output, likelihood = _output(problem, self._vector, batch), _likelihood(problem)
         with torch.no_grad():
@@ -78,7 +78,7 @@ class ExactFisher(Sandwich):
             weights = weights if self.unit == "term" else weights.square()
             scaled = weights / (likelihood.averaged(output) * problem.total_weight)
             information, tensors = likelihood.information(output.detach(), scaled)
-        return Parts((output,), lambda directions: [information(directions[0])], tensors=tensors)
+        return SandwichParts((output,), lambda directions: [information(directions[0])], tensors=tensors)
 
 
 @final
@@ -148,7 +148,7 @@ class MonteCarloFisher(Sandwich):
         other._prepare()
         return other
 
-    def _parts(self, index: int) -> Parts:
+    def _parts(self, index: int) -> SandwichParts:
         problem, batch, labels = self._problem, self._problem.batches[index], self.labels[index]
         output, likelihood = _output(problem, self._vector, batch), _likelihood(problem)
         with torch.no_grad():
@@ -182,7 +182,7 @@ class EmpiricalFisher(Sandwich):
         self.unit = _checked(unit)
         super().__init__(problem, memory, route)
 
-    def _parts(self, index: int) -> Parts:
+    def _parts(self, index: int) -> SandwichParts:
         problem = self._problem
         losses, weights = problem.terms(self._vector, problem.batches[index])
         if not losses.requires_grad:
@@ -190,7 +190,7 @@ class EmpiricalFisher(Sandwich):
         return _outer_products(losses.unsqueeze(1), weights.detach(), self.unit, 1 / problem.total_weight)
 
 
-def _outer_products(losses: Tensor, weights: Tensor, unit: Unit, scale: float) -> Parts:
+def _outer_products(losses: Tensor, weights: Tensor, unit: Unit, scale: float) -> SandwichParts:
     """Outer products of gradients: of each loss (N, draws, *places), or of each sample's weighted sum over places.
 
     Args:
@@ -202,9 +202,9 @@ def _outer_products(losses: Tensor, weights: Tensor, unit: Unit, scale: float) -
     weights = weights.unsqueeze(1)
     if unit == "sequence":
         sums = (weights * losses).reshape(*losses.shape[:2], -1).sum(2)
-        return Parts((sums,), lambda directions: [scale * directions[0]])
+        return SandwichParts((sums,), lambda directions: [scale * directions[0]])
     scaled = scale * weights
-    return Parts((losses,), lambda directions: [scaled * directions[0]], tensors=(scaled,))
+    return SandwichParts((losses,), lambda directions: [scaled * directions[0]], tensors=(scaled,))
 
 
 def _likelihood(problem: Problem) -> Likelihood:
@@ -230,7 +230,7 @@ def _sampled(problem: Problem, likelihood: Likelihood, samples: int, seed: int) 
     streams = [_stream(seed, index) for index in range(samples)]
     with problem.evaluating():
         outputs = (problem.output(problem.vector, batch) for batch in problem.batches)
-        return problem.data.own_parts(
+        return problem.data.local_parts(
             [torch.stack([likelihood.draw(output, stream) for stream in streams], dim=1) for output in outputs]
         )
 

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from landscape.curvature.products.sandwich import Parts, Sandwich
+from landscape.curvature.products.sandwich import Sandwich, SandwichParts
 from landscape.errors import InputError
 from landscape.problem import Problem
 
@@ -42,7 +42,7 @@ class GaussNewton(Sandwich):
         """
         _ = problem.loss_terms
 
-    def _parts(self, index: int) -> Parts:
+    def _parts(self, index: int) -> SandwichParts:
         problem, batch = self._problem, self._problem.batches[index]
         output = problem.output(self._vector, batch)
         inner: dict[int, Tensor] = {}  # by identity: what occurs twice in the output is one variable
@@ -72,7 +72,7 @@ class GaussNewton(Sandwich):
                 list(curved.values()), variables, along, retain_graph=True, materialize_grads=True
             )
 
-        return Parts(tuple(inner.values()), second_derivative, tuple(curved.values()), variables)
+        return SandwichParts(tuple(inner.values()), second_derivative, tuple(curved.values()), variables)
 
 
 def _with_tensors(function: Callable[[Tensor], Tensor], output: Any) -> Any:

@@ -45,9 +45,9 @@ class Preconditioned(SymmetricOperator):
         self._operator, self._diagonal = operator, diagonal
 
     @property
-    def wide_bytes(self) -> int:
-        """See `SymmetricOperator.wide_bytes`."""
-        return self._operator.wide_bytes
+    def float64_bytes(self) -> int:
+        """See `SymmetricOperator.float64_bytes`."""
+        return self._operator.float64_bytes
 
     def full_precision(self) -> SymmetricOperator:
         """See `SymmetricOperator.full_precision`."""

@@ -41,9 +41,9 @@ class ReducedHessian(Hessian):
             InputError: the problem is in float64, of which nothing is reduced; and as for the Hessian.
         """
         self.check(problem)
-        self._exact = Hessian(problem, memory=0, compiling="off")
+        self._exact = Hessian(problem, memory=0, compile_products="off")
         try:
-            super().__init__(problem, memory, route, products=products, compiling="off")
+            super().__init__(problem, memory, route, products=products, compile_products="off")
         except RuntimeError as error:
             if ran_out(error):
                 raise
@@ -58,7 +58,7 @@ class ReducedHessian(Hessian):
         off = float(torch.linalg.vector_norm(self._product(direction) - exact))
         self.error = off / size if size else off
         note = f"in bfloat16, off by some {self.error:.1e} of a product"
-        self.route = self.route.inexact(note, problem.compiling)
+        self.route = self.route.inexact(note, problem.compile_products)
 
     @staticmethod
     def check(problem: Problem) -> None:

@@ -19,16 +19,17 @@ from landscape.errors import InputError
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
 from landscape.figures.page import Page
+from landscape.figures.record_view import HESSIAN, RecordView, distinguished
 from landscape.figures.samples import draw_learning, draw_samples
 from landscape.figures.saving import rendered, save, write
-from landscape.figures.shown import HESSIAN, Shown, told_apart
 from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
 from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
-from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, styled
+from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, FigureStyle, styled
 from landscape.figures.summary import SUMMARY
 from landscape.figures.table import PAGES as SINGLE
 from landscape.figures.valley import draw_map, draw_profile, draw_restates
 from landscape.plugins import added, load
+from landscape.reporting.deprecation import renamed_exports
 from landscape.reporting.messages import listed
 
 __all__ = [
@@ -37,9 +38,10 @@ __all__ = [
     "HESSIAN",
     "PAGES",
     "WIDTHS",
-    "Look",
-    "Shown",
+    "FigureStyle",
+    "RecordView",
     "available",
+    "distinguished",
     "draw",
     "draw_accuracy",
     "draw_density",
@@ -60,15 +62,15 @@ __all__ = [
     "rendered",
     "save",
     "styled",
-    "told_apart",
     "write",
 ]
 
 
+__getattr__ = renamed_exports(__name__, Look="FigureStyle", Shown="RecordView")
 PAGES = {**SINGLE, "summary": SUMMARY}
 
 
-def available(shown: Sequence[Shown]) -> list[str]:
+def available(shown: Sequence[RecordView]) -> list[str]:
     """The figures for which all of these records have the measurements.
 
     Raises:
@@ -81,7 +83,9 @@ def available(shown: Sequence[Shown]) -> list[str]:
     return found
 
 
-def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, look: Look | None = None) -> Figure:
+def draw(
+    name: str, records: Sequence[str | Path | RecordView] | str | Path | RecordView, look: FigureStyle | None = None
+) -> Figure:
     """Draw a figure of one record or several.
 
     Args:
@@ -92,9 +96,9 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
     Raises:
         InputError: one line that says what isn't there, and how to measure it.
     """
-    if isinstance(records, str | Path | Shown):
+    if isinstance(records, str | Path | RecordView):
         records = [records]
-    shown = [each if isinstance(each, Shown) else Shown.read(each) for each in records]
+    shown = [each if isinstance(each, RecordView) else RecordView.read(each) for each in records]
     if not 0 < len(shown) <= len(COLOURS):
         raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(shown)}")
     page = _page(name)
@@ -104,10 +108,10 @@ def draw(name: str, records: Sequence[str | Path | Shown] | str | Path | Shown, 
                 f"{record.identity['record']} has {missing}, which {name} is drawn from: measure it with "
                 f"landscape-probe ... {page.option}"
             )
-    look = look or Look()
+    look = look or FigureStyle()
     if reason := page.narrow(look):
         raise InputError(f"{name} {reason}")
-    return page.figure(told_apart(shown), look)
+    return page.figure(distinguished(shown), look)
 
 
 def _page(name: str) -> Page:

@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from landscape.figures.page import Panel, legend, note, told
-from landscape.figures.shown import Shown, plain, units
-from landscape.figures.style import COLOURS, Look
+from landscape.figures.page import Panel, legend, measured_on, note
+from landscape.figures.record_view import RecordView, plain, units
+from landscape.figures.style import COLOURS, FigureStyle
 
 MOST = 40  # tensors whose names can still be read
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -53,12 +53,12 @@ def tensors_drawn(row: xr.Dataset) -> np.ndarray:
     return np.sort(np.argsort(-middle, kind="stable")[:MOST])
 
 
-def height(shown: Sequence[Shown], width: float) -> float:
+def height(shown: Sequence[RecordView], width: float) -> float:
     """Inches for the names of all tensors."""
     return 0.7 + max(0.18 * len(tensors_drawn(record.row("diagonal"))) for record in shown)
 
 
-def diagonals(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def diagonals(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Diagonals, records side by side at each tensor."""
     axes = panel.subplots()
     rows = [record.row("diagonal", look.step) for record in shown]
@@ -67,12 +67,12 @@ def diagonals(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         place = (index - (len(rows) - 1) / 2) * width
         draw_diagonal(axes, row, record.label, COLOURS[index], place, 0.9 * width)
     legend(axes, shown)
-    note(panel, [*told(shown, rows), *(_error(record, row) for record, row in zip(shown, rows, strict=True)),
+    note(panel, [*measured_on(shown, rows), *(_error(record, row) for record, row in zip(shown, rows, strict=True)),
                  "boxes: quartiles of a tensor's entries, whiskers 5 to 95 %",
                  "grey: twice the standard error of an entry"])  # fmt: skip
 
 
-def _error(record: Shown, row: xr.Dataset) -> str:
+def _error(record: RecordView, row: xr.Dataset) -> str:
     """How far the entries are off, and how many tensors aren't drawn."""
     count = row.sizes["tensor"]
     left = f", {MOST} of {count} tensors, of the largest medians" if count > MOST else ""

@@ -7,7 +7,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 
 from landscape.figures.limits import span
-from landscape.figures.shown import plain, units
+from landscape.figures.record_view import plain, units
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS, small
 

@@ -13,11 +13,11 @@ from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from landscape.figures.shown import Shown, at_step
-from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, Look, small
+from landscape.figures.record_view import RecordView, at_step
+from landscape.figures.style import COLOURS, FONT_SIZES, WIDTHS, FigureStyle, small
 
 Panel = Figure | SubFigure
-Height = Callable[[Sequence[Shown], float], float]
+Height = Callable[[Sequence[RecordView], float], float]
 _LINE = 1.3 / 72  # inches between two lines of a note, for each point of its letters
 
 
@@ -36,16 +36,16 @@ class Page:
 
     needs: Mapping[str, tuple[str, ...]]
     option: str
-    width: Callable[[Sequence[Shown]], str]
+    width: Callable[[Sequence[RecordView]], str]
     height: Height
-    draw: Callable[[Panel, Sequence[Shown], Look], None]
+    draw: Callable[[Panel, Sequence[RecordView], FigureStyle], None]
     least: str | None = None
 
-    def lacking(self, record: Shown) -> str | None:
+    def lacking(self, record: RecordView) -> str | None:
         """What of a record is missing; None where nothing is."""
         return record.lacks(self.needs)
 
-    def narrow(self, look: Look) -> str | None:
+    def narrow(self, look: FigureStyle) -> str | None:
         """Why it can't be read at the width that is asked for, and what can; None where it can."""
         larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
         if self.least is None or look.width is None or look.width >= WIDTHS[self.least] * larger:
@@ -56,7 +56,7 @@ class Page:
             f"give --width {wider}, or more inches"
         )
 
-    def figure(self, shown: Sequence[Shown], look: Look) -> Figure:
+    def figure(self, shown: Sequence[RecordView], look: FigureStyle) -> Figure:
         """Draw it, within `landscape.figures.style.styled`; larger letters make a larger figure.
 
         Raises:
@@ -130,7 +130,7 @@ def note(panel: Panel, texts: Sequence[str]) -> None:
     panel.supxlabel(wrapped, fontsize=small(), color="0.35")
 
 
-def told(shown: Sequence[Shown], rows: Sequence[xr.Dataset]) -> list[str]:
+def measured_on(shown: Sequence[RecordView], rows: Sequence[xr.Dataset]) -> list[str]:
     """Which checkpoint of each record is drawn, and on how many samples it was measured."""
     return [
         f"{record.label}: {at_step(row)}" + (f", {int(row.samples):,} samples" if "samples" in row else "")
@@ -138,7 +138,7 @@ def told(shown: Sequence[Shown], rows: Sequence[xr.Dataset]) -> list[str]:
     ]
 
 
-def legend(axes: Axes, shown: Sequence[Shown]) -> None:
+def legend(axes: Axes, shown: Sequence[RecordView]) -> None:
     """A legend, where there is more than one thing to tell apart."""
     labels = axes.get_legend_handles_labels()[1]
     if len(shown) > 1 or len(labels) > 1:
@@ -146,7 +146,10 @@ def legend(axes: Axes, shown: Sequence[Shown]) -> None:
 
 
 def overlay(
-    axes: Axes, shown: Sequence[Shown], rows: Sequence[xr.Dataset], draw: Callable[[Axes, xr.Dataset, str, str], object]
+    axes: Axes,
+    shown: Sequence[RecordView],
+    rows: Sequence[xr.Dataset],
+    draw: Callable[[Axes, xr.Dataset, str, str], object],
 ) -> None:
     """Every record's row on one Axes, each in its colour."""
     for record, row, colour in zip(shown, rows, COLOURS, strict=False):

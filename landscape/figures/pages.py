@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures import dynamics, samples, slices, spectra, valley
 from landscape.figures.limits import span
-from landscape.figures.page import Panel, fitting, legend, note, overlay, room, tiled, told
-from landscape.figures.shown import Shown, at_step
-from landscape.figures.style import COLOURS, SEQUENTIAL, WIDTHS, Look
+from landscape.figures.page import Panel, fitting, legend, measured_on, note, overlay, room, tiled
+from landscape.figures.record_view import RecordView, at_step
+from landscape.figures.style import COLOURS, SEQUENTIAL, WIDTHS, FigureStyle
 from landscape.measurements.density import density_of
 
 MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
@@ -27,7 +27,7 @@ LEAST = {"slices-1d": 1.5, "slices-2d": 2.1, "samples": 2.1, "learning": 1.5, "v
 _CUT = "not drawn: below a third of the rounding"
 
 
-def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def eigenvalues(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Top eigenvalues, records overlaid."""
     axes = panel.subplots()
     rows = [record.series("eigenpairs") for record in shown]
@@ -36,13 +36,13 @@ def eigenvalues(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     note(panel, [_checkpoints(record, row) for record, row in zip(shown, rows, strict=True)])
 
 
-def _checkpoints(record: Shown, rows: xr.Dataset) -> str:
+def _checkpoints(record: RecordView, rows: xr.Dataset) -> str:
     """Of how many checkpoints a series is, or of which one."""
     count = rows.sizes["checkpoint"]
     return f"{record.label}: {at_step(rows.isel(checkpoint=0)) if count == 1 else f'{count} checkpoints'}"
 
 
-def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def spectrum(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Whole spectra, records overlaid; of one record those of its checkpoints, positive beside negative."""
     series = shown[0].series("spectrum")
     if len(shown) == 1 and look.step is None and series.sizes["checkpoint"] > 1:
@@ -53,10 +53,13 @@ def spectrum(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     overlay(axes, shown, rows, spectra.draw_spectrum)
     legend(axes, shown)
     counts = [spectra.within_rounding(row) for row in rows]
-    note(panel, [*(f"{text}, {count} (shaded)" for text, count in zip(told(shown, rows), counts, strict=True)), _CUT])
+    note(
+        panel,
+        [*(f"{text}, {count} (shaded)" for text, count in zip(measured_on(shown, rows), counts, strict=True)), _CUT],
+    )
 
 
-def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
+def _spectra_of_run(panel: Panel, record: RecordView, series: xr.Dataset) -> None:
     count = series.sizes["checkpoint"]
     places = np.unique(np.linspace(0, count - 1, min(count, MOST)).round().astype(int)).tolist()
     sides = panel.subplots(1, 2, sharey=True)
@@ -73,7 +76,7 @@ def _spectra_of_run(panel: Panel, record: Shown, series: xr.Dataset) -> None:
                  f"{at_step(last)}: {spectra.within_rounding(last)}", _CUT])  # fmt: skip
 
 
-def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def density(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Densities, records overlaid."""
     axes = panel.subplots()
     rows = [record.row("density", look.step) for record in shown]
@@ -83,7 +86,7 @@ def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
                   for row in rows]  # fmt: skip
     parts = [
         f"{text}, {row.sizes['probe']} probes" + (f", {more}" if more else "")
-        for text, row, more in zip(told(shown, rows), rows, undeflated, strict=True)
+        for text, row, more in zip(measured_on(shown, rows), rows, undeflated, strict=True)
     ]
     points = [f"{record.label}: the bulk is a point, and heights are numbers of eigenvalues"
               for record, row in zip(shown, rows, strict=True) if not density_of(row).width]  # fmt: skip
@@ -91,7 +94,7 @@ def density(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
                  "not drawn: below a tenth of one eigenvalue's height"])  # fmt: skip
 
 
-def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = None) -> None:
+def lines(panel: Panel, shown: Sequence[RecordView], look: FigureStyle, most: int | None = None) -> None:
     """The loss along each direction above the accuracy there, records overlaid.
 
     Args:
@@ -109,7 +112,7 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = N
     count = every if most is None else min(every, most)
     classes = any(row.accuracy.notnull().any() for row in rows)
     grid, columns = tiled(panel, count, LEAST["slices-1d"], (2.2, 1) if classes else (1,))
-    texts = told(shown, rows)
+    texts = measured_on(shown, rows)
     for index, column in zip(drawn, grid.T, strict=False):
         parts = []
         for record, row, colour in zip(shown, rows, COLOURS, strict=False):
@@ -134,7 +137,7 @@ def lines(panel: Panel, shown: Sequence[Shown], look: Look, most: int | None = N
     note(panel, texts)
 
 
-def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def planes(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """The loss over planes side by side, with one scale of colours and the same stretch of every axis."""
     rows = [record.row("slices_2d", look.step) for record in shown]
     norm = slices.levels_of(rows, look.scale)
@@ -153,9 +156,9 @@ def planes(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             mappable, ax=every.tolist(), label="loss $L$", ticks=ticks, format="%.3g", aspect=_aspect(rows, columns)
         )
         bar.ax.minorticks_off()
-    parts = zip(told(shown, rows), rows, strict=True)
-    texts = [", ".join(filter(None, [text, _components(row), slices.ends_told(row) * (not surface),
-                                    slices.path_told(row) * (not surface)]))
+    parts = zip(measured_on(shown, rows), rows, strict=True)
+    texts = [", ".join(filter(None, [text, _components(row), slices.ends_caption(row) * (not surface),
+                                    slices.path_caption(row) * (not surface)]))
              for text, row in parts]  # fmt: skip
     interpolated = any(map(slices.is_interpolated, rows))
     note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),
@@ -179,7 +182,7 @@ def _components(row: xr.Dataset) -> str:
     return f"{shares} of the variance (random walk: {walk})"
 
 
-def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def heat(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Every sample's loss at every checkpoint, records side by side with one scale."""
     rows = [record.series("samples") for record in shown]
     every = [row.loss.values[np.isfinite(row.loss.values)] for row in rows]
@@ -198,7 +201,7 @@ def heat(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
                  for record, row in zip(shown, rows, strict=True)])  # fmt: skip
 
 
-def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def learning(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Learning curves of groups, records side by side with one scale: loss above accuracy."""
     rows = [record.row("learning") for record in shown]
     told = all(np.isfinite(row.group_accuracy.values).any() for row in rows)
@@ -219,7 +222,7 @@ def learning(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
     note(panel, [f"groups by {rows[0].grouped_by.values}; bands: 95 %; diamonds: half of a group's progress"])
 
 
-def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def valley_map(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Definition 1 as a map for each record, and how far it restates the threshold."""
     rows = [record.row("valley", look.step) for record in shown]
     if any("eps" not in row or not row.sizes["threshold"] for row in rows):
@@ -240,11 +243,11 @@ def valley_map(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         f"{text}, noise floor {float(row.floor):.2g} (dashed), above it participation ratio "
         f"{float(row.participation):.3g} and 90 % by 10 % quantile {float(row.quantile_ratio):.3g}, negative "
         f"{float(row.negative_mass):.1%} of the mass"
-        for text, row in zip(told(shown, rows), rows, strict=True)
+        for text, row in zip(measured_on(shown, rows), rows, strict=True)
     ])  # fmt: skip
 
 
-def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def profiles(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """The profiles up to the largest height along the first directions, a line for each record, with one scale."""
     rows = [record.row("valley", look.step) for record in shown]
     every = min(row.sizes["direction"] for row in rows)
@@ -262,12 +265,12 @@ def profiles(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
         for axes in axes_of_record[count:]:
             axes.remove()
     texts = [f"{text}, up to a rise of {float(row.height_share[-1] * row.depth):.2g}"
-             for text, row in zip(told(shown, rows), rows, strict=True)]  # fmt: skip
+             for text, row in zip(measured_on(shown, rows), rows, strict=True)]  # fmt: skip
     note(panel, [*texts, f"the first {count} of {every} directions" * (count < every), "bars: standard error",
                  "black: fitted walls"])  # fmt: skip
 
 
-def profile_lines(shown: Sequence[Shown], width: float) -> tuple[int, int, int]:
+def profile_lines(shown: Sequence[RecordView], width: float) -> tuple[int, int, int]:
     """How many directions `profiles` draws of each record at a width, in how many lines, and how many are in a line.
 
     Several records have a line each, with as many directions as it has room for.
@@ -278,7 +281,7 @@ def profile_lines(shown: Sequence[Shown], width: float) -> tuple[int, int, int]:
     return count, *fitting(width, count, LEAST["profiles"])
 
 
-def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def whole_run(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Every quantity of a run, records overlaid."""
     (grid,), columns = tiled(panel, len(dynamics.QUANTITIES), LEAST["dynamics"])
     for axes, name in zip(grid, dynamics.QUANTITIES, strict=True):
@@ -299,7 +302,7 @@ def whole_run(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
                  "threshold: the optimiser's stability threshold"])  # fmt: skip
 
 
-def hopping(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def hopping(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Hop rates and the split of the steps, a line for each window of each record."""
     windows = [(record, row.isel(window=place)) for record in shown for row in (record.row("hops"),)
                for place in _windows(row)]  # fmt: skip
@@ -329,6 +332,6 @@ def _handles(grid: np.ndarray) -> tuple[list[Artist], list[str]]:
     return [handle for handles, _ in pairs for handle in handles], [label for _, labels in pairs for label in labels]
 
 
-def hop_rows(shown: Sequence[Shown]) -> int:
+def hop_rows(shown: Sequence[RecordView]) -> int:
     """How many lines `hopping` draws."""
     return sum(len(_windows(record.row("hops"))) for record in shown)

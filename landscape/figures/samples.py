@@ -8,7 +8,7 @@ from matplotlib import colors
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from landscape.figures.shown import plain
+from landscape.figures.record_view import plain
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS, small
 

@@ -13,12 +13,12 @@ from typing import Literal
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
-from landscape.figures.shown import Shown
+from landscape.figures.record_view import RecordView
 
 Format = Literal["pdf", "svg", "png"]
 
 
-def save(figure: Figure, path: Path, shown: Sequence[Shown]) -> None:
+def save(figure: Figure, path: Path, shown: Sequence[RecordView]) -> None:
     """Write a figure, with the identity of its records as JSON in the file's metadata.
 
     Args:
@@ -32,7 +32,7 @@ def save(figure: Figure, path: Path, shown: Sequence[Shown]) -> None:
     write(rendered(figure, path.suffix.removeprefix("."), shown), path)
 
 
-def rendered(figure: Figure, form: str, shown: Sequence[Shown]) -> bytes:
+def rendered(figure: Figure, form: str, shown: Sequence[RecordView]) -> bytes:
     """The content of a figure's file; see `save`."""
     content = io.BytesIO()
     figure.savefig(content, format=form, metadata=metadata(form, shown))
@@ -57,7 +57,7 @@ def write(content: bytes, path: Path) -> None:
             temporary.unlink()
 
 
-def metadata(form: str, shown: Sequence[Shown]) -> dict[str, str | None]:
+def metadata(form: str, shown: Sequence[RecordView]) -> dict[str, str | None]:
     """What goes into the file, under the names that its format has; no date, so that equal figures are equal files."""
     told = json.dumps([each.identity for each in shown], sort_keys=True)
     title = " and ".join(each.label for each in shown)

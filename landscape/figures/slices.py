@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.errors import InputError
 from landscape.figures.limits import may_leave, span
-from landscape.figures.shown import plain
+from landscape.figures.record_view import plain
 from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale, small
 
 
@@ -134,7 +134,7 @@ def draw_plane(
     """The loss over a plane, and the way of the run on it; what isn't finite is left white.
 
     The checkpoints are marked with what is off the plane: the fainter the further, by the largest such distance. The
-    limits are the plane's ends, which the way may leave: see `path_told`.
+    limits are the plane's ends, which the way may leave: see `path_caption`.
 
     Args:
         axes: to draw on; of a surface, with the projection ``3d``.
@@ -235,7 +235,7 @@ def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[boo
     return to_scale or any(axes.name == "3d" for axes in every), bool(np.ptp(ends, axis=0).max() == 0)
 
 
-def ends_told(row: xr.Dataset) -> str:
+def ends_caption(row: xr.Dataset) -> str:
     """Which checkpoints the squares are; nothing where no line leads to one."""
     if "end_name" not in row:
         return ""
@@ -244,7 +244,7 @@ def ends_told(row: xr.Dataset) -> str:
     return f"{'squares' if len(told) > 1 else 'square'}: {', '.join(told)}"
 
 
-def path_told(row: xr.Dataset) -> str:
+def path_caption(row: xr.Dataset) -> str:
     """How far the run is off the plane, and how much of it is beyond the ends; nothing where there is no run."""
     if not row.sizes.get("run", 0):
         return ""

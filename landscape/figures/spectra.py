@@ -11,7 +11,7 @@ from matplotlib.scale import SymmetricalLogTransform
 from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
 from landscape.figures.limits import reach, span
-from landscape.figures.shown import plain, units
+from landscape.figures.record_view import plain, units
 from landscape.measurements.density import density_of
 from landscape.spectrum.distribution import SpectralDensity
 

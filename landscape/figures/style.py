@@ -10,12 +10,12 @@ from typing import Any, Literal
 from cycler import cycler
 from matplotlib import rc_context, rcParams
 
-Style = Literal["paper", "talk", "notebook"]
+StyleName = Literal["paper", "talk", "notebook"]
 Kind = Literal["contour", "filled", "surface"]
 Scale = Literal["linear", "log"]
 
 WIDTHS = {"column": 3.35, "text": 6.9}  # inches, of a paper in two columns
-FONT_SIZES: dict[Style, float] = {"paper": 7.0, "talk": 14.0, "notebook": 10.0}
+FONT_SIZES: dict[StyleName, float] = {"paper": 7.0, "talk": 14.0, "notebook": 10.0}
 SMALLEST = 6.0  # points of notes and of what is written into axes, in papers: the least that journals print
 
 # Okabe and Ito (2008, "Color universal design"): told apart with any colour vision, and in grey by their order.
@@ -24,7 +24,7 @@ SEQUENTIAL, DIVERGING = "viridis", "cividis"
 
 
 @dataclass(frozen=True)
-class Look:
+class FigureStyle:
     """What a reader chooses of a figure.
 
     Attributes:
@@ -35,7 +35,7 @@ class Look:
         step: of the checkpoint that is drawn, where a figure is of one; None takes the last.
     """
 
-    style: Style = "paper"
+    style: StyleName = "paper"
     width: float | None = None
     kind: Kind = "filled"
     scale: Scale = "log"
@@ -48,7 +48,7 @@ def small() -> float:
 
 
 @contextmanager
-def styled(style: Style) -> Iterator[None]:
+def styled(style: StyleName) -> Iterator[None]:
     """Matplotlib's settings for a style, as long as the block lasts; drawing and saving both belong into it."""
     size = FONT_SIZES[style]
     line = size / 7

@@ -11,8 +11,8 @@ from functools import partial
 from landscape.errors import InputError
 from landscape.figures import pages
 from landscape.figures.page import Page, Panel, fitting, letters
-from landscape.figures.shown import Shown, at_step, plain
-from landscape.figures.style import SMALLEST, WIDTHS, Look, small
+from landscape.figures.record_view import RecordView, at_step, plain
+from landscape.figures.style import SMALLEST, WIDTHS, FigureStyle, small
 from landscape.figures.table import PAGES
 
 _LETTERS = letters(WIDTHS["text"], SMALLEST)  # a line of the head
@@ -32,7 +32,7 @@ class _Place:
     further: float = 0.0
     half: bool = False
     half_if_alone: bool = False
-    draw: Callable[[Panel, Sequence[Shown], Look], None] | None = None
+    draw: Callable[[Panel, Sequence[RecordView], FigureStyle], None] | None = None
 
 
 # In the order of the page. Of one record planes and learning curves take half a line.
@@ -48,7 +48,7 @@ _PLACES = (
 )
 
 
-def draw_summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
+def draw_summary(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
     """Lay out the page.
 
     Raises:
@@ -68,7 +68,7 @@ def draw_summary(panel: Panel, shown: Sequence[Shown], look: Look) -> None:
             (each.draw or PAGES[each.name].draw)(place, shown, look)
 
 
-def height_of_summary(shown: Sequence[Shown], width: float) -> float:
+def height_of_summary(shown: Sequence[RecordView], width: float) -> float:
     """As high as what there is, and no higher than a page."""
     return min(_whole_height(_lines(shown), shown), TALLEST) * width / WIDTHS["text"]
 
@@ -76,9 +76,11 @@ def height_of_summary(shown: Sequence[Shown], width: float) -> float:
 SUMMARY = Page({}, "", lambda shown: "text", height_of_summary, draw_summary, least="text")
 
 
-def _lines(shown: Sequence[Shown]) -> list[list[_Place]]:
+def _lines(shown: Sequence[RecordView]) -> list[list[_Place]]:
     """The figures line by line, as many as a page has room for."""
-    places = [place for place in _PLACES if not _lacking(place.name, shown) and not _told_already(place.name, shown)]
+    places = [
+        place for place in _PLACES if not _lacking(place.name, shown) and not _already_captioned(place.name, shown)
+    ]
     for name in ("", *_LEFT_OUT):
         places = [place for place in places if place.name != name]
         if _whole_height(lines := _packed(places, shown), shown) <= TALLEST:
@@ -86,7 +88,7 @@ def _lines(shown: Sequence[Shown]) -> list[list[_Place]]:
     return lines
 
 
-def _packed(places: Sequence[_Place], shown: Sequence[Shown]) -> list[list[_Place]]:
+def _packed(places: Sequence[_Place], shown: Sequence[RecordView]) -> list[list[_Place]]:
     """Line by line: a half line waits for the next one, and takes the whole where none comes."""
     found: list[list[_Place]] = []
     waiting: list[_Place] = []
@@ -100,33 +102,33 @@ def _packed(places: Sequence[_Place], shown: Sequence[Shown]) -> list[list[_Plac
     return sorted([*found, *([waiting] if waiting else [])], key=lambda line: _PLACES.index(line[0]))
 
 
-def _lacking(name: str, shown: Sequence[Shown]) -> bool:
+def _lacking(name: str, shown: Sequence[RecordView]) -> bool:
     return any(PAGES[name].lacking(record) for record in shown)
 
 
-def _whole_height(lines: Sequence[Sequence[_Place]], shown: Sequence[Shown]) -> float:
+def _whole_height(lines: Sequence[Sequence[_Place]], shown: Sequence[RecordView]) -> float:
     return _head_height(shown) + sum(_height(line, shown) for line in lines)
 
 
-def _told_already(name: str, shown: Sequence[Shown]) -> bool:
+def _already_captioned(name: str, shown: Sequence[RecordView]) -> bool:
     """Whether another figure on the page has the same eigenvalues: the whole spectrum has the top, and the density."""
     return name in ("density", "eigenvalues") and not _lacking("spectrum", shown)
 
 
-def _height(line: Sequence[_Place], shown: Sequence[Shown]) -> float:
+def _height(line: Sequence[_Place], shown: Sequence[RecordView]) -> float:
     return max((place.height + place.further * (len(shown) - 1)) * _rows(place.name, shown) for place in line)
 
 
-def _rows(name: str, shown: Sequence[Shown]) -> int:
+def _rows(name: str, shown: Sequence[RecordView]) -> int:
     """In how many rows a figure has its records, if it is one that has a panel for each."""
     return fitting(WIDTHS["text"], len(shown), pages.LEAST[name])[0] if name in ("slices-2d", "learning") else 1
 
 
-def _head_height(shown: Sequence[Shown]) -> float:
+def _head_height(shown: Sequence[RecordView]) -> float:
     return 0.15 + 0.11 * len(_head(shown))
 
 
-def _head(shown: Sequence[Shown], step: int | None = None) -> list[str]:
+def _head(shown: Sequence[RecordView], step: int | None = None) -> list[str]:
     """What the records are, and what they say in words."""
     lines = []
     for record in shown:
@@ -148,7 +150,7 @@ def _head(shown: Sequence[Shown], step: int | None = None) -> list[str]:
     return lines
 
 
-def _verdicts(record: Shown, step: int | None) -> list[str]:
+def _verdicts(record: RecordView, step: int | None) -> list[str]:
     """The sentences of the valley, and the course of the entropy."""
     found = []
     if not record.lacks({"valley": ("sentence",)}):

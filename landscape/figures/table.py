@@ -6,32 +6,32 @@ from collections.abc import Sequence
 
 from landscape.figures import diagonal, dynamics, pages
 from landscape.figures.page import Height, Page, fitting
-from landscape.figures.shown import Shown
+from landscape.figures.record_view import RecordView
 
 
-def _alone(shown: Sequence[Shown], width: float) -> float:
+def _alone(shown: Sequence[RecordView], width: float) -> float:
     """The height of a single Axes."""
     return min(0.72 * width, 3.6)
 
 
-def _column(shown: Sequence[Shown]) -> str:
+def _column(shown: Sequence[RecordView]) -> str:
     return "column"
 
 
-def _text(shown: Sequence[Shown]) -> str:
+def _text(shown: Sequence[RecordView]) -> str:
     return "text"
 
 
-def _by_records(shown: Sequence[Shown]) -> str:
+def _by_records(shown: Sequence[RecordView]) -> str:
     return "column" if len(shown) == 1 else "text"
 
 
-def _of_run(shown: Sequence[Shown]) -> bool:
+def _of_run(shown: Sequence[RecordView]) -> bool:
     """Whether the spectrum is drawn by its sign."""
     return len(shown) == 1 and shown[0].groups["spectrum"].sizes["checkpoint"] > 1
 
 
-def _directions(shown: Sequence[Shown]) -> int:
+def _directions(shown: Sequence[RecordView]) -> int:
     return max(record.groups["slices_1d"].sizes["direction"] for record in shown)
 
 
@@ -46,18 +46,18 @@ def _rows(name: str, high: float, tallest: float | None = None, more: int = 0, u
         under: what is not the panels'.
     """
 
-    def height(shown: Sequence[Shown], width: float) -> float:
+    def height(shown: Sequence[RecordView], width: float) -> float:
         rows, columns = fitting(width, len(shown) + more, pages.LEAST[name])
         return rows * min(high * width / columns / pages.LEAST[name], tallest or high) + under
 
     return height
 
 
-def _height_of_profiles(shown: Sequence[Shown], width: float) -> float:
+def _height_of_profiles(shown: Sequence[RecordView], width: float) -> float:
     return 0.3 + 1.7 * len(shown) * pages.profile_lines(shown, width)[1]
 
 
-def _height_of_hops(shown: Sequence[Shown], width: float) -> float:
+def _height_of_hops(shown: Sequence[RecordView], width: float) -> float:
     rows, columns = fitting(width, 2, pages.LEAST["hops"])
     return (0.7 if columns == 2 else 0.9) + 2.1 * rows * pages.hop_rows(shown)
 

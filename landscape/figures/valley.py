@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from landscape.figures.limits import span
-from landscape.figures.shown import units
+from landscape.figures.record_view import units
 from landscape.figures.style import COLOURS, small
 
 

@@ -16,14 +16,16 @@ from landscape.checkpoint.layout import AS_USUAL, Where
 from landscape.checkpoint.optimizer import decayed, decays_apart
 from landscape.errors import InputError
 from landscape.loading.factories import TABLE, Factory, build, find_project, resolve
-from landscape.loading.pretrained import Given, brings_model, read_with_model
+from landscape.loading.pretrained import PretrainedInputs, brings_model, read_with_model
 from landscape.machine.memory import bytes_of, ran_out
-from landscape.machine.processes import ALONE, Processes, own_device
+from landscape.machine.processes import SINGLE_PROCESS, Processes, own_device
 from landscape.problem.penalty import WeightDecay
 from landscape.problem.problem import Compile, Problem
+from landscape.reporting.deprecation import renamed_arguments, renamed_settings
 from landscape.reporting.messages import cause
 
 
+@renamed_settings(compiling="compile_products")
 @dataclass(frozen=True)
 class Source:
     """How checkpoints become problems.
@@ -35,13 +37,14 @@ class Source:
         device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
         dtype: ``float32`` or ``float64``, or torch's; None what the factory chose.
         batch_size: the most samples evaluated at a time; None as the factory gave them.
-        compiling: whether products are compiled; see `Problem`.
+        compile_products: whether products are compiled; see `Problem`.
         memory: bytes that a measurement may take; see `Problem`.
-        processes: that share the work; see `Problem.split_over`.
+        processes: that share the work; see `Problem.distributed_over`.
         params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
         allow_code_execution: unpickle checkpoints that run code.
         weights, strip_prefix, step_from: where in a checkpoint these lie; see `landscape.checkpoint.layout.Where`.
-        data, loss, length: what goes with a checkpoint that brings its model; see `landscape.loading.pretrained.Given`.
+        data, loss, length: what goes with a checkpoint that brings its model; see
+            `landscape.loading.pretrained.PretrainedInputs`.
         weight_decay: W of a term W/2 |theta|^2 in the objective, over the parameters that the optimiser of the first
             checkpoint decays, or over all where it decays none.
     """
@@ -53,9 +56,9 @@ class Source:
     batch_size: int | None = None
     params: str | Sequence[str] = ()
     allow_code_execution: bool = False
-    compiling: Compile = "auto"
+    compile_products: Compile = "auto"
     memory: int | None = None
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
     data: str | Path | None = None
     loss: str | None = None
     length: int | None = None
@@ -88,7 +91,7 @@ class Source:
             InputError: there is none, or what goes with a checkpoint's own model is given though it brings none.
         """
         if checkpoint.model is not None:
-            given = Given(self.data, self.loss, self.length, self.batch_size)
+            given = PretrainedInputs(self.data, self.loss, self.length, self.batch_size)
             return Factory(given.problem, "the checkpoint's own model")
         if any(each is not None for each in (self.data, self.loss, self.length)):
             raise InputError(
@@ -103,7 +106,7 @@ class Source:
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
             problem = problem.to(
-                device_named(self.device, self.processes), dtype, self.batch_size, self.compiling, self.memory
+                device_named(self.device, self.processes), dtype, self.batch_size, self.compile_products, self.memory
             )
         except (RuntimeError, TypeError) as error:
             if ran_out(error):
@@ -117,7 +120,7 @@ class Source:
             ) from error
         if self.weight_decay is not None:
             problem = with_weight_decay(problem, self.weight_decay, checkpoint)
-        return (problem.restricted(self.params) if self.params else problem).split_over(self.processes)
+        return (problem.restricted(self.params) if self.params else problem).distributed_over(self.processes)
 
     def load(self, path: str | Path) -> Problem:
         """The problem at the weights of a checkpoint."""
@@ -134,6 +137,7 @@ def in_runs(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+@renamed_arguments("load_problem", compiling="compile_products")
 def load_problem(
     checkpoint: str | Path,
     problem: str | None = None,
@@ -144,7 +148,7 @@ def load_problem(
     batch_size: int | None = None,
     params: str | Sequence[str] = (),
     allow_code_execution: bool = False,
-    compiling: Compile = "auto",
+    compile_products: Compile = "auto",
     memory: str | int | None = None,
     data: str | Path | None = None,
     loss: str | None = None,
@@ -167,7 +171,7 @@ def load_problem(
         batch_size,
         params,
         allow_code_execution,
-        compiling,
+        compile_products,
         allowed,
         data=data,
         loss=loss,
@@ -235,7 +239,7 @@ def _project(folder: Path) -> Path:
     return folder.resolve()
 
 
-def device_named(name: str | None, processes: Processes = ALONE) -> str | None:
+def device_named(name: str | None, processes: Processes = SINGLE_PROCESS) -> str | None:
     """The device that a name stands for; None if it stands for the factory's own choice.
 
     Raises:

@@ -27,10 +27,10 @@ from landscape.loops.share import Share, share_of_means
 from landscape.loops.untied import Loop
 from landscape.operator import SymmetricOperator
 from landscape.reporting.progress import Progress
+from landscape.spectrum.basis_store import outside
 from landscape.spectrum.probes import probe, probe_block, standard_error
 from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.rounding import distance
-from landscape.spectrum.rows import outside
 
 FEWEST_PROBES = 10
 """A standard error from fewer is too uncertain to stop by."""
@@ -103,9 +103,9 @@ class UseBlock(SymmetricOperator):
         self._rows = slice(use * loop.dim, (use + 1) * loop.dim)
 
     @property
-    def wide_bytes(self) -> int:
-        """See `SymmetricOperator.wide_bytes`."""
-        return self._whole.wide_bytes
+    def float64_bytes(self) -> int:
+        """See `SymmetricOperator.float64_bytes`."""
+        return self._whole.float64_bytes
 
     def full_precision(self) -> SymmetricOperator:
         """See `SymmetricOperator.full_precision`."""

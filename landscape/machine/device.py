@@ -26,7 +26,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def place_of(
+def resolve_device_and_dtype(
     model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
     """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
@@ -34,12 +34,12 @@ def place_of(
     if first is None:
         raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
     # Half-precision weights are upcast: their products would drown in rounding.
-    return checked_place(
+    return checked_device_and_dtype(
         device or first.device, dtype or (torch.float64 if first.dtype == torch.float64 else torch.float32)
     )
 
 
-def checked_place(device: torch.device | str, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
+def checked_device_and_dtype(device: torch.device | str, dtype: torch.dtype) -> tuple[torch.device, torch.dtype]:
     if dtype not in (torch.float32, torch.float64):
         raise InputError(f"curvature is computed in float32 or float64, not {dtype}")
     return available_device(device), dtype

@@ -85,14 +85,14 @@ class Processes:
         return result
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
 
 
 @contextmanager
-def joined() -> Iterator[Processes]:
+def process_group() -> Iterator[Processes]:
     """The processes that ``torchrun`` started with this one; this one alone where it was started by itself."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     cuda = torch.cuda.is_available()
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")

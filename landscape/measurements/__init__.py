@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 
-from landscape.measurements.base import Flag, Measured, Measurement, estimated, variable
+from landscape.measurements.base import Flag, Measurement, RowData, estimated, variable
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.diagonal import Diagonal
 from landscape.measurements.dynamics import Dynamics
@@ -46,8 +46,8 @@ __all__ = [
     "Loops",
     "Loss",
     "Matrix",
-    "Measured",
     "Measurement",
+    "RowData",
     "Run",
     "Samples",
     "SelfCheck",

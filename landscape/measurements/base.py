@@ -109,7 +109,7 @@ class Measurement(ABC):
         return False
 
     @abstractmethod
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Itself with every setting decided that was left open, before anything is measured.
 
         Args:
@@ -121,7 +121,7 @@ class Measurement(ABC):
         """
 
     def check_run(self, run: Run, measured: Sequence[str]) -> None:  # noqa: B027
-        """Refuse a run that the measurement can't be made of; before anything is measured, and after `settle`.
+        """Refuse a run that the measurement can't be made of; before anything is measured, and after `resolve`.
 
         Args:
             run: all checkpoints.
@@ -132,7 +132,7 @@ class Measurement(ABC):
         """
 
     @abstractmethod
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """Measure one checkpoint.
 
         Args:
@@ -142,7 +142,7 @@ class Measurement(ABC):
         """
 
     @abstractmethod
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A line for everything in a stored row that did not converge or stayed undecided; empty when all is well."""
 
     @abstractmethod
@@ -155,7 +155,7 @@ class Measurement(ABC):
         """
 
 
-class Measured:
+class RowData:
     """A row of the record in the making, and what was chosen on the way."""
 
     def __init__(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, variable
-from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
+from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.eigenpairs import known_eigenpairs, known_pairs_note
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -61,14 +61,14 @@ class Density(OfMatrix):
 
         return PROBES if self.probes is None else self.probes
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `spectral_density` would."""
         from landscape.spectrum.density import check_arguments
 
         check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         from landscape.spectrum.density import spectral_density
 
@@ -77,7 +77,7 @@ class Density(OfMatrix):
         known = self._known(history)
         found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, known=known, progress=bar)
         choices = {"route": made.route.plain(), "known": 0 if known is None else len(found.outliers)}
-        return Measured(_variables(found, self.matrix), choices)
+        return RowData(_variables(found, self.matrix), choices)
 
     def _known(self, history: History) -> Eigenpairs | None:
         """The record's eigenpairs, where they have all the outliers closely enough."""
@@ -87,7 +87,7 @@ class Density(OfMatrix):
         residuals, size = pairs.residuals[: self.k], np.abs(pairs.eigenvalues[: self.k])
         return pairs if (residuals <= np.maximum(_CLOSE * size, pairs.rounding)).all() else None
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Outliers that could not be deflated."""
         if not row.undeflated:
             return []
@@ -99,7 +99,7 @@ class Density(OfMatrix):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """Where the eigenvalues lie, and how surely."""
         first, *more = density_of(row).summary
-        return [f"{self.matrix.title}: {first}", *told_of_known(row), *more]
+        return [f"{self.matrix.title}: {first}", *known_pairs_note(row), *more]
 
 
 def density_of(row: xr.Dataset) -> SpectralDensity:

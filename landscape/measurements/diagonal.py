@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, tensors_of, variable
+from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, tensors_of, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -46,14 +46,14 @@ class Diagonal(OfMatrix):
     flag: ClassVar[Flag] = Flag("diagonal", "Diagonal, entry by entry, by random probes.")
     figures: ClassVar[tuple[str, ...]] = ("diagonal",)
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `estimate_diagonal` would."""
         from landscape.spectrum.diagonal import check_arguments
 
         check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         from landscape.spectrum.diagonal import estimate_diagonal
 
@@ -64,7 +64,7 @@ class Diagonal(OfMatrix):
         units, of_tensors = self.matrix.units, np.cumsum(problem.layout.sizes)[:-1]
         quantiles = [np.quantile(part, SHARES) for part in np.split(found.values, of_tensors)]
         errors = [float(np.sqrt(np.mean(part**2))) for part in np.split(found.standard_errors, of_tensors)]
-        return Measured(
+        return RowData(
             {
                 "diagonal": variable("parameter", found.values, f"diagonal of the {self.matrix.title}", units),
                 "standard_error": variable("parameter", found.standard_errors, "of each entry, over probes", units),
@@ -85,7 +85,7 @@ class Diagonal(OfMatrix):
             {"route": made.route.plain()},
         )
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Standard errors larger than asked for."""
         from landscape.spectrum.diagonal import TOL
 

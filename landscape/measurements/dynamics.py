@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History, Run
 from landscape.measurements.spectrum import LEADING, Spectrum
 from landscape.measurements.stability import Stability
@@ -64,7 +64,7 @@ class Dynamics(Measurement):
     figures: ClassVar[tuple[str, ...]] = ("dynamics",)
     over_run: ClassVar[bool] = True
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
         return self
 
@@ -72,7 +72,7 @@ class Dynamics(Measurement):
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "dynamics are")
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.dynamics import spectrum_measures
 
@@ -109,7 +109,7 @@ class Dynamics(Measurement):
         )
         ratios = [row.ratio for row in history.run.rows(Stability.name)]
         values["stability_ratio"] = variable("run", ratios, "largest eigenvalue by the optimiser's threshold")
-        return Measured(values | self._phases(steps, values["entropy"].values))
+        return RowData(values | self._phases(steps, values["entropy"].values))
 
     def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
         """Of as many leading eigenvectors as both have above rounding; beyond it they are rounding's."""
@@ -168,7 +168,7 @@ class Dynamics(Measurement):
             )
         }
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Pairs of checkpoints without a joint law."""
         missing = int(row.joint_missing)
         if not missing:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, tensors_of, variable
+from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, tensors_of, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.display import eigenvalue_table, rounded_up
@@ -73,7 +73,7 @@ class TopEigenpairs(OfMatrix):
         """See `OfMatrix`."""
         return self.tol_value is not None
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
         from landscape.spectrum.eigenpairs import check_arguments
 
@@ -82,7 +82,7 @@ class TopEigenpairs(OfMatrix):
         stored = size < 1e9 if self.eigenvectors is None else self.eigenvectors
         return replace(self, eigenvectors=stored).with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         from landscape.machine.memory import Growth
         from landscape.spectrum.basis_memory import bytes_of_basis
@@ -121,7 +121,7 @@ class TopEigenpairs(OfMatrix):
         most = growth.most()
         # A solve that fills its space at once tells nothing on its way.
         taken = {"memory": _known(most), "memory_foreseen": _known(foreseen[0] if foreseen else most)}
-        return Measured(variables, {"route": made.route.plain(), "basis": _basis(pairs), **taken})
+        return RowData(variables, {"route": made.route.plain(), "basis": _basis(pairs), **taken})
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
         """The eigenvectors (n, k) of the checkpoint before."""
@@ -131,7 +131,7 @@ class TopEigenpairs(OfMatrix):
             return None
         return torch.as_tensor(history.previous.eigenvectors.values.T.copy()).to(problem.device, problem.dtype)
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Pairs that did not converge, and a search for missed copies that stayed undecided."""
         from landscape.spectrum.eigenpairs import products_allowed
         from landscape.spectrum.search import MISSED_AT_MOST
@@ -149,13 +149,13 @@ class TopEigenpairs(OfMatrix):
                 f"{open_pairs} of {row.sizes['index']} eigenpairs did not converge to {goal} in "
                 f"{int(row.products)} products: {remedy}"
             )
-        elif row.missed > MISSED_AT_MOST:
+        elif row.miss_probability > MISSED_AT_MOST:
             ended = int(row.products) >= products_allowed(self.k, self.max_products)
             more = "raise --max-products" if ended else "allow a larger Lanczos basis by --memory"
             lines.append(
                 "undecided whether a copy of a multiple eigenvalue was missed "
-                f"(chance below {rounded_up(float(row.missed), 2)}, goal {MISSED_AT_MOST:g}): {more}, or compute in "
-                "float64"
+                f"(chance below {rounded_up(float(row.miss_probability), 2)}, goal {MISSED_AT_MOST:g}): {more}, or "
+                "compute in float64"
             )
         return lines
 
@@ -176,7 +176,7 @@ class TopEigenpairs(OfMatrix):
                 arithmetic_in(row),
             ),
             f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
-            f"chance that an eigenvalue among these was missed: {_chance(float(row.missed))}",
+            f"chance that an eigenvalue among these was missed: {_chance(float(row.miss_probability))}",
             *_of_rounding(row),
         ]
         if (told.get("memory") or 0) >= _WORTH_TELLING:
@@ -201,8 +201,8 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
     """
     import torch
 
+    from landscape.spectrum.basis_store import Place
     from landscape.spectrum.eigenpairs import Eigenpairs
-    from landscape.spectrum.rows import Place
 
     if "eigenvectors" not in row:
         raise InputError(
@@ -224,7 +224,7 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
         misjudged=float(row.misjudged) if "misjudged" in row else 0.0,
         arithmetic=arithmetic_in(row),
         orthogonality=float(row.orthogonality),
-        missed=float(row.missed),
+        miss_probability=float(row.miss_probability),
         products=int(row.products),
         products_verification=int(row.products_verification),
         place=next((place for place in get_args(Place) if place in basis), "device"),
@@ -241,7 +241,7 @@ def known_eigenpairs(matrix: Matrix, history: History) -> Eigenpairs | None:
     return eigenpairs_of(row) if (settings["matrix"], settings["which"]) == (matrix.settings, "LM") else None
 
 
-def told_of_known(row: xr.Dataset) -> list[str]:
+def known_pairs_note(row: xr.Dataset) -> list[str]:
     """A line for the eigenpairs of the record that a measurement of the same matrix made use of."""
     known = json.loads(str(row.provenance.values)).get("known", 0)
     return [f"{counted(known, 'eigenpair')} of this record deflated without a search"] if known else []
@@ -274,10 +274,10 @@ def _of_rounding(row: xr.Dataset) -> list[str]:
     return [f"chance that rounding does more than ± says: below {chance:.0e}"] if chance else []
 
 
-def _chance(missed: float) -> str:
-    if missed == 0:
+def _chance(miss_probability: float) -> str:
+    if miss_probability == 0:
         return "none seen, the search came to its end"
-    return f"below {rounded_up(missed, 1)}" if missed < 1 else "undecided"
+    return f"below {rounded_up(miss_probability, 1)}" if miss_probability < 1 else "undecided"
 
 
 def _overlap(before: torch.Tensor | None, now: torch.Tensor) -> float:
@@ -299,7 +299,9 @@ def _pairs(pairs: Eigenpairs, matrix: Matrix) -> dict[str, xr.Variable]:
         "misjudged": variable((), pairs.misjudged, "chance that rounding does more than the intervals allow for"),
         **arithmetic_variable(pairs.arithmetic),
         "orthogonality": variable((), pairs.orthogonality, "max |Q^T Q - I| of the Lanczos basis"),
-        "missed": variable((), pairs.missed, "bound on the probability that an eigenvalue among these was missed"),
+        "miss_probability": variable(
+            (), pairs.miss_probability, "bound on the probability that an eigenvalue among these was missed"
+        ),
         "products": variable((), pairs.products, "matrix-vector products made"),
         "products_verification": variable((), pairs.products_verification, "products spent on verification"),
     }

@@ -12,7 +12,7 @@ import numpy as np
 
 from landscape.measurements.base import (
     Flag,
-    Measured,
+    RowData,
     arithmetic_in,
     arithmetic_variable,
     estimate_in,
@@ -68,7 +68,7 @@ class _SpectralSum(OfMatrix):
     def _estimate(operator: SymmetricOperator, alpha: float, **settings: Any) -> SpectralSum:
         """Make the estimate."""
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the estimator would before any product."""
         from landscape.spectrum.summation import Settings
 
@@ -76,7 +76,7 @@ class _SpectralSum(OfMatrix):
         self._check(problem.layout.dim, self.alpha, settings)
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         from landscape.spectrum.estimate import FEWEST_PROBES
         from landscape.spectrum.functions import NotDefiniteError
@@ -92,9 +92,9 @@ class _SpectralSum(OfMatrix):
         except NotDefiniteError as error:  # of this checkpoint, which says nothing of the run's others
             found, remarks = self._without_value(operator.products), [str(error)]
         choices: dict[str, Any] = {"route": made.route.plain(), "remarks": remarks}
-        return Measured(self._variables(found), choices)
+        return RowData(self._variables(found), choices)
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """No value, or an interval wider than asked for, and why."""
         name = "" if self._has_none(row) else f"{self.symbol}: "  # which the other remarks don't name
         return [] if row.converged else [name + remark for remark in _remarks(row)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History, Run
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress, part
@@ -49,7 +49,7 @@ class ValleyHops(Measurement):
     figures: ClassVar[tuple[str, ...]] = ("hops",)
     over_run: ClassVar[bool] = True
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the solve would."""
         from landscape.spectrum.eigenpairs import check_arguments
 
@@ -71,7 +71,7 @@ class ValleyHops(Measurement):
                 f"with its checkpoint; the longest stretch here has {longest} (fewer directions, -k, need fewer)"
             )
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.dynamics import fewest_updates
 
@@ -82,7 +82,7 @@ class ValleyHops(Measurement):
             tell = part(bar, index / len(windows), (index + 1) / len(windows))
             found.append(self._window(history.run, start, stop, tell))
         short = variable((), len(stretches) - len(windows), "stretches of steps too short for any answer, left out")
-        return Measured(_variables(found, history.run) | {"left_out": short})
+        return RowData(_variables(found, history.run) | {"left_out": short})
 
     def _window(self, run: Run, start: int, stop: int, tell: Callable[[Progress], None]) -> _Window:
         from landscape.dynamics import displacement, hops
@@ -119,7 +119,7 @@ class ValleyHops(Measurement):
         vectors = np.linalg.qr(pairs.eigenvectors.cpu().numpy().astype(np.float64))[0]
         return pairs.eigenvalues, vectors, pairs.residuals + pairs.rounding, pairs.converged & pairs.complete
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Eigenvectors that are not known."""
         open_ones = int((~row.converged.values).sum())
         return [f"{open_ones} of the directions did not converge: raise --tol"] if open_ones else []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, arithmetic_variable, variable
+from landscape.measurements.base import Flag, RowData, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -52,7 +52,7 @@ class Layers(OfMatrix):
     group: ClassVar[str] = "layers"
     flag: ClassVar[Flag] = Flag("per_layer", "Top eigenvalue and trace of each layer.")
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse settings out of range, and a preconditioner of the whole vector."""
         from landscape.spectrum.eigenpairs import check_arguments
         from landscape.spectrum.trace import check_arguments as check_trace
@@ -63,7 +63,7 @@ class Layers(OfMatrix):
             raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
         layers = layers_of(problem)
         kept = kept_routes(history.choices, len(layers))
@@ -73,7 +73,7 @@ class Layers(OfMatrix):
             pairs, trace, route = self._layer(problem.restricted(map(glob.escape, names)), before, tell)
             found.append((pairs, trace))
             routes.append(route.plain())
-        return Measured(_variables(layers, problem, found, self.matrix), {"routes": routes})
+        return RowData(_variables(layers, problem, found, self.matrix), {"routes": routes})
 
     def _layer(
         self, problem: Problem, route: str | None, tell: Callable[[Progress], None]
@@ -86,7 +86,7 @@ class Layers(OfMatrix):
         pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
         return pairs, estimate_trace(operator, self.tol_estimate, self.probes, self.seed, progress=tell), made.route
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """The layers whose numbers are less certain than asked for."""
         eigenvalues = row.layer.values[~row.converged.values]
         traces = row.layer.values[~row.trace_converged.values]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History, Run
 from landscape.measurements.samples import ABOUT, Samples
 from landscape.reporting.messages import counted, listed
@@ -54,7 +54,7 @@ class Learning(Measurement):
 
     over_run: ClassVar[bool] = True
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse a name that the data set doesn't have."""
         if self.group_by not in (None, _LOSS, *problem.about):
             raise InputError(
@@ -66,7 +66,7 @@ class Learning(Measurement):
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "learning is")
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.dynamics import group_curves, half_steps, half_way, milestones
         from landscape.slices.extent import natural_scale
@@ -87,7 +87,7 @@ class Learning(Measurement):
             half_steps(steps, losses, groups, weights, least=LEAST * scale, seed=self.seed),
         )
         at, shares = ("run", "group"), group_curves(known, groups, weights > 0).means
-        return Measured(
+        return RowData(
             {
                 "run_step": variable("run", steps, "step of each checkpoint; its place where steps aren't known"),
                 "grouped_by": variable((), grouped_by, "what the groups are by", ""),
@@ -126,7 +126,7 @@ class Learning(Measurement):
         of[kept] = found.of
         return Grouping(found.names, of), title
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """What isn't learnt is a result."""
         return []
 

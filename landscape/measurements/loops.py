@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, arithmetic_variable, variable
+from landscape.measurements.base import Flag, RowData, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -66,7 +66,7 @@ class Loops(OfMatrix):
 
         return (TOL if self.tol_estimate is None else self.tol_estimate) / 2
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `loop_curvature` would, a model without a loop included."""
         from landscape.loops import check_arguments
         from landscape.loops.untied import untied
@@ -77,7 +77,7 @@ class Loops(OfMatrix):
         untied(problem, self.loop_module)
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
         from landscape.loops import loop_curvature
 
@@ -93,12 +93,12 @@ class Loops(OfMatrix):
             problem, self.loop_module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
             operator=operator, progress=bar,
         )  # fmt: skip
-        return Measured(
+        return RowData(
             _variables(found, self.matrix),
             {"routes": [route.plain() for route in routes], "loop_notes": found.loop.notes},
         )
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Eigenvalues that did not converge, and a share less certain than asked for."""
         lines = []
         if open_ones := sum(int((~row[f"{name}_converged"]).sum()) for name in ("tied", "untied", "own")):

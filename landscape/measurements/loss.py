@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from landscape.errors import InputError
-from landscape.measurements.base import Measured, Measurement, variable
+from landscape.measurements.base import Measurement, RowData, variable
 from landscape.measurements.run import History
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
@@ -26,11 +26,11 @@ class Loss(Measurement):
     name: ClassVar[str] = "loss"
     makes_products: ClassVar[bool] = False
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
         return self
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         import torch
 
@@ -38,7 +38,7 @@ class Loss(Measurement):
         gradient_norm = float(torch.linalg.vector_norm(problem.gradient(), dtype=torch.float64))
         if not math.isfinite(gradient_norm):
             raise InputError("the gradient is NaN or infinite though the loss isn't: the loss has no derivative here")
-        return Measured(
+        return RowData(
             {
                 "loss": variable((), estimate.loss, "mean loss over the data", "loss"),
                 "standard_error": variable((), estimate.standard_error, "standard error over samples", "loss"),
@@ -49,7 +49,7 @@ class Loss(Measurement):
             }
         )
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A loss over given data is what it is."""
         return []
 

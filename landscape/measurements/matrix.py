@@ -90,7 +90,7 @@ class Matrix:
         made = kind_of(self.kind).make(problem, **settings, route=route, products=products)
         return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
 
-    def settled(self, problem: Problem) -> Matrix:
+    def resolved(self, problem: Problem) -> Matrix:
         """Itself with the digest of its file.
 
         Raises:
@@ -147,7 +147,7 @@ class OfMatrix(Measurement):
         return super().settings | {"matrix": self.matrix.settings, "errors": "to products in float64"}
 
     def with_matrix(self, problem: Problem) -> Self:
-        """Itself with its matrix settled; see `Matrix.settled`.
+        """Itself with its matrix settled; see `Matrix.resolved`.
 
         Raises:
             InputError: as there, or the numbers are too exact for products in less precision.
@@ -157,7 +157,7 @@ class OfMatrix(Measurement):
                 "--matrix bfloat16 is for eigenpairs to a residual (--eigenpairs without --tol-value), --density and "
                 f"--self-check, not for {self.name}: leave one of them out"
             )
-        return replace(self, matrix=self.matrix.settled(problem))  # type: ignore[type-var]
+        return replace(self, matrix=self.matrix.resolved(problem))  # type: ignore[type-var]
 
 
 def kept_route(choices: Mapping[str, Any] | None) -> str | None:

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements import History, Loss, Measured, Measurement
+from landscape.measurements import History, Loss, Measurement, RowData
 from landscape.measurements.checkpoints import Checkpoints
 from landscape.measurements.directions import is_checkpoint
 from landscape.measurements.dynamics import without_too_large
 from landscape.measurements.shortage import with_less
+from landscape.reporting.deprecation import renamed_members
 from landscape.reporting.messages import cause, counted
 from landscape.reporting.progress_bar import ProgressBar
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 SUFFIX = ".landscape.h5"
 
 
+@renamed_members(shortfalls="unmet_goals")
 @dataclass(frozen=True)
 class Row:
     """The measurements of one checkpoint, or of a whole run, as they stand in the record.
@@ -47,7 +49,7 @@ class Row:
         step: of training, or None; of a run, its last.
         sha256: of the checkpoint's file; of a run, of its checkpoints in their order.
         data: the variables of each measurement, by its name, without the checkpoint dimension.
-        shortfalls: what did not converge or stayed undecided, a line each.
+        unmet_goals: what did not converge or stayed undecided, a line each.
         notes: what was decided or changed on the user's behalf, a line each.
     """
 
@@ -55,7 +57,7 @@ class Row:
     step: int | None
     sha256: str
     data: dict[str, xr.Dataset]
-    shortfalls: list[str]
+    unmet_goals: list[str]
     notes: list[str]
 
 
@@ -105,7 +107,7 @@ def probe(
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
-    from landscape.checks.slope import told_of_slopes
+    from landscape.checks.slope import slope_notes
     from landscape.loading.source import Source, at_checkpoint, in_runs
     from landscape.record import RecordWriter
     from landscape.record.order import place_in_run
@@ -132,7 +134,7 @@ def probe(
         there = at_checkpoint(problem, checkpoint)
         measurements = _settled(measurements, there, len(checkpoints))
         if not known:
-            problem = problem.noted(*told_of_slopes(there))
+            problem = problem.noted(*slope_notes(there))
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
@@ -213,7 +215,7 @@ class _Probing:
             self._add(measurement.name, measured.dataset, told)
             self.measured += 1
 
-    def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[Measured, Problem]:
+    def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[RowData, Problem]:
         """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
         from landscape.machine.memory import ran_out
 
@@ -308,7 +310,7 @@ def _settled(measurements: Sequence[Measurement], problem: Problem, checkpoints:
     from landscape.machine.memory import ran_out
 
     try:
-        return [measurement.settle(problem, checkpoints) for measurement in measurements]
+        return [measurement.resolve(problem, checkpoints) for measurement in measurements]
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
@@ -365,7 +367,7 @@ def _rows(path: Path, run: Checkpoints, asked: Mapping[str, Sequence[Measurement
                     step=unit.step,
                     sha256=unit.sha256,
                     data=data,
-                    shortfalls=[line for m in measurements for line in m.shortfalls(data[m.name])],
+                    unmet_goals=[line for m in measurements for line in m.unmet_goals(data[m.name])],
                     notes=list(dict.fromkeys(note for each in told for note in each["notes"])),
                 )
             )

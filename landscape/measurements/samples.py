@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from landscape.problem import Problem
-    from landscape.problem.forms import Judged
+    from landscape.problem.forms import EvaluatedTerms
 
 ABOUT = "about_"
 
@@ -42,19 +42,19 @@ class Samples(Measurement):
     makes_products: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ("samples",)
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Store the terms where samples have several and the run's fit into 100 MB."""
         shapes = [losses.shape for losses, _ in problem.sample_losses()]
         several = any(len(shape) > 1 for shape in shapes)
         size = checkpoints * sum(shape.numel() for shape in shapes) * (problem.dtype.itemsize + 1)
         return replace(self, terms=several and (size <= _TERMS_STORED if self.terms is None else self.terms))
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.problem.samples import SampleSums
 
-        judged = problem.judged()
-        sums = SampleSums.of(judged, problem.total_weight)
+        evaluated_terms = problem.evaluated_terms()
+        sums = SampleSums.of(evaluated_terms, problem.total_weight)
         weights = sums.weights.cpu().numpy()
         right = np.full(len(weights), np.nan) if sums.correct is None else sums.correct.cpu().numpy()
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -64,9 +64,9 @@ class Samples(Measurement):
             "accuracy": variable("sample", accuracies, "share of a sample's terms that are right"),
             "weight": variable("sample", weights, "weight of a sample's terms in the objective"),
         }
-        return Measured(variables | told_about(problem) | (_of_terms(judged) if self.terms else {}))
+        return RowData(variables | about_variables(problem) | (_of_terms(evaluated_terms) if self.terms else {}))
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Losses are what they are."""
         return []
 
@@ -82,7 +82,7 @@ class Samples(Measurement):
         ]
 
 
-def told_about(problem: Problem) -> dict[str, xr.Variable]:
+def about_variables(problem: Problem) -> dict[str, xr.Variable]:
     """What the data set says of each sample."""
     return {
         ABOUT + name: variable(
@@ -95,20 +95,22 @@ def told_about(problem: Problem) -> dict[str, xr.Variable]:
     }
 
 
-def _of_terms(judged: list[Judged]) -> dict[str, xr.Variable]:
+def _of_terms(evaluated_terms: list[EvaluatedTerms]) -> dict[str, xr.Variable]:
     """The losses of terms (samples, terms) in the precision they have, and which are right; shorter rows are padded."""
     import torch
 
-    width = max(losses[0].numel() for losses, _, _ in judged)
+    width = max(losses[0].numel() for losses, _, _ in evaluated_terms)
 
     def joined(pieces: list[Tensor], padding: float) -> np.ndarray:
         wide = [torch.nn.functional.pad(each, (0, width - each.shape[1]), value=padding) for each in pieces]
         return torch.cat(wide).cpu().numpy()
 
-    losses = [torch.where(weights > 0, losses, torch.nan).reshape(len(losses), -1) for losses, weights, _ in judged]
+    losses = [
+        torch.where(weights > 0, losses, torch.nan).reshape(len(losses), -1) for losses, weights, _ in evaluated_terms
+    ]
     right = [
         torch.full_like(weights, _UNTOLD) if correct is None else torch.where(weights > 0, correct, _UNTOLD)
-        for _, weights, correct in judged
+        for _, weights, correct in evaluated_terms
     ]
     told = joined([each.reshape(len(each), -1) for each in right], _UNTOLD).round().astype(np.int8)
     return {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.curvature.kinds import kind_of
-from landscape.measurements.base import Flag, Measured, variable
+from landscape.measurements.base import Flag, RowData, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -55,11 +55,11 @@ class SelfCheck(OfMatrix):
         """See `OfMatrix`."""
         return False
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open but the matrix."""
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.checks.products import check_products
         from landscape.curvature.differences import DifferenceHessian
@@ -82,9 +82,9 @@ class SelfCheck(OfMatrix):
             values = [getattr(each, name) for each in found.slopes]
             variables[f"slope_{name}"] = variable("slope", values, meaning, "loss / parameter")
         variables["reason"] = variable((), found.reason, "why there are no differences")
-        return Measured(variables, {"route": made.route.plain()})
+        return RowData(variables, {"route": made.route.plain()})
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Every fault; and differences that couldn't be made count as none."""
         return list(_found(row).faults)
 

@@ -88,7 +88,7 @@ class Slice(Measurement):
         """See `Measurement.depends_on_run`: components are of its checkpoints."""
         return PRINCIPAL in self.directions
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse directions that there are not, and numbers out of range."""
         from landscape.slices.buffers import refuse_rule
         from landscape.slices.grid import positions
@@ -116,7 +116,7 @@ class Slice(Measurement):
         if asked := self.directions.count(PRINCIPAL):
             run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')}")
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""
         lines = [f"the {each} did not converge" for each in row.direction.values[~row.converged.values]]
         flat = [

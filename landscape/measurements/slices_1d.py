@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from landscape.measurements.base import Flag, Measured, variable
+from landscape.measurements.base import Flag, RowData, variable
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
-from landscape.measurements.samples import told_about
+from landscape.measurements.samples import about_variables
 from landscape.measurements.slices import SLICES, Slice, common_variables, titles
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import part
@@ -38,7 +38,7 @@ class Slices1D(Slice):
     _points_by_default = 51
     _of_lines = True
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.slices.lines import line
 
@@ -54,8 +54,8 @@ class Slices1D(Slice):
                 continue
             lines.append(line(problem, each.direction, grid, buffers=self.buffers, operator=hessian, progress=tell))
         samples = problem.by_sample().estimate().samples
-        return Measured(
-            common_variables(found, extents, samples) | _line_variables(lines, told_about(problem)),
+        return RowData(
+            common_variables(found, extents, samples) | _line_variables(lines, about_variables(problem)),
             notes=[note for each in lines for note in each.notes],
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, variable
+from landscape.measurements.base import Flag, RowData, variable
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
 from landscape.measurements.slices import SLICES, Slice, common_variables, path_of_run, titles
@@ -53,18 +53,18 @@ class Slices2D(Slice):
     _points_by_default = 25
     _of_lines = False
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Two directions make a plane."""
         from landscape.slices.adaptive import refuse_tolerance
 
         if self.adaptive is not None:
             refuse_tolerance(self.adaptive)
-        settled = super().settle(problem, checkpoints)
-        if len(settled.directions) != 2:
-            raise InputError(f"a plane has two directions, and {len(settled.directions)} given")
-        return settled
+        resolved = super().resolve(problem, checkpoints)
+        if len(resolved.directions) != 2:
+            raise InputError(f"a plane has two directions, and {len(resolved.directions)} given")
+        return resolved
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.slices.directions import cosine, orthogonalised
         from landscape.slices.planes import plane
@@ -94,7 +94,7 @@ class Slices2D(Slice):
             found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
         samples = problem.by_sample().estimate().samples
         path, others = path_of_run(problem, history, found)
-        return Measured(
+        return RowData(
             common_variables(found, extents, samples)
             | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
             | _plane_variables(made)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from landscape.measurements.base import Flag, Measured, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -48,21 +48,21 @@ class Spectrum(OfMatrix):
             return of_run
         return [*of_run, cls.of(options)]
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what is too large."""
         from landscape.spectrum.full import refuse_large
 
         refuse_large(problem.layout.dim)
         return replace(self, leading=min(self.leading, problem.layout.dim)).with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.spectrum.full import full_spectrum
 
         operator, made = self.matrix.operator(problem, kept_route(history.choices), problem.layout.dim)
         found = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
         units = self.matrix.units
-        return Measured(
+        return RowData(
             self._leading(found, problem, history)
             | {
                 "eigenvalues": variable("index", found.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
@@ -104,7 +104,7 @@ class Spectrum(OfMatrix):
             "previous": variable((), previous, "sha256 of that checkpoint; empty for the first", ""),
         }
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """An exact spectrum has none; a matrix that isn't symmetric was refused."""
         return []
 

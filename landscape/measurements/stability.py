@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History
 from landscape.reporting.display import to_error
 from landscape.reporting.progress_bar import ProgressBar
@@ -39,11 +39,11 @@ class Stability(Measurement):
     name: ClassVar[str] = "stability"
     flag: ClassVar[Flag] = Flag("dynamics", "Entropy, stability and phases of a run.")
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
         return self
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
         from landscape.dynamics import stability
         from landscape.problem.parameters import ParameterLayout
@@ -61,7 +61,7 @@ class Stability(Measurement):
         if not reason:
             ratio = known.ratio(value)
             ratio_error = known.ratio(value + error) - ratio
-        return Measured(
+        return RowData(
             {
                 "optimizer": variable((), known.name, "optimiser by its settings; empty where it isn't known", ""),
                 "reason": variable((), reason, "why nothing is claimed", ""),
@@ -76,7 +76,7 @@ class Stability(Measurement):
             }
         )
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """An eigenvalue that isn't known."""
         return [] if row.converged else ["the largest eigenvalue that the optimiser sees did not converge: raise --tol"]
 

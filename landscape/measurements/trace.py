@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from landscape.measurements.base import (
     Flag,
-    Measured,
+    RowData,
     arithmetic_in,
     arithmetic_variable,
     estimate_in,
     estimated,
     variable,
 )
-from landscape.measurements.eigenpairs import known_eigenpairs, told_of_known
+from landscape.measurements.eigenpairs import known_eigenpairs, known_pairs_note
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -51,14 +51,14 @@ class Trace(OfMatrix):
     group: ClassVar[str] = "trace"
     flag: ClassVar[Flag] = Flag("trace", "Trace and Frobenius norm, by random probes.")
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what `estimate_trace` would."""
         from landscape.spectrum.trace import check_arguments
 
         check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
         from landscape.spectrum.trace import estimate_trace
 
@@ -74,16 +74,16 @@ class Trace(OfMatrix):
             progress=bar,
         )
         used = 0 if known is None else int(known.converged[: found.deflation].sum())
-        return Measured(trace_variables(found, self.matrix), {"route": made.route.plain(), "known": used})
+        return RowData(trace_variables(found, self.matrix), {"route": made.route.plain(), "known": used})
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """An interval wider than asked for."""
         from landscape.spectrum.trace import TOL
 
         if row.converged:
             return []
         remedy = "raise --max-products or --tol-estimate"
-        if trace_of(row, self.tol_estimate or TOL).drowned:
+        if trace_of(row, self.tol_estimate or TOL).rounding_limited:
             remedy = "rounding alone is as large, which --dtype float64 lessens"
         wider = f"wider than {self.tol_estimate or TOL:g} of it after {int(row.products)} products"
         return [f"the trace's 95 % interval is {wider}: {remedy}"]
@@ -92,7 +92,7 @@ class Trace(OfMatrix):
         """Both numbers with their errors, and how they were made."""
         (trace, norm, *how), title = trace_of(row, self.tol_estimate).outcome, self.matrix.title
         agree = "all probes agree up to rounding: the interval is that of rounding alone"
-        return [f"{title}: {trace}", f"{title}: {norm}", *how, *told_of_known(row), *([agree] if row.agree else [])]
+        return [f"{title}: {trace}", f"{title}: {norm}", *how, *known_pairs_note(row), *([agree] if row.agree else [])]
 
 
 def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.errors import InputError, refuse_fractions
-from landscape.measurements.base import Flag, Measured, Measurement, variable
+from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.run import History
 from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted
@@ -60,7 +60,7 @@ class Valley(Measurement):
     figures: ClassVar[tuple[str, ...]] = ("valley", "profiles")
     selective: ClassVar[bool] = True
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse what the solve, the profiles or the two halves of the data would."""
         from landscape.spectrum.eigenpairs import check_arguments
         from landscape.valley.profile import FEWEST_SAMPLES
@@ -74,7 +74,7 @@ class Valley(Measurement):
         problem.halves()
         return self
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`.
 
         Raises:
@@ -116,7 +116,7 @@ class Valley(Measurement):
             variables |= _spectral(values, max(rounding, noise_floor(values, precision, sampling)))
         row = xr.Dataset(variables)
         variables["sentence"] = variable((), " ".join(self._sentences(row)), "what was found, in words", "")
-        return Measured(variables, notes=Points(problem, directions).notes)
+        return RowData(variables, notes=Points(problem, directions).notes)
 
     def _profile(self, problem: Problem, direction: Direction, rise: float) -> _Profile:
         """The profile up to a rise; a side without one goes ten times further than the other."""
@@ -139,7 +139,7 @@ class Valley(Measurement):
         )
         return _Profile(found, verdict)
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """Directions, or a noise floor, that aren't known well enough."""
         lines = []
         if open_ones := int((~row.converged.values).sum()):

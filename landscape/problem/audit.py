@@ -59,7 +59,7 @@ def audit(objective: Objective, point: Point, data: Data) -> Audit:
     return Audit(total, (), terms)
 
 
-def few(objective: Objective, point: Point, data: Data, samples: int) -> tuple[Data, float | None]:
+def first_samples(objective: Objective, point: Point, data: Data, samples: int) -> tuple[Data, float | None]:
     """The first samples of the data for this process alone, or the first batch if it can't be split; and their weight.
 
     The weight is None where these are all the data, or where the objective refuses any part of them.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from landscape.errors import InputError
-from landscape.machine.processes import ALONE, Processes
+from landscape.machine.processes import SINGLE_PROCESS, Processes
 from landscape.problem.batches import Count, bounds, convert, digest, freeze, part, samples_in, select, split
 from landscape.problem.samples import SampleSums, about_samples
 
@@ -31,7 +31,7 @@ class Data:
     batches: list[Any]
     about: dict[str, np.ndarray] = field(default_factory=dict)
     sha256: str = ""
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
 
     @classmethod
     def read(cls, batches: Iterable[Any], device: torch.device, dtype: torch.dtype, count: Count | None = None) -> Self:
@@ -73,7 +73,7 @@ class Data:
 
     def alone(self, batches: list[Any]) -> Self:
         """Other batches for this process alone, of whose samples nothing is known."""
-        return replace(self, batches=batches, about={}, processes=ALONE)
+        return replace(self, batches=batches, about={}, processes=SINGLE_PROCESS)
 
     def first(self, samples: int) -> list[Any]:
         """The first ``samples`` samples of the first batch, as one batch."""
@@ -127,11 +127,11 @@ class Data:
             )
         return other
 
-    def own(self) -> Self:
+    def local_shard(self) -> Self:
         """The part of this process."""
-        return self if self.processes.size == 1 else replace(self, batches=self.own_parts(self.batches))
+        return self if self.processes.size == 1 else replace(self, batches=self.local_parts(self.batches))
 
-    def own_parts(self, batches: list[Any]) -> list[Any]:
+    def local_parts(self, batches: list[Any]) -> list[Any]:
         """The part of this process of any batches with as many samples as these; without empty parts."""
         parts = self._parts([samples_in(batch) for batch in batches], self.processes.rank)
         return [part(batches[index], start, stop) for index, start, stop in parts]

@@ -15,7 +15,7 @@ from landscape.errors import InputError
 from landscape.machine.processes import Processes
 from landscape.problem.batches import shape_of, signature
 from landscape.problem.data import Data
-from landscape.problem.forms import Judged, PairForm
+from landscape.problem.forms import EvaluatedTerms, PairForm
 from landscape.problem.losses import LossTerms, Terms
 from landscape.problem.objective import Objective
 from landscape.problem.parameters import ParameterLayout
@@ -92,7 +92,7 @@ class Evaluation:
 
     @property
     def processes(self) -> Processes:
-        """Who shares the work, see `split_over`."""
+        """Who shares the work, see `distributed_over`."""
         return self.data.processes
 
     @property
@@ -190,15 +190,15 @@ class Evaluation:
 
     def sample_losses(self) -> list[Terms]:
         """Losses and weights of every term, a pair for each batch, the sample's dimension first."""
-        return [(losses, weights) for losses, weights, _ in self.judged()]
+        return [(losses, weights) for losses, weights, _ in self.evaluated_terms()]
 
-    def judged(self) -> list[Judged]:
+    def evaluated_terms(self) -> list[EvaluatedTerms]:
         """Losses and weights of every term, and which terms are right, for each batch.
 
         A term is right by 1 or 0, or by a number between for several outputs; None where nothing tells.
         """
         with torch.no_grad(), self.evaluating():
-            found = (self.objective.judged(self.point, self.vector, batch) for batch in self.batches)
+            found = (self.objective.evaluated_terms(self.point, self.vector, batch) for batch in self.batches)
             return [(losses.detach(), weights.detach(), right) for losses, weights, right in found]
 
     def by_sample(self) -> SampleSums:
@@ -214,8 +214,10 @@ class Evaluation:
 
         Call inside `evaluating`, entered once for many points.
         """
-        judged = (self.objective.judged(self.point, vector, batch) for batch in self.data.own().batches)
-        return self.data.gathered(SampleSums.of(judged, self.total_weight).raised(self.penalty_at(vector)))
+        evaluated_terms = (
+            self.objective.evaluated_terms(self.point, vector, batch) for batch in self.data.local_shard().batches
+        )
+        return self.data.gathered(SampleSums.of(evaluated_terms, self.total_weight).raised(self.penalty_at(vector)))
 
     def loss(self) -> float:
         """The objective at this point, summed in float64.
@@ -255,7 +257,7 @@ class Evaluation:
         with differentiating(), self.evaluating():
             total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
             vector = self.vector.clone().requires_grad_()
-            for batch in self.data.own().batches:
+            for batch in self.data.local_shard().batches:
                 (part,) = torch.autograd.grad(self.share(vector, batch), vector)
                 total += part
             total = self.processes.total(total)

@@ -1,9 +1,11 @@
 """How a batch becomes its terms: the model and the loss, both while other tensors are in the model's places.
 
-There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``; both have ``terms``,
-``judged`` (the same, and which are right), ``check`` (the same, held to what terms must be), ``as_is`` (a batch's sum
-of weighted losses with whatever is in the model), ``on`` (the form on another device or in another precision),
-``with_model`` and ``loss_name``.
+There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``. Both have
+
+- ``terms``, the loss and the weight of each term of a batch, and ``evaluated_terms``, with the terms answered rightly;
+- ``check``, which refuses terms that no sum of losses can have;
+- ``as_is``, a batch's sum of weighted losses with whatever tensors the model holds now;
+- ``on`` (the form on another device or in another precision), ``with_model`` and ``loss_name``.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from landscape.reporting.messages import listed
 T = TypeVar("T")
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 Read = Callable[[Any], Any]
-Judged = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
+EvaluatedTerms = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
 
 
 def _loss_name(loss: Loss) -> str:
@@ -156,8 +158,8 @@ class PairForm(_Form):
         """The terms of an output that was made before; ``state`` is what the loss itself may read of the model."""
         return self._inside(state, lambda: self.loss.terms(output, _target(batch)))
 
-    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
-        def judge() -> Judged:
+    def evaluated_terms(self, state: dict[str, Tensor], batch: Any) -> EvaluatedTerms:
+        def judge() -> EvaluatedTerms:
             output = self._output(batch)
             correct = None if self.loss.correct is None else self.loss.correct(output, _target(batch))
             return *self.loss.terms(output, _target(batch)), correct
@@ -219,7 +221,7 @@ class OwnForm(_Form):
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self._inside(state, lambda: self._terms(batch))
 
-    def judged(self, state: dict[str, Tensor], batch: Any) -> Judged:
+    def evaluated_terms(self, state: dict[str, Tensor], batch: Any) -> EvaluatedTerms:
         return *self.terms(state, batch), None
 
     def check(self, state: dict[str, Tensor], batch: Any) -> Terms:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from landscape.errors import InputError
 from landscape.machine.dispatch import DispatchMode
 from landscape.machine.memory import in_room, ran_out
-from landscape.problem.audit import equal_losses, few
+from landscape.problem.audit import equal_losses, first_samples
 from landscape.problem.data import Data
 from landscape.problem.objective import Objective
 from landscape.problem.point import Point
@@ -39,7 +39,9 @@ def refuse_leaks(objective: Objective, point: Point, data: Data) -> tuple[str, .
     Raises:
         InputError: see there.
     """
-    return in_room(lambda samples: _leaks(objective, point, few(objective, point, data, samples)[0]), _SAMPLES, ())
+    return in_room(
+        lambda samples: _leaks(objective, point, first_samples(objective, point, data, samples)[0]), _SAMPLES, ()
+    )
 
 
 def _leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:

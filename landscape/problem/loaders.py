@@ -60,7 +60,7 @@ def order_notes(
     with _random_states_kept(batches):
         for _ in range(_repetitions(frozen)):
             _refuse_other_batches(batches, frozen, point)
-        return (*_order_told(batches), *notes)
+        return (*_order_notes(batches), *notes)
 
 
 def _indexed(batches: Iterable[Any]) -> DataLoader[Any] | None:
@@ -112,7 +112,7 @@ def _refuse_other_batches(batches: Iterable[Any], frozen: list[Any], point: tupl
             )
 
 
-def _order_told(batches: Iterable[Any]) -> tuple[str, ...]:
+def _order_notes(batches: Iterable[Any]) -> tuple[str, ...]:
     """Say where places in the batches aren't places in the data set."""
     loader = _indexed(batches)
     if loader is None:

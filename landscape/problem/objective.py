@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from landscape.errors import InputError
 from landscape.machine.widened import widened
 from landscape.problem.embeddings import plain_embeddings
-from landscape.problem.forms import Judged, OwnForm, PairForm
+from landscape.problem.forms import EvaluatedTerms, OwnForm, PairForm
 from landscape.problem.losses import Terms
 from landscape.problem.penalty import Penalty, name_of, value_of
 from landscape.problem.point import Point
@@ -69,9 +69,9 @@ class Objective:
         """
         return self.form.check(self._state(point, point.vector), batch)
 
-    def judged(self, point: Point, vector: Tensor, batch: Any) -> Judged:
+    def evaluated_terms(self, point: Point, vector: Tensor, batch: Any) -> EvaluatedTerms:
         """Losses and weights of one batch at a flat vector, and which terms are right."""
-        return self.form.judged(self._state(point, vector), batch)
+        return self.form.evaluated_terms(self._state(point, vector), batch)
 
     def output(self, point: Point, vector: Tensor, batch: Any) -> Any:
         """The model's output on one batch at a flat vector.

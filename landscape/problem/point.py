@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from landscape.errors import InputError
 from landscape.problem.parameters import ParameterLayout
-from landscape.problem.swap import slots
+from landscape.problem.swap import tied_names
 from landscape.reporting.messages import listed
 
 
@@ -30,7 +30,7 @@ class Point:
     layout: ParameterLayout
     vector: Tensor
     constants: dict[str, Tensor]
-    slots: dict[str, str]
+    tied_names: dict[str, str]
 
     @classmethod
     def of(
@@ -47,7 +47,7 @@ class Point:
         Raises:
             InputError: nothing is trainable, or a trainable parameter isn't floating-point.
         """
-        layout, places = ParameterLayout.of(model), slots(model)
+        layout, places = ParameterLayout.of(model), tied_names(model)
         given = dict(model.named_parameters()) | dict(model.named_buffers()) if tensors is None else tensors
         fixed = dict.fromkeys(name for name in places.values() if name not in layout.names)
         return cls(
@@ -114,7 +114,7 @@ class Point:
         if not patterns:
             raise InputError("no parameter is left to vary: name at least one, or a glob of some")
         chosen: set[str] = set()
-        places = {place: name for place, name in self.slots.items() if name in self.layout.names}
+        places = {place: name for place, name in self.tied_names.items() if name in self.layout.names}
         for pattern in patterns:
             found = {name for place, name in places.items() if _matches(place, pattern)}
             if not found:
@@ -142,7 +142,7 @@ class Point:
         """
         constants = {name: each.clone() for name, each in self.constants.items()} if fresh else self.constants
         tensors = self.layout.unflatten(vector) | constants
-        return {slot: tensors[name] for slot, name in self.slots.items()}
+        return {slot: tensors[name] for slot, name in self.tied_names.items()}
 
 
 def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from landscape.errors import InputError
-from landscape.machine.device import checked_place, place_of, unwrapped
-from landscape.machine.processes import ALONE, Processes
-from landscape.problem.audit import audit, company_notes, few, refuse_dependent_samples
+from landscape.machine.device import checked_device_and_dtype, resolve_device_and_dtype, unwrapped
+from landscape.machine.processes import SINGLE_PROCESS, Processes
+from landscape.problem.audit import audit, company_notes, first_samples, refuse_dependent_samples
 from landscape.problem.batches import Count, samples_in
 from landscape.problem.data import Data
 from landscape.problem.evaluation import Evaluation
@@ -27,6 +27,7 @@ from landscape.problem.penalty import Penalty, name_of
 from landscape.problem.point import Point
 from landscape.problem.programs import Programs
 from landscape.problem.switches import differentiating
+from landscape.reporting.deprecation import renamed_arguments, renamed_members
 
 if TYPE_CHECKING:
     from landscape.curvature.hessian import Hessian
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Compile = Literal["auto", "on", "off"]
 
 
+@renamed_members(compiling="compile_products", split_over="distributed_over")
 class Problem(Evaluation):
     """A model, a loss and a data set at one parameter vector; what every measurement of this library is made on.
 
@@ -53,7 +55,7 @@ class Problem(Evaluation):
         total_weight: the weight of the whole data, sum w_i.
         notes: what was decided or changed on the user's behalf, a sentence each.
         mixing: whether the terms of a sample were seen to depend on the other samples of its batch.
-        compiling: whether products of curvature are compiled: ``auto`` where it pays for itself, ``on`` or ``off``.
+        compile_products: whether products of curvature are compiled: ``on``, ``off``, or ``auto`` (where it pays).
         memory: bytes that a measurement may take beyond model and data; None leaves it to each.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
         programs: what was traced for this problem or one like it.
@@ -61,7 +63,7 @@ class Problem(Evaluation):
 
     mixing: bool = False
     notes: tuple[str, ...] = ()
-    compiling: Compile = "auto"
+    compile_products: Compile = "auto"
     memory: int | None = None
     optimizer: Mapping[str, Any] | None = None
     programs: Programs
@@ -106,7 +108,7 @@ class Problem(Evaluation):
             InputError: one line that says which of these can't be used and what to do.
         """
         model = unwrapped(model)
-        place = place_of(model, device, dtype)
+        place = resolve_device_and_dtype(model, device, dtype)
         self._pose(PairForm(model, loss, *place, read), batches, place, micro_batch, training, about, penalty, count)
 
     @classmethod
@@ -134,7 +136,7 @@ class Problem(Evaluation):
         if not callable(fn):
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
         model = unwrapped(model)
-        place = place_of(model, device, dtype)
+        place = resolve_device_and_dtype(model, device, dtype)
         problem = cls.__new__(cls)
         problem._pose(OwnForm(model, fn), batches, place, micro_batch, training, about, penalty, count)
         return problem
@@ -208,12 +210,13 @@ class Problem(Evaluation):
 
     # ------------------------------------------------------------------ computed elsewhere or otherwise
 
+    @renamed_arguments("Problem.to", compiling="compile_products")
     def to(
         self,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         micro_batch: int | None = None,
-        compiling: Compile | None = None,
+        compile_products: Compile | None = None,
         memory: int | None = None,
     ) -> Self:
         """This problem computed elsewhere or otherwise; see `Problem` for what each is; None keeps what is.
@@ -221,8 +224,10 @@ class Problem(Evaluation):
         Raises:
             InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
         """
-        other = self._converted(*checked_place(device or self.device, dtype or self.dtype))
-        other = other._replace(compiling=compiling or self.compiling, memory=memory or self.memory)._weighed()
+        other = self._converted(*checked_device_and_dtype(device or self.device, dtype or self.dtype))
+        other = other._replace(
+            compile_products=compile_products or self.compile_products, memory=memory or self.memory
+        )._weighed()
         return other if micro_batch is None else other.micro_batched(micro_batch)
 
     def in_float64(self, pieces: int = 1) -> Self:
@@ -297,9 +302,9 @@ class Problem(Evaluation):
 
     # ------------------------------------------------------------------ other data
 
-    def few(self, samples: int) -> Self:
+    def first_samples(self, samples: int) -> Self:
         """This problem on the first of its samples, for this process alone; on a batch, if it can't be split."""
-        data, weight = few(self.objective, self.point, self.data, samples)
+        data, weight = first_samples(self.objective, self.point, self.data, samples)
         return self._replace(data=data, total_weight=self.total_weight if weight is None else weight)
 
     def halves(self) -> tuple[Self, Self]:
@@ -340,11 +345,11 @@ class Problem(Evaluation):
     def _refuse_dependent_samples(self, size: int) -> None:
         refuse_dependent_samples(self.objective, self.point, self.data, size)
 
-    def split_over(self, processes: Processes) -> Self:
+    def distributed_over(self, processes: Processes) -> Self:
         """This problem, of whose losses, gradients and products each process makes those of a part of every batch.
 
-        Every process calls the same methods in the same order. Losses term by term (`judged`, `sample_losses`) are made
-        by each of them, of all samples.
+        Every process calls the same methods in the same order. Every process makes
+        the losses of single terms (`evaluated_terms`, `sample_losses`) of all samples.
 
         Raises:
             InputError: the samples of a batch aren't independent, or there are fewer than processes.
@@ -356,14 +361,14 @@ class Problem(Evaluation):
             self._refuse_dependent_samples(max(1, samples_in(self.data.largest) // processes.size))
         return other
 
-    def own(self) -> Self:
+    def local_shard(self) -> Self:
         """This problem on this process's part of the data alone, still weighed against all of it."""
-        return self._replace(data=self.data.own())
+        return self._replace(data=self.data.local_shard())
 
     def with_tensors(self, constants: Iterable[Tensor], batch: Any) -> Self:
         """This problem with one batch alone, still weighed against all data, and other constants in their order."""
         others = dict(zip(self.point.constants, constants, strict=True))
-        data = Data([batch], self.about, self.data_sha256, ALONE)
+        data = Data([batch], self.about, self.data_sha256, SINGLE_PROCESS)
         return self._replace(point=self.point.with_constants(others), data=data)
 
     def hessian(self, products: int | None = None) -> Hessian:

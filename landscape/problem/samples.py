@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
-from landscape.problem.forms import Judged
-from landscape.reporting.display import Summarised
+from landscape.problem.forms import EvaluatedTerms
+from landscape.reporting.display import HasSummary
 from landscape.reporting.messages import counted, one_line
 
 
 @dataclass(frozen=True)
-class LossEstimate(Summarised):
+class LossEstimate(HasSummary):
     """The objective over a data set, seen as a sample of the population it was drawn from.
 
     Attributes:
@@ -36,7 +36,7 @@ class LossEstimate(Summarised):
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`."""
+        """See `HasSummary`."""
         error = f"± {self.standard_error:.2g} (standard error over {counted(self.samples, 'sample')})"
         return [f"loss {self.loss:.5g} {'(one sample: no error known)' if self.samples == 1 else error}"]
 
@@ -60,10 +60,10 @@ class SampleSums:
     total_weight: float
 
     @classmethod
-    def of(cls, judged: Iterable[Judged], total_weight: float) -> Self:
+    def of(cls, evaluated_terms: Iterable[EvaluatedTerms], total_weight: float) -> Self:
         """Of losses, weights and what is right, for each batch the sample's dimension first."""
         pieces, terms = [], 0
-        for losses, weights, correct in judged:
+        for losses, weights, correct in evaluated_terms:
             wide = weights.detach().to(torch.float64)
             of_right = [] if correct is None else [wide * correct.detach()]
             sums = [wide * losses.detach().to(torch.float64), wide, *of_right]

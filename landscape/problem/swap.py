@@ -13,7 +13,7 @@ from torch.func import functional_call
 T = TypeVar("T")
 
 
-def slots(model: nn.Module) -> dict[str, str]:
+def tied_names(model: nn.Module) -> dict[str, str]:
     """For every place that holds a parameter or buffer, the name under which its tensor comes first.
 
     Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
@@ -47,7 +47,7 @@ def swapped(model: nn.Module, state: Mapping[str, Tensor], function: Callable[[]
 
     Args:
         model: the user's; put back as it was.
-        state: a tensor for every place in `slots`.
+        state: a tensor for every place in `tied_names`.
         function: without arguments.
     """
     inside = {f"model.{slot}": tensor for slot, tensor in state.items()}

@@ -50,7 +50,7 @@ class Contents:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowPlace:
     """Where a unit is: the file, and the position in its group; and what the group is made of, if somebody looked."""
 
     path: Path
@@ -226,7 +226,7 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
+def survey(path: Path) -> tuple[Request, dict[Unit, RowPlace]]:
     """What the record was asked for, and where each of its units is.
 
     Raises:
@@ -238,13 +238,13 @@ def survey(path: Path) -> tuple[Request, dict[Unit, Row]]:
         check_structure(file)
         request = Request.from_plain(json.loads(file.attrs["request"]))
         rows = {
-            (name, sha): Row(path, position)
+            (name, sha): RowPlace(path, position)
             for name, group in file.items()
             for position, sha in enumerate(group["sha256"].asstr()[:])
         }
         for name in file:
             for each in file[name]["provenance"].asstr()[:]:
-                told_in(each)
+                parsed_provenance(each)
     return request, rows
 
 
@@ -333,10 +333,10 @@ def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Da
 
 def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
     """How one row came to be."""
-    return told_in(group["provenance"].asstr()[position])
+    return parsed_provenance(group["provenance"].asstr()[position])
 
 
-def told_in(text: str) -> dict[str, Any]:
+def parsed_provenance(text: str) -> dict[str, Any]:
     """A row's provenance, from its JSON."""
     told: dict[str, Any] = json.loads(text)
     if not {"step", "path"} <= told["checkpoint"].keys():
@@ -346,7 +346,7 @@ def told_in(text: str) -> dict[str, Any]:
 
 def write_common(group: h5py.Group) -> None:
     """Attributes of the group for what is the same in the provenance of all its rows."""
-    rows = [told_in(each) for each in group["provenance"].asstr()[:]]
+    rows = [parsed_provenance(each) for each in group["provenance"].asstr()[:]]
     for key, value in rows[0].items():
         if key != "checkpoint" and all(key in row and row[key] == value for row in rows):
             group.attrs[key] = _attribute(value)

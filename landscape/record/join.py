@@ -73,7 +73,7 @@ def join_records(
                 on_loss(f"{name} of the checkpoint {sha[:12]} cannot be read in {whose}")
         ordered = request if lost else _by_step(request, told)
         parts = Parts.of(path)
-        parts.hold()
+        parts.lock()
         try:
             if lost:
                 parts.prepare(ordered)

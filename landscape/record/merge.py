@@ -11,7 +11,7 @@ import xarray as xr
 
 from landscape.record.hdf5 import (
     Contents,
-    Row,
+    RowPlace,
     contents_of,
     create_group,
     create_variable,
@@ -33,7 +33,7 @@ def size_of_unit(request: Request, unit: xr.Dataset) -> int:
     return unit.nbytes + 2 * len(to_json(request.plain())) + _OVERHEAD_BYTES
 
 
-def size_of_merged(rows: Mapping[Unit, Row]) -> int:
+def size_of_merged(rows: Mapping[Unit, RowPlace]) -> int:
     """About how many bytes the merged record takes; padding is not foreseen."""
     return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + _OVERHEAD_BYTES
 
@@ -49,7 +49,7 @@ def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset)
         write_common(group)
 
 
-def merge(path: Path, request: Request, rows: Mapping[Unit, Row]) -> None:
+def merge(path: Path, request: Request, rows: Mapping[Unit, RowPlace]) -> None:
     """A record of all the units at hand, in the order of the request. It keeps one block of one variable in memory.
 
     Raises:
@@ -62,7 +62,7 @@ def merge(path: Path, request: Request, rows: Mapping[Unit, Row]) -> None:
                 _merge_group(file, name, at_hand)
 
 
-def _merge_group(file: h5py.File, name: str, rows: Sequence[Row]) -> None:
+def _merge_group(file: h5py.File, name: str, rows: Sequence[RowPlace]) -> None:
     layout, lengths = _inspect(name, rows)
     sizes = {dim: max(each[dim] for each in lengths) for dim in lengths[0]}
     group = create_group(file, name, layout, sizes, len(rows))
@@ -83,7 +83,7 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[Row]) -> None:
     write_common(group)
 
 
-def _inspect(name: str, rows: Sequence[Row]) -> tuple[Layout, list[dict[str, int]]]:
+def _inspect(name: str, rows: Sequence[RowPlace]) -> tuple[Layout, list[dict[str, int]]]:
     """The layout of all rows together, and the lengths of each."""
     layout: Layout | None = None
     lengths: dict[int, dict[str, int]] = {}
@@ -101,7 +101,7 @@ def _contents(path: Path, name: str) -> Contents:
         return contents_of(members_of(source[name]))
 
 
-def _by_file(rows: Sequence[Row]) -> dict[Path, list[int]]:
+def _by_file(rows: Sequence[RowPlace]) -> dict[Path, list[int]]:
     """Where the rows of each file go: a file is opened once for all of them."""
     found: dict[Path, list[int]] = {}
     for here, row in enumerate(rows):

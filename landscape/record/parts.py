@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import Row, check_header, first_line, header, refuse_older, survey
+from landscape.record.hdf5 import RowPlace, check_header, first_line, header, refuse_older, survey
 from landscape.record.hold import Hold
 from landscape.record.request import Request, Unit, to_json
 
@@ -71,9 +71,9 @@ class Parts:
         (request,) = made_for.values()
         return request
 
-    def rows(self) -> dict[Unit, Row]:
+    def rows(self) -> dict[Unit, RowPlace]:
         """The finished units. A part that cannot be read, or is another request's, does not count."""
-        found: dict[Unit, Row] = {}
+        found: dict[Unit, RowPlace] = {}
         if (request := self.request()) is None:
             return found
         for path in sorted(self.folder.glob("*.h5")):
@@ -86,7 +86,7 @@ class Parts:
         """Which other run writes here at the moment, in words; None if none does."""
         return self._hold.other()
 
-    def hold(self) -> None:
+    def lock(self) -> None:
         """Keep other runs out until `release`, or until this process ends.
 
         Raises:
@@ -114,7 +114,7 @@ class Parts:
         Raises:
             InputError: another run writes there or has done so meanwhile, or the disk doesn't take it.
         """
-        self.hold()
+        self.lock()
         there = self.request()
         if there is not None and there.fingerprint != request.fingerprint:
             self.release()
@@ -124,16 +124,16 @@ class Parts:
                 _sync_folder(self.folder.parent)
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
 
-    def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> Row:
+    def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> RowPlace:
         """One part of about so many bytes, which is there as a whole or not at all."""
         row = self.row(unit)
         with replacing(row.path, self.folder, size) as temporary:
             write(temporary)
         return row
 
-    def row(self, unit: Unit) -> Row:
+    def row(self, unit: Unit) -> RowPlace:
         """Where a unit's part is, or will be."""
-        return Row(self.folder / f"{'-'.join(unit)}.h5", 0)
+        return RowPlace(self.folder / f"{'-'.join(unit)}.h5", 0)
 
     def remove(self) -> None:
         """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle.
@@ -141,7 +141,7 @@ class Parts:
         Raises:
             InputError: another run writes here.
         """
-        self.hold()
+        self.lock()
         for pattern in ("*.tmp", "*.h5", _REQUEST):
             for path in self.folder.glob(pattern):
                 path.unlink()

@@ -16,13 +16,13 @@ from landscape.record.hdf5 import LABELS, check_structure, is_older, opened, rea
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.parts import Parts, replacing
 from landscape.record.request import Request
-from landscape.record.schema import OLD_GROUPS, length_of
+from landscape.record.schema import OLD_GROUPS, OLD_VARIABLES, length_of
 
 
 def open_record(path: str | Path) -> xr.DataTree:
     """The record as a tree with a node for each measurement. Values are read when they are used.
 
-    Groups of older schemas have the names of today.
+    Groups and variables of older schemas have the names of today.
 
     Args:
         path: OUT, or the folder `<OUT>.parts` of an unfinished run; OUT also stands for that folder while there is no
@@ -46,6 +46,12 @@ def open_record(path: str | Path) -> xr.DataTree:
         raise
     weakref.finalize(tree, shutil.rmtree, folder, ignore_errors=True)
     return tree
+
+
+def _renamed(node: xr.DataTree) -> xr.DataTree:
+    """A group of an older record, with the names of today for its variables."""
+    names = {old: new for old, new in OLD_VARIABLES.items() if old in node.variables}
+    return xr.DataTree(node.dataset.rename(names)) if names else node
 
 
 def row_at(group: xr.Dataset, position: int) -> xr.Dataset:
@@ -89,7 +95,7 @@ def _open(path: Path) -> xr.DataTree:
     with readable(path):
         tree = xr.open_datatree(path, engine="h5netcdf")
     if is_older({str(key): value for key, value in tree.attrs.items()}):
-        tree.children = {OLD_GROUPS.get(name, name): node for name, node in tree.children.items()}
+        tree.children = {OLD_GROUPS.get(name, name): _renamed(node) for name, node in tree.children.items()}
     for node in tree.subtree:
         for variable in node.variables.values():
             variable.attrs.pop(LABELS, None)  # the dimensions have the same names

@@ -16,14 +16,14 @@ from landscape.errors import InputError
 from landscape.record.hdf5 import (
     MOST_UNPACKED,
     Contents,
-    Row,
+    RowPlace,
     check_group,
     contents_of,
     create_group,
     first_line,
     opened,
+    parsed_provenance,
     refuse_older,
-    told_in,
 )
 from landscape.record.merge import blocks
 from landscape.record.request import Request, Unit
@@ -45,7 +45,7 @@ class Readable:
     """
 
     request: Request
-    rows: dict[Unit, Row]
+    rows: dict[Unit, RowPlace]
     told: dict[Unit, dict[str, Any]]
     damaged: bool
 
@@ -69,7 +69,7 @@ class Salvage:
         """
         cut_off = h5py.is_hdf5(record) and not _opens(record)
         source = _filled_up(record, self._folder) if cut_off else record
-        rows: dict[Unit, Row] = {}
+        rows: dict[Unit, RowPlace] = {}
         told: dict[Unit, dict[str, Any]] = {}
         try:
             with opened(source) as file:
@@ -87,7 +87,7 @@ class Salvage:
                             damaged = True
                         else:
                             unit = name, str(checkpoint["sha256"])
-                            rows[unit], told[unit] = Row(source, position, contents), checkpoint
+                            rows[unit], told[unit] = RowPlace(source, position, contents), checkpoint
         except InputError:
             raise
         except _DAMAGE as error:
@@ -132,7 +132,9 @@ class Salvage:
                     for block in blocks(tuple(lengths[dim] for dim in variable.dims), data.dtype.itemsize):
                         data[position, *block]
                 self._try_writing(key, layout, lengths)
-                told: dict[str, Any] = told_in(members.variables["provenance"].asstr()[position])["checkpoint"]
+                told: dict[str, Any] = parsed_provenance(members.variables["provenance"].asstr()[position])[
+                    "checkpoint"
+                ]
                 return told if told["sha256"] == members.variables["sha256"].asstr()[position] else None
             except _DAMAGE:
                 return None

@@ -21,7 +21,9 @@ from landscape.record.request import to_json
 FORMAT = "landscape-record"
 SCHEMA_VERSION = 2  # the major number: goes up where older programs would misread a record
 SCHEMA_MINOR = 0  # goes up where something is added that older programs may pass over
-OLD_GROUPS = {"hessian": "eigenpairs"}  # of version 1, and what they are called since
+# Of version 1, and what they are called since.
+OLD_GROUPS = {"hessian": "eigenpairs"}
+OLD_VARIABLES = {"missed": "miss_probability"}
 ROWS = "checkpoint"
 
 _BOOKKEEPING = {

@@ -208,7 +208,7 @@ class RecordWriter:
             InputError: another run has begun to write.
         """
         if not (self.finished or self.follows):
-            self._parts.hold()
+            self._parts.lock()
         return self
 
     def __exit__(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
+P = ParamSpec("P")
 UNTIL = "0.3"
 
 
-def told(old: str, new: str) -> str:
+def deprecation_note(old: str, new: str) -> str:
     """What is said to whoever uses an old name."""
     return f"{old} is called {new} now; the old name goes with version {UNTIL}"
 
@@ -24,20 +27,72 @@ def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:
     """
 
     def wrapped(cls: type[T]) -> type[T]:
-        made: Callable[..., None] = cls.__init__
-
-        @functools.wraps(made)
-        def init(self: T, *args: Any, **given: Any) -> None:
-            for old, new in names.items():
-                if old in given:
-                    warnings.warn(told(f"{cls.__name__}({old}=...)", new), FutureWarning, stacklevel=2)
-                    given[new] = given.pop(old)
-            made(self, *args, **given)
-
-        cls.__init__ = init  # type: ignore[method-assign, assignment]
+        cls.__init__ = renamed_arguments(cls.__name__, **names)(cls.__init__)  # type: ignore[method-assign]
         return cls
 
     return wrapped
+
+
+def renamed_arguments(called: str, **names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that takes some arguments under their old names too, with a FutureWarning.
+
+    Args:
+        called: the function's name in the warning.
+        **names: the new name of each old argument.
+    """
+
+    def wrapped(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def taking_old_names(*args: P.args, **given: P.kwargs) -> R:
+            for old, new in names.items():
+                if old in given:
+                    warnings.warn(deprecation_note(f"{called}({old}=...)", new), FutureWarning, stacklevel=2)
+                    given[new] = given.pop(old)
+            return function(*args, **given)
+
+        return taking_old_names
+
+    return wrapped
+
+
+def renamed_members(**names: str) -> Callable[[type[T]], type[T]]:
+    """A class whose instances have some attributes and methods under their old names too, with a FutureWarning.
+
+    Args:
+        **names: the new name of each old one.
+    """
+
+    def wrapped(cls: type[T]) -> type[T]:
+        for old, new in names.items():
+            setattr(cls, old, property(_member(f"{cls.__name__}.{old}", new)))
+        return cls
+
+    return wrapped
+
+
+def _member(old: str, new: str) -> Callable[[object], Any]:
+    def read(self: object) -> Any:
+        warnings.warn(deprecation_note(old, new), FutureWarning, stacklevel=2)
+        return getattr(self, new)
+
+    return read
+
+
+def renamed_exports(module: str, **names: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module that exports some names under their old ones too, with a FutureWarning.
+
+    Args:
+        module: its ``__name__``.
+        **names: the new name of each old one.
+    """
+
+    def read(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(deprecation_note(f"{module}.{name}", names[name]), FutureWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return read
 
 
 def with_new_names(arguments: Sequence[str], names: dict[str, str]) -> tuple[list[str], list[str]]:
@@ -51,7 +106,7 @@ def with_new_names(arguments: Sequence[str], names: dict[str, str]) -> tuple[lis
     for argument in arguments:
         option, sign, value = argument.partition("=")
         if option in names:
-            lines.append(told(option, names[option]))
+            lines.append(deprecation_note(option, names[option]))
             option = names[option]
         renamed.append(option + sign + value)
     return renamed, list(dict.fromkeys(lines))

@@ -20,7 +20,7 @@ _FRAME = (
 )
 
 
-class Summarised(ABC):
+class HasSummary(ABC):
     """A result that says in a few lines what it is, on a screen and in a notebook; its repr has all its numbers."""
 
     @property

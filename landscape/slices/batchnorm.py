@@ -106,7 +106,7 @@ def re_estimated(problem: Problem, vector: Tensor) -> tuple[dict[str, Tensor], i
             for name, values in zip(names[place], statistics, strict=True):
                 found[name].copy_(values)
 
-    there = problem.with_buffers(found).own()  # it sees what is written into the clones
+    there = problem.with_buffers(found).local_shard()  # it sees what is written into the clones
     at_once = len(there.batches) == 1 and problem.processes.size == 1
     passes = 0
     while passes < (1 if at_once else len(layers)):

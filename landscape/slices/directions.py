@@ -20,8 +20,8 @@ from landscape.errors import InputError
 from landscape.problem import Problem
 from landscape.reporting.messages import listed
 from landscape.slices.filters import Filters, filters_of
+from landscape.spectrum.basis_store import outside
 from landscape.spectrum.probes import probe
-from landscape.spectrum.rows import outside
 
 Normalisation = Literal["filter", "layer", "none"]
 

@@ -48,9 +48,9 @@ class CertifiedSolve(Iteration):
         self.verification += self.products
         found = True
         while found:
-            self.settle()
+            self.converge()
             self._bounded = self.ritz_pairs(), ANYTHING
-            self.missed = 1.0
+            self.miss_probability = 1.0
             found = not self.exhausted and self.search()
         ritz, edges = self._bounded
         wanted = self.ritz_pairs()
@@ -58,7 +58,7 @@ class CertifiedSolve(Iteration):
             values=wanted.values,
             intervals=self.intervals(ritz, edges),
             residuals=self.residuals(wanted),
-            converged=self.narrow(ritz, edges),
+            converged=self.certified(ritz, edges),
             vectors=self.basis.combine(wanted.coordinates),
             rounding=self.rounding(wanted),
             misjudged=self._distance.misjudged,
@@ -87,18 +87,18 @@ class CertifiedSolve(Iteration):
         """(k,) how far counts as converged: what was asked for, or a few roundings."""
         return np.maximum(self.goal.tol * np.abs(ritz.values[: self.goal.k]), 4 * self.rounding(ritz))
 
-    def narrow(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
+    def certified(self, ritz: Ritz, edges: tuple[float, float]) -> np.ndarray:
         """(k,) whether an interval is narrow enough with these bounds on what lies outside."""
-        narrow: np.ndarray = self.errors(ritz, self.intervals(ritz, edges)) <= self.limit(ritz)
-        return narrow
+        certified: np.ndarray = self.errors(ritz, self.intervals(ritz, edges)) <= self.limit(ritz)
+        return certified
 
     def allowed(self, ritz: Ritz) -> np.ndarray:
         """See `Iteration.allowed`: an interval's width goes with the square of the residual."""
-        errors, limit = self.errors(ritz, self.intervals(ritz, self.hoped(ritz))), self.limit(ritz)
+        errors, limit = self.errors(ritz, self.intervals(ritz, self.target_edges(ritz))), self.limit(ritz)
         ratio = np.divide(limit, errors, out=np.ones_like(limit), where=errors > limit)
         return np.where(errors > limit, ritz.residuals * np.sqrt(ratio), np.inf)
 
-    def last(self, ritz: Ritz) -> tuple[float, float]:
+    def wanted_edges(self, ritz: Ritz) -> tuple[float, float]:
         """The last wanted Ritz value at the upper and at the lower end; infinite where an end isn't wanted."""
         k = self.goal.k
         value = float(ritz.values[k - 1])
@@ -108,24 +108,24 @@ class CertifiedSolve(Iteration):
             return float(ritz.values[(k - 1) // 2]), value if k > 1 else -math.inf
         return (value, -math.inf) if self.goal.which == "LA" else (math.inf, value)
 
-    def hoped(self, ritz: Ritz) -> tuple[float, float]:
+    def target_edges(self, ritz: Ritz) -> tuple[float, float]:
         """The bounds on what lies outside that a search aims at: the last wanted values.
 
         And a little beyond, as what lies just beyond is then no reason to begin again.
         """
-        above, below = self.last(ritz)
+        above, below = self.wanted_edges(ritz)
         return above + self.goal.tol / 4 * abs(above), below - self.goal.tol / 4 * abs(below)
 
-    def held(self, ritz: Ritz) -> Ritz:
+    def locked(self, ritz: Ritz) -> Ritz:
         """The wanted Ritz pairs and as many next to them as leave the intervals narrow, by bisection.
 
         The more are held, the less is left outside for a search to see; but their residuals widen the intervals.
         """
-        most, edges = self.basis.expanded + 1, self.hoped(ritz)
+        most, edges = self.basis.expanded + 1, self.target_edges(ritz)
         while most - len(ritz.values) > 1:
             count = (len(ritz.values) + most) // 2
             more = self.outermost(count)
-            if self.narrow(more, edges).all():
+            if self.certified(more, edges).all():
                 ritz = more
             else:
                 most = count
@@ -137,36 +137,36 @@ class CertifiedSolve(Iteration):
         Returns:
             Whether the chain met what the basis lacks, which then has it.
         """
-        self.missed = 0.0
+        self.miss_probability = 0.0
         wanted, dim = self.ritz_pairs(), self.operator.dim
         if self.basis.expanded == dim:
             self._bounded = wanted, NOTHING
             return False
-        ritz = self.held(wanted)
-        held = len(ritz.values)
+        ritz = self.locked(wanted)
+        locked = len(ritz.values)
         self._searches += 1
         chance = MISSED_AT_MOST / 2**self._searches
         seed = int(np.random.SeedSequence([self.seed, self._searches]).generate_state(1, np.uint64)[0])
         memory = None if self.basis.memory is None else 2 * self.basis.memory  # for as many vectors, and those held
-        chain = KrylovBasis(self.operator, min(dim, held + max(self.basis.capacity, 2)), seed, memory)
-        chain.hold(ritz.values, self.basis.combine(ritz.coordinates))
-        pending, steps = chain.inject(), list[Expansion]()
+        chain = KrylovBasis(self.operator, min(dim, locked + max(self.basis.capacity, 2)), seed, memory)
+        chain.lock(ritz.values, self.basis.combine(ritz.coordinates))
+        pending, steps = chain.append_random(), list[Expansion]()
         while pending is not None and not self.exhausted and (not chain.full or chain.size == dim):
-            steps.append(chain.expand(pending, faint=True))
+            steps.append(chain.expand(pending, follow_noise=True))
             pending = steps[-1].pending
             self.verification += 1
             self.tell("searching", wanted, self.allowed(wanted))
             alpha, beta = coefficients(steps)
-            edges = self.edges(alpha, beta, dim - held, chance)
+            edges = self.edges(alpha, beta, dim - locked, chance)
             self._bounded = ritz, edges
-            self.missed = MISSED_AT_MOST if steps[-1].beta else 0.0
-            if self.narrow(ritz, edges).all():
+            self.miss_probability = MISSED_AT_MOST if steps[-1].beta else 0.0
+            if self.certified(ritz, edges).all():
                 return False
             values, coordinates = eigh_tridiagonal(alpha, beta[:-1])
-            if not self.narrow(ritz, (float(values[-1]), float(values[0]))).all():
-                above, below = self.last(ritz)
+            if not self.certified(ritz, (float(values[-1]), float(values[0]))).all():
+                above, below = self.wanted_edges(ritz)
                 met = -1 if values[-1] - above > below - values[0] else 0
-                return self.take_up(chain.combine(np.r_[np.zeros(held), coordinates[:, met]][:, None])[:, 0])
+                return self.take_up(chain.combine(np.r_[np.zeros(locked), coordinates[:, met]][:, None])[:, 0])
         return False
 
     def take_up(self, vector: Tensor) -> bool:

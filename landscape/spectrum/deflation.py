@@ -14,9 +14,9 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.reporting.progress import Progress
+from landscape.spectrum.basis_store import outside
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 from landscape.spectrum.products import finite_products, norm
-from landscape.spectrum.rows import outside
 
 
 @dataclass(frozen=True)

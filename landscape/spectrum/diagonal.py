@@ -24,13 +24,13 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator
-from landscape.reporting.display import Summarised
+from landscape.reporting.display import HasSummary
 from landscape.reporting.progress import Progress
 from landscape.spectrum.estimate import FEWEST_PROBES, Sampling
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block
 from landscape.spectrum.products import block_size, finite_products, measured_rounding
-from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, distance, told_of
+from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, arithmetic_note, distance
 
 DEFLATION = 30
 TOL = 0.1
@@ -38,7 +38,7 @@ MAX_PRODUCTS = 1000
 
 
 @dataclass(frozen=True)
-class DiagonalEstimate(Summarised):
+class DiagonalEstimate(HasSummary):
     """The diagonal of a matrix, in the units of the operator.
 
     Attributes:
@@ -82,7 +82,7 @@ class DiagonalEstimate(Summarised):
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`."""
+        """See `HasSummary`."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
@@ -92,7 +92,7 @@ class DiagonalEstimate(Summarised):
             f"standard errors together {self.relative_error:.2g} of the diagonal's norm; rounding at most "
             f"{self.rounding:.1e} in an entry",
             how,
-            *told_of(self.arithmetic),
+            *arithmetic_note(self.arithmetic),
         ]
         if not self.converged:
             lines.append(f"the goal of {self.tol:.2g} wasn't reached: allow more products, or a larger tolerance")
@@ -188,10 +188,10 @@ class _Estimation(Sampling[DiagonalEstimate]):
     def _basis(self) -> KrylovBasis:
         """A Krylov basis; where it ends before, of a further sequence beside it."""
         basis = KrylovBasis(self.operator, self.deflation + 1, self.seed)
-        pending = basis.inject() if self.deflation else None
+        pending = basis.append_random() if self.deflation else None
         while pending is not None and basis.expanded < self.deflation:
             following = basis.expand(pending).pending
-            pending = basis.inject() if following is None else following
+            pending = basis.append_random() if following is None else following
             self._tell("deflating", self.deflation + FEWEST_PROBES)
         return basis
 

@@ -15,17 +15,17 @@ import numpy as np
 from scipy.special import stdtrit
 
 from landscape.errors import InputError
-from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.display import HasSummary, to_error
 from landscape.reporting.messages import counted
 from landscape.spectrum.bandwidth import choose_width
 from landscape.spectrum.probes import standard_error
 from landscape.spectrum.quadrature import cdf_bounds as chain_bounds
 from landscape.spectrum.quadrature import gauss
-from landscape.spectrum.rounding import IN_FLOAT64, told_of
+from landscape.spectrum.rounding import IN_FLOAT64, arithmetic_note
 
 
 @dataclass(frozen=True)
-class SpectralDensity(Summarised):
+class SpectralDensity(HasSummary):
     """A spectrum as outliers and quadrature nodes; everything else is computed from these.
 
     Eigenvalues, nodes and widths have the operator's unit (for a Hessian loss / parameter^2), densities its inverse.
@@ -66,7 +66,7 @@ class SpectralDensity(Summarised):
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`. What is below zero is told where there is something."""
+        """See `HasSummary`. What is below zero is told where there is something."""
         lines = [
             f"spectral density from {counted(self.probes, 'probe')} of up to {self.steps} steps, "
             f"{counted(len(self.outliers), 'outlier')} exact, {counted(self.products, 'product')}"
@@ -90,7 +90,7 @@ class SpectralDensity(Summarised):
             )
             if self.rounding > 0.1 * self.expected_distance:
                 lines.append(f"rounding may have moved each node by some {self.rounding:.1e}")
-        return lines + told_of(self.arithmetic)
+        return lines + arithmetic_note(self.arithmetic)
 
     @property
     def probes(self) -> int:

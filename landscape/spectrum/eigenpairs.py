@@ -11,17 +11,19 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator, as_operator
+from landscape.reporting.deprecation import renamed_members
 from landscape.reporting.progress import Progress
 from landscape.spectrum.basis_memory import basis_capacity, bytes_beside, for_one_basis
+from landscape.spectrum.basis_store import Place
 from landscape.spectrum.certified import CertifiedSolve
 from landscape.spectrum.ends import Which
 from landscape.spectrum.iteration import Goal, Iteration
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.rows import Place
 from landscape.spectrum.search import MISSED_AT_MOST
 from landscape.spectrum.solve import Solve
 
 
+@renamed_members(missed="miss_probability")
 @dataclass(frozen=True)
 class Eigenpairs:
     """Eigenpairs with their errors.
@@ -32,7 +34,7 @@ class Eigenpairs:
             the matrix that ``arithmetic`` names, but for the chance ``misjudged``: residual and rounding together bound
             the distance to the nearest one. Where ``tol_value`` was, that
             of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
-            all together but with the chance ``missed``; see `landscape.spectrum.certificate`, also for LM.
+            all together but with the chance ``miss_probability``; see `landscape.spectrum.certificate`, also for LM.
         residuals: (k,) float64, ||A v - lambda v|| from the products that made the basis, with what rounding adds in
             the mean square; up to ``rounding``. From exact products where those were in less precision.
         converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding. With ``tol_value``:
@@ -50,7 +52,7 @@ class Eigenpairs:
         arithmetic: whose eigenvalues the intervals contain: those of the matrix ``in float64``, or ``as computed in
             float32 (...)``, with the reason why there are no products in float64.
         orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
-        missed: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
+        miss_probability: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
             by more than the tolerance; see `landscape.spectrum.search`. It is told of the matrix of the products that
             were made, which are rounded.
         products: all products made.
@@ -71,7 +73,7 @@ class Eigenpairs:
     misjudged: float
     arithmetic: str
     orthogonality: float
-    missed: float
+    miss_probability: float
     products: int
     products_verification: int
     place: Place
@@ -80,7 +82,7 @@ class Eigenpairs:
     @property
     def complete(self) -> bool:
         """Every pair has converged and the search for missed copies reached its goal."""
-        return bool(self.converged.all()) and self.missed <= MISSED_AT_MOST
+        return bool(self.converged.all()) and self.miss_probability <= MISSED_AT_MOST
 
     def __rich__(self) -> Any:
         """The table that a terminal shows."""
@@ -173,7 +175,7 @@ def top_eigenpairs(
         misjudged=verified.misjudged,
         arithmetic=verified.arithmetic,
         orthogonality=basis.orthogonality_defect(),
-        missed=solve.missed,
+        miss_probability=solve.miss_probability,
         products=solve.products,
         products_verification=solve.verification,
         place=basis.rows.place,

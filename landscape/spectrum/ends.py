@@ -28,7 +28,7 @@ def select(values: np.ndarray, k: int, which: Which) -> np.ndarray:
     return np.concatenate([descending[: (k + 1) // 2], descending[::-1][: k // 2]])
 
 
-def outwards_in(values: np.ndarray, k: int, which: Which) -> np.ndarray:
+def order_by_which(values: np.ndarray, k: int, which: Which) -> np.ndarray:
     """Indices of all values: the k wanted ones in the order of ``which``, then those next to them, the outermost first.
 
     The first c of them, for any c of at least k, are the c wanted ones if so many were.

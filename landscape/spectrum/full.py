@@ -15,19 +15,19 @@ import torch
 
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator, as_exact_operator
-from landscape.reporting.display import Summarised, to_error
+from landscape.reporting.display import HasSummary, to_error
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress
 from landscape.spectrum.limits import MAX_DIM
 from landscape.spectrum.products import refuse_asymmetry
-from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, told_of
+from landscape.spectrum.rounding import IN_FLOAT64, Columns, arithmetic, arithmetic_note
 
 # Rows and columns of the tiles in which the matrix is symmetrised in place.
 _TILE = 1024
 
 
 @dataclass(frozen=True)
-class FullSpectrum(Summarised):
+class FullSpectrum(HasSummary):
     """All eigenvalues, in the units of the operator, with their error.
 
     The eigenvalues are those of S = (A + A^T) / 2, where A is the matrix of the products as they were made. A null
@@ -66,7 +66,7 @@ class FullSpectrum(Summarised):
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`."""
+        """See `HasSummary`."""
         first, last = (to_error(self.eigenvalues[place], self.rounding) for place in (0, -1))
         return [
             f"all {counted(len(self.eigenvalues), 'eigenvalue')} from {first} to {last}, each ± {self.rounding:.1e}",
@@ -74,7 +74,7 @@ class FullSpectrum(Summarised):
             f"({counted(self.zero_columns, 'zero column')}, {counted(self.symmetry_null, 'other direction')})",
             f"asymmetry ||A - A^T||/2 {self.asymmetry:.1e}; trace {self.trace:.6g}, Frobenius norm "
             f"{self.frobenius:.6g}",
-            *told_of(self.arithmetic),
+            *arithmetic_note(self.arithmetic),
         ]
 
     @property

@@ -19,10 +19,10 @@ from torch import Tensor
 from landscape.machine.widened import NoFloat64Error
 from landscape.operator import SymmetricOperator
 from landscape.reporting.progress import Progress
-from landscape.spectrum.ends import Which, outwards_in, select
+from landscape.spectrum.ends import Which, order_by_which, select
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.products import norm, refuse_asymmetry
-from landscape.spectrum.rounding import WideProducts
+from landscape.spectrum.rounding import Float64Products
 from landscape.spectrum.verified import Verified
 
 
@@ -75,7 +75,7 @@ class Iteration(ABC):
         basis: what was built.
         seed: of everything random beside the basis.
         memory: bytes that all vectors may take; None for what the operator leaves.
-        missed: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
+        miss_probability: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
         verification: products spent to verify and to search.
         exact: (n, k) wanted Ritz vectors and their products in full precision, where others are in less than vectors.
     """
@@ -90,7 +90,7 @@ class Iteration(ABC):
         memory: int | None = None,
     ) -> None:
         self.operator, self.goal, self.basis, self.seed, self.memory = operator, goal, basis, seed, memory
-        self.missed = 1.0
+        self.miss_probability = 1.0
         self.verification = 0
         self.exact: tuple[Tensor, Tensor] | None = None
         self._measured = 0.0
@@ -112,10 +112,10 @@ class Iteration(ABC):
         return self.operator.products - self._products_before
 
     @cached_property
-    def _full(self) -> WideProducts | None:
+    def _full(self) -> Float64Products | None:
         """Products in full precision, where the operator's own are in less precision than vectors."""
         try:
-            return WideProducts(self.operator) if self.operator.reduced else None
+            return Float64Products(self.operator) if self.operator.reduced else None
         except NoFloat64Error:
             return None
 
@@ -124,7 +124,7 @@ class Iteration(ABC):
         """No more products are allowed."""
         return self.products >= self.goal.max_products
 
-    def settle(self) -> None:
+    def converge(self) -> None:
         """Iterate, and measure the rounding by which the result is judged, which may ask for more."""
         if self.iterate() or self._full:
             self.measure_rounding()
@@ -158,7 +158,7 @@ class Iteration(ABC):
     def outermost(self, count: int) -> Ritz:
         """The wanted Ritz pairs and those next to them, ``count`` together, in this order."""
         values, coordinates, residuals = self.basis.ritz()
-        chosen = outwards_in(values, self.goal.k, self.goal.which)[:count]
+        chosen = order_by_which(values, self.goal.k, self.goal.which)[:count]
         border = self.basis.border @ coordinates[:, chosen]
         return Ritz(values[chosen], border, residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
@@ -206,7 +206,7 @@ class Iteration(ABC):
     def next_pending(self, ritz: Ritz | None) -> int:
         """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
         if self.basis.size == self.basis.expanded:
-            injected = self.basis.inject()
+            injected = self.basis.append_random()
             assert injected is not None, "an exhausted space has converged"
             return injected
         if ritz is None:

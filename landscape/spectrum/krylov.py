@@ -24,8 +24,8 @@ from torch import Tensor
 from landscape.errors import InputError
 from landscape.operator import SymmetricOperator
 from landscape.reporting.messages import amount
+from landscape.spectrum.basis_store import BasisStore
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
-from landscape.spectrum.rows import Rows
 
 # Held vectors are orthonormal to so many roundings: a solve leaves up to some hundred, a vector given twice 1/eps.
 _HELD = 1000
@@ -62,7 +62,7 @@ class KrylovBasis:
         expanded: m.
 
     Raises:
-        InputError: there is no room for it; see `Rows`.
+        InputError: there is no room for it; see `BasisStore`.
     """
 
     def __init__(self, operator: SymmetricOperator, capacity: int, seed: int, memory: int | None = None) -> None:
@@ -78,7 +78,7 @@ class KrylovBasis:
                     f"{amount(max(0, operator.memory))} are left for it: allow more memory"
                 )
         self.memory = memory
-        self.rows = Rows(
+        self.rows = BasisStore(
             capacity, operator.dim, operator.dtype, operator.device, self.memory, processes=operator.processes
         )
         self._projection = np.zeros((capacity, capacity))
@@ -111,7 +111,7 @@ class KrylovBasis:
     def full(self) -> bool:
         return self.size == self.capacity
 
-    def inject(self) -> int | None:
+    def append_random(self) -> int | None:
         """Add a fresh random vector, orthogonal to the basis, as pending; None when the basis spans the whole space."""
         if self.size == self.operator.dim:
             return None
@@ -121,7 +121,7 @@ class KrylovBasis:
         assert outside is not None, "a random vector doesn't lie within fewer dimensions"
         return self._append(outside)
 
-    def hold(self, values: np.ndarray, vectors: Tensor) -> None:
+    def lock(self, values: np.ndarray, vectors: Tensor) -> None:
         """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
 
         Chains that follow run in their complement: they see the operator compressed to it, since every product is
@@ -165,13 +165,13 @@ class KrylovBasis:
             return None
         return self._append(outside)
 
-    def expand(self, pending: int, *, faint: bool = False) -> Expansion:
+    def expand(self, pending: int, *, follow_noise: bool = False) -> Expansion:
         """Multiply one pending vector and take the part of the product outside the basis as a new one.
 
         Args:
             pending: its index.
-            faint: take that part even where it is below the level of rounding. It is mostly noise then, but what a
-                search must not overlook may hide in it, and would grow in the products that follow.
+            follow_noise: take that part even where it is below the level of rounding. That part is mostly noise
+                then, but may hide a direction that a search must not overlook, which later products make larger.
 
         Raises:
             InputError: the product isn't finite, or all are so small that their squares underflow.
@@ -191,8 +191,8 @@ class KrylovBasis:
         alpha = float(coefficients[self.expanded - 1])
         if self.size == self.operator.dim:
             return Expansion(alpha, 0.0, None)
-        hidden = self._rounding(length) if faint else self._noise
-        if outside is None or (beta <= hidden and not faint):
+        hidden = self._rounding(length) if follow_noise else self._noise
+        if outside is None or (beta <= hidden and not follow_noise):
             return Expansion(alpha, hidden, None)
         added = self._append(outside)
         self._projection[added, self.expanded - 1] = beta
@@ -224,7 +224,7 @@ class KrylovBasis:
         self._projection[kept : kept + added, :kept] = coefficients[:added]
         self.expanded = kept
 
-    def remainders(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    def residual_block(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
         """What is left of the products with Ritz vectors outside the expanded basis, but for what is rounding.
 
         Args:
@@ -236,8 +236,8 @@ class KrylovBasis:
         directions, coefficients = self._remaining(coordinates)
         return self.rows.combine(directions, self.expanded).T, coefficients
 
-    def rejoin(self, rows: Tensor, coefficients: np.ndarray) -> None:
-        """Take up again the `remainders` of the first l vectors, which a restart without pending vectors let go.
+    def append_residual_block(self, rows: Tensor, coefficients: np.ndarray) -> None:
+        """Take up again the `residual_block` of the first l vectors, which a restart without pending vectors let go.
 
         Of their part within the basis the expanded vectors' share is in the projection already, as that is symmetric.
         """

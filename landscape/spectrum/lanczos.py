@@ -11,7 +11,7 @@ from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_operator
 from landscape.reporting.messages import amount
 from landscape.spectrum.krylov import Expansion, KrylovBasis
-from landscape.spectrum.rounding import hold_to_symmetry
+from landscape.spectrum.rounding import check_symmetry
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
             f"a basis of {steps} vectors of {operator.dim:,} parameters, and its copy that is returned, take "
             f"{amount(size)}, and {amount(max(0, operator.memory))} are left: ask for less, or allow more memory"
         )
-    hold_to_symmetry(operator, seed)
+    check_symmetry(operator, seed)
     basis = KrylovBasis(operator, min(steps + 1, operator.dim), seed)
-    pending = basis.inject()
+    pending = basis.append_random()
     made: list[Expansion] = []
     while pending is not None and len(made) < steps:
         made.append(basis.expand(pending))

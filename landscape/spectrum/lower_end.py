@@ -66,11 +66,11 @@ def lower_end(
     basis = KrylovBasis(operator, min(operator.dim, steps + 1), seed)
     alphas: list[float] = []
     betas: list[float] = []
-    pending, look, before = basis.inject(), 1, operator.products
+    pending, look, before = basis.append_random(), 1, operator.products
     measured = _measured(operator, basis)
     while True:
         assert pending is not None, "the chain has ended where nothing is pending"
-        step = basis.expand(pending, faint=True)
+        step = basis.expand(pending, follow_noise=True)
         alphas.append(step.alpha)
         betas.append(step.beta)
         pending, m = step.pending, len(alphas)
@@ -78,11 +78,11 @@ def lower_end(
         if m < look and not ended:
             continue
         look = m + 1 + m // 10  # looks cost a dense solver each
-        diagonal, remainders = np.array(alphas), np.array(betas)
-        values = eigvalsh_tridiagonal(diagonal, remainders[:-1])
-        lowest, lengths = float(values[0]), np.concatenate([diagonal, remainders, remainders[:-1]])
+        diagonal, residual_block = np.array(alphas), np.array(betas)
+        values = eigvalsh_tridiagonal(diagonal, residual_block[:-1])
+        lowest, lengths = float(values[0]), np.concatenate([diagonal, residual_block, residual_block[:-1]])
         edge = (lowest - alpha) / 2 if lowest + alpha > 0 else lowest - 0.1 * abs(lowest)
-        chance = missed_probability(-diagonal, remainders, -edge, operator.dim)
+        chance = missed_probability(-diagonal, residual_block, -edge, operator.dim)
         progress(Progress("bounding", operator.products - before, np.array([]), _come(chance)))
         if chance <= MISSED_AT_MOST or ended:
             # Each column of T is off by what is measured, and by its own length times a few units of rounding.

@@ -46,12 +46,12 @@ def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, see
     Raises:
         InputError: a product isn't finite.
     """
-    held = len(deflation.values)
-    basis = KrylovBasis(operator, min(operator.dim, held + steps + 1), seed)
-    basis.hold(deflation.values, deflation.vectors)
+    locked = len(deflation.values)
+    basis = KrylovBasis(operator, min(operator.dim, locked + steps + 1), seed)
+    basis.lock(deflation.values, deflation.vectors)
     pending = basis.start(probe(operator.dim, seed, index, "gaussian"))
     if pending is None:  # by a chance of rounding size nothing of the probe lies outside; by certainty where n = k
-        pending = basis.inject()
+        pending = basis.append_random()
     made: list[Expansion] = []
     while pending is not None and len(made) < steps:
         made.append(basis.expand(pending))

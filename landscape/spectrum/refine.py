@@ -11,7 +11,7 @@ from torch import Tensor
 
 from landscape.spectrum.ends import Which, select
 from landscape.spectrum.products import norm, rounding_between
-from landscape.spectrum.rounding import WideProducts
+from landscape.spectrum.rounding import Float64Products
 
 # Entries of vectors that are multiplied in float64 at a time.
 _PIECE = 1 << 20
@@ -27,7 +27,7 @@ class Refined:
     vectors: Tensor
 
 
-def refined(wide: WideProducts, vectors: Tensor, products: Tensor, which: Which) -> Refined:
+def refined(wide: Float64Products, vectors: Tensor, products: Tensor, which: Which) -> Refined:
     """The Ritz pairs of a subspace whose exact products are known, with their residuals, by one product more.
 
     Where products are off by E, the vectors are off by ||E|| over a gap, which is in these residuals; the Rayleigh

@@ -53,7 +53,7 @@ def gaussians(operator: SymmetricOperator, seed: int, count: int) -> Tensor:
     return probe_block(operator, seed, range(_FIRST, _FIRST + count), "gaussian")
 
 
-def told_of(arithmetic: str) -> list[str]:
+def arithmetic_note(arithmetic: str) -> list[str]:
     """A line on the matrix that errors are of, unless that is the one in float64."""
     return [] if arithmetic == IN_FLOAT64 else [f"all errors are those of the matrix {arithmetic}"]
 
@@ -67,11 +67,11 @@ def bytes_in_float64(operator: SymmetricOperator, memory: int) -> int:
 
     Then none are made, and errors are told of the matrix as its products compute it.
     """
-    needed = WIDE_VECTORS * operator.dim * operator.dtype.itemsize + operator.wide_bytes
+    needed = WIDE_VECTORS * operator.dim * operator.dtype.itemsize + operator.float64_bytes
     return needed if memory >= 2 * needed and not operator.in_float64 else 0
 
 
-class WideProducts:
+class Float64Products:
     """Products in full precision of the matrix that an operator's products are meant to be of, counted with its own.
 
     Args:
@@ -141,7 +141,7 @@ def arithmetic(operator: SymmetricOperator, reason: str) -> str:
     return f"as computed in {str(operator.dtype).removeprefix('torch.')} ({reason})" if reason else IN_FLOAT64
 
 
-def hold_to_symmetry(operator: SymmetricOperator, seed: int) -> None:
+def check_symmetry(operator: SymmetricOperator, seed: int) -> None:
     """Refuse an operator whose second derivatives are wrong, by two products, in float64 where there are such.
 
     Raises:
@@ -149,7 +149,7 @@ def hold_to_symmetry(operator: SymmetricOperator, seed: int) -> None:
     """
     vectors = gaussians(operator, seed, 2)
     try:
-        WideProducts(operator)(vectors)
+        Float64Products(operator)(vectors)
     except NoFloat64Error:
         refuse_asymmetric(operator, vectors, finite_products(operator, vectors))
 
@@ -184,7 +184,7 @@ class Distance:
 def distance(operator: SymmetricOperator, seed: int) -> Distance:
     """How far an operator's products are from those in float64, by `COMBINATIONS` products of either kind.
 
-    Those in float64 are held to be of a symmetric matrix, see `hold_to_symmetry`. Of an operator that works in float64
+    Those in float64 are held to be of a symmetric matrix, see `check_symmetry`. Of an operator that works in float64
     there is nothing more to be measured: its products are those that all others are measured by.
 
     Args:
@@ -195,12 +195,12 @@ def distance(operator: SymmetricOperator, seed: int) -> Distance:
         InputError: a product isn't finite, or the products contradict one another.
     """
     if operator.in_float64:
-        hold_to_symmetry(operator, seed)
+        check_symmetry(operator, seed)
         return Distance()
     try:
-        wide = WideProducts(operator)
+        wide = Float64Products(operator)
     except NoFloat64Error as missing:
-        hold_to_symmetry(operator, seed)
+        check_symmetry(operator, seed)
         return Distance(reason=str(missing))
     norms, forms = np.zeros(COMBINATIONS), np.zeros(COMBINATIONS)
     for i in range(COMBINATIONS):  # one at a time, as a block of them may be large
@@ -234,7 +234,7 @@ class Columns:
         self._signs = probe(operator.dim, 0, 0).to(operator.device)
         third = self._signs.unsqueeze(1) / 3
         try:
-            wide = WideProducts(operator)
+            wide = Float64Products(operator)
             self._third, self.operator = wide(third).squeeze(1), wide.operator
         except NoFloat64Error as error:
             self._third, self.reason = finite_products(operator, third.to(operator.dtype)).squeeze(1), str(error)

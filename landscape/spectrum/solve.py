@@ -14,7 +14,7 @@ from landscape.spectrum.certificate import edges_for_the_rest
 from landscape.spectrum.ends import Edges, edges
 from landscape.spectrum.iteration import Iteration, Ritz
 from landscape.spectrum.refine import refined
-from landscape.spectrum.rounding import WideProducts, arithmetic
+from landscape.spectrum.rounding import Float64Products, arithmetic
 from landscape.spectrum.search import MISSED_AT_MOST, Chain, together
 from landscape.spectrum.verified import Float64Errors, Verified
 
@@ -42,14 +42,14 @@ class Solve(Iteration):
         """The wanted pairs, with errors as the products that were made show them, once nothing is missed."""
         found = True
         while found:
-            self.settle()
+            self.converge()
             verified = self.verified()
             found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
         return verified
 
-    def settle(self) -> None:
-        """See `Iteration.settle`; and measure how far the wanted pairs are from those in float64."""
-        super().settle()
+    def converge(self) -> None:
+        """See `Iteration.converge`; and measure how far the wanted pairs are from those in float64."""
+        super().converge()
         if not (self.operator.in_float64 or self._full):
             ritz = self.ritz_pairs()
             self.verification += self._errors.measure(self.basis, ritz.values, ritz.coordinates)
@@ -63,7 +63,7 @@ class Solve(Iteration):
         self.verification += self.products - before
         return certified
 
-    def refine(self, verified: Verified, wide: WideProducts, vectors: Tensor, products: Tensor) -> Verified:
+    def refine(self, verified: Verified, wide: Float64Products, vectors: Tensor, products: Tensor) -> Verified:
         """The pairs anew, from products in full precision: in the residuals is all that rounding did to the others."""
         pairs = refined(wide, vectors, products, self.goal.which)
         self.verification += 1
@@ -95,17 +95,17 @@ class Solve(Iteration):
         what it shows; see `landscape.spectrum.search.together`. Chains that show next to nothing are given up.
 
         Returns:
-            Whether to iterate on, as something was found; otherwise `missed` says how surely there is nothing.
+            Whether to iterate on, as something was found; otherwise `miss_probability` bounds the chance of more.
         """
         claims: list[float] = []
-        self.missed = 1.0
-        while not claims or (max(claims) < _HOPELESS and self.missed > MISSED_AT_MOST and not self.exhausted):
+        self.miss_probability = 1.0
+        while not claims or (max(claims) < _HOPELESS and self.miss_probability > MISSED_AT_MOST and not self.exhausted):
             claim = self.follow_chain(verified, claims)
             if claim is None:
-                self.missed = 1.0
+                self.miss_probability = 1.0
                 return True
             claims.append(claim)
-            self.missed = min(self.missed, together(claims))
+            self.miss_probability = min(self.miss_probability, together(claims))
         return False
 
     def follow_chain(self, verified: Verified, claims: Sequence[float]) -> float | None:
@@ -125,13 +125,13 @@ class Solve(Iteration):
         dense = self.basis.capacity * np.finfo(np.float64).eps * wanted.scale
         certain = verified.residuals + 2 * verified.rounding + dense
         margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
-        ritz, inner = self.held(wanted, edges(verified.values, margin, self.goal.which), verified.rounding)
-        aside = self.basis.remainders(ritz.coordinates)
+        ritz, inner = self.locked(wanted, edges(verified.values, margin, self.goal.which), verified.rounding)
+        aside = self.basis.residual_block(ritz.coordinates)
         self.basis.restart(ritz.values, ritz.coordinates, 0)
         chain, claim = Chain(self.operator.dim - len(ritz.values), inner), 1.0
         for chance in self.chances(verified, certain, chain, len(aside[0])):
             if chance is None:
-                self.basis.rejoin(*aside)
+                self.basis.append_residual_block(*aside)
                 return None
             claim = chance
             enough = claim <= max(claims) if claims else together([claim]) <= MISSED_AT_MOST
@@ -139,7 +139,7 @@ class Solve(Iteration):
                 break
         return claim
 
-    def held(self, wanted: Ritz, outer: Edges, rounding: float) -> tuple[Ritz, Edges]:
+    def locked(self, wanted: Ritz, outer: Edges, rounding: float) -> tuple[Ritz, Edges]:
         """The wanted Ritz pairs and some next to them, and the edges for a chain in the complement of all.
 
         A chain's chances fall the faster, the further what it sees is from the edges. A pair that is held isn't seen;
@@ -180,12 +180,12 @@ class Solve(Iteration):
             chain: with no step yet.
             spare: slots of the basis that it leaves, unless that has room for the whole space.
         """
-        pending = self.basis.inject()
+        pending = self.basis.append_random()
         if pending is None:
             yield 0.0
         whole = self.basis.capacity == self.operator.dim
         while pending is not None and (whole or self.basis.size + spare < self.basis.capacity):
-            step = self.basis.expand(pending, faint=True)
+            step = self.basis.expand(pending, follow_noise=True)
             self.verification += 1
             joint = self.ritz_pairs()
             self.tell("searching", joint, self.allowed(joint))

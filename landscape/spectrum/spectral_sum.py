@@ -8,10 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from landscape.reporting.display import Summarised
+from landscape.reporting.display import HasSummary
 from landscape.spectrum.estimate import Estimate
 from landscape.spectrum.full import FullSpectrum
-from landscape.spectrum.rounding import IN_FLOAT64, told_of
+from landscape.spectrum.rounding import IN_FLOAT64, arithmetic_note
 
 
 class SpectralFunction(ABC):
@@ -40,7 +40,7 @@ class SpectralFunction(ABC):
 
 
 @dataclass(frozen=True)
-class SpectralSum(Summarised, Estimate):
+class SpectralSum(HasSummary, Estimate):
     """tr f(A) with its 95 % interval: 1.96 standard errors over the probes, and the three errors that probes share.
 
     Attributes:
@@ -96,11 +96,11 @@ class SpectralSum(Summarised, Estimate):
                 f"{self.products} products; errors that the probes share: quadrature {self.quadrature_error:.1e}, "
                 f"outliers {self.deflation_error:.1e}, rounding {self.rounding:.1e}"
             )
-        return [Estimate.__str__(self), how, *told_of(self.arithmetic)]
+        return [Estimate.__str__(self), how, *arithmetic_note(self.arithmetic)]
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`."""
+        """See `HasSummary`."""
         return [*self.outcome, *self.remarks]
 
     @property

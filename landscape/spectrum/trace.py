@@ -32,7 +32,7 @@ from torch import Tensor
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.operator import SymmetricOperator, as_exact_operator
-from landscape.reporting.display import Summarised
+from landscape.reporting.display import HasSummary
 from landscape.reporting.progress import Progress
 from landscape.spectrum.deflation import Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs
@@ -40,7 +40,15 @@ from landscape.spectrum.estimate import FEWEST_PROBES, Estimate, Sampling, inter
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.probes import check_goal, probe_block
 from landscape.spectrum.products import block_size, finite_products, measured_rounding
-from landscape.spectrum.rounding import COMBINATIONS, IN_FLOAT64, Columns, Distance, arithmetic, distance, told_of
+from landscape.spectrum.rounding import (
+    COMBINATIONS,
+    IN_FLOAT64,
+    Columns,
+    Distance,
+    arithmetic,
+    arithmetic_note,
+    distance,
+)
 from landscape.spectrum.subspace import Subspace
 
 # Measured over 1,000 seeds on spectra with one outlier, with ten, decaying as 1/k, and on trained transformers: with 5
@@ -53,7 +61,7 @@ _PROBES_AT_A_TIME = 16
 
 
 @dataclass(frozen=True)
-class TraceEstimate(Summarised):
+class TraceEstimate(HasSummary):
     """Trace and Frobenius norm, in the units of the operator.
 
     Attributes:
@@ -94,7 +102,7 @@ class TraceEstimate(Summarised):
     arithmetic: str = IN_FLOAT64
 
     @property
-    def drowned(self) -> bool:
+    def rounding_limited(self) -> bool:
         """Whether the goal is within rounding, or the samples are one number: no number of probes helps."""
         return self.agree or (self.tol is not None and self.rounding > self.tol * abs(self.trace.value))
 
@@ -104,11 +112,11 @@ class TraceEstimate(Summarised):
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
-        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *told_of(self.arithmetic)]
+        return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *arithmetic_note(self.arithmetic)]
 
     @property
     def summary(self) -> list[str]:
-        """See `Summarised`."""
+        """See `HasSummary`."""
         return [*self.outcome, *self.remarks]
 
     @property
@@ -122,7 +130,7 @@ class TraceEstimate(Summarised):
             )
         if not self.converged:
             remedy = "allow more products, or accept a larger tolerance"
-            if self.drowned:
+            if self.rounding_limited:
                 remedy = "all of it rounding, which more products don't lessen; float64 does"
             remarks.append(
                 f"the trace's 95 % interval is +-{self.trace.half_width:.2g} after {self.products} products, wider "
@@ -242,11 +250,11 @@ class _Estimation(Sampling[TraceEstimate]):
         if known is not None:
             pairs = Deflation.of_known(self.operator, known, min(deflation, len(known.eigenvalues)), self.seed)
         krylov = KrylovBasis(self.operator, deflation + 1, self.seed)
-        krylov.hold(pairs.values, pairs.vectors)
-        pending = krylov.inject() if krylov.expanded < deflation else None
+        krylov.lock(pairs.values, pairs.vectors)
+        pending = krylov.append_random() if krylov.expanded < deflation else None
         while pending is not None and krylov.expanded < deflation:
             following = krylov.expand(pending).pending
-            pending = krylov.inject() if following is None else following
+            pending = krylov.append_random() if following is None else following
             self.tell("deflating", deflation - len(pairs.values) + self.goal.probes)
         return Subspace(krylov, pairs)
 
@@ -272,7 +280,7 @@ class _Estimation(Sampling[TraceEstimate]):
 
     def exact_instead(self, found: TraceEstimate, more: int) -> TraceEstimate | None:
         """See `Sampling.exact_instead`."""
-        return self.exact() if self.operator.dim < more and not found.drowned else None
+        return self.exact() if self.operator.dim < more and not found.rounding_limited else None
 
     def converged(self, found: TraceEstimate) -> bool:
         """See `Sampling.converged`."""
@@ -280,7 +288,7 @@ class _Estimation(Sampling[TraceEstimate]):
 
     def hopeless(self, found: TraceEstimate) -> bool:
         """See `Sampling.hopeless`."""
-        return found.drowned
+        return found.rounding_limited
 
     def exact(self) -> TraceEstimate:
         """Trace and norm from the product with every unit vector; what was made before is let go."""

@@ -22,7 +22,7 @@ from landscape.spectrum.rounding import (
     COMBINATIONS,
     IN_FLOAT64,
     MISJUDGED,
-    WideProducts,
+    Float64Products,
     arithmetic,
     gaussians,
     spectral_bound,
@@ -60,7 +60,7 @@ class Float64Errors:
 
     def __init__(self, operator: SymmetricOperator, k: int, seed: int, memory: int | None) -> None:
         self._operator, self._k, self._seed, self._memory = operator, k, seed, memory
-        self._wide: WideProducts | None = None
+        self._wide: Float64Products | None = None
         self._reason = ""  # why there are no products in float64
         self._off = np.zeros(0)  # of each combination of wanted vectors, by how much its product is off
         self._scales = np.zeros(0)  # (k,) what the vectors were divided by in the combinations
@@ -88,7 +88,7 @@ class Float64Errors:
         """
         before = self._operator.products
         try:
-            self._wide = self._wide or WideProducts(self._operator, self._memory)
+            self._wide = self._wide or Float64Products(self._operator, self._memory)
         except NoFloat64Error as error:
             self._reason = str(error)
             return 0
@@ -99,7 +99,7 @@ class Float64Errors:
         return self._operator.products - before
 
     def _combined(
-        self, wide: WideProducts, basis: KrylovBasis, sizes: np.ndarray, coordinates: np.ndarray
+        self, wide: Float64Products, basis: KrylovBasis, sizes: np.ndarray, coordinates: np.ndarray
     ) -> np.ndarray:
         """(m,) what the products with the combinations of `measure` are off by."""
         self._scales = np.maximum(sizes, _SMALLEST * sizes.max()) if sizes.any() else np.ones(self._k)
@@ -146,7 +146,7 @@ class Float64Errors:
         return Verified(verified.values, intervals, residuals, converged, verified.vectors, rounding, MISJUDGED)
 
     def _multiplied(
-        self, verified: Verified, estimated: np.ndarray, tol: float, which: Which, wide: WideProducts
+        self, verified: Verified, estimated: np.ndarray, tol: float, which: Which, wide: Float64Products
     ) -> Verified:
         """The pairs with their vectors' Rayleigh quotients and residuals in float64, by a product each.
 
@@ -166,7 +166,7 @@ class Float64Errors:
         return Verified(values, intervals, residuals, converged, vectors, max(verified.rounding, float(beyond.max())))
 
 
-def _rayleigh(wide: WideProducts, vector: Tensor) -> tuple[float, float]:
+def _rayleigh(wide: Float64Products, vector: Tensor) -> tuple[float, float]:
     """The Rayleigh quotient of a vector (n,) float64 of any length, and the norm of what remains, by its length."""
     product, square = wide(vector.unsqueeze(1)).squeeze(1), float(vector @ vector)
     quotient = float(vector @ product) / square

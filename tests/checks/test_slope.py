@@ -16,7 +16,7 @@ from torch.nn import functional
 import landscape
 from landscape import Loss, Problem
 from landscape.checks.products import check_products
-from landscape.checks.slope import check_slopes, told_of_slopes
+from landscape.checks.slope import check_slopes, slope_notes
 
 X = torch.randn(32, 10, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 3, (32,), generator=torch.Generator().manual_seed(1))
@@ -153,7 +153,7 @@ def pose(make, seed, inputs=X, **more):
 @pytest.mark.parametrize("name", DISAGREE)
 def test_gradients_that_are_no_derivatives_are_told(name):
     for seed in range(2):
-        (told,) = told_of_slopes(pose(DISAGREE[name], seed))
+        (told,) = slope_notes(pose(DISAGREE[name], seed))
         assert "THE GRADIENT ISN'T THE DERIVATIVE OF THE LOSS" in told
         assert "\n" not in told
 
@@ -164,7 +164,7 @@ def test_honest_gradients_are_not_told(name):
     sparse[:, 4:], sparse[:3] = 0, 0
     for seed in range(4):
         for inputs in (X, sparse):
-            assert told_of_slopes(pose(HONEST[name], seed, inputs)) == ()
+            assert slope_notes(pose(HONEST[name], seed, inputs)) == ()
 
 
 def test_a_slope_in_closed_form():
@@ -195,7 +195,7 @@ def test_a_slope_in_closed_form():
 
 def test_a_loss_without_a_gradient_is_left_to_others():
     problem = Problem(nn.Linear(10, 3), lambda output, y: output.detach().square().sum(1), [(X, Y)])
-    assert told_of_slopes(problem) == ()
+    assert slope_notes(problem) == ()
 
 
 def test_the_self_check_holds_the_slope_along_the_gradient_to_its_norm():

@@ -82,7 +82,7 @@ def test_from_another_directory_as_a_module(tmp_path):
     assert content["record"] == "looped.landscape.h5", "the name where none is given"
     (row,) = content["rows"]
     assert row["checkpoint"]["step"] == 4000
-    assert row["shortfalls"] == []
+    assert row["unmet_goals"] == []
     stored = numbers(tmp_path / "looped.landscape.h5")
     assert row["eigenpairs"]["eigenvalues"] == stored["eigenvalues"][0]
     assert row["eigenpairs"]["residuals"] == stored["residuals"][0]
@@ -452,7 +452,7 @@ def test_what_did_not_converge_is_said_everywhere(command, tiny):
     assert again.status == 3, "and when it is shown again"
     (row,) = json.loads(again.out)["rows"]
     assert row["eigenpairs"]["converged"] == converged[0]
-    assert len(row["shortfalls"]) == 1
+    assert len(row["unmet_goals"]) == 1
 
 
 SWEEP = [f"{number:02}.pt" for number in range(12)]

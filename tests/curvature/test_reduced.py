@@ -17,7 +17,7 @@ from landscape.operator import SymmetricOperator
 from landscape.record import open_record
 from landscape.spectrum.ends import select
 from landscape.spectrum.refine import refined
-from landscape.spectrum.rounding import WideProducts
+from landscape.spectrum.rounding import Float64Products
 from tests.conftest import ROOT
 from tests.support.oracles import symmetric
 
@@ -74,7 +74,7 @@ def test_full_precision_is_that_of_the_hessian_through_whatever_wraps_it():
         assert not torch.allclose((one @ vector.float()).double(), other @ vector)
         assert (one.eps, other.eps) == (2**-7, 2**-52)
     before = reduced.products
-    WideProducts(reduced)(torch.randn(problem.layout.dim, 3))
+    Float64Products(reduced)(torch.randn(problem.layout.dim, 3))
     assert reduced.products == before + 3, "products in full precision are counted like others"
 
 
@@ -136,7 +136,7 @@ def test_pairs_of_rough_vectors_are_off_by_the_square_of_these(which, off):
     order = select(values, 4, which)
     rough = vectors[:, order] + off * np.random.default_rng(0).standard_normal((40, 4)) / 40**0.5
     basis = torch.as_tensor(np.linalg.qr(rough)[0])
-    found = refined(WideProducts(MatrixOperator(matrix)), basis, matrix @ basis, which)
+    found = refined(Float64Products(MatrixOperator(matrix)), basis, matrix @ basis, which)
     exact = values[order]
     radius = found.intervals[:, 1] - found.values
     assert (abs(found.values - exact) <= radius).all()
@@ -198,7 +198,7 @@ def test_vectors_have_the_memory_that_an_exact_product_leaves():
 
 @pytest.mark.parametrize("kind", [ReducedHessian, DifferenceHessian])
 def test_that_nothing_is_compiled_is_said_where_it_was_asked_for(kind):
-    told = {asked: str(kind(network().to(compiling=asked)).route) for asked in ("auto", "on")}
+    told = {asked: str(kind(network().to(compile_products=asked)).route) for asked in ("auto", "on")}
     assert "of this matrix nothing is compiled" in told["on"]
     assert "compiled" not in told["auto"]
 

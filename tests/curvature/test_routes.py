@@ -69,7 +69,7 @@ def test_a_compiled_program_gives_what_autograd_does_kept_or_made_anew():
     problem = classes(nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)))
     expected = dense(Hessian(problem, route="cached"))
     problem = problem.to(dtype=torch.float32)
-    compiled, made_anew = Hessian(problem, compiling="on"), Hessian(problem, 0, compiling="on")
+    compiled, made_anew = Hessian(problem, compile_products="on"), Hessian(problem, 0, compile_products="on")
     assert (compiled.route.name, made_anew.route.name) == ("compiled", "recompiled")
     assert not compiled.route.note
     assert not made_anew.route.note
@@ -156,7 +156,7 @@ def test_what_has_no_program_is_differentiated_by_autograd_and_says_why(model):
     assert hessian.route.name == "cached"
     assert "no program of the product" in str(hessian.route)
     assert torch.equal(dense(hessian), dense(Hessian(problem, route="cached")))
-    rebuilt = Hessian(problem, 0, compiling="on")
+    rebuilt = Hessian(problem, 0, compile_products="on")
     assert rebuilt.route.name == "rebuilt"
     assert rebuilt.route.note
 
@@ -287,7 +287,7 @@ def test_routes_that_there_are_not_are_refused():
         Hessian(problem, route="fast")
     with pytest.raises(InputError, match="no route 'linearised'; there are cached, rebuilt"):
         MonteCarloFisher(problem, route="linearised")
-    assert "nothing is compiled" in GaussNewton(problem.to(compiling="on")).route.note
+    assert "nothing is compiled" in GaussNewton(problem.to(compile_products="on")).route.note
 
 
 def test_a_failure_is_not_repeated_at_every_point(monkeypatch):
@@ -323,7 +323,7 @@ def test_a_compiler_that_fails_is_told_of(monkeypatch):
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch._inductor, "compile", compile)
-    route = Hessian(classes(nn.Linear(4, 3)), compiling="on").route
+    route = Hessian(classes(nn.Linear(4, 3)), compile_products="on").route
     assert route.name == "cached"
     assert "No working C++ compiler found" in str(route)
 
@@ -366,7 +366,7 @@ CONVOLUTIONS = Work(LARGE.flops, LARGE.flops, LARGE.bytes, 192)
 
 
 @pytest.mark.parametrize(
-    ("work", "kept", "products", "compiling", "expected"),
+    ("work", "kept", "products", "compile_products", "expected"),
     [
         (GPT, True, 60, "auto", "cached"),
         (GPT, True, 10_000, "off", "linearised"),
@@ -383,16 +383,16 @@ CONVOLUTIONS = Work(LARGE.flops, LARGE.flops, LARGE.bytes, 192)
         (CONVOLUTIONS, False, 10_000, "auto", "rebuilt"),
     ],
 )
-def test_the_cheapest_route_within_the_memory_is_taken(work, kept, products, compiling, expected):
+def test_the_cheapest_route_within_the_memory_is_taken(work, kept, products, compile_products, expected):
     autograd = Route("cached" if kept else "rebuilt", 1, 1 if kept else 0)
-    assert cheapest(work, autograd, products, compiling, CPU) == replace(autograd, name=expected)
+    assert cheapest(work, autograd, products, compile_products, CPU) == replace(autograd, name=expected)
 
 
 def test_little_work_is_done_by_autograd_without_counting_it(monkeypatch):
     problem = classes(nn.Linear(4, 3))
     monkeypatch.setattr(Counting, "__enter__", lambda _: pytest.fail("was counted"))
     assert Hessian(problem).route.name == "cached"
-    assert Hessian(problem, 0, compiling="off").route.name == "rebuilt"
+    assert Hessian(problem, 0, compile_products="off").route.name == "rebuilt"
 
 
 def test_work_is_counted_as_it_is():

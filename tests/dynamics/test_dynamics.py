@@ -147,7 +147,7 @@ FAMILIES = {
 }
 
 
-def settled(make, eigenvalue, steps=4000):
+def resolved(make, eigenvalue, steps=4000):
     """A quadratic lambda x^2 / 2 from x = 1: |x| at the end, by an optimiser itself, in float64."""
     x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = make([x])
@@ -177,7 +177,7 @@ def test_sgd_converges_just_below_the_threshold_and_diverges_just_above(name, mo
     for ratio in (0.98, 1.02):
         eigenvalue = ratio * (found.threshold + decay) - decay
         assert found.ratio(eigenvalue) == pytest.approx(ratio, rel=1e-14)
-        end = settled(make, eigenvalue)
+        end = resolved(make, eigenvalue)
         assert end < 1e-6 if ratio < 1 else end > 1e6
     assert found.ratio(-decay) == 0
 

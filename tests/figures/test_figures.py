@@ -23,8 +23,8 @@ from landscape.cli.probe import main as probe
 from landscape.figures import (
     FONT_SIZES,
     PAGES,
-    Look,
-    Shown,
+    FigureStyle,
+    RecordView,
     available,
     draw,
     draw_density,
@@ -72,7 +72,7 @@ def axes_of(figure: Figure | None = None, **more: object):
 )
 def test_every_figure_is_drawn(shown, name, style, count):
     with styled(style):
-        figure = draw(name, shown[:count], Look(style))
+        figure = draw(name, shown[:count], FigureStyle(style))
         figure.canvas.draw()
     panels = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
     assert all(axes.get_xlabel() or axes.get_shared_x_axes() for axes in panels)
@@ -84,7 +84,7 @@ def test_every_figure_is_drawn(shown, name, style, count):
 @pytest.mark.parametrize("scale", ["log", "linear"])
 def test_planes_of_every_kind(shown, kind, scale):
     with styled("paper"):
-        figure = draw("slices-2d", shown, Look(kind=kind, scale=scale, width=5.0))
+        figure = draw("slices-2d", shown, FigureStyle(kind=kind, scale=scale, width=5.0))
         figure.canvas.draw()
     assert figure.get_figwidth() == 5
 
@@ -237,7 +237,7 @@ def test_a_step_is_picked_and_one_that_is_not_there_is_refused(shown):
     assert int(record.row("slices_2d", 5).step) == 5
     assert int(record.row("slices_2d").step) == 10
     with pytest.raises(InputError, match="no slices_2d of step 7; there are 5, 10"):
-        draw("slices-2d", shown[:1], Look(step=7))
+        draw("slices-2d", shown[:1], FigureStyle(step=7))
 
 
 def test_what_is_not_finite_is_a_gap(shown):
@@ -294,7 +294,7 @@ def test_every_figure_of_a_record_becomes_a_file(plot, records):
 
 @pytest.mark.parametrize("form", ["pdf", "svg", "png"])
 def test_a_file_knows_its_source_and_is_the_same_twice(plot, records, tmp_path, form):
-    fingerprint = Shown.read(records[0]).identity["fingerprint"]
+    fingerprint = RecordView.read(records[0]).identity["fingerprint"]
     assert len(fingerprint) == 64
     contents = []
     for folder in ("a", "b"):
@@ -389,7 +389,7 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     asked = [str(folder / "first-05.pt"), "--problem", f"{folder / 'problem.py'}:classes", "-o", str(record)]
     assert probe([*asked, "--hessian", "-k", "2"]) == 0
     assert probe([*asked, "--eigenpairs", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
-    other = Shown.read(record, matrix="fisher-empirical")
+    other = RecordView.read(record, matrix="fisher-empirical")
     assert other.label == "point (fisher-empirical)"
     assert set(other.groups) == {"eigenpairs", "loss"}
     with h5py.File(record) as stored:
@@ -444,13 +444,13 @@ def test_the_last_row_is_that_of_the_last_step(records, tmp_path, monkeypatch):
     out = str(tmp_path / "order.h5")
     assert probe(["first-05.pt", "-o", out]) == 0
     assert probe(["first-01.pt", "-o", out, "--append"]) == 0
-    record = Shown.read(out)
+    record = RecordView.read(out)
     assert [int(record.row("loss").step), int(record.row("loss", 1).step)] == [5, 1]
 
 
 def test_a_page_of_a_step_is_headed_by_that_step(shown):
     with styled("paper"):
-        figure = draw("summary", shown[:1], Look(step=5))
+        figure = draw("summary", shown[:1], FigureStyle(step=5))
     assert "step 5," in figure.subfigs[0].texts[0].get_text()
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from landscape import InputError
-from landscape.figures import FONT_SIZES, PAGES, WIDTHS, Look, Shown, draw, styled
+from landscape.figures import FONT_SIZES, PAGES, WIDTHS, FigureStyle, RecordView, draw, styled
 
 SMALLEST = 6.0  # points, of the style of papers
 SLACK = 1.0  # pixels of 1/100 inch: an extent is that of the font's letters, and has such a margin itself
@@ -80,7 +80,7 @@ def faults(figure: Figure, patch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def full(record: Shown) -> Shown:
+def full(record: RecordView) -> RecordView:
     """A record with as many directions as are drawn of a large model."""
     groups = {name: group.isel(direction=np.arange(5) % group.sizes["direction"])
               for name, group in record.groups.items() if name in ("slices_1d", "valley", "hops")}  # fmt: skip
@@ -91,7 +91,7 @@ def full(record: Shown) -> Shown:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(("name", "kind"), LOOKS)
 def test_every_text_can_be_read(shown, monkeypatch, name, kind, width, count):
-    look, records = Look(width=WIDTHS[width], kind=kind), [full(record) for record in shown[:count]]
+    look, records = FigureStyle(width=WIDTHS[width], kind=kind), [full(record) for record in shown[:count]]
     with styled("paper"):
         if (name, width) in LEFT_OUT:
             with pytest.raises(InputError, match=f"{name} can't be read .*: give --width text"):

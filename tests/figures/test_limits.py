@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Annotation, Text
 
-from landscape.figures import PAGES, Look, Shown, draw, draw_learning, draw_line, styled
+from landscape.figures import PAGES, FigureStyle, RecordView, draw, draw_learning, draw_line, styled
 from landscape.figures.limits import may_leave, reach, span
 
 # How a figure says that something of its own left the axes.
@@ -28,8 +28,8 @@ SAYS["summary"] = [*SAYS["slices-1d"], *SAYS["slices-2d"]]
 # What is no measurement but says where one was made.
 PLACES = {"run_step", "position", "first", "second", "norm", "eps", "delta", "profile_position", "window_start",
           "window_end"}  # fmt: skip
-LOOKS = [(name, Look()) for name in PAGES] + [
-    ("slices-2d", Look(kind="contour", scale="linear")), ("slices-2d", Look(kind="surface")),
+LOOKS = [(name, FigureStyle()) for name in PAGES] + [
+    ("slices-2d", FigureStyle(kind="contour", scale="linear")), ("slices-2d", FigureStyle(kind="surface")),
 ]  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def outside(axes: Axes) -> list[Artist]:
     return found
 
 
-def worn(record: Shown) -> Shown:
+def worn(record: RecordView) -> RecordView:
     """A record of a run that failed in part: nothing converged, one checkpoint is NaN, and single numbers of others."""
     groups = {}
     for name, group in record.groups.items():

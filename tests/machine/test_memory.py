@@ -120,7 +120,7 @@ def test_a_small_basis_finds_the_same_pairs():
 
 
 def test_every_basis_is_held_to_what_the_operator_leaves():
-    problem = wide().to(memory=2 * OVERHEAD + 10 * 48003 * 4, compiling="off")
+    problem = wide().to(memory=2 * OVERHEAD + 10 * 48003 * 4, compile_products="off")
     hessian = problem.hessian()
     assert hessian.memory == problem.memory - hessian.peak_bytes
     for kept in (2 * hessian + hessian, hessian.shifted(1.0), Preconditioned(hessian, np.ones(hessian.dim))):
@@ -152,15 +152,15 @@ def test_a_solve_keeps_to_its_memory_and_foresees_it(allowed, tmp_path):
 
 
 def test_memory_of_a_problem_that_is_loaded():
-    problem = load_problem(ROOT / "data/looped.pt", project=ROOT, memory="1GB", compiling="off")
-    assert (problem.memory, problem.compiling) == (10**9, "off")
+    problem = load_problem(ROOT / "data/looped.pt", project=ROOT, memory="1GB", compile_products="off")
+    assert (problem.memory, problem.compile_products) == (10**9, "off")
     assert problem.at(problem.vector).memory == 10**9
 
 
 def test_a_solve_that_tells_nothing_on_its_way_is_measured_too(tiny):
     """Of one parameter, certified: the basis spans the space after one product."""
     result = probe(
-        ["a.pt"], [TopEigenpairs(1, tol_value=0.1)], "one.h5", source=Source(params="2.bias", compiling="off")
+        ["a.pt"], [TopEigenpairs(1, tol_value=0.1)], "one.h5", source=Source(params="2.bias", compile_products="off")
     )
     told = json.loads(str(result.rows[0].data["eigenpairs"].provenance.values))
     assert told["memory_foreseen"] is not None or sys.platform != "linux"

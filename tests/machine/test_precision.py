@@ -20,7 +20,7 @@ from landscape.spectrum.rounding import (
     COMBINATIONS,
     IN_FLOAT64,
     MISJUDGED,
-    WideProducts,
+    Float64Products,
     distance,
     frobenius_bound,
     spectral_bound,
@@ -206,7 +206,7 @@ def test_where_there_are_no_products_in_float64_the_words_claim_less(model, reas
         nn.Sequential(nn.Linear(5, 5), nn.Tanh(), model(5, 3)), nn.CrossEntropyLoss(), [(x, y)]
     ).hessian()
     with pytest.raises(NoFloat64Error, match=reason):
-        WideProducts(operator)
+        Float64Products(operator)
     pairs = landscape.top_eigenpairs(operator, 4)
     trace, spectrum = landscape.estimate_trace(operator, probes=5, deflation=3), landscape.full_spectrum(operator)
     density = landscape.spectral_density(operator, probes=2, steps=5, k=2)

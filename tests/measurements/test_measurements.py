@@ -456,10 +456,10 @@ def test_a_direction_that_changes_before_it_is_used_is_refused(tiny):
     ):
         np.save("mine.npy", np.ones(13))
         tiny.save("d.pt", 8)
-        settled = Slices1D((name,), 3, 1.0).settle(problem, 1)
+        resolved = Slices1D((name,), 3, 1.0).resolve(problem, 1)
         change()
         with pytest.raises(InputError, match="changed while it was in use"):
-            settled.measure(problem, lambda *_: None, History())
+            resolved.measure(problem, lambda *_: None, History())
 
 
 def test_an_eigenvector_that_does_not_converge_says_so(command, tiny, monkeypatch):

@@ -124,4 +124,4 @@ def test_samples_that_belong_together_are_not_parted():
 def test_processes_do_not_decide_by_themselves():
     posed = Problem(nn.Linear(3, 2), nn.CrossEntropyLoss(), [(torch.randn(8, 3), torch.tensor([0, 1] * 4))])
     with pytest.raises(InputError, match=r"memory ran out .why.: give a --batch-size below 8"):
-        with_less(posed.split_over(Processes(0, 2)), "why")
+        with_less(posed.distributed_over(Processes(0, 2)), "why")

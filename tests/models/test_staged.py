@@ -18,7 +18,7 @@ from models.journal import JOURNAL, read_journal
 from models.settings import SwitchSettings, TrainingSettings, newest_checkpoint
 from models.stages import Stage, stage_at
 from models.switching import Watch
-from models.training import Run, train
+from models.training import TrainingRun, train
 from tests.models.test_train import assert_same_run
 
 SWITCH = SwitchSettings("epoch", latest=2, subset=8)
@@ -67,7 +67,7 @@ class TestSwitch:
         """The same weights, evaluated with one pass and with three."""
         train(STAGED, tmp_path)
         checkpoint = read_checkpoint(tmp_path / "step-000004.pt")
-        run = Run.begin(STAGED)
+        run = TrainingRun.begin(STAGED)
         run.model.load_state_dict(checkpoint.state)
         for loops, prefix in ((1, ""), (3, "switched_")):
             run.model.loops = loops
@@ -93,7 +93,7 @@ class TestSwitch:
 
     def test_the_loss_is_the_epoch_s_mean_and_the_norm_that_of_the_subset(self) -> None:
         settings = replace(STAGED, switch=SwitchSettings(subset=8))
-        run = Run.begin(settings)
+        run = TrainingRun.begin(settings)
         losses = []
         for _ in range(2):
             inputs, targets = run._draw(4, (run.step,))
@@ -105,7 +105,7 @@ class TestSwitch:
 
     def test_moments_are_kept_or_dropped(self) -> None:
         kept, dropped = (
-            Run.begin(replace(STAGED, switch=replace(SWITCH, keep_moments=keep))) for keep in (True, False)
+            TrainingRun.begin(replace(STAGED, switch=replace(SWITCH, keep_moments=keep))) for keep in (True, False)
         )
         for run in (kept, dropped):
             for _ in range(4):
@@ -116,10 +116,10 @@ class TestSwitch:
 
     def test_no_switch_without_passes_to_switch_to(self) -> None:
         with pytest.raises(InputError, match="single has one pass"):
-            Run.begin(replace(STAGED, model="single"))
+            TrainingRun.begin(replace(STAGED, model="single"))
 
     def test_the_journal_counts_epochs_whatever_the_criterion(self) -> None:
-        run = Run.begin(STAGED)
+        run = TrainingRun.begin(STAGED)
         for _ in range(6):
             run.advance()
         assert [entry["epoch"] for entry in run.journal] == [1, 2, 3]
@@ -132,7 +132,7 @@ class TestSwitch:
     @pytest.mark.parametrize("criterion", ["loss", "gradient", "curvature", "shift"])
     def test_every_criterion_is_told_what_it_watches(self, criterion: str) -> None:
         settings = replace(STAGED, switch=SwitchSettings(criterion, latest=3, subset=8))
-        run = Run.begin(settings)
+        run = TrainingRun.begin(settings)
         for _ in range(8):
             run.advance()
         assert [entry["switched"] for entry in run.journal] == [None, None, 3, 3]
@@ -140,7 +140,7 @@ class TestSwitch:
         assert all(math.isfinite(run.journal[2][name]) for name in watched[criterion])
 
     def test_curvature_is_the_hessian_s_top_eigenvalue(self) -> None:
-        run = Run.begin(replace(STAGED, switch=SwitchSettings("curvature", subset=8)))
+        run = TrainingRun.begin(replace(STAGED, switch=SwitchSettings("curvature", subset=8)))
         data = run._draw(8, (0, 1))
         watch = Watch(SwitchSettings("curvature"), lambda: data)
         hessian = landscape.full_spectrum(landscape.Problem(run.model, nn.CrossEntropyLoss(), [data]).hessian())
@@ -202,7 +202,7 @@ class TestContinuing:
 class TestCost:
     def test_a_step_of_single_attention(self) -> None:
         """Three times the forward products: 4 projections, the head, and scores and mixtures of all pairs of places."""
-        run = Run.begin(TrainingSettings("single", epochs=1, steps_per_epoch=1))
+        run = TrainingRun.begin(TrainingSettings("single", epochs=1, steps_per_epoch=1))
         run.advance()
         tokens, length = 64 * 32, 32
         forward = 2 * tokens * (4 * 16 * 16 + 16 * 6) + 2 * 2 * tokens * length * 16
@@ -211,7 +211,7 @@ class TestCost:
     def test_three_passes_cost_three_layers(self) -> None:
         costs = []
         for loops in (1, 2, 3):
-            run = Run.begin(TrainingSettings("looped", epochs=1, steps_per_epoch=1, loops=loops))
+            run = TrainingRun.begin(TrainingSettings("looped", epochs=1, steps_per_epoch=1, loops=loops))
             run.advance()
             costs.append(run.journal[0]["flops"])
         assert costs[2] - costs[1] == costs[1] - costs[0] == 3 * (2 * 64 * 32 * 1024 + 4 * 64 * 32 * 32 * 16)

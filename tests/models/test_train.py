@@ -24,7 +24,7 @@ from models import train as train_command
 from models.problems import markov
 from models.settings import TrainingSettings, checkpoint_path, claim, newest_checkpoint
 from models.tasks import TASKS, score_model
-from models.training import Run, sizes_of, train
+from models.training import TrainingRun, sizes_of, train
 from tests.conftest import ROOT
 
 TINY = TrainingSettings("looped", epochs=3, steps_per_epoch=4, batch=8)
@@ -61,14 +61,14 @@ class TestSchedule:
 
     def test_the_rate_rises_falls_and_stays_where_neither_is_asked_for(self) -> None:
         settings = replace(TINY, warmup=3, cooldown=4, learning_rate=1.0)
-        run = Run.begin(settings)
+        run = TrainingRun.begin(settings)
         rates = []
         for step in range(13):  # one beyond the end, as who goes on from a checkpoint would
             run.step = step
             run._enter(run.stage)
             rates.append(run.optimizer.param_groups[0]["lr"])
         assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-        assert {group["lr"] for group in Run.begin(TINY).optimizer.param_groups} == {TINY.learning_rate}
+        assert {group["lr"] for group in TrainingRun.begin(TINY).optimizer.param_groups} == {TINY.learning_rate}
 
     def test_a_run_from_before_a_setting_existed_goes_on(self, tmp_path: Path) -> None:
         claim(tmp_path, TINY, {})
@@ -136,7 +136,7 @@ class TestRun:
 
     def test_first_step_is_adam_s(self) -> None:
         """Adam's first step moves every weight by learning_rate * g / (|g| + 1e-8), whatever its betas."""
-        run = Run.begin(TINY)
+        run = TrainingRun.begin(TINY)
         inputs, targets = run.task.batch(8, np.random.SeedSequence(0, spawn_key=(0,)))
         before = [parameter.detach().clone() for parameter in run.model.parameters()]
         loss = nn.functional.cross_entropy(run.model(inputs), targets)
@@ -152,12 +152,12 @@ class TestRun:
         assert metrics["evaluation_accuracy_simple"] > 0.8
 
     def test_single_and_looped_are_paired(self) -> None:
-        single, looped = (Run.begin(TrainingSettings(model, seed=3)) for model in ("single", "looped"))
+        single, looped = (TrainingRun.begin(TrainingSettings(model, seed=3)) for model in ("single", "looped"))
         pairs = zip(single.model.state_dict().values(), looped.model.state_dict().values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 
     def test_seed_changes_weights_and_data(self) -> None:
-        first, second = (Run.begin(TrainingSettings("single", seed=seed)) for seed in (0, 1))
+        first, second = (TrainingRun.begin(TrainingSettings("single", seed=seed)) for seed in (0, 1))
         assert not torch.equal(first.model.head.weight, second.model.head.weight)
         inputs = [TASKS["markov"].batch(8, np.random.SeedSequence(seed, spawn_key=(0,)))[0] for seed in (0, 1)]
         assert not torch.equal(*inputs)
@@ -166,7 +166,7 @@ class TestRun:
         torch.manual_seed(11)
         expected = torch.rand(3)
         torch.manual_seed(11)
-        Run.begin(TINY)
+        TrainingRun.begin(TINY)
         assert torch.equal(torch.rand(3), expected)
 
 
@@ -309,7 +309,7 @@ class TestTasks:
         checkpoint = read_checkpoint(last)
         assert all(math.isfinite(value) for value in checkpoint.metrics.values())
         problem = landscape.load_problem(last)
-        run = Run.begin(settings)
+        run = TrainingRun.begin(settings)
         run.model.load_state_dict(checkpoint.state)
         ((inputs, targets),) = problem.batches
         with torch.no_grad():

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from landscape import InputError, Problem
-from landscape.checks.slope import told_of_slopes
+from landscape.checks.slope import slope_notes
 from landscape.curvature.gauss_newton import GaussNewton
 
 X = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -354,9 +354,9 @@ def test_a_buffer_that_is_read_by_another_name_is_told():
 def test_what_is_detached_inside_the_model_is_told_as_a_gradient_that_is_no_derivative():
     model = network()
     loss = lambda out, t: ce(out, t) + l2(p.detach() for p in model.parameters())  # noqa: E731
-    (told,) = told_of_slopes(Problem(model, loss, [BATCH]))
+    (told,) = slope_notes(Problem(model, loss, [BATCH]))
     assert "ISN'T THE DERIVATIVE" in told
-    assert told_of_slopes(closure_in_pair_form().pose()) == ()
+    assert slope_notes(closure_in_pair_form().pose()) == ()
 
 
 def test_a_loss_that_reads_the_parameters_has_no_gauss_newton():

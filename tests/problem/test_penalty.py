@@ -116,7 +116,7 @@ def test_processes_count_it_once(size, monkeypatch):
     """With nothing exchanged, what is added up of n processes has the penalty n times, as each adds it to the total."""
     monkeypatch.setattr(Processes, "total", lambda self, part: part)
     plain, penalised = pairs([7, 13])
-    split = [penalised.split_over(Processes(rank, size)) for rank in range(size)]
+    split = [penalised.distributed_over(Processes(rank, size)) for rank in range(size)]
     identity = torch.eye(plain.layout.dim, dtype=torch.float64)
     for kind in (Hessian, GaussNewton):
         added = sum(dense(kind(each)) for each in split) - dense(kind(plain))
@@ -133,7 +133,7 @@ def test_parts_of_the_data_and_of_the_parameters():
     added = W / 2 * float(plain.vector @ plain.vector)
     parts = [(plain.halves()[i], penalised.halves()[i]) for i in range(2)]
     parts += [(plain.sampled(5), penalised.sampled(5)), (plain.micro_batched(3), penalised.micro_batched(3))]
-    parts += [(plain.few(4), penalised.few(4)), (plain.restricted("0"), penalised.restricted("0"))]
+    parts += [(plain.first_samples(4), penalised.first_samples(4)), (plain.restricted("0"), penalised.restricted("0"))]
     for without, with_it in parts:
         assert with_it.loss() - without.loss() == pytest.approx(added, rel=1e-12)
     without, with_it = parts[-1]

@@ -38,7 +38,7 @@ def tokens(sizes: tuple[int, ...] = (10,), **more: object) -> Problem:
 
 
 def measured(problem: Problem, checkpoints: int = 1, **settings: bool) -> xr.Dataset:
-    samples = Samples(**settings).settle(problem, checkpoints)
+    samples = Samples(**settings).resolve(problem, checkpoints)
     return samples.measure(problem, lambda *_: None, History()).dataset
 
 

@@ -62,10 +62,10 @@ def test_every_matrix_is_documented(name):
 
 def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
     """What the command can't set is decided when a measurement is settled, or by the command itself."""
-    settled = {"matrix", "digests", "terms", "leading", "alpha"}
+    resolved = {"matrix", "digests", "terms", "leading", "alpha"}
     names = {each.name for each in options.parameters()}
     for measurement in BUILT_IN:
-        assert set(measurement.setting_names()) <= names | settled, measurement
+        assert set(measurement.setting_names()) <= names | resolved, measurement
 
 
 def test_defaults_of_the_command_are_those_of_the_measurements():

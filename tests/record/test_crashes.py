@@ -181,7 +181,7 @@ def values_of(data: h5py.Dataset) -> Any:
     return data.asstr()[:].tolist() if h5py.check_string_dtype(data.dtype) else data[...].tobytes()
 
 
-def told_in(path: Path) -> dict[tuple[str, str], str]:
+def provenance_in(path: Path) -> dict[tuple[str, str], str]:
     """How each row came to be, with the time and the seconds that it took: another text if it is measured again."""
     with h5py.File(path) as file:
         return {
@@ -245,13 +245,13 @@ class Attempts:
         out, now = self.folder / "out.h5", finished_parts(self.folder)
         if out.exists():
             assert numbers_in(out) == self.whole.numbers, where
-            assert self.told.items() <= told_in(out).items(), where
-            self.told, self.parts = told_in(out), {}
+            assert self.told.items() <= provenance_in(out).items(), where
+            self.told, self.parts = provenance_in(out), {}
             return
         assert self.parts.items() <= now.items(), where
         self.parts = now
         for part in now:
-            self.told |= told_in(self.folder / "out.h5.parts" / part)
+            self.told |= provenance_in(self.folder / "out.h5.parts" / part)
         if now:
             with open_record(out) as tree:
                 assert sum(group.sizes["checkpoint"] for group in tree.children.values()) == len(now), where

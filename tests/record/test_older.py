@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from landscape import InputError, density_of, eigenpairs_of, join_records, open_record
-from landscape.figures import Shown, available
+from landscape.figures import RecordView, available
 from landscape.record import read_request
 from tests.conftest import ROOT
 
@@ -38,7 +38,7 @@ def test_an_older_record_has_the_names_of_today(old):
 
 
 def test_an_older_record_is_drawn(old, tmp_path):
-    assert {"eigenvalues", "density", "summary"} <= set(available([Shown.read(old)]))
+    assert {"eigenvalues", "density", "summary"} <= set(available([RecordView.read(old)]))
 
 
 @pytest.mark.parametrize("option", [(), ("--append",)])

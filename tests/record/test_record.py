@@ -27,7 +27,7 @@ from hypothesis.extra import numpy as hnp
 
 from landscape.errors import InputError
 from landscape.record import RecordWriter, Request, join_records, open_record, read_provenance, read_request
-from landscape.record.hdf5 import Row, is_scale
+from landscape.record.hdf5 import RowPlace, is_scale
 from landscape.record.heaps import has_endless_heap
 from landscape.record.merge import blocks, merge, write_unit
 from landscape.record.request import to_json
@@ -605,7 +605,7 @@ def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> N
         for number, sha in enumerate(numbered):
             checkpoint = {"path": f"runs/step_{number}.pt", "sha256": sha, "step": number}
             unit = unit_of(loss(number), provenance(0, settings={}, notes=["a note"]) | {"checkpoint": checkpoint})
-            rows["loss", sha] = Row(tmp_path / f"{sha}.part", 0)
+            rows["loss", sha] = RowPlace(tmp_path / f"{sha}.part", 0)
             write_unit(rows["loss", sha].path, Request.every({"loss": {}}, [sha], COMMON), "loss", unit)
         merge(tmp_path / f"{count}.h5", request, rows)
         sizes.append((tmp_path / f"{count}.h5").stat().st_size)

@@ -311,7 +311,7 @@ def test_several_processes_have_the_statistics_of_all_data():
     models = [trained(Branched, 0, SHAPE) for _ in range(3)]
     parts, barrier = [None] * 2, threading.Barrier(2)
     problems = [
-        posed(model, (20, 29, 1), SHAPE).split_over(Together(rank, parts, barrier))
+        posed(model, (20, 29, 1), SHAPE).distributed_over(Together(rank, parts, barrier))
         for rank, model in enumerate(models[:2])
     ]
 

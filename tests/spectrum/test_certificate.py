@@ -14,7 +14,7 @@ from scipy.stats import binom
 from landscape import InputError, MatrixOperator, SymmetricOperator, lanczos, top_eigenpairs
 from landscape.spectrum.certificate import certified_intervals, edges_for_the_rest
 from landscape.spectrum.certified import CertifiedSolve
-from landscape.spectrum.ends import outwards_in, select
+from landscape.spectrum.ends import order_by_which, select
 from landscape.spectrum.iteration import Goal
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability, unseen_edge
@@ -155,7 +155,7 @@ def test_what_was_not_reached_has_an_interval_that_says_so():
             assert not pairs.complete
             assert contained(pairs, exact).all()
     assert np.isinf(top_eigenpairs(matrix, 5, tol_value=1e-4, max_products=10).intervals).any()
-    assert top_eigenpairs(matrix, 5, tol_value=1e-4, max_products=10).missed == 1
+    assert top_eigenpairs(matrix, 5, tol_value=1e-4, max_products=10).miss_probability == 1
 
 
 def test_a_small_basis_restarts_and_still_certifies():
@@ -223,7 +223,7 @@ def adversarial(rng: np.random.Generator) -> np.ndarray:
 
 def missed_intervals(seeds: range) -> int:
     """How many solves have an interval that doesn't contain its eigenvalue."""
-    missed = 0
+    miss_probability = 0
     for seed in seeds:
         rng = np.random.default_rng(seed)
         eigenvalues = adversarial(rng)
@@ -232,8 +232,8 @@ def missed_intervals(seeds: range) -> int:
         accuracy = float(rng.choice([0.1, 0.01, 1e-3]))
         limit = int(rng.integers(k, 200))
         pairs = top_eigenpairs(matrix, k, which, seed=seed, tol_value=accuracy, max_products=limit)
-        missed += not contained(pairs, np.sort(matrix.diagonal().double().numpy())).all()
-    return missed
+        miss_probability += not contained(pairs, np.sort(matrix.diagonal().double().numpy())).all()
+    return miss_probability
 
 
 def most_missed(solves: int) -> int:
@@ -343,7 +343,7 @@ def test_edges_stay_where_nothing_is_held_or_an_end_is_not_wanted():
 def test_more_than_the_wanted_values_are_those_next_to_them(values, data, which):
     values = np.array(values, dtype=float)
     k = data.draw(st.integers(1, len(values)))
-    order = outwards_in(values, k, which)
+    order = order_by_which(values, k, which)
     assert list(order[:k]) == list(select(values, k, which))
     for count in range(k, len(values) + 1):
         assert set(order[:count]) == set(select(values, count, which))

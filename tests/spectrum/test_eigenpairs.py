@@ -360,7 +360,7 @@ def _chains(matrix, steps, trials):
 
 
 def _chain(basis, steps):
-    pending, chain = basis.inject(), Chain(basis.operator.dim, (math.inf, -math.inf))
+    pending, chain = basis.append_random(), Chain(basis.operator.dim, (math.inf, -math.inf))
     while pending is not None and len(chain.steps) < steps:
         chain.steps.append(basis.expand(pending))
         pending = chain.steps[-1].pending

@@ -36,8 +36,8 @@ def test_chains_beside_held_pairs_see_the_operator_compressed_to_their_complemen
     matrix = symmetric([100.0, 50.0, 2.0, 1.0, *np.random.default_rng(0).uniform(-1, 1, 300)], dtype=dtype)
     values, vectors = np.linalg.eigh(matrix.double().numpy())
     basis = KrylovBasis(MatrixOperator(matrix), 60, seed=0)
-    basis.hold(values[-2:], torch.tensor(vectors[:, -2:], dtype=dtype))
-    pending = basis.inject()
+    basis.lock(values[-2:], torch.tensor(vectors[:, -2:], dtype=dtype))
+    pending = basis.append_random()
     steps = []
     while len(steps) < 40:
         steps.append(basis.expand(pending))
@@ -66,19 +66,19 @@ def test_remainders_that_were_set_aside_are_taken_up_again(dtype, starts, chain)
     matrix = symmetric(np.random.default_rng(0).standard_normal(60), dtype=dtype)
     basis = KrylovBasis(MatrixOperator(matrix), 60, seed=0)
     for _ in range(starts):
-        basis.inject()
+        basis.append_random()
     for _ in range(12):
         basis.expand(basis.expanded)
     values, coordinates, residuals = basis.ritz()
-    aside = basis.remainders(coordinates[:, -4:])
+    aside = basis.residual_block(coordinates[:, -4:])
     assert len(aside[0]) == min(starts, 4)
     assert np.linalg.norm(aside[1], axis=0) == pytest.approx(residuals[-4:], rel=1e-4)
     basis.restart(values[-4:], coordinates[:, -4:], 0)
     assert np.abs(basis.ritz()[2]).max(initial=0) == 0
-    pending = basis.inject()
+    pending = basis.append_random()
     for _ in range(chain):
         pending = basis.expand(pending).pending
-    basis.rejoin(*aside)
+    basis.append_residual_block(*aside)
     allowed = 100 * torch.finfo(dtype).eps
     assert basis.orthogonality_defect() < allowed
     q = basis.rows.stacked().double()
@@ -90,15 +90,15 @@ def test_remainders_that_were_set_aside_are_taken_up_again(dtype, starts, chain)
 def test_remainders_in_a_space_that_is_full_are_within_it():
     matrix = symmetric([3.0, 2.0, 1.0, 0.5, -1.0])
     basis = KrylovBasis(MatrixOperator(matrix), 5, seed=0)
-    basis.inject()
+    basis.append_random()
     basis.expand(0)
     basis.expand(1)
     values, coordinates, _ = basis.ritz()
-    aside = basis.remainders(coordinates[:, -1:])
+    aside = basis.residual_block(coordinates[:, -1:])
     basis.restart(values[-1:], coordinates[:, -1:], 0)
-    pending = basis.inject()
+    pending = basis.append_random()
     while pending is not None:
         pending = basis.expand(pending).pending
-    basis.rejoin(*aside)
+    basis.append_residual_block(*aside)
     assert (basis.size, basis.expanded) == (5, 5)
     np.testing.assert_allclose(basis.ritz()[0], [-1, 0.5, 1, 2, 3], atol=1e-13)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landscape import InputError, MatrixOperator, lanczos
+from landscape.spectrum.basis_store import BasisStore
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.rows import Rows
 from landscape.spectrum.search import MISSED_AT_MOST, missed_probability
 from tests.support.oracles import symmetric
 
@@ -121,7 +121,7 @@ def test_orthogonalise_splits_a_vector():
     """What rounding leaves outside has the length of rounding, and is a direction outside all the same."""
     rows = torch.linalg.qr(torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0].T
     inside = rows.T @ torch.arange(1.0, 5.0, dtype=torch.float64)
-    kept = Rows(4, 20, torch.float64, torch.device("cpu"))
+    kept = BasisStore(4, 20, torch.float64, torch.device("cpu"))
     for row in rows:
         kept.append(row)
     coefficients, direction, length = kept.orthogonalise(inside)
@@ -135,10 +135,10 @@ def test_orthogonalise_splits_a_vector():
 def test_a_restart_keeps_the_relation_between_basis_and_projection():
     matrix = symmetric(np.random.default_rng(1).standard_normal(40))
     basis = KrylovBasis(MatrixOperator(matrix), 20, seed=0)
-    pending = basis.inject()
+    pending = basis.append_random()
     for _ in range(8):
         pending = basis.expand(pending).pending
-    basis.expand(basis.inject())  # a second chain, so that two vectors are pending
+    basis.expand(basis.append_random())  # a second chain, so that two vectors are pending
     values, coordinates, _ = basis.ritz()
     basis.restart(values[-5:], coordinates[:, -5:], 3)
     for _ in range(4):
@@ -153,5 +153,5 @@ def test_a_restart_keeps_the_relation_between_basis_and_projection():
 
 def test_injection_fills_the_space_and_then_stops():
     basis = KrylovBasis(MatrixOperator(np.eye(3)), 3, seed=0)
-    assert [basis.inject() for _ in range(4)] == [0, 1, 2, None]
+    assert [basis.append_random() for _ in range(4)] == [0, 1, 2, None]
     assert basis.orthogonality_defect() < 1e-15

@@ -69,7 +69,7 @@ def test_probes_have_nothing_to_do_with_the_start_of_a_krylov_sequence_of_one_se
     products = []
     for seed in range(seeds):
         basis = KrylovBasis(operator, 1, seed)
-        basis.inject()
+        basis.append_random()
         products.append(float(basis.rows[0] @ probe(n, seed, 0, kind)))
     # Of a unit vector with an independent probe: mean 0, variance 1; five standard errors.
     assert abs(np.mean(products)) < 5 / seeds**0.5

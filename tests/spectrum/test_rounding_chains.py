@@ -28,9 +28,9 @@ from landscape import (
     spectral_density,
     top_eigenpairs,
 )
+from landscape.spectrum.basis_store import BasisStore
 from landscape.spectrum.krylov import KrylovBasis
 from landscape.spectrum.lower_end import lower_end
-from landscape.spectrum.rows import Rows
 from tests.support.oracles import symmetric
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
@@ -134,15 +134,15 @@ def case(seed: int, most: int) -> Case:
 def defects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """By how many eps each new vector of any chain isn't orthogonal to those before, or not of length 1."""
     found: list[float] = []
-    append = Rows.append
+    append = BasisStore.append
 
-    def watched(self: Rows, vector: Tensor) -> int:
+    def watched(self: BasisStore, vector: Tensor) -> int:
         before, exact = self.stacked().double(), vector.double()
         along = (before.T @ exact).abs().max().item() if self.size else 0.0
         found.append(max(along, abs(float(exact @ exact) - 1)) / EPS[vector.dtype])
         return append(self, vector)
 
-    monkeypatch.setattr(Rows, "append", watched)
+    monkeypatch.setattr(BasisStore, "append", watched)
     return found
 
 
@@ -242,15 +242,15 @@ def test_a_multiple_of_the_identity_shows_nothing_else(dtype, units, seed, defec
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("faint", [1e-2, 1e2, 1e6])
-def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, faint):
+def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, follow_noise):
     """The basis has D = Q^T Q - I of 4,000 eps, and the vector a part of so many eps outside: D must not be squared."""
     eps, n = EPS[dtype], 50
     q = torch.linalg.qr(torch.randn(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0].T
     poor = 4000 * eps
-    rows = Rows(4, n, dtype, torch.device("cpu"))
+    rows = BasisStore(4, n, dtype, torch.device("cpu"))
     for row in (q[0], q[1] + poor * q[0], q[2] + poor * q[1]):
         rows.append((row / row.norm()).to(dtype))
-    vector = (3 * rows[2].double() + faint * eps * q[3]).to(dtype)
+    vector = (3 * rows[2].double() + follow_noise * eps * q[3]).to(dtype)
     coefficients, direction, length = rows.orthogonalise(vector)
     basis = rows.stacked().double()
     assert direction is not None
@@ -259,21 +259,21 @@ def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, faint):
     assert abs(float(direction.double().norm()) - 1) <= 4 * eps
     made = basis @ torch.as_tensor(coefficients) + length * direction.double()
     assert (made - vector.double()).abs().max() <= 4 * eps * 3
-    if faint > 10:  # above the rounding of the vector
+    if follow_noise > 10:  # above the rounding of the vector
         assert float(direction.double() @ q[3]) > 0.9
 
 
 @pytest.mark.parametrize("dtype", EPS)
 @pytest.mark.parametrize("faint", [True, False])
-def test_a_basis_in_rounding_keeps_its_relation_to_the_projection(dtype, faint, defects):
+def test_a_basis_in_rounding_keeps_its_relation_to_the_projection(dtype, follow_noise, defects):
     """A Q_m = Q P up to the rounding of products, for 3 I and two outliers, whose chain goes on in rounding."""
     matrix = symmetric([100.0, -50.0, *np.full(98, 3.0)], dtype=dtype)
     operator = Processor(matrix, 2, linear=False)
     basis = KrylovBasis(operator, 60, seed=0)
     while basis.size < 59:
-        pending = basis.inject()
+        pending = basis.append_random()
         while pending is not None and basis.size < 59:
-            pending = basis.expand(pending, faint=faint).pending
+            pending = basis.expand(pending, follow_noise=follow_noise).pending
     q, p = basis.rows.stacked().double(), torch.as_tensor(np.vstack([basis.projection, basis.border]))
     off = torch.linalg.vector_norm(matrix.double() @ q[:, : basis.expanded] - q @ p, dim=0)
     assert float(off.max()) <= 4 * math.sqrt(100) * EPS[dtype] * 100

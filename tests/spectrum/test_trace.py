@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from benchmarks.accuracy.coverage import MOST_PRODUCTS, first, judged, looped_attention, study, synthetic
+from benchmarks.accuracy.coverage import MOST_PRODUCTS, evaluated_terms, first, looped_attention, study, synthetic
 from landscape import InputError, MatrixOperator
 from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.estimate import FEWEST_PROBES, Estimate, interval
@@ -42,7 +42,7 @@ def test_both_estimates_are_unbiased(name, deflation):
 
 def assert_samples_are_quadratic_forms(found, basis, matrix):
     """Hold the samples of seed 5 to the dense matrix, deflated by what a basis holds and Krylov vectors beside it."""
-    pending = basis.inject()
+    pending = basis.append_random()
     while basis.expanded < found.deflation:
         pending = basis.expand(pending).pending
     q = basis.rows.stacked(found.deflation)
@@ -78,7 +78,7 @@ def test_known_eigenpairs_are_exact_directions_however_badly_they_converged(defl
     assert found.products == operator.products - before == 2 + 1 + (deflation - held) + 12 + 1
     assert found.deflation == deflation
     basis = KrylovBasis(operator, deflation + 1, 5)
-    basis.hold(known.eigenvalues[:held], known.eigenvectors[:, :held])
+    basis.lock(known.eigenvalues[:held], known.eigenvectors[:, :held])
     assert_samples_are_quadratic_forms(found, basis, matrix)
 
 
@@ -86,7 +86,7 @@ def test_intervals_with_known_eigenpairs_hold():
     matrix = symmetric(SPECTRA["one outlier"])
     truth, known = float(matrix.trace()), top_eigenpairs(matrix, 5)
     found = [estimate_trace(matrix, probes=10, seed=seed, deflation=10, known=known).trace for seed in range(SEEDS)]
-    held = judged(found, truth).held
+    held = evaluated_terms(found, truth).held
     assert binom.ppf(1e-4, SEEDS, 0.92) <= held <= binom.ppf(1 - 1e-4, SEEDS, 0.98)
 
 
@@ -101,7 +101,7 @@ def test_what_rounding_did_to_known_eigenvalues_is_in_the_interval():
 
 def test_where_rounding_alone_is_wider_than_the_goal_probes_end():
     found = estimate_trace(symmetric(SPECTRA["indefinite"]).to(torch.float32), tol=1e-9)
-    assert found.drowned
+    assert found.rounding_limited
     assert (found.converged, found.probes) == (False, FEWEST_PROBES)
     assert "all of it rounding" in found.remarks[0]
 
@@ -180,7 +180,7 @@ def test_plain_probes_undercover_an_outlier_and_the_study_sees_it():
     plain = [estimate_trace(matrix, probes=10, seed=seed, deflation=0).trace for seed in range(1000)]
     # The samples follow chi^2 of one degree of freedom, whose skewness a t-interval of ten doesn't cover: less than
     # 92 %, seen in 1,000 seeds.
-    assert judged(plain, truth).held < binom.ppf(1e-4, 1000, 0.92)
+    assert evaluated_terms(plain, truth).held < binom.ppf(1e-4, 1000, 0.92)
 
 
 @pytest.mark.slow

@@ -125,7 +125,7 @@ def test_halves_are_two_parts_of_the_data_that_make_the_whole():
 
 def measured(loss, samples, **settings):
     problem = Problem.from_sample_losses(Quartic(), loss, [samples])
-    valley = Valley(k=1, **settings).settle(problem, 1)
+    valley = Valley(k=1, **settings).resolve(problem, 1)
     return valley, valley.measure(problem, lambda *_: None, History()).dataset
 
 

@@ -22,6 +22,7 @@ from landscape.machine.widened import NoFloat64Error, Rounds, fast_float64
 from landscape.operator import SymmetricOperator
 from landscape.problem.batches import of_all_batches, samples_in, shape_of, strided, tensors_in
 from landscape.problem.switches import differentiating
+from landscape.reporting.deprecation import renamed_settings
 from landscape.reporting.messages import amount, cause
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ _ROUNDINGS = 30
 _SMALL = 16_000_000
 
 
+@renamed_settings(compiling="compile_products")
 class BatchedOperator(SymmetricOperator):
     """Curvature of a Problem's objective as a sum over its batches, made in float64.
 
@@ -71,7 +73,7 @@ class BatchedOperator(SymmetricOperator):
         route: str | None = None,
         *,
         products: int | None = None,
-        compiling: Compile | None = None,
+        compile_products: Compile | None = None,
     ) -> None:
         """Prepare products at the problem's point.
 
@@ -81,13 +83,13 @@ class BatchedOperator(SymmetricOperator):
                 always.
             route: the name of one, to make products as an earlier run did; default: the cheapest within the memory.
             products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
-            compiling: see `Problem`; default: the problem's.
+            compile_products: see `Problem`; default: the problem's.
 
         Raises:
             InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
         """
         super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
-        self._whole, self._problem = problem, problem.own()
+        self._whole, self._problem = problem, problem.local_shard()
         with differentiating():
             self._vector = problem.vector.clone().requires_grad_()
             self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
@@ -98,7 +100,7 @@ class BatchedOperator(SymmetricOperator):
         needed = self._graph_bytes()
         autograd = Route("cached" if needed <= memory else "rebuilt", needed, memory)
         if route is None:
-            self.route = self._chosen(autograd, products or EXPECTED, compiling or problem.compiling)
+            self.route = self._chosen(autograd, products or EXPECTED, compile_products or problem.compile_products)
         else:
             self.route = autograd.named(route, self.traceable)
         self._prepare()
@@ -114,7 +116,7 @@ class BatchedOperator(SymmetricOperator):
             raise NoFloat64Error(f"{self.device} has no fast float64")
         # Graphs of half the bytes of those in float32, unless these are small anyway.
         whole = self._whole.in_float64(pieces=4 if self._first_bytes > _SMALL else 1)
-        other = self._at(whole.own(), self._vector.to(torch.float64))
+        other = self._at(whole.local_shard(), self._vector.to(torch.float64))
         SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
         other._whole, other._programs, other._kept = whole, {}, None
         other.route = Route("rebuilt", 0, 0)
@@ -159,8 +161,8 @@ class BatchedOperator(SymmetricOperator):
         return (self.route.graph_bytes if self.route.keeps else first) + first + vectors + OVERHEAD
 
     @property
-    def wide_bytes(self) -> int:
-        """See `SymmetricOperator.wide_bytes`: the data in float64, and more for a graph than one in float32 takes."""
+    def float64_bytes(self) -> int:
+        """See `SymmetricOperator.float64_bytes`: the data in float64, and the graphs, which are larger there."""
         tensors = (each for batch in self._whole.batches for each in tensors_in(batch) if each.is_floating_point())
         # A graph has twice the bytes, or in pieces half of them, and as much again is taken while it is gone through.
         first = self._first_bytes
@@ -232,15 +234,15 @@ class BatchedOperator(SymmetricOperator):
         _refuse_once_differentiable([*linearised.derivatives, *(penalty.derivatives if penalty else ())])
         return of_penalty + of_all_batches(batches, saved.bytes - of_penalty) + len(batches) * self._vector.nbytes
 
-    def _chosen(self, autograd: Route, products: int, compiling: Compile) -> Route:
+    def _chosen(self, autograd: Route, products: int, compile_products: Compile) -> Route:
         """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
         if not self.traceable:
-            return replace(autograd, note=NOT_COMPILED) if compiling == "on" else autograd
-        if compiling != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
+            return replace(autograd, note=NOT_COMPILED) if compile_products == "on" else autograd
+        if compile_products != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
             return autograd
         with self._evaluating(), Counting() as counting:
             self._linearise(0)
-        return cheapest(counting.work.of_all(self._problem.batches), autograd, products, compiling, self.device)
+        return cheapest(counting.work.of_all(self._problem.batches), autograd, products, compile_products, self.device)
 
     def _bytes_saved(self) -> _SavedBytes:
         """A count of the bytes that are saved beyond parameters and data, of the first batch."""

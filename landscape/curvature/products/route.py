@@ -73,9 +73,9 @@ class Route:
         """As a dictionary, the form in which a record keeps it."""
         return asdict(self)
 
-    def inexact(self, note: str, compiling: Compile) -> Route:
+    def inexact(self, note: str, compile_products: Compile) -> Route:
         """The same with a note of what its products are off by; of such a matrix nothing is compiled."""
-        return replace(self, note=f"{note}; {NOT_COMPILED}" if compiling == "on" else note)
+        return replace(self, note=f"{note}; {NOT_COMPILED}" if compile_products == "on" else note)
 
     def without_program(self, why: str) -> Route:
         """The route to take where a product can't be traced or compiled."""
@@ -107,19 +107,19 @@ class Route:
         )
 
 
-def cheapest(work: Work, autograd: Route, products: int, compiling: Compile, device: torch.device) -> Route:
+def cheapest(work: Work, autograd: Route, products: int, compile_products: Compile, device: torch.device) -> Route:
     """The cheapest route by counted work and round figures, so the same in each run.
 
     Args:
         work: of one gradient over all data; its operations are those of one batch.
         autograd: the route without programs, within the memory that there is.
         products: so many are expected.
-        compiling: ``on`` compiles whatever it costs, ``off`` never.
+        compile_products: ``on`` compiles whatever it costs, ``off`` never.
         device: where.
     """
     seconds = _seconds(work, autograd.keeps, device, products)
     routes = [replace(autograd, name=name) for name in seconds]
-    allowed = [route for route in routes if compiling == "auto" or route.compiles == (compiling == "on")]
+    allowed = [route for route in routes if compile_products == "auto" or route.compiles == (compile_products == "on")]
     return min(allowed, key=lambda route: seconds[route.name])
 
 

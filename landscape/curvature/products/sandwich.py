@@ -15,7 +15,7 @@ Middle = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
-class Parts:
+class SandwichParts:
     """One batch's J^T S J as its two parts.
 
     Attributes:
@@ -41,7 +41,7 @@ class Sandwich(BatchedOperator):
     """
 
     @abstractmethod
-    def _parts(self, index: int) -> Parts:
+    def _parts(self, index: int) -> SandwichParts:
         """The parts of the batch of this index at ``_vector``; called inside `Problem.evaluating`."""
 
     def _linearise(self, index: int) -> Linearised:

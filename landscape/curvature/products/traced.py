@@ -17,7 +17,7 @@ Linearise = Callable[[Problem, Tensor], Product]
 
 
 def programs_of(
-    problem: Problem, linearise: Linearise, kind: str, compiling: bool, fresh: bool = False
+    problem: Problem, linearise: Linearise, kind: str, compile_products: bool, fresh: bool = False
 ) -> dict[str, Program]:
     """A program for each shape that the problem's batches have; those of an earlier point are taken as they are.
 
@@ -26,7 +26,7 @@ def programs_of(
         linearise: ``linearise(problem, point)`` gives the products of a problem's first batch at a flat vector, by
             autograd.
         kind: what they are products of.
-        compiling: compile that of the first batch; one of another shape, as a last one is, stays as it was traced.
+        compile_products: compile the program of the first batch. A batch of another shape keeps its traced program.
         fresh: trace also what is known.
 
     Raises:
@@ -35,11 +35,11 @@ def programs_of(
     programs: dict[str, Program] = {}
     for index, batch in enumerate(problem.batches):
         shape = shape_of(batch)
-        key = (kind, problem.signature(batch), compiling and index == 0)
+        key = (kind, problem.signature(batch), compile_products and index == 0)
         if shape in programs:
             continue
         if fresh or key not in problem.programs:
-            problem.programs.keep(key, _program(problem, linearise, batch, compiling and index == 0))
+            problem.programs.keep(key, _program(problem, linearise, batch, compile_products and index == 0))
         programs[shape] = problem.programs[key]
     return programs
 
@@ -57,7 +57,7 @@ def prepared(program: Program, problem: Problem, batch: Any) -> tuple[Product, t
     return product, tensors
 
 
-def _program(problem: Problem, linearise: Linearise, batch: Any, compiling: bool) -> Program:
+def _program(problem: Problem, linearise: Linearise, batch: Any, compile_products: bool) -> Program:
     constants = tuple(problem.constants())
 
     def product(point: Tensor, vector: Tensor, *tensors: Tensor) -> Tensor:
@@ -65,6 +65,6 @@ def _program(problem: Problem, linearise: Linearise, batch: Any, compiling: bool
         return linearise(problem.with_tensors(tensors[: len(constants)], traced), point)(vector)
 
     program = Program.trace(product, problem.vector, (*constants, *tensors_in(batch)))
-    if not compiling:
+    if not compile_products:
         return program
     return program.compiled(prepared(program, problem, batch)[1], torch.zeros_like(problem.vector))

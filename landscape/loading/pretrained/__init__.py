@@ -8,9 +8,9 @@ from landscape.checkpoint import Checkpoint
 from landscape.loading.pretrained.exported import is_program, read_program
 from landscape.loading.pretrained.files import is_folder
 from landscape.loading.pretrained.hugging_face import read_folder
-from landscape.loading.pretrained.problem import Given
+from landscape.loading.pretrained.problem import PretrainedInputs
 
-__all__ = ["Given", "brings_model", "read_with_model"]
+__all__ = ["PretrainedInputs", "brings_model", "read_with_model"]
 
 
 def brings_model(path: Path) -> bool:

@@ -26,7 +26,7 @@ _NUMBERS_AT_A_TIME, _SAMPLES_AT_A_TIME = 2**23, 256  # of a batch, where nobody 
 
 
 @dataclass(frozen=True)
-class Given:
+class PretrainedInputs:
     """What a person says about a checkpoint that brings its model.
 
     Attributes:

@@ -74,7 +74,7 @@ def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: st
     posed = _TASKS[task](base, _filled_up(base, arrays), tokenizer, loss)
     _check_tokens(base, posed.inputs)
     if loss is None:
-        _hold_to_library(model, posed)
+        _check_against_library(model, posed)
     return posed
 
 
@@ -106,7 +106,7 @@ def _filled_up(base: Any, arrays: Arrays) -> Arrays:
     return replace(arrays, inputs=arrays.inputs | {"input_ids": torch.where(mask == 0, filling, tokens)})
 
 
-def _hold_to_library(model: nn.Module, posed: Posed) -> None:
+def _check_against_library(model: nn.Module, posed: Posed) -> None:
     """Refuse a loss that isn't the one which transformers makes itself of some of the data.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from landscape.curvature.kinds import Kind
-from landscape.measurements import Flag, History, Measured, Measurement, variable
+from landscape.measurements import Flag, History, Measurement, RowData, variable
 from landscape.reporting.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
@@ -31,15 +31,15 @@ class WeightNorm(Measurement):
     makes_products: ClassVar[bool] = False
     figures: ClassVar[tuple[str, ...]] = ("weight-norm",)
 
-    def settle(self, problem: Problem, checkpoints: int) -> Self:
+    def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Nothing is open."""
         return self
 
-    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> Measured:
+    def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
-        return Measured({"norm": variable((), float(problem.vector.double().norm()), "norm of the parameters")})
+        return RowData({"norm": variable((), float(problem.vector.double().norm()), "norm of the parameters")})
 
-    def shortfalls(self, row: xr.Dataset) -> list[str]:
+    def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A norm below the tolerance."""
         return [] if row.norm > self.tol else ["the parameters are all but zero: nothing to measure"]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from landscape import InputError, MatrixOperator, log_det, spectral_density, top_eigenpairs
-from landscape.spectrum import rows as module
+from landscape.spectrum import basis_store as module
 from landscape.spectrum.basis_memory import vectors_beside
+from landscape.spectrum.basis_store import BasisStore, outside
 from landscape.spectrum.krylov import KrylovBasis
-from landscape.spectrum.rows import Rows, outside
 from tests.support.oracles import symmetric
 
 CPU = torch.device("cpu")
@@ -32,8 +32,8 @@ def blocks(request, monkeypatch):
     monkeypatch.setattr(module, "_BYTES", request.param * 8 * 8)
 
 
-def kept(vectors: torch.Tensor, place: str, capacity: int = 8) -> Rows:
-    rows = Rows(capacity, vectors.shape[1], vectors.dtype, CPU, 0 if place == "file" else None)
+def kept(vectors: torch.Tensor, place: str, capacity: int = 8) -> BasisStore:
+    rows = BasisStore(capacity, vectors.shape[1], vectors.dtype, CPU, 0 if place == "file" else None)
     assert rows.place == place
     for vector in vectors:
         rows.append(vector)
@@ -133,12 +133,12 @@ def test_a_disk_without_room_is_told_in_a_line(monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InputError, match=r"a basis of 300 vectors of 1,000 numbers takes 2 MB; .* \(No space left"):
-        Rows(300, 1000, torch.float64, CPU, memory=0)
+        BasisStore(300, 1000, torch.float64, CPU, memory=0)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="no room can be reserved here")
 def test_room_on_the_disk_is_reserved_at_once():
-    rows = Rows(100, 10_000, torch.float64, CPU, memory=0)
+    rows = BasisStore(100, 10_000, torch.float64, CPU, memory=0)
     assert os.fstat(rows._store._file.fileno()).st_blocks * 512 >= 8_000_000
 
 
@@ -202,7 +202,7 @@ def test_coefficients_in_float32_are_those_of_what_is_left():
     )  # by which coefficients are off that don't know how they were rounded
     assert forgotten > 3e-8
     for place in ("device", "file"):
-        rows = Rows(300, dim, torch.float32, CPU, 0 if place == "file" else None)
+        rows = BasisStore(300, dim, torch.float32, CPU, 0 if place == "file" else None)
         rows.extend(plain.T)
         coefficients, rest, _ = rows.split(vector)
         rounding = vector - plain.double().T @ coefficients - rest
@@ -228,7 +228,7 @@ def test_a_chain_that_has_no_room_for_its_vectors_is_refused():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_basis_that_a_gpu_has_no_room_for_is_in_host_memory():
     plain = orthonormal(5, 100).cuda()
-    rows = Rows(8, 100, torch.float64, plain.device, memory=0)
+    rows = BasisStore(8, 100, torch.float64, plain.device, memory=0)
     assert rows.place == "host memory"
     for vector in plain:
         rows.append(vector)

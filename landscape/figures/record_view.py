@@ -24,7 +24,7 @@ _ENDINGS = re.compile(r"(\.landscape)?(\.(h5|hdf5|nc))?(\.parts)?$")
 
 
 @dataclass(frozen=True)
-class Shown:
+class RecordView:
     """One record.
 
     Attributes:
@@ -40,7 +40,7 @@ class Shown:
     folder: str = ""
 
     @classmethod
-    def read(cls, path: str | Path, label: str | None = None, matrix: str = HESSIAN) -> Shown:
+    def read(cls, path: str | Path, label: str | None = None, matrix: str = HESSIAN) -> RecordView:
         """Read a record, finished or not.
 
         Args:
@@ -103,13 +103,13 @@ class Shown:
         return rows.isel(checkpoint=np.argsort(rows.step.values, kind="stable"))
 
 
-def told_apart(shown: Sequence[Shown]) -> list[Shown]:
+def distinguished(shown: Sequence[RecordView]) -> list[RecordView]:
     """The records with labels that differ: equal ones get their folder in front, and a number if that is equal too."""
     shown = _renamed(shown, [f"{record.folder}/{record.label}" for record in shown])
     return _renamed(shown, [f"{record.label} {place}" for place, record in enumerate(shown, 1)])
 
 
-def _renamed(shown: Sequence[Shown], names: Sequence[str]) -> list[Shown]:
+def _renamed(shown: Sequence[RecordView], names: Sequence[str]) -> list[RecordView]:
     """The records, with these names where two have one label."""
     often = Counter(record.label for record in shown)
     return [

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from landscape.errors import InputError
 from landscape.machine.memory import half_of_memory
-from landscape.machine.processes import ALONE, Processes
+from landscape.machine.processes import SINGLE_PROCESS, Processes
 from landscape.reporting.messages import amount
 from landscape.spectrum.products import LEAST_SQUARED, norm
 
@@ -30,7 +30,7 @@ Place = Literal["device", "host memory", "file"]
 _COLUMNS = 1 << 16
 _BYTES = 1 << 25
 # How much a last pass of Gram-Schmidt may still take away, by what it leaves, and how many pairs of passes there are at
-# most; see `Rows.orthogonalise`.
+# most; see `BasisStore.orthogonalise`.
 _SHARE = 0.01
 _ROUNDS = 10
 
@@ -170,7 +170,7 @@ def _subtract(rest: Tensor, block: Tensor, parts: Tensor) -> None:
     (rest.addmv_ if rest.ndim == 1 else rest.addmm_)(block.T, parts, alpha=-1)
 
 
-class Rows:
+class BasisStore:
     """Orthonormal vectors, kept where there is room for them.
 
     Args:
@@ -197,13 +197,13 @@ class Rows:
         dtype: torch.dtype,
         device: torch.device,
         memory: int | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self.size = 0
         self._capacity, self._dim, self._dtype, self._device = capacity, dim, dtype, device
         too_large = memory is not None and capacity * dim * dtype.itemsize > memory
         self.shared = too_large and 1 < processes.size <= dim
-        self._processes = processes if self.shared else ALONE
+        self._processes = processes if self.shared else SINGLE_PROCESS
         self._own = self._processes.share(dim)
         self._length = self._own.stop - self._own.start
         self._latest: tuple[int, Tensor] | None = None  # added last, whole
@@ -304,14 +304,14 @@ class Rows:
             c (size,), u (n,), and l. No u where l is zero or not finite, or every pass leaves rounding in the span.
         """
         coefficients, length = np.zeros(self.size), 1.0
-        faint = math.sqrt(self._dim) * max(torch.finfo(self._dtype).tiny, LEAST_SQUARED)
+        follow_noise = math.sqrt(self._dim) * max(torch.finfo(self._dtype).tiny, LEAST_SQUARED)
         for _ in range(_ROUNDS):
             within, rest, found = self.split(vector)
             host = torch.cat([within, torch.stack([norm(rest), norm(found)])]).cpu().numpy()  # one transfer a step
             left, taken = float(host[-2]), float(host[-1])
             coefficients += length * host[:-2]
             length *= left
-            if taken + faint <= _SHARE * left:
+            if taken + follow_noise <= _SHARE * left:
                 return coefficients, rest / left, length
             if not 0 < left < math.inf:
                 break
