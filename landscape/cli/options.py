@@ -15,8 +15,10 @@ from cyclopts import Group, Parameter
 from landscape.cli.running import Whole
 from landscape.curvature.kinds import names as kinds
 from landscape.measurements import BUILT_IN, Flag, Measurement, of_other_packages
+from landscape.reporting.deprecation import APPENDED
 
 RENAMED = {"--tol-trace": "--tol-estimate"}
+SUPERFLUOUS = {"--append": APPENDED}
 MEASUREMENTS = Group("Measurements", sort_key=1)
 MATRIX = Group("Which matrix they are of", sort_key=2)
 SETTINGS = Group("Settings of measurements", sort_key=3)
@@ -118,8 +120,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(PROBLEM, "memory", text, None, "Memory beyond model and data, such as 8GB."),
         _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files you trust that run code."),
         _option(OUTPUT, "out", path, None, "The record.  [default: CHECKPOINT.landscape.h5]", ["-o", "--out"]),
-        _option(OUTPUT, "overwrite", bool, False, "Measure again, and replace the record."),
-        _option(OUTPUT, "append", bool, False, "Add to a record."),
+        _option(OUTPUT, "overwrite", bool, False, "Measure anew, and replace the record."),
         _option(OUTPUT, "merge", bool, False, "Join records into one, and measure nothing."),
         _option(OUTPUT, "as_json", bool, False, "Print JSON instead of tables.", ["--json"]),
         _option(OUTPUT, "debug", bool, False, "Show the traceback of an error."),

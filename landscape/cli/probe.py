@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from landscape.cli.running import (
     rank_of_process,
     run_command,
 )
-from landscape.cli.screen import print_compared, print_json, print_tables
+from landscape.cli.screen import print_compared, print_json, print_record, print_row
 from landscape.curvature.kinds import BUILT_IN as KINDS
 from landscape.errors import InputError
 from landscape.measurements import registered
@@ -56,7 +56,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     from landscape.checks.pyhessian import check_arguments
     from landscape.machine.processes import process_group
     from landscape.measurements.runner import probe as run
-    from landscape.record import readable
+    from landscape.reporting.progress_bar import ProgressBar
 
     if given["group_by"] is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
@@ -68,6 +68,12 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     crosscheck, source = given["crosscheck"], _source(given)
     if crosscheck:
         check_arguments(given["which"], given["device"], matrix.group("") or "hessian")
+    at_once = not (given["as_json"] or crosscheck)
+
+    def show(row: Row) -> None:
+        with printing():
+            print_row(row, measurements)
+
     with process_group() as processes:
         result = run(
             checkpoints,
@@ -75,9 +81,10 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
             given["out"],
             source=replace(source, processes=processes),
             overwrite=given["overwrite"],
-            append=given["append"],
             at=tuple(given["at"] or ()),
             command=given["command"],
+            bar=ProgressBar(shown=processes.first, lines="landscape-probe"),
+            on_row=show if at_once else None,
         )
     status = EXIT_NOT_CONVERGED if any(row.unmet_goals for row in result.rows) else EXIT_DONE
     if not processes.first:
@@ -87,9 +94,13 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
         for row in (row for row in result.rows if crosscheck and "eigenpairs" in row.data):
             peers.append(_crosscheck(row, source, given["k"], given["seed"]))
     finally:  # what was measured is shown, whatever becomes of the peer
-        # What was there before can be anything.
-        with nullcontext() if result.measured else readable(result.path), printing():
-            (print_json if given["as_json"] else print_tables)(result, measurements, peers)
+        with printing():
+            if given["as_json"]:
+                print_json(result, peers)
+            else:
+                for row, peer in zip_longest(result.rows if crosscheck else (), peers):
+                    print_row(row, measurements, peer)
+                print_record(result, measurements)
     return status
 
 
@@ -149,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     if arguments is None:  # in a process of its own
         let_threads_sleep()
-    return run_command(app, "landscape-probe", arguments, _prepare, options.RENAMED)
+    return run_command(app, "landscape-probe", arguments, _prepare, options.RENAMED, options.SUPERFLUOUS)
 
 
 def _prepare(given: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TextIO
 
 import psutil
@@ -79,7 +80,8 @@ def run_command(
     name: str,
     arguments: Sequence[str] | None,
     prepare: Callable[[dict[str, Any], list[str]], dict[str, Any]] = lambda given, parsed: {},
-    renamed: Mapping[str, str] | None = None,
+    renamed: Mapping[str, str] = MappingProxyType({}),
+    superfluous: Mapping[str, str] = MappingProxyType({}),
 ) -> int:
     """Run a command and return its exit status; nothing but an internal error shows a traceback.
 
@@ -90,9 +92,10 @@ def run_command(
         prepare: refuses arguments that don't go together, and gives those that are not the user's own; called with what
             was given by name, and the arguments as they stand.
         renamed: old options with their new names.
+        superfluous: switches that do nothing any more, and why.
     """
     own_process = arguments is None
-    arguments, old_names = with_new_names(sys.argv[1:] if arguments is None else arguments, dict(renamed or {}))
+    arguments, old_names = with_new_names(sys.argv[1:] if arguments is None else arguments, renamed, superfluous)
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # it was closed, and the next file would take its place
             setattr(sys, stream, Path(os.devnull).open("w"))  # noqa: SIM115

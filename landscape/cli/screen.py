@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from landscape.checks.closed_forms import Compared
     from landscape.checks.pyhessian import CrossCheck
     from landscape.measurements import Measurement as Asked
-    from landscape.measurements.runner import Result
+    from landscape.measurements.runner import Result, Row
 
 
 _WIDTH_OF_FILES = 120  # where there is no terminal to ask, so that names of layers aren't folded
@@ -76,33 +76,35 @@ class _Screen(Console):
         raise  # noqa: PLE0704 - called while it is handled
 
 
-def print_tables(result: Result, measurements: Sequence[Asked], peers: Sequence[CrossCheck]) -> None:
-    """A block for each checkpoint, and where the record is."""
+def print_row(row: Row, measurements: Sequence[Asked], peer: CrossCheck | None = None) -> None:
+    """The block of one checkpoint."""
     screen = _Screen()
-    shown = [
-        [item for m in measurements if m.name in row.data for item in m.show(row.data[m.name])] for row in result.rows
-    ]
-    for row, items, peer in zip_longest(result.rows, shown, peers):
-        step = "" if row.step is None else f", step {row.step}"
-        screen.line_of(f"\n{row.path}{step}", "bold")
-        for note in row.notes:
-            screen.sentence(f"note: {note}", "dim")
-        for item in items:
-            if isinstance(item, Table):
-                screen.table(item)
-            else:
-                screen.sentence(str(item))
-        if peer is not None:
-            screen.table(_crosscheck_table(row.data["eigenpairs"], peer))
-        for line in row.unmet_goals:
-            screen.sentence(f"NOT CONVERGED: {line}", "bold red")
+    items = [item for m in measurements if m.name in row.data for item in m.show(row.data[m.name])]
+    step = "" if row.step is None else f", step {row.step}"
+    screen.line_of(f"\n{row.path}{step}", "bold")
+    for note in row.notes:
+        screen.sentence(f"note: {note}", "dim")
+    for item in items:
+        if isinstance(item, Table):
+            screen.table(item)
+        else:
+            screen.sentence(str(item))
+    if peer is not None:
+        screen.table(_crosscheck_table(row.data["eigenpairs"], peer))
+    for line in row.unmet_goals:
+        screen.sentence(f"NOT CONVERGED: {line}", "bold red")
+
+
+def print_record(result: Result, measurements: Sequence[Asked]) -> None:
+    """Where the record is."""
+    screen = _Screen()
     stored = "measured" if result.measured else "was there already, nothing measured"
     screen.line_of(f"\nRecord: {result.path} ({stored})")
     if len(measurements) == 1:
         screen.sentence("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")
 
 
-def print_json(result: Result, measurements: Sequence[Asked], peers: Sequence[CrossCheck]) -> None:
+def print_json(result: Result, peers: Sequence[CrossCheck]) -> None:
     """One object with a row for each checkpoint."""
     rows = [
         {

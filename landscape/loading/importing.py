@@ -81,7 +81,7 @@ def _import_failure(what: str, error: BaseException, named_in: str) -> str:
 def _innermost_foreign(error: BaseException) -> traceback.FrameSummary | None:
     """The innermost frame outside this package, the standard library and installed packages."""
     paths = sysconfig.get_paths()
-    ours = [Path(__file__).parent, *(Path(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))]
+    ours = [Path(__file__).parents[1], *(Path(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))]
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

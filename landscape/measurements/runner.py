@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -15,15 +15,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from landscape.errors import InputError
 from landscape.measurements import History, Loss, Measurement, RowData
 from landscape.measurements.checkpoints import Checkpoints
 from landscape.measurements.directions import is_checkpoint
 from landscape.measurements.dynamics import without_too_large
 from landscape.measurements.shortage import with_less
-from landscape.reporting.deprecation import renamed_members
+from landscape.reporting.deprecation import APPENDED, renamed_members, superfluous_argument
 from landscape.reporting.messages import cause, counted
 from landscape.reporting.progress_bar import ProgressBar
 
@@ -76,6 +74,7 @@ class Result:
     measured: int
 
 
+@superfluous_argument("probe", "append", APPENDED)
 def probe(
     checkpoints: str | Path | Sequence[str | Path],
     measurements: Sequence[Measurement],
@@ -83,14 +82,16 @@ def probe(
     *,
     source: Source | None = None,
     overwrite: bool = False,
-    append: bool = False,
     at: Sequence[int] = (),
     command: str = "landscape.probe",
     bar: ProgressBar | None = None,
+    on_row: Callable[[Row], None] | None = None,
 ) -> Result:
-    """Measure checkpoints into a record, resuming what an earlier run of the same request left.
+    """Measure checkpoints into a record, and return the rows that were asked for.
 
-    Everything that can be refused is refused before anything is measured or written.
+    What the record has already isn't measured again: a second call may ask for more or for less. A call that was ended
+    goes on from the last finished unit. Everything that can be refused is refused before anything is measured or
+    written.
 
     Args:
         checkpoints: a file or files of one run, of one problem, or the folder of a run of transformers' Trainer;
@@ -98,11 +99,11 @@ def probe(
         measurements: what to measure on each.
         out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
         source: how checkpoints become problems.
-        overwrite: replace a record of another request.
-        append: add to a record of another request.
+        overwrite: measure anew, and replace the record.
         at: the steps of the checkpoints at which slices and valleys are measured, -1 for the last; none for all.
         command: as it goes into the record.
         bar: where to show progress; default: a new one.
+        on_row: called with each row as soon as its measurements are finished, in the first process alone.
 
     Raises:
         InputError: one line that says what can't be used and what to do.
@@ -144,17 +145,22 @@ def probe(
     path = _record(out, run.files[0].path)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
     processes = source.processes
-    writer = processes.in_order(
-        lambda: RecordWriter(path, request, overwrite=overwrite, append=append, follows=not processes.first)
-    )
+    writer = processes.in_order(lambda: RecordWriter(path, request, overwrite=overwrite, follows=not processes.first))
+    rows: list[Row] = []
     with writer:
         with bar or ProgressBar(shown=processes.first) as shown:
-            probing = _Probing(run, request, writer, shown, command)
+            probing = _Probing(run, request, writer, shown, command, asked)
             probing.check_unchanged()
             for unit in (*run.files, run.whole):
-                probing.measure(unit, asked[unit.sha256])
+                if not asked[unit.sha256]:
+                    continue
+                probing.measure(unit)
+                rows.append(probing.row(unit))
+                if on_row is not None and processes.first:
+                    with shown.paused():
+                        on_row(rows[-1])
         processes.in_order(writer.close)
-    return Result(path, _rows(path, run, asked), probing.measured)
+    return Result(path, rows, probing.measured)
 
 
 def _request(
@@ -190,30 +196,57 @@ class _Probing:
     """Measures what a record still lacks."""
 
     def __init__(
-        self, run: Checkpoints, request: Request, writer: RecordWriter, bar: ProgressBar, command: str
+        self,
+        run: Checkpoints,
+        request: Request,
+        writer: RecordWriter,
+        bar: ProgressBar,
+        command: str,
+        asked: Mapping[str, Sequence[Measurement]],
     ) -> None:
         self.run, self.request, self.writer, self.bar, self.command = run, request, writer, bar, command
+        self.asked = asked
         self.seen = run.known(writer)
-        self.measured = 0
         self.routes_hold = True  # the ways in which products were made before
+        self.measured = 0
+        self.missing = [m.name for unit in (*run.files, run.whole) for m in self._missing(unit)]
 
-    def measure(self, unit: Checkpoint, measurements: Sequence[Measurement]) -> None:
-        missing = [m for m in measurements if not self.writer.done(m.name, unit.sha256)]
+    def _missing(self, unit: Checkpoint) -> list[Measurement]:
+        return [m for m in self.asked[unit.sha256] if not self.writer.done(m.name, unit.sha256)]
+
+    def measure(self, unit: Checkpoint) -> None:
+        """Measure what the record lacks of a checkpoint, or of the run."""
+        missing = self._missing(unit)
         if not missing:
             return
         problem = self.run.load(unit)
         for measurement in missing:
-            self.bar.label(f"{unit.path.name} {measurement.name}")
-            started = time.monotonic()
-            try:
-                measured, problem = self._measured(measurement, unit, problem)
-            except InputError as error:
-                raise InputError(f"{unit.path}: {error}") from error
-            told = self.provenance(problem, unit, measurement) | measured.choices
-            told["notes"] += measured.notes
-            told["seconds"] = round(time.monotonic() - started, 3)
-            self._add(measurement.name, measured.dataset, told)
+            later = self.missing[self.measured + 1 :]
+            with self.bar.unit(measurement.name, unit.path.name, self.measured + 1, later):
+                started = time.monotonic()
+                try:
+                    measured, problem = self._measured(measurement, unit, problem)
+                except InputError as error:
+                    raise InputError(f"{unit.path}: {error}") from error
+                provenance = self.provenance(problem, unit, measurement) | measured.choices
+                provenance["notes"] += measured.notes
+                provenance["seconds"] = round(time.monotonic() - started, 3)
+                self._add(measurement.name, measured.dataset, provenance)
             self.measured += 1
+
+    def row(self, unit: Checkpoint) -> Row:
+        """What was asked of a checkpoint or of the run, read back from the record or its parts."""
+        measurements, whole = self.asked[unit.sha256], unit is self.run.whole
+        data = {m.name: self.writer.shown(m.name, unit.sha256) for m in measurements}
+        provenance = [json.loads(str(row.provenance.values)) for row in data.values()]
+        return Row(
+            path=f"run of {counted(len(self.run.files), 'checkpoint')} up to {unit.path}" if whole else str(unit.path),
+            step=unit.step,
+            sha256=unit.sha256,
+            data=data,
+            unmet_goals=[line for m in measurements for line in m.unmet_goals(data[m.name])],
+            notes=list(dict.fromkeys(note for each in provenance for note in each["notes"])),
+        )
 
     def _measured(self, measurement: Measurement, unit: Checkpoint, problem: Problem) -> tuple[RowData, Problem]:
         """A measurement of a problem, or of the same one in smaller batches if memory runs out; and which it was."""
@@ -346,40 +379,6 @@ def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there
             f"{other.path}: its tokenizer makes other tokens of the data than that of {first.path}; measure it into a "
             "record of its own"
         )
-
-
-def _rows(path: Path, run: Checkpoints, asked: Mapping[str, Sequence[Measurement]]) -> list[Row]:
-    """The rows of the checkpoints and of the run, read back from the record."""
-    from landscape.record import open_record, readable
-
-    with open_record(path) as record, readable(path):
-        rows = []
-        for unit in (*run.files, run.whole):
-            if not (measurements := asked[unit.sha256]):
-                continue
-            data = {m.name: _row(record[m.name].dataset, unit.sha256) for m in measurements}
-            told = [json.loads(str(row.provenance.values)) for row in data.values()]
-            rows.append(
-                Row(
-                    path=f"run of {counted(len(run.files), 'checkpoint')} up to {unit.path}"
-                    if unit is run.whole
-                    else str(unit.path),
-                    step=unit.step,
-                    sha256=unit.sha256,
-                    data=data,
-                    unmet_goals=[line for m in measurements for line in m.unmet_goals(data[m.name])],
-                    notes=list(dict.fromkeys(note for each in told for note in each["notes"])),
-                )
-            )
-    return rows
-
-
-def _row(group: xr.Dataset, sha256: str) -> xr.Dataset:
-    from landscape.record import row_at
-
-    position = int(np.flatnonzero(group.sha256.values == sha256)[0])
-    large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
-    return row_at(group.drop_vars(large), position).load()
 
 
 def _record(out: str | Path | None, checkpoint: Path) -> Path:

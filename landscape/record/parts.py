@@ -57,30 +57,32 @@ class Parts:
             raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
 
     def _request_of_parts(self) -> Request:
-        made_for: dict[str, Request] = {}
-        for path in self.folder.glob("*.h5"):
+        whole: Request | None = None
+        why = "no part can be read that tells what was asked for"
+        for path in sorted(self.folder.glob("*.h5")):
             with suppress(InputError):
                 request, _ = survey(path)
-                made_for[request.fingerprint] = request
-        if len(made_for) != 1:
-            why = "parts are of several requests" if made_for else "no part can be read that tells what was asked for"
+                if whole is not None and whole.conflicts(request):
+                    whole, why = None, "parts are of several requests"
+                    break
+                whole = request if whole is None else whole.union(request)
+        if whole is None:
             raise InputError(
                 f"{self.folder} is no folder of an unfinished record: it has no {_REQUEST}, and {why}; move it out of "
                 "the way to measure anew"
             )
-        (request,) = made_for.values()
-        return request
+        return whole
 
     def rows(self) -> dict[Unit, RowPlace]:
-        """The finished units. A part that cannot be read, or is another request's, does not count."""
-        found: dict[Unit, RowPlace] = {}
+        """The finished units of the request. A part that cannot be read, or has other settings, does not count."""
+        finished: dict[Unit, RowPlace] = {}
         if (request := self.request()) is None:
-            return found
+            return finished
         for path in sorted(self.folder.glob("*.h5")):
             with suppress(InputError):
                 made_for, rows = survey(path)
-                found |= rows if made_for.fingerprint == request.fingerprint else {}
-        return found
+                finished |= {} if request.conflicts(made_for) else rows
+        return {unit: row for unit, row in finished.items() if unit in request.units}
 
     def writer(self) -> str | None:
         """Which other run writes here at the moment, in words; None if none does."""
@@ -116,10 +118,11 @@ class Parts:
         """
         self.lock()
         there = self.request()
-        if there is not None and there.fingerprint != request.fingerprint:
+        same = there is not None and there.fingerprint == request.fingerprint
+        if there is not None and not same and (there.conflicts(request) or not set(self.rows()) <= set(request.units)):
             self.release()
             raise InputError(f"{self.folder} has parts of another run meanwhile; name another file")
-        if not (self.folder / _REQUEST).exists():  # or it was lost since
+        if not (same and (self.folder / _REQUEST).exists()):  # it isn't there yet, was lost, or asked for less
             with replacing(self.folder / _REQUEST, self.folder) as temporary:
                 _sync_folder(self.folder.parent)
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")

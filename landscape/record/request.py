@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -132,15 +132,14 @@ class Request:
             found += _differences(name, self.settings[name], other.settings[name])
         return found
 
-    def differences(self, other: Request) -> list[str]:
-        """The conflicts, and the measurements and checkpoints that are not the same."""
-        found = self.conflicts(other)
-        names = [", ".join(sorted(each.settings)) or "none" for each in (self, other)]
-        if names[0] != names[1]:
-            found.append(f"measurements are {names[0]} there and {names[1]} here")
-        elif self.checkpoints != other.checkpoints:
-            found.append("the checkpoints are not the same")
-        return found
+    def only(self, units: Container[Unit]) -> Request:
+        """The part of this request that asks for these units."""
+        kept = {
+            name: tuple(sha for sha in checkpoints if (name, sha) in units)
+            for name, checkpoints in self.checkpoints.items()
+        }
+        kept = {name: checkpoints for name, checkpoints in kept.items() if checkpoints}
+        return Request({name: self.settings[name] for name in kept}, kept, self.common)
 
 
 def _differences(prefix: str, there: Any, here: Any) -> list[str]:

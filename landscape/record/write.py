@@ -39,7 +39,6 @@ class RecordWriter:
         request: Request,
         *,
         overwrite: bool = False,
-        append: bool = False,
         follows: bool = False,
     ) -> None:
         """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
@@ -49,17 +48,13 @@ class RecordWriter:
         Args:
             path: the record to make.
             request: what is asked for.
-            overwrite: replace a record of another request, when the new one is complete; drop the parts of another.
-            append: join the units to the record that is there.
+            overwrite: replace a record that is there when the new one is complete; drop the parts of an unfinished one.
             follows: write nothing, as another process writes the same; each call here is made after its own.
 
         Raises:
             InputError: the folder is missing or not writable; another run writes OUT; OUT is not a landscape record;
-                OUT or its parts are of another request, and neither option tells what to do; the settings do not allow
-                to append.
+                OUT or its parts have a measurement with other settings, or are of another problem.
         """
-        if overwrite and append:
-            raise InputError("--overwrite and --append exclude each other; give one of them")
         self.path = followed(Path(path))
         self.request = request
         self.follows = follows
@@ -70,7 +65,7 @@ class RecordWriter:
         other = None if follows else self._parts.writer()  # first, or it might finish while this looks around
         there, rows = survey(self.path) if self.path.exists() else (None, {})
         kept, self._rows = (None, {}) if overwrite else (there, rows)
-        self._target = self._join(kept, append)
+        self._target = self._join(kept)
         self.finished = kept is not None and kept.fingerprint == self._target.fingerprint
         if unwritable is not None:
             if not self.finished:
@@ -83,19 +78,14 @@ class RecordWriter:
         for name, file in dict.fromkeys((unit[0], row.path) for unit, row in self._rows.items()):
             self._fit(name, _layout_at(file, name), file)
 
-    def _join(self, there: Request | None, append: bool) -> Request:
-        """What OUT will be the answer to."""
+    def _join(self, there: Request | None) -> Request:
+        """What OUT will be the answer to: what it has already, and what is asked for."""
         if there is None:
             return self.request
-        if not append and there.fingerprint != self.request.fingerprint:
-            or_append = "" if there.conflicts(self.request) else " or --append to add to it"
-            raise InputError(
-                f"{self.path} is the record of another request ({'; '.join(there.differences(self.request))}); "
-                f"name another file (-o), or pass --overwrite to replace it{or_append}"
-            )
         if conflicts := there.conflicts(self.request):
             raise InputError(
-                f"{self.path} cannot be appended to ({'; '.join(conflicts)}); name another file or the same settings"
+                f"{self.path} is the record of another request ({'; '.join(conflicts)}); "
+                "name another file (-o), or pass --overwrite to replace it"
             )
         return there.union(self.request)
 
@@ -104,16 +94,19 @@ class RecordWriter:
         if unfinished is None:
             if self.finished and self._parts.folder.is_dir():
                 self._parts.remove()  # a run was ended when only the folder was left
-        elif unfinished.fingerprint == self.request.fingerprint and not self.finished:
-            self._rows = self._parts.rows() | self._rows
-        elif overwrite or (kept is not None and kept.covers(unfinished)):
-            self._parts.remove()  # given up, or merged by a run that was ended before it could remove them
+        elif overwrite and unfinished.fingerprint != self.request.fingerprint:
+            self._parts.remove()
+        elif kept is not None and kept.covers(unfinished):
+            self._parts.remove()  # merged by a run that was ended before it could remove them
         elif not self.finished:
-            raise InputError(
-                f"{self._parts.folder} is the unfinished record of another request "
-                f"({'; '.join(unfinished.differences(self.request))}); "
-                "finish that one, remove it, or pass --overwrite to start anew"
-            )
+            if conflicts := unfinished.conflicts(self._target):
+                raise InputError(
+                    f"{self._parts.folder} is the unfinished record of another request ({'; '.join(conflicts)}); "
+                    "finish that one, remove it, or pass --overwrite to start anew"
+                )
+            stored = self._parts.rows()
+            self.request = self.request.union(unfinished.only(stored))
+            self._target, self._rows = self._target.union(self.request), stored | self._rows
 
     def done(self, measurement: str, sha256: str) -> bool:
         """Whether this measurement of this checkpoint is stored already."""
@@ -141,6 +134,13 @@ class RecordWriter:
             return None
         with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
             return row_at(group, row.position).load()
+
+    def shown(self, measurement: str, sha256: str) -> xr.Dataset:
+        """A stored row without the variables that have a value for each parameter; see `Measurement.show`."""
+        row = self._rows[measurement, sha256]
+        with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
+            large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
+            return row_at(group.drop_vars(large), row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Store one unit; it is on disk when this returns.

@@ -5,18 +5,24 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 UNTIL = "0.3"
+APPENDED = "what more is asked for is added to a record"
 
 
 def deprecation_note(old: str, new: str) -> str:
     """What is said to whoever uses an old name."""
     return f"{old} is called {new} now; the old name goes with version {UNTIL}"
+
+
+def superfluous_note(old: str, why: str) -> str:
+    """What is said to whoever uses what isn't needed any more."""
+    return f"{old} isn't needed any more, as {why}; it goes with version {UNTIL}"
 
 
 def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:
@@ -51,6 +57,27 @@ def renamed_arguments(called: str, **names: str) -> Callable[[Callable[P, R]], C
             return function(*args, **given)
 
         return taking_old_names
+
+    return wrapped
+
+
+def superfluous_argument(called: str, name: str, why: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that takes an argument it once had, with a FutureWarning, and does nothing with its value.
+
+    Args:
+        called: the function's name in the warning.
+        name: of the argument.
+        why: the argument isn't needed any more.
+    """
+
+    def wrapped(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def without(*args: P.args, **given: P.kwargs) -> R:
+            if given.pop(name, None) is not None:
+                warnings.warn(superfluous_note(f"{called}({name}=...)", why), FutureWarning, stacklevel=2)
+            return function(*args, **given)
+
+        return without
 
     return wrapped
 
@@ -95,16 +122,22 @@ def renamed_exports(module: str, **names: str) -> Callable[[str], Any]:
     return read
 
 
-def with_new_names(arguments: Sequence[str], names: dict[str, str]) -> tuple[list[str], list[str]]:
+def with_new_names(
+    arguments: Sequence[str], names: Mapping[str, str], superfluous: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
     """A command line with new names in the place of old options, and a line on each old one.
 
     Args:
         arguments: of the command line.
         names: the new name of each old option.
+        superfluous: switches that are left out, and why they aren't needed any more.
     """
     lines, renamed = [], []
     for argument in arguments:
         option, sign, value = argument.partition("=")
+        if argument in superfluous:
+            lines.append(superfluous_note(argument, superfluous[argument]))
+            continue
         if option in names:
             lines.append(deprecation_note(option, names[option]))
             option = names[option]

@@ -37,6 +37,13 @@ def amount(size: float) -> str:
     return f"{size / unit:.{digits}f} {name}"
 
 
+def duration(seconds: float) -> str:
+    """A time as a person reads it: ``0.4 s``, ``53 s``, ``12 min``, ``2.5 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def listed(names: Iterable[object], limit: int = 4) -> str:
     """The first ``limit`` names, and how many more there are: ``a, b and 7 more``."""
     shown = [one_line(name, 120) for name in names]

@@ -184,7 +184,7 @@ def test_help_is_short_and_quick(tmp_path):
     lines = out.splitlines()
     assert len(lines) <= 2 * 48
     assert max(map(len, lines)) <= 80
-    for option in ("--hessian", "-k", "--which", "--tol", "--problem", "--project", "--append", "--json", "--out"):
+    for option in ("--hessian", "-k", "--which", "--tol", "--problem", "--project", "--overwrite", "--json", "--out"):
         assert option in out
     assert "Exit status: 0 done" in out
 
@@ -396,7 +396,7 @@ def mine(checkpoint):
     assert "was there already" in command("a.pt", *options).out
     path.write_text(path.read_text().replace("factor = 1.0", "factor = 1.01"))
     before = tiny.listing()
-    for arguments in (("a.pt",), ("a.pt", "b.pt", "-o", "a.landscape.h5", "--append")):
+    for arguments in (("a.pt",), ("a.pt", "b.pt", "-o", "a.landscape.h5")):
         ran = command(*arguments, *options)
         assert (ran.status, ran.out) == (2, "")
         assert "has the loss" in ran.err
@@ -415,18 +415,39 @@ def test_weights_of_another_precision_are_noted(command, tiny, dtype, said):
     assert (f"note: weights stored in {dtype} are computed with in float32" in ran.out) == said
 
 
-def test_append_adds_a_checkpoint_and_a_measurement(command, tiny):
+def test_a_second_command_adds_a_checkpoint_and_a_measurement(command, tiny):
     command("a.pt", "-o", "run.h5")
     alone = numbers("run.h5", "loss")
-    assert command("a.pt", "b.pt", "-o", "run.h5", "--append").status == 0
+    assert command("a.pt", "b.pt", "-o", "run.h5").status == 0
     both = numbers("run.h5", "loss")
     assert both["sha256"][0] == alone["sha256"][0]
     assert both["loss"][0] == alone["loss"][0]
     assert both["step"] == [0, 10]
-    assert command("b.pt", "--hessian", "-k", 2, "-o", "run.h5", "--append").status == 0
+    assert command("b.pt", "--hessian", "-k", 2, "-o", "run.h5").status == 0
     assert numbers("run.h5", "loss") == both
     assert numbers("run.h5")["step"] == [10]
     assert np.array(numbers("run.h5")["eigenvalues"]).shape == (1, 2)
+
+
+def test_a_second_command_that_asks_for_less_shows_what_is_there(command, tiny):
+    first = command("a.pt", "b.pt", "--hessian", "-k", 2, "-o", "run.h5")
+    before = (tiny.folder / "run.h5").read_bytes()
+    ran = command("b.pt", "--hessian", "-k", 2, "-o", "run.h5")
+    assert ran.status == 0
+    assert "was there already, nothing measured" in ran.out
+    shown = ran.out[: ran.out.index("\nRecord:")]
+    assert shown.startswith("\nb.pt")
+    assert shown in first.out
+    assert (tiny.folder / "run.h5").read_bytes() == before
+
+
+def test_append_warns_and_is_left_out(command, tiny):
+    ran = command("a.pt", "--append")
+    assert ran.status == 0
+    assert ran.err == (
+        "landscape-probe: --append isn't needed any more, as what more is asked for is added to a record; "
+        "it goes with version 0.3\n"
+    )
 
 
 def test_overwrite_replaces(command, tiny):

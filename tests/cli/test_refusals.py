@@ -183,7 +183,6 @@ def test_devices_that_are_not_here(refused):
 def test_options_that_do_not_go_together(refused):
     assert "no checkpoint given" in refused()
     assert "no checkpoint given" in refused("--hessian")
-    assert "exclude each other" in refused("a.pt", "--overwrite", "--append")
     assert "--crosscheck needs --which LM, not SA" in refused("a.pt", "--crosscheck", "pyhessian", "--which", "SA")
     assert "not on cuda:1" in refused("a.pt", "--crosscheck", "pyhessian", "--device", "cuda:1")
     idle = refused("a.pt", "--tol", "1e-4", "--probes", "5")
@@ -208,7 +207,7 @@ def test_outputs_that_cannot_be(refused, tiny):
         "..",
         "x" * 300,
     ):
-        for option in ([], ["--overwrite"], ["--append"]):
+        for option in ([], ["--overwrite"]):
             assert out in refused("a.pt", "--hessian", "-k", "2", "-o", out, *option), out
 
 
@@ -217,9 +216,7 @@ def test_a_record_of_another_request(refused, command, tiny):
     message = refused("a.pt", "--hessian", "-k", 3, "-o", "run.h5")
     assert "eigenpairs k is 2 there and 3 here" in message
     assert "--overwrite" in message
-    assert "--append" not in message  # it would be refused
-    assert "--append" in refused("b.pt", "--hessian", "-k", 2, "-o", "run.h5")
-    assert "k is 2 there and 3 here" in refused("b.pt", "--hessian", "-k", 3, "-o", "run.h5", "--append")
+    assert "k is 2 there and 3 here" in refused("b.pt", "--hessian", "-k", 3, "-o", "run.h5")
 
 
 def test_debug_adds_the_traceback(command, tiny):

@@ -388,7 +388,7 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     folder, record = records[0].parent, tmp_path / "point.h5"
     asked = [str(folder / "first-05.pt"), "--problem", f"{folder / 'problem.py'}:classes", "-o", str(record)]
     assert probe([*asked, "--hessian", "-k", "2"]) == 0
-    assert probe([*asked, "--eigenpairs", "-k", "3", "--matrix", "fisher-empirical", "--append"]) == 0
+    assert probe([*asked, "--eigenpairs", "-k", "3", "--matrix", "fisher-empirical"]) == 0
     other = RecordView.read(record, matrix="fisher-empirical")
     assert other.label == "point (fisher-empirical)"
     assert set(other.groups) == {"eigenpairs", "loss"}
@@ -443,7 +443,7 @@ def test_the_last_row_is_that_of_the_last_step(records, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     out = str(tmp_path / "order.h5")
     assert probe(["first-05.pt", "-o", out]) == 0
-    assert probe(["first-01.pt", "-o", out, "--append"]) == 0
+    assert probe(["first-01.pt", "-o", out]) == 0
     record = RecordView.read(out)
     assert [int(record.row("loss").step), int(record.row("loss", 1).step)] == [5, 1]
 

@@ -1,5 +1,6 @@
 """Factories: found where a person named them, and every failure answered in one line."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import nn
 from landscape.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from landscape.errors import InputError
 from landscape.loading.factories import Factory, build, find_project, resolve
+from landscape.loading.importing import import_file
 from landscape.problem import Problem
 
 GOOD = """
@@ -351,3 +353,11 @@ def test_a_class_can_be_a_factory():
 
     source = checkpoint(arguments={"width": 2})
     assert build(Factory(Make, "m:Make"), source).model.in_features == 2
+
+
+def test_a_failure_within_this_package_is_told_by_the_line_that_called_it(tmp_path):
+    """Its own modules, wherever in the package they lie, are no code of a user."""
+    path = tmp_path / "problem.py"
+    path.write_text("from landscape.machine.memory import bytes_of\nbytes_of(None)\n")
+    with pytest.raises(InputError, match=rf"{re.escape(str(path))}:2"):
+        import_file(path, "pyproject.toml")

@@ -85,7 +85,7 @@ def test_a_resumed_sweep_makes_its_products_as_it_began(tiny, monkeypatch):
     """The memory that decides may have changed in between; the numbers must not."""
     probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
     monkeypatch.setattr("landscape.curvature.products.batched.half_of_memory", lambda _: 0)
-    result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
+    result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5")
     routes = [json.loads(str(row.data["eigenpairs"].provenance.values))["route"]["name"] for row in result.rows]
     assert routes == ["cached", "cached"]
     fresh = probe(["a.pt"], [TopEigenpairs(k=2)], "fresh.h5")
@@ -200,9 +200,8 @@ PROGRESS = Progress("iterating", 12345, np.array([1e-2, 3e-3]), 0.5)
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_a_progress_bar_is_silent_where_there_is_no_terminal(capsys, shown):
-    with ProgressBar("hessian", shown=shown) as bar:
+    with ProgressBar("hessian", shown=shown) as bar, bar.unit("loss", "a.pt"):
         bar(PROGRESS)
-        bar.label("loss")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -211,16 +210,55 @@ def test_a_progress_bar_on_a_terminal_fits_and_goes_away(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
     with ProgressBar() as bar:
-        bar.label("a checkpoint [/named] at length.pt hessian")
-        bar(PROGRESS)
-        bar._bar.refresh()
-        shown = capsys.readouterr().err
-        bar(Progress("iterating", 0, np.array([]), 0.0))
+        with bar.unit("loss", "a checkpoint [/named] at length.pt", 12, ["loss", "eigenpairs"]):
+            pass
+        with bar.unit("eigenpairs", "a checkpoint [/named] at length.pt", 13, ["loss"]):
+            bar(PROGRESS)
+            bar._bar.refresh()
+            shown = capsys.readouterr().err
+            bar(Progress("iterating", 0, np.array([]), 0.0))
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
-    assert "a checkpoint [/name" in text
+    assert "13/14 a checkpoint" in text
+    assert "+ 0.0 s" in text
     assert "iterating 12345 products, residual 1e-02" in text
     assert max(map(len, text.replace("\r", "\n").splitlines())) <= 80
     assert capsys.readouterr().out == ""
+
+
+def test_where_there_is_no_terminal_each_measurement_is_a_line(command, tiny, monkeypatch):
+    monkeypatch.setattr("landscape.reporting.progress_bar.SILENT", 0.0)
+    ran = command("a.pt", "b.pt", "--eigenpairs", "-k", 2, "-o", "run.h5")
+    lines = re.sub(r"[0-9.]+ s\b", "TIME", ran.err).splitlines()
+    assert lines == [
+        "landscape-probe: 1 of 4 measured: loss of a.pt in TIME; left: more than TIME",
+        "landscape-probe: 2 of 4 measured: eigenpairs of a.pt in TIME; left: TIME",
+        "landscape-probe: 3 of 4 measured: loss of b.pt in TIME; left: TIME",
+        "landscape-probe: 4 of 4 measured: eigenpairs of b.pt in TIME",
+    ]
+    assert ran.status == 0
+
+
+def test_a_block_is_printed_as_soon_as_its_measurements_are_finished(tiny):
+    order = []
+
+    class Bar(ProgressBar):
+        def unit(self, measurement, checkpoint, *more):
+            order.append((measurement, checkpoint))
+            return super().unit(measurement, checkpoint, *more)
+
+    def shown(row):
+        order.append(row.path)
+        assert set(row.data) == {"loss", "eigenpairs"}
+        assert "eigenvectors" not in row.data["eigenpairs"], "a value for each parameter can exceed memory"
+
+    asked = [Loss(), TopEigenpairs(k=2)]
+    result = probe(["a.pt", "b.pt"], asked, "run.h5", bar=Bar(), on_row=shown)
+    assert order == [("loss", "a.pt"), ("eigenpairs", "a.pt"), "a.pt", ("loss", "b.pt"), ("eigenpairs", "b.pt"), "b.pt"]
+    again = probe(["b.pt", "a.pt"], asked, "run.h5", bar=Bar(), on_row=shown)
+    assert order[6:] == ["a.pt", "b.pt"]
+    for before, after in zip(result.rows, again.rows, strict=True):
+        stored = [row.data["eigenpairs"].drop_vars("checkpoint") for row in (before, after)]
+        assert stored[0].equals(stored[1]), "from the parts, and from the record"
 
 
 def test_a_solve_drives_the_bar():

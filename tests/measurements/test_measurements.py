@@ -226,7 +226,7 @@ def test_every_matrix_has_a_group_of_its_own(command, tiny):
     }
     problem = landscape.load_problem("a.pt")
     for kind, operator in kinds.items():
-        ran = command("a.pt", "--trace", "--matrix", kind, "-o", "all.h5", "--append")
+        ran = command("a.pt", "--trace", "--matrix", kind, "-o", "all.h5")
         assert (ran.status, ran.err) == (0, ""), kind
         expected = landscape.estimate_trace(operator(problem)).trace.value
         assert float(group("all.h5", f"trace_{kind.replace('-', '_')}").trace) == expected
@@ -553,14 +553,14 @@ def test_a_warm_start_comes_from_the_record(tiny, monkeypatch):
 
     monkeypatch.setattr("landscape.spectrum.eigenpairs.top_eigenpairs", watched)
     landscape.probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
-    landscape.probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5", append=True)
+    landscape.probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5")
     assert starts[0] is None
     np.testing.assert_array_equal(starts[1].T, group("run.h5", "eigenpairs").eigenvectors)
 
 
 def test_an_appended_measurement_opens_with_xarray(command, tiny):
     command("a.pt", "--trace", "-o", "run.h5")
-    command("a.pt", "b.pt", "--trace", "--density", "-k", 1, "-o", "run.h5", "--append")
+    command("a.pt", "b.pt", "--trace", "--density", "-k", 1, "-o", "run.h5")
     with xr.open_datatree("run.h5", engine="h5netcdf") as tree:
         assert tree["trace"].sizes["checkpoint"] == 2
         assert tree["density/nodes"].dims == ("checkpoint", "probe", "node")

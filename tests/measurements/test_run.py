@@ -127,7 +127,7 @@ def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monke
     files = ["step-00.pt", "step-14.pt", "step-20.pt"]
     assert command(*files, "--dynamics", "-o", "run.h5").status == 0
     assert "nothing measured" in command(*files, "--dynamics", "-o", "run.h5").out
-    ran = command(*files, "step-40.pt", "--dynamics", "-o", "run.h5", "--append")
+    ran = command(*files, "step-40.pt", "--dynamics", "-o", "run.h5")
     assert ran.status == 0
     rows = group("run.h5", "dynamics")
     assert rows.sizes["checkpoint"] == 2
@@ -146,7 +146,7 @@ def test_what_is_shown_has_no_padding_of_longer_rows(command, descent):
     """A run of three checkpoints beside one of four shows what it shows in a record of its own."""
     files, asked = ["step-00.pt", "step-04.pt", "step-14.pt"], ["--dynamics", "--samples"]
     assert command(*files, "step-40.pt", *asked, "-o", "both.h5").status == 0
-    beside, alone = command(*files, *asked, "-o", "both.h5", "--append"), command(*files, *asked, "-o", "alone.h5")
+    beside, alone = command(*files, *asked, "-o", "both.h5"), command(*files, *asked, "-o", "alone.h5")
     assert (beside.status, alone.status) == (0, 0)
     assert "nan" not in beside.out
     about_run = [out[out.index("run of 3 checkpoints") : out.index("Record:")] for out in (beside.out, alone.out)]
@@ -208,7 +208,7 @@ def test_no_threshold_is_claimed_where_some_parameters_are_fixed(command, descen
 
 def test_a_joint_law_of_other_neighbours_is_missing_and_said_so(command, descent):
     assert command("step-00.pt", "step-20.pt", "--dynamics", "-o", "run.h5").status == 0
-    ran = command("step-00.pt", "step-14.pt", "step-20.pt", "--dynamics", "-o", "run.h5", "--append")
+    ran = command("step-00.pt", "step-14.pt", "step-20.pt", "--dynamics", "-o", "run.h5")
     assert ran.status == 3
     assert "joint laws are missing" in ran.out
 

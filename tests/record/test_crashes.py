@@ -292,7 +292,7 @@ def test_a_hundred_killed_runs_lose_nothing(runner: Runner) -> None:
 
 # What is done to a record that is there, and what it had before.
 CHANGES = {
-    "append": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "--append", "-o", "out.h5"]),
+    "append": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "-o", "out.h5"]),
     "overwrite": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "--overwrite", "-o", "out.h5"]),
     "merge": (
         [[*THREE[:2], "-o", "a.h5"], [THREE[2], "-o", "b.h5"]],

@@ -41,10 +41,9 @@ def test_an_older_record_is_drawn(old, tmp_path):
     assert {"eigenvalues", "density", "summary"} <= set(available([RecordView.read(old)]))
 
 
-@pytest.mark.parametrize("option", [(), ("--append",)])
-def test_nothing_is_added_to_an_older_record(old, command, option):
+def test_nothing_is_added_to_an_older_record(old, command):
     before = old.read_bytes()
-    ran = command(str(ROOT / "data" / "single.pt"), "--trace", "-o", str(old), *option, "--project", str(ROOT))
+    ran = command(str(ROOT / "data" / "single.pt"), "--trace", "-o", str(old), "--project", str(ROOT))
     assert ran.status == 2
     assert "is of an older version: it is read and drawn, but not added to or joined" in ran.err
     assert old.read_bytes() == before

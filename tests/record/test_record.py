@@ -157,7 +157,7 @@ def test_a_dimension_without_coordinate_costs_no_space(out: Path) -> None:
 
 def test_xarray_opens_groups_of_different_length_without_this_package(out: Path) -> None:
     write(out, make_request(shas=SHA[:3]))
-    write(out, Request.every({"loss": {}}, SHA[:5], COMMON), append=True)
+    write(out, Request.every({"loss": {}}, SHA[:5], COMMON))
     with xr.open_datatree(out, engine="h5netcdf") as tree:
         assert tree["eigenpairs"].sizes == {"checkpoint": 3, "index": 3, "parameter": 7}
         assert tree["loss"].sizes == {"checkpoint": 5}
@@ -241,7 +241,7 @@ def test_shorter_rows_are_padded_and_tell_their_length(out: Path) -> None:
 
 def test_lengths_survive_an_append(out: Path) -> None:
     for number, k in enumerate((2, 3, 5)):
-        with RecordWriter(out, make_request(shas=[SHA[number]]), append=True) as writer:
+        with RecordWriter(out, make_request(shas=[SHA[number]])) as writer:
             writer.add("eigenpairs", hessian(number, k), provenance(number))
     np.testing.assert_array_equal(content(out)["eigenpairs/index_length"], [2, 3, 5])
     np.testing.assert_array_equal(content(out)["eigenpairs/eigenvalues"][0], [1, 0, np.nan, np.nan, np.nan])
@@ -448,7 +448,7 @@ def test_parts_left_after_the_rename_are_removed(out: Path, tmp_path: Path) -> N
     assert RecordWriter(out, make_request()).finished
     assert not parts.exists()
     shutil.copytree(tmp_path / "copy", parts)
-    write(out, make_request(loss={}), append=True)
+    write(out, make_request(loss={}))
     assert content(out)["eigenpairs"].sizes["checkpoint"] == 3
 
 
@@ -664,7 +664,7 @@ def test_a_finished_record_is_shown_where_nothing_can_be_written(out: Path, read
         assert writer.done("eigenpairs", SHA[2])
     assert out.read_bytes() == before
     assert sorted(os.listdir(out.parent)) == there
-    for request, options in ((make_request(), {"overwrite": True}), (make_request(shas=SHA[:4]), {"append": True})):
+    for request, options in ((make_request(), {"overwrite": True}), (make_request(shas=SHA[:4]), {})):
         refused(lambda request=request, options=options: RecordWriter(out, request, **options), "Read-only file system")
 
 
@@ -680,11 +680,6 @@ OTHER = make_request(hessian=HESSIAN | {"k": 10})
 def test_another_request_is_refused_and_changes_nothing(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
     refused(lambda: RecordWriter(out, OTHER), "eigenpairs k is 3 there and 10 here", "-o", "--overwrite")
-    refused(lambda: RecordWriter(out, make_request(shas=SHA[:2])), "checkpoints are not the same", "--append")
-    refused(
-        lambda: RecordWriter(out, make_request(loss={})), "measurements are eigenpairs there and eigenpairs, loss here"
-    )
-    refused(lambda: RecordWriter(out, OTHER, overwrite=True, append=True), "exclude each other")
     assert out.read_bytes() == before
     assert os.listdir(out.parent) == ["out.h5"]
 
@@ -711,7 +706,7 @@ def test_unfinished_parts_of_another_request(out: Path) -> None:
 
 def test_a_finished_record_is_shown_beside_an_unfinished_append(out: Path) -> None:
     write(out, make_request())
-    parts = interrupted(out, make_request(shas=SHA[3:6]), append=True)
+    parts = interrupted(out, make_request(shas=SHA[3:6]))
     assert RecordWriter(out, make_request()).finished
     assert parts.exists()
 
@@ -768,7 +763,7 @@ def test_without_locks_there_is_no_hold(out: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_finished_record_is_shown_while_another_run_adds_to_it(out: Path) -> None:
     write(out, make_request())
-    with RecordWriter(out, make_request(shas=SHA[3:6]), append=True) as writer:
+    with RecordWriter(out, make_request(shas=SHA[3:6])) as writer:
         writer.add("eigenpairs", hessian(3), provenance(3))
         assert RecordWriter(out, make_request()).finished
         assert writer.done("eigenpairs", SHA[3])
@@ -804,7 +799,7 @@ def other_hdf5(path: Path, _: Request) -> None:
 def test_what_is_no_readable_record_is_never_overwritten(out: Path, make: Any, word: str) -> None:
     make(out, make_request())
     before = out.read_bytes() if out.is_file() else None
-    for options in ({}, {"overwrite": True}, {"append": True}):
+    for options in ({}, {"overwrite": True}):
         refused(lambda options=options: RecordWriter(out, make_request(), **options), str(out), word)
     assert os.listdir(out.parent) == ["out.h5"]
     assert before == (out.read_bytes() if out.is_file() else None)
@@ -826,19 +821,19 @@ def test_a_folder_of_somebody_else_in_the_place_of_the_parts(out: Path, inside: 
     refused(lambda: open_record(out), str(parts))
 
 
-@pytest.mark.parametrize("append", [False, True])
-def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, append: bool) -> None:
-    request = make_request(shas=SHA[2:5]) if append else make_request()
-    if append:
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside a record"])
+def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, beside: bool) -> None:
+    request = make_request(shas=SHA[2:5]) if beside else make_request()
+    if beside:
         write(out, make_request(shas=SHA[:2]))
     whole = shutil.copytree(tmp_path, tmp_path / "whole") / "out.h5"
-    parts = interrupted(out, request, 2, append=append)
+    parts = interrupted(out, request, 2)
     before = json.loads((parts / "request.json").read_text())
     (parts / "request.json").unlink()
     with open_record(parts) as tree:
         assert len(tree["eigenpairs"]["step"]) == 2
     refused(lambda: RecordWriter(out, OTHER), "k is 3 there and 10 here")
-    with RecordWriter(out, request, append=append) as writer:
+    with RecordWriter(out, request) as writer:
         assert [writer.done(*unit) for unit in request.units] == [True, True, False]
         number = SHA.index(request.units[2][1])
         writer.add("eigenpairs", hessian(number), provenance(number))
@@ -846,7 +841,7 @@ def test_a_lost_request_is_made_again_from_the_parts(out: Path, tmp_path: Path, 
     assert before.pop("created") <= after.pop("created")
     assert after == before
     assert not parts.exists()
-    assert_same(content(out), content(write(whole, request, append=append)))
+    assert_same(content(out), content(write(whole, request)))
 
 
 def test_parts_that_do_not_tell_what_was_asked_for(out: Path) -> None:
@@ -905,23 +900,63 @@ def test_there_is_no_such_record(out: Path) -> None:
 # Appending
 
 
+def test_a_request_for_less_is_answered_by_what_is_there(out: Path) -> None:
+    before = write(out, make_request(loss={})).read_bytes()
+    for less in (make_request(), make_request(shas=SHA[:1]), make_request(shas=SHA[1:2], loss={})):
+        with RecordWriter(out, less) as writer:
+            assert writer.finished
+            assert all(writer.done(*unit) for unit in less.units)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (make_request(shas=SHA[:3]), make_request(shas=SHA[:4], loss={})),
+        (make_request(shas=SHA[:3], loss={}), make_request(shas=SHA[2:5])),
+        (make_request(shas=SHA[:3], loss={}), Request.every({"loss": {}}, SHA[3:4], COMMON)),
+    ],
+    ids=["more", "other checkpoints", "another measurement"],
+)
+def test_what_an_unfinished_run_finished_goes_into_another_record(
+    out: Path, tmp_path: Path, before: Request, after: Request
+) -> None:
+    interrupted(out, before, 2)
+    stored = before.units[:2]
+    assert all(RecordWriter(out, after).done(*unit) for unit in stored)
+    write(out, after)
+    assert os.listdir(out.parent) == ["out.h5"]
+    assert set(read_request(out).units) == {*after.units, *stored}
+    (tmp_path / "other").mkdir()
+    assert_same(content(out), content(write(tmp_path / "other" / "at_once.h5", read_request(out))))
+
+
+def test_an_unfinished_run_that_asked_for_more_is_resumed_after_another_interruption(out: Path) -> None:
+    interrupted(out, make_request(), 1)
+    more = make_request(shas=SHA[:4], loss={})
+    interrupted(out, more, 1)
+    again = RecordWriter(out, more)
+    assert [again.done(*unit) for unit in more.units[:3]] == [True, True, False]
+    (out.with_name("out.h5.parts") / "request.json").unlink()
+    assert [RecordWriter(out, more).done(*unit) for unit in more.units[:3]] == [True, True, False]
+
+
 def test_append_new_checkpoints_and_new_measurements(out: Path, tmp_path: Path) -> None:
     write(out, make_request(shas=SHA[:2]))
     both = make_request(shas=SHA[:3], loss={"on": "all"})
-    writer = RecordWriter(out, both, append=True)
+    writer = RecordWriter(out, both)
     assert not writer.finished
     assert [writer.done(*unit) for unit in both.units] == [True, True, False, False, False, False]
-    write(out, both, append=True)
+    write(out, both)
     assert_same(content(out), content(write(tmp_path / "at_once.h5", both)))
-    assert RecordWriter(out, both, append=True).finished
     assert RecordWriter(out, both).finished
-    assert RecordWriter(out, make_request(shas=SHA[:1]), append=True).finished
+    assert RecordWriter(out, make_request(shas=SHA[:1])).finished
 
 
 def test_append_tells_done_from_asked_for(out: Path) -> None:
     write(out, make_request(shas=SHA[:2]))
-    write(out, Request.every({"loss": {}}, SHA[2:3], COMMON), append=True)
-    writer = RecordWriter(out, make_request(shas=SHA[2:3], loss={}), append=True)
+    write(out, Request.every({"loss": {}}, SHA[2:3], COMMON))
+    writer = RecordWriter(out, make_request(shas=SHA[2:3], loss={}))
     assert not writer.finished
     assert not writer.done("eigenpairs", SHA[2])
     assert writer.done("loss", SHA[2])
@@ -930,18 +965,18 @@ def test_append_tells_done_from_asked_for(out: Path) -> None:
 def test_append_resumes(out: Path, tmp_path: Path) -> None:
     write(out, make_request(shas=SHA[:1]))
     request = make_request(shas=SHA[1:4])
-    interrupted(out, request, 2, append=True)
-    writer = RecordWriter(out, request, append=True)
+    interrupted(out, request, 2)
+    writer = RecordWriter(out, request)
     assert [writer.done(*unit) for unit in request.units] == [True, True, False]
-    write(out, request, append=True)
+    write(out, request)
     assert_same(content(out), content(write(tmp_path / "at_once.h5", make_request(shas=SHA[:4]))))
 
 
 def test_append_needs_the_same_settings_and_common(out: Path) -> None:
     before = write(out, make_request()).read_bytes()
-    refused(lambda: RecordWriter(out, OTHER, append=True), "eigenpairs k is 3 there and 10 here")
+    refused(lambda: RecordWriter(out, OTHER), "eigenpairs k is 3 there and 10 here")
     other = COMMON | {"data": {"sha256": "e" * 64}, "arguments": [1]}
-    message = refused(lambda: RecordWriter(out, make_request(common=other), append=True), "data sha256 is dd")
+    message = refused(lambda: RecordWriter(out, make_request(common=other)), "data sha256 is dd")
     assert "arguments is not given there and [1] here" in message
     assert out.read_bytes() == before
 
@@ -955,7 +990,7 @@ def test_what_an_earlier_row_tells(out: Path) -> None:
     del writer
     assert RecordWriter(out, request).earlier("eigenpairs") == provenance(1, route="cached")
     write(out, request)
-    more = RecordWriter(out, make_request(shas=SHA[2:5]), append=True)
+    more = RecordWriter(out, make_request(shas=SHA[2:5]))
     assert more.earlier("eigenpairs") == provenance(0)
 
 
@@ -968,15 +1003,10 @@ def test_what_was_measured_on_the_checkpoint_before(out: Path) -> None:
     np.testing.assert_array_equal(writer.previous("eigenpairs", SHA[1]).eigenvalues, hessian(0).eigenvalues)
     del writer
     write(out, request)
-    more = RecordWriter(out, make_request(shas=SHA[3:5]), append=True)
+    more = RecordWriter(out, make_request(shas=SHA[3:5]))
     before = more.previous("eigenpairs", SHA[3])
     assert str(before.sha256.values) == SHA[2], "rows that are there come first"
     np.testing.assert_array_equal(before.eigenvectors, hessian(2).eigenvectors)
-
-
-def test_append_to_nothing_is_a_new_record(out: Path) -> None:
-    write(out, make_request(), append=True)
-    assert RecordWriter(out, make_request()).finished
 
 
 # What the measuring code may hand over

@@ -48,6 +48,11 @@ def test_old_arguments_are_taken(problem):
         assert Hessian(problem, compiling="on").route.compiles
 
 
+def test_a_superfluous_argument_is_taken(tiny):
+    with pytest.warns(FutureWarning, match=r"probe\(append=\.\.\.\) isn't needed any more, .* 0\.3"):
+        assert landscape.probe("a.pt", [landscape.Loss()], "run.h5", append=True).measured == 1
+
+
 @pytest.mark.parametrize(("old", "new"), [("Look", "FigureStyle"), ("Shown", "RecordView")])
 def test_old_exports_are_the_new_ones(old, new):
     with pytest.warns(FutureWarning, match=rf"landscape\.figures\.{old} is called {new} now"):

@@ -139,7 +139,7 @@ def test_components_of_another_run_are_another_request(command, tiny):
     asked = ["--slice", "1d", "--direction", "pca", "--points", 3, "-o", "run.h5"]
     assert command("a.pt", "b.pt", *asked).status == 0
     assert command("a.pt", "b.pt", *asked).out.count("nothing measured") == 1
-    more = command("a.pt", "b.pt", "c.pt", *asked, "--append")
+    more = command("a.pt", "b.pt", "c.pt", *asked)
     assert more.status == 2
     assert "slices_1d run is" in more.err
 
