@@ -2,8 +2,8 @@
 
 A Gauss rule gives the mass of the spectrum around each node, but not how that mass is spread between nodes. Smooth
 equal nodes a distance d apart with a Gaussian of standard deviation h. The result is a constant with a ripple of
-relative amplitude 2 exp(-2 pi^2 (h / d)^2) (Poisson summation): 1.4 % at h = d / 2, and 58 % at h = d / 4. So the
-width is half the distance of neighbouring nodes, averaged over the mass of the spectrum.
+relative amplitude 2 exp(-2 pi^2 (h / d)^2) (Poisson summation). The amplitude is 1.4 % at h = d / 2, and 58 % at
+h = d / 4. So the width is half the distance of neighbouring nodes, averaged over the mass of the spectrum.
 
 Estimates of a width from the scatter of a sample (Silverman 1986; Sheather and Jones 1991; cross-validation over
 probes) don't apply, because the nodes are no independent sample. For a large operator all probes have almost equal

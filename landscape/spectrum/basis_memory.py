@@ -66,8 +66,8 @@ def bytes_beside(operator: SymmetricOperator, k: int, memory: int) -> int:
     """Bytes of the vectors beside the basis.
 
     Where products are in less precision than vectors, the wanted vectors are also multiplied in full precision. Each
-    of them then takes three vectors more. Products in float64 may take more memory than all these vectors: then it is
-    the memory of those products that counts.
+    of them then takes three vectors more. If products in float64 take more memory than all these vectors, the result
+    is the memory of those products.
     """
     vectors = vectors_beside(k) + 3 * k * operator.reduced
     return max(vectors * operator.dim * operator.dtype.itemsize, bytes_in_float64(operator, memory))

@@ -26,11 +26,11 @@ from landscape.spectrum.products import LEAST_SQUARED, norm
 
 Place = Literal["device", "host memory", "file"]
 
-# Columns that are overwritten at a time in memory: all at once would take a second basis. And bytes of a file's block.
+# Columns that are overwritten at a time in memory: all at once would take a second basis.
 _COLUMNS = 1 << 16
-_BYTES = 1 << 25
-# The last pass of Gram-Schmidt may take away this share of the length that it leaves; the most pairs of passes. See
-# `BasisStore.orthogonalise`.
+_BYTES = 1 << 25  # bytes of a file's block
+# Limits of `BasisStore.orthogonalise`: what the last pass of Gram-Schmidt may subtract, as a share of the length that
+# it leaves; and the number of pairs of passes.
 _SHARE = 0.01
 _ROUNDS = 10
 
@@ -311,8 +311,8 @@ class BasisStore:
         So where the share is larger than 1/100, the remainder is normalised and split again. The remainder's part in
         the span is added to c. So v = Q c + l u holds to the rounding of v.
 
-        Numbers below the smallest normal number are rounded by more than a share of their size. The share therefore
-        counts that rounding as subtracted too.
+        Numbers below the smallest normal number are rounded by more than eps times their size. The test therefore adds
+        that rounding to ||d||.
 
         Returns:
             c (size,), u (n,), and l. u is None if l is zero or not finite, or if every pass leaves rounding in span Q.

@@ -37,7 +37,7 @@ class SpectralDensity(HasSummary):
         outliers: deflated eigenvalues, (k,) float64, by magnitude descending.
         residuals: residual norms of the outliers plus the rounding of their solve, (k,). The outliers and the
             compressed operator together have n eigenvalues. These differ from the exact eigenvalues by at most twice
-            the sum of the residual norms (Lidskii), and to second order in the residual norms.
+            the sum of the residual norms (Lidskii). The difference is of second order in the residual norms.
         nodes: Ritz values of each probe's chain, (p, m) float64, ascending.
         weights: quadrature weights, (p, m) float64, adding up to 1 in each row.
         alpha: diagonals of the chains' tridiagonal matrices, (p, m) float64.

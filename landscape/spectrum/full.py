@@ -1,4 +1,4 @@
-"""All eigenvalues of an operator whose dense matrix fits, with an error measured on that matrix."""
+"""All eigenvalues of an operator whose dense matrix fits into memory, with an error measured on that matrix."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FullSpectrum(HasSummary):
     """All eigenvalues, in the units of the operator, with their error.
 
     The eigenvalues are those of S = (A + A^T) / 2, where the columns of A are the products that were made. An
-    eigenvalue is null if it is zero up to rounding, |lambda| <= ``rounding``. Null eigenvalues have two causes:
+    eigenvalue is null if it is zero up to rounding, |lambda| <= ``rounding``. Causes of null eigenvalues are:
 
     * *zero columns*: the objective doesn't depend on some parameters at all, such as the weights into a dead ReLU unit
       or the embedding of a token that doesn't occur. The columns of A for these parameters are exactly zero.
@@ -40,8 +40,7 @@ class FullSpectrum(HasSummary):
       every theta. A curved symmetry rescales one layer against the next, or a weight in front of a normalisation. Along
       the curve H x' = -g . x'', so its direction is null only where the gradient is zero. Away from a minimum such a
       direction counts as positive or negative.
-
-    Some null directions have another cause: too few samples for the number of parameters.
+    * *few samples*: there are too few samples for the number of parameters.
 
     Attributes:
         eigenvalues: all eigenvalues, (n,) float64, descending.

@@ -1,4 +1,4 @@
-"""A Krylov basis: orthonormal vectors that grow by products with a symmetric operator. Every Lanczos method uses it.
+"""The Krylov basis of every Lanczos method here: orthonormal vectors, extended by products with a symmetric operator.
 
 Let Q be the basis. Its first m vectors are *expanded*, which means multiplied by the operator A. The other p vectors
 are *pending*. The basis keeps the relation
@@ -38,8 +38,8 @@ class Expansion:
     Attributes:
         alpha: q^T A q.
         beta: norm of the part of A q outside the basis, at least the level of rounding. A part below that level is
-            noise, and may hide a part of at most that size. 0 if no such part can exist: the basis spans the space, or
-            all products were zero.
+            noise, and may hide a part of at most that size. ``beta`` is 0 if no such part can exist: the basis spans
+            the space, or all products were zero.
         pending: index of the part outside as a new basis vector; None if A q is within the basis up to rounding.
     """
 

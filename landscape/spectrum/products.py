@@ -60,7 +60,7 @@ def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tens
 
     The factor 3 is no power of two, so every operation on v/3 is rounded differently. The difference is therefore the
     error that the two products don't share. The second term is for operations that are exact at both scales. Both
-    products share the rounding of the forward pass, which this doesn't measure: see `landscape.spectrum.rounding`.
+    products share the rounding of the forward pass. The norm doesn't contain that: see `landscape.spectrum.rounding`.
 
     Args:
         operator: A.

@@ -9,8 +9,8 @@ and S = sum_l ||E g_l||^2:
   of p, where q is the p-quantile of that distribution.
 - The expectation of exp(-t S) is at most (1 + 2 t ||E||_F^2)^(-m/2), because log(1 + 2 t w) is concave in w. By
   Chernoff's inequality ||E||_F^2 <= S / q', wrong with a chance of p, where (q' e / m)^(m/2) exp(-q'/2) = p.
-- tr E is the expectation of g^T E g. The mean of g^T E g over the m draws is off by more than
-  2 sqrt(x/m) ||E||_F + 2 (x/m) ||E||_2 with a chance of at most 2 exp(-x) (Laurent and Massart 2000, lemma 1).
+- tr E is the expectation of g^T E g. The mean of g^T E g over the m draws is off by at most
+  2 sqrt(x/m) ||E||_F + 2 (x/m) ||E||_2. That is wrong with a chance of 2 exp(-x) (Laurent and Massart 2000, lemma 1).
 
 Vectors of signs would bound nothing: two equal errors cancel in half of all draws.
 """

@@ -14,9 +14,9 @@ grows with mu, so the bound for an edge holds for every eigenvalue beyond the ed
 The bound assumes nothing about the spectrum. A Ritz value close to the edge weakens the bound by one factor only. A
 priori bounds (Kuczynski and Wozniakowski 1992) ignore the coefficients of the chain; this bound uses them.
 
-The bound is a p-value. Stop a chain after any step: the chance that it claims less than delta although it missed an
-eigenvalue is at most delta, because all its bounds are on one number, |u^T x|. So the edge at which the chance is
-delta, `unseen_edge`, bounds all missed eigenvalues, after every step at once.
+The bound is a p-value. Suppose that a chain missed an eigenvalue and is stopped after any step. The chance that its
+bound is less than delta is at most delta, because the bounds after all steps are on one number, |u^T x|. So the edge at
+which the chance is delta, `unseen_edge`, bounds all missed eigenvalues, after every step at once.
 """
 
 from __future__ import annotations

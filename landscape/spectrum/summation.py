@@ -1,18 +1,18 @@
 """Spectral sums tr f(A) = sum_i f(lambda_i) by stochastic Lanczos quadrature.
 
 The method is Ubaru, Chen and Saad's (2017), with deflation of k outliers as in the spectral density. The outliers'
-part is exact. Each probe x, uniform on the unit sphere of the complement, gives the independent sample
-sum_i f(lambda_i) + (n - k) x^T f(C) x, with the sum over the outliers and C the operator compressed to the complement.
+part is exact. Each probe x is uniform on the unit sphere of the complement. Let C be the operator compressed to the
+complement. Each probe gives the independent sample sum_i f(lambda_i) + (n - k) x^T f(C) x, summed over the outliers.
 
 The standard error isn't taken from the spread of the samples. For x uniform on the unit sphere of N dimensions
 
     Var(N x^T F x) = 2 N / (N + 2) (tr F^2 - (tr F)^2 / N).
 
 The chains' nodes and weights give tr f(C)^2. That gives the variance far more exactly than the spread of ten samples.
-If a few eigenvalues carry the sum, the samples are skewed like chi^2, and Student's interval from ten samples holds in
-fewer than 95 % of cases (``pytest tests/spectrum/test_functions.py -m slow -k coverage`` measures the coverage of this
-interval). Three errors that all samples share are added to the interval: the quadrature's, the one from the outliers'
-residuals, and rounding.
+If a few eigenvalues carry the sum, the samples are skewed like chi^2. Student's interval from ten samples then holds in
+fewer than 95 % of cases. ``pytest tests/spectrum/test_functions.py -m slow -k coverage`` measures how often the
+interval used here holds. Three errors that all samples share are added to the interval: the quadrature's error, the
+error from the outliers' residuals, and rounding.
 """
 
 from __future__ import annotations

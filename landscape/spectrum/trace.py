@@ -76,8 +76,8 @@ class TraceEstimate(HasSummary):
         agree: whether all samples of the trace are equal up to rounding; see ``remarks``.
         rounding: bound on the rounding error of the trace, the sum of three parts. The first is sqrt(2 n) times the
             rounding measured in one product with a vector of signs. If no product is rounded worse, that is a bound by
-            Cauchy and Schwarz: the exact part adds j products' errors along unit vectors, and the probes' part is a
-            mean of errors along vectors of length at most sqrt(n). The second part is sqrt(k) times the ``rounding``
+            Cauchy and Schwarz. The exact part adds j products' errors along unit vectors. The probes' part is a mean
+            of errors along vectors of length at most sqrt(n). The second part is sqrt(k) times the ``rounding``
             of the solve for k known eigenpairs. The third is for the rounding that all products share, see
             `landscape.spectrum.rounding.Distance.trace`.
         deflation: number j of directions computed exactly instead of by probes.
