@@ -2,7 +2,7 @@
 
 The method is Ubaru, Chen and Saad's (2017), with deflation of k outliers as in the spectral density. The outliers'
 part is exact. Each probe x is uniform on the unit sphere of the complement. Let C be the operator compressed to the
-complement. Each probe gives the independent sample sum_i f(lambda_i) + (n - k) x^T f(C) x, summed over the outliers.
+complement. The independent sample of x is sum_i f(lambda_i) + (n - k) x^T f(C) x, where i runs over the outliers.
 
 The standard error isn't taken from the spread of the samples. For x uniform on the unit sphere of N dimensions
 
