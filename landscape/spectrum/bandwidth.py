@@ -1,14 +1,13 @@
-"""How far to smooth quadrature nodes so that they make a curve.
+"""The smoothing width that turns quadrature nodes into a curve.
 
-A Gauss rule tells how much of the spectrum lies around each node, not how it is spread until the next: below the
-distance of its nodes there is nothing to be seen but the nodes themselves. Equal nodes a distance d apart, smoothed
-with a Gaussian of standard deviation h, are a constant with a ripple of relative amplitude 2 exp(-2 pi^2 (h / d)^2)
-(Poisson summation), which is 1.4 % at h = d / 2 and 60 % at half of that. So the width is half the distance of
-neighbouring nodes, averaged over where the eigenvalues are.
+A Gauss rule gives the mass of the spectrum around each node, but not how that mass is spread between nodes. Smooth
+equal nodes a distance d apart with a Gaussian of standard deviation h. The result is a constant with a ripple of
+relative amplitude 2 exp(-2 pi^2 (h / d)^2) (Poisson summation). The amplitude is 1.4 % at h = d / 2, and 58 % at
+h = d / 4. So the width is half the distance of neighbouring nodes, averaged over the mass of the spectrum.
 
 Estimates of a width from the scatter of a sample (Silverman 1986; Sheather and Jones 1991; cross-validation over
-probes) don't apply: the nodes are no independent sample. For a large operator those of all probes are almost the same,
-and a probe left out confirms the comb that the others show.
+probes) don't apply, because the nodes are no independent sample. For a large operator all probes have almost equal
+nodes. A probe that is left out therefore confirms the comb of the other probes.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import numpy as np
 
 
 def choose_width(nodes: np.ndarray, weights: np.ndarray, rounding: float) -> float:
-    """Half the distance of neighbouring nodes, in the mean over the weights and over probes.
+    """Half the distance of neighbouring nodes, averaged over the weights and over the probes.
 
-    In a picture of several scales it is the mass that decides. The width is equivariant: of c A it is |c| times as
-    large. It is 0 where no probe has two nodes that rounding leaves apart: there is no distance to tell.
+    In a spectrum of several scales, the scale with the most mass decides. The width is equivariant: c A has |c| times
+    the width of A. The width is 0 if no probe has two nodes further apart than rounding can move them.
 
     Args:
-        nodes: (p, m), each row ascending, NaN where a chain was shorter.
-        weights: (p, m), adding up to 1 in each row, 0 where the node is NaN.
-        rounding: how far rounding alone may move a node.
+        nodes: quadrature nodes, (p, m), each row ascending, NaN where a chain was shorter.
+        weights: quadrature weights, (p, m), adding up to 1 in each row, 0 where the node is NaN.
+        rounding: bound on how far rounding may move a node.
     """
     rows = [(row[np.isfinite(row)], weight[np.isfinite(row)]) for row, weight in zip(nodes, weights, strict=True)]
     apart = any(len(row) and np.ptp(row) > 2 * rounding for row, _ in rows)
@@ -33,5 +32,5 @@ def choose_width(nodes: np.ndarray, weights: np.ndarray, rounding: float) -> flo
 
 
 def _half_spacing(nodes: np.ndarray, weights: np.ndarray) -> float:
-    """sum_j w_j (x_{j+1} - x_{j-1}) / 4, with one neighbour at the ends."""
+    """sum_j w_j (x_{j+1} - x_{j-1}) / 4; an end has one neighbour, and its term is w_j times half that distance."""
     return float(weights @ np.gradient(nodes)) / 2 if len(nodes) > 1 else 0.0

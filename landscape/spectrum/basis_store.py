@@ -1,7 +1,7 @@
-"""The vectors of a basis as rows, where there is room for them: on the operator's device, in host memory or in a file.
+"""The vectors of a basis as rows of a table, stored on the operator's device, in host memory or in a file.
 
-Everything done with a basis is a sum over columns or goes column by column. So what is in a file is read in blocks of
-columns, and processes that have no room for all share the columns: what is added up over columns is added up over them.
+Every operation on a basis is a sum over columns or goes column by column. So a file is read in blocks of columns.
+Processes that have no room for whole vectors share the columns, and sums over columns become sums over processes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from landscape.spectrum.products import LEAST_SQUARED, norm
 
 Place = Literal["device", "host memory", "file"]
 
-# Columns that are overwritten at a time in memory, so that this takes no second basis; bytes of a block in a file.
+# Columns that are overwritten at a time in memory: all at once would take a second basis.
 _COLUMNS = 1 << 16
-_BYTES = 1 << 25
-# How much a last pass of Gram-Schmidt may still take away, by what it leaves, and how many pairs of passes there are at
-# most; see `BasisStore.orthogonalise`.
+_BYTES = 1 << 25  # bytes of a file's block
+# Limits of `BasisStore.orthogonalise`: what the last pass of Gram-Schmidt may subtract, as a share of the length that
+# it leaves; and the number of pairs of passes.
 _SHARE = 0.01
 _ROUNDS = 10
 
@@ -39,10 +39,10 @@ class _Store(Protocol):
     """Vectors as rows of a table, read and written in blocks of columns.
 
     Attributes:
-        place: where it is.
-        device: where what is read is.
-        width: columns that are read at a time.
-        piece: columns that are overwritten at a time.
+        place: where the table is.
+        device: device of the tensors that `read` returns.
+        width: number of columns that are read at a time.
+        piece: number of columns that are overwritten at a time.
     """
 
     place: Place
@@ -58,8 +58,8 @@ class _Store(Protocol):
 @final
 class _InMemory:
     def __init__(self, capacity: int, dim: int, dtype: torch.dtype, device: torch.device, place: Place) -> None:
-        # All at once, as growing would hold an old and a new basis: a CPU gives pages when they are written to, and
-        # what a GPU gives is bounded by the capacity.
+        # Allocated at once, because growing would hold an old and a new basis. A CPU gives pages when they are written
+        # to. On a GPU the capacity bounds the memory.
         self._rows = torch.empty((capacity, dim), device=device, dtype=dtype)
         self.place, self.device = place, device
         self.width, self.piece = dim, _COLUMNS
@@ -73,10 +73,12 @@ class _InMemory:
 
 @final
 class _InFile:
-    """Block by block, so that what is read together lies together; the file has no name and ends with the process.
+    """A table in a temporary file, stored in blocks of columns, because the blocks are read one at a time.
+
+    The file has no name, and the system deletes it when the process ends.
 
     Raises:
-        InputError: the disk has no room for it.
+        InputError: the disk has no room for the file.
     """
 
     place: Place = "file"
@@ -114,12 +116,12 @@ class _InFile:
                 raise InputError(f"the basis can't be written to {self._folder}: {error.strerror}") from None
 
     def _blocks(self, columns: slice) -> Iterator[slice]:
-        """The columns, which begin with a block, block by block."""
+        """The blocks of a range of columns; the range begins where a block begins."""
         for start in range(columns.start, columns.stop, self.width):
             yield slice(start, min(start + self.width, columns.stop))
 
     def _seek(self, rows: slice, block: slice) -> int:
-        """Go to the block's part of the first of the rows; returns its length."""
+        """Move the file's position to the first of the rows within a block; returns the block's width."""
         width = min(self.width, self._dim - block.start)
         assert block.stop - block.start == width, "whole blocks alone lie together"
         self._file.seek((block.start * self._capacity + rows.start * width) * self._numpy.itemsize)
@@ -134,13 +136,13 @@ class _InFile:
 
 
 def _folder_for_large_files() -> Path:
-    """Where TMPDIR says, or /var/tmp, as /tmp is often held in memory."""
+    """The folder that TMPDIR names, otherwise /var/tmp if it is writable: /tmp is often in memory."""
     usual = Path("/var/tmp")
     return usual if "TMPDIR" not in os.environ and os.access(usual, os.W_OK) else Path(tempfile.gettempdir())
 
 
 def _reserve(file: int, size: int) -> None:
-    """Have a disk keep so much for a file, where it can be asked to."""
+    """Reserve ``size`` bytes of the disk for a file, on systems that can."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
 
@@ -148,7 +150,10 @@ def _reserve(file: int, size: int) -> None:
 def _store(
     capacity: int, dim: int, dtype: torch.dtype, device: torch.device, memory: int | None, largest: int
 ) -> _Store:
-    """A store for vectors of a share's length, in a place that fits the largest share."""
+    """A store for ``capacity`` rows of ``dim`` columns, this process's share, in a place where ``largest`` columns fit.
+
+    ``largest`` is the largest share of any process, so all processes choose alike if their memory is alike.
+    """
     size = capacity * largest * dtype.itemsize
     if memory is None or size <= memory:
         return _InMemory(capacity, dim, dtype, device, "device")
@@ -159,35 +164,39 @@ def _store(
 
 
 def outside(vectors: Tensor, rows: Tensor) -> Tensor:
-    """The part of vectors (..., n) outside the span of orthonormal rows (m, n), in two passes: one leaves rounding."""
+    """The part of vectors (..., n) outside the span of orthonormal rows (m, n).
+
+    Two passes of Gram-Schmidt, because the first leaves rounding in the span.
+    """
     for _ in range(2):
         vectors = vectors - (vectors @ rows.T) @ rows
     return vectors
 
 
 def _subtract(rest: Tensor, block: Tensor, parts: Tensor) -> None:
-    """Take a combination of a block's rows from vectors (width,) or (width, l), in place."""
+    """Subtract a combination of a block's rows from vectors (width,) or (width, l), in place."""
     (rest.addmv_ if rest.ndim == 1 else rest.addmm_)(block.T, parts, alpha=-1)
 
 
 class BasisStore:
-    """Orthonormal vectors, kept where there is room for them.
+    """Orthonormal vectors, stored on the device, in host memory or in a file, wherever there is room.
 
     Args:
-        capacity: the most there may be.
-        dim: n.
-        dtype: of all vectors.
-        device: where what comes in is, and what goes out.
-        memory: bytes that they may take there; None for any number.
-        processes: that make the same calls in the same order, and share the vectors where these take more memory.
+        capacity: the most vectors.
+        dim: length n of the vectors.
+        dtype: type of all vectors.
+        device: device of the vectors that go in and come out.
+        memory: bytes that the vectors may take on ``device``; None for any number.
+        processes: processes that make the same calls in the same order. If the vectors take more than ``memory``, the
+            processes share the columns.
 
     Attributes:
-        size: how many there are.
-        place: where they are.
+        size: number of vectors.
+        place: where the vectors are.
         shared: whether each process has a part of every vector.
 
     Raises:
-        InputError: there is no room for them, not in a file either.
+        InputError: neither memory nor a file has room for the vectors.
     """
 
     def __init__(
@@ -206,19 +215,19 @@ class BasisStore:
         self._processes = processes if self.shared else SINGLE_PROCESS
         self._own = self._processes.share(dim)
         self._length = self._own.stop - self._own.start
-        self._latest: tuple[int, Tensor] | None = None  # added last, whole
+        self._latest: tuple[int, Tensor] | None = None  # index and whole vector of the latest `append`
         largest = math.ceil(dim / self._processes.size)
         self._store = _store(capacity, self._length, dtype, device, memory, largest)
         self.place = self._store.place
 
     def __getitem__(self, index: int) -> Tensor:
-        """(n,): one vector, not to be changed."""
+        """One vector, (n,); the caller must not change it."""
         if self._latest is not None and self._latest[0] == index:
             return self._latest[1]
         return self._joined(self._read(index).to(self._device))
 
     def stacked(self, count: int | None = None) -> Tensor:
-        """(n, count): a copy of the first ones as columns, by default of all."""
+        """A copy of the first ``count`` vectors as columns, (n, count); by default of all vectors."""
         count = self.size if count is None else count
         copied = torch.empty((self._length, count), device=self._device, dtype=self._dtype)
         for columns, block in self._blocks(0, count):
@@ -228,12 +237,12 @@ class BasisStore:
     def append(self, vector: Tensor) -> int:
         """Add a vector (n,) and return its index."""
         self.extend(vector.unsqueeze(1))
-        if self.shared:  # it is what is multiplied next
+        if self.shared:  # the next product needs this whole vector
             self._latest = self.size - 1, vector
         return self.size - 1
 
     def extend(self, vectors: Tensor) -> None:
-        """Add vectors (n, l)."""
+        """Add the columns of a block (n, l)."""
         assert self.size + vectors.shape[1] <= self._capacity, "no more than there is room for"
         self._write(self.size, vectors[self._own].T)
         self.size += vectors.shape[1]
@@ -246,80 +255,85 @@ class BasisStore:
         self._write(j, one.unsqueeze(0))
 
     def split(self, vectors: Tensor, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Split vectors into their part in the span and the rest, by two passes of Gram-Schmidt.
+        """Split vectors into a part in the span and a remainder, by two passes of Gram-Schmidt.
 
-        What the rest still has in the span is rounding of the *vectors*: little by their lengths, but by its own length
-        only where `orthogonalise` says so. While a block is there, what the first pass leaves in its columns is
-        multiplied with it for the second: a file is read three times, not four.
+        The part of the remainder that is still in the span comes from rounding of the *vectors*. That part is small
+        compared with the vectors. `orthogonalise` tests whether it is also small compared with the remainder.
+
+        The first pass subtracts a block's rows and multiplies the block for the second pass in one reading. So a file
+        is read three times instead of four.
 
         Args:
-            vectors: (n,) or (n, l).
-            count: of the first so many vectors; by default of all.
+            vectors: the vectors to split, (n,) or (n, l).
+            count: how many of the first basis vectors span the space; by default all.
 
         Returns:
-            The coefficients (count,) or (count, l) in float64; the rest, of the shape of ``vectors``; and those of the
-            coefficients that the second pass found, of the coefficients' shape.
+            The coefficients, (count,) or (count, l) in float64; the remainder, of the shape of ``vectors``; and the
+            second pass's contribution to the coefficients, of their shape.
         """
         count = self.size if count is None else count
-        rest = vectors[self._own].to(self._store.device, copy=True)
-        dots = torch.zeros((count, *rest.shape[1:]), dtype=torch.float64, device=self._store.device)
-        again = torch.zeros_like(dots)
+        remainder = vectors[self._own].to(self._store.device, copy=True)
+        dots = torch.zeros((count, *remainder.shape[1:]), dtype=torch.float64, device=self._store.device)
+        second_dots = torch.zeros_like(dots)
         for columns, block in self._blocks(0, count):
-            dots += block @ rest[columns]
-        first = self._total(dots).to(self._dtype)  # as it is subtracted, so that the second pass knows what is left
+            dots += block @ remainder[columns]
+        first = self._total(dots).to(self._dtype)  # rounded as it is subtracted: the second pass corrects that
         for columns, block in self._blocks(0, count):
-            _subtract(rest[columns], block, first)
-            again += block @ rest[columns]
-        second = self._total(again).to(self._dtype)
+            _subtract(remainder[columns], block, first)
+            second_dots += block @ remainder[columns]
+        second = self._total(second_dots).to(self._dtype)
         for columns, block in self._blocks(0, count):
-            _subtract(rest[columns], block, second)
-        found = second.to(self._device, torch.float64)
-        return first.to(found) + found, self._joined(rest.to(self._device)), found
+            _subtract(remainder[columns], block, second)
+        correction = second.to(self._device, torch.float64)
+        return first.to(correction) + correction, self._joined(remainder.to(self._device)), correction
 
     def orthogonalise(self, vector: Tensor) -> tuple[np.ndarray, Tensor | None, float]:
-        """A vector v (n,) as Q c + l u, with u a unit vector that is orthogonal to Q at the level of rounding.
+        """Write a vector v (n,) as Q c + l u, with u a unit vector that is orthogonal to Q at the level of rounding.
 
-        Let D = Q^T Q - I, and let a pass of Gram-Schmidt take d = Q^T r from a vector r and leave r'. What r' still has
-        in the span is
+        Let D = Q^T Q - I. A pass of Gram-Schmidt subtracts Q d, with d = Q^T r, from a vector r and leaves r'. The part
+        of r' in the span obeys
 
-            Q^T r' = -D d + O(eps ||r||),    and    ||r||^2 = ||r'||^2 + ||d||^2,
+            Q^T r' = -D d + O(eps ||r||),    and    ||r||^2 = ||r'||^2 + ||d||^2
 
-        but for rounding. By the length of r' that is at most ||D|| share + O(eps), where share is ||d|| / ||r'||: what
-        the pass found of what it left. So the pass itself tells how orthogonal its result is (the criterion of Daniel,
-        Gragg, Kaufman and Stewart 1976). With share at most 1/100 a vector more makes a Frobenius norm of D at most
+        up to rounding. Relative to ||r'|| that part is at most ||D|| share + O(eps), where share = ||d|| / ||r'||. So
+        the pass itself shows how orthogonal its result is (the criterion of Daniel, Gragg, Kaufman and Stewart 1976).
+        If share is at most 1/100, one vector more gives a Frobenius norm of D of at most
 
-            ||D'||^2 <= ||D||^2 + 2 (||D|| / 100 + O(eps))^2:
+            ||D'||^2 <= ||D||^2 + 2 (||D|| / 100 + O(eps))^2.
 
-        over hundreds of vectors it stays at O(eps) sqrt(m).
+        Over hundreds of vectors ||D|| then stays at O(eps) sqrt(m).
 
         "Twice is enough" (Giraud, Langou and Rozloznik 2005) holds for a vector that isn't nearly in the span. A
-        product with a multiple of the identity is: the first pass leaves a vector of length ||D|| ||A||, and the
-        second leaves ||D||^2 ||A|| in the span, beside a rest of length 4 eps ||A||. Once ||D|| exceeds 4 eps, every
-        such step squares it, and within ten steps ||D|| is about 1. So where the share is larger, the rest is
-        normalised and split again. Its part in the span goes to c, so that v = Q c + l u holds to the rounding of v.
+        product with a multiple of the identity is nearly in the span. The first pass then leaves a vector of length
+        ||D|| ||A||. The second leaves ||D||^2 ||A|| in the span, beside a remainder of length 4 eps ||A||. Once ||D||
+        exceeds 4 eps, every such step squares ||D||, and within ten steps ||D|| is about 1.
 
-        Numbers below the smallest normal one are rounded by more than their share, which counts as taken away too.
+        So where the share is larger than 1/100, the remainder is normalised and split again. The remainder's part in
+        the span is added to c. So v = Q c + l u holds to the rounding of v.
+
+        Numbers below the smallest normal number are rounded by more than eps times their size. The test therefore adds
+        that rounding to ||d||.
 
         Returns:
-            c (size,), u (n,), and l. No u where l is zero or not finite, or every pass leaves rounding in the span.
+            c (size,), u (n,), and l. u is None if l is zero or not finite, or if every pass leaves rounding in span Q.
         """
         coefficients, length = np.zeros(self.size), 1.0
-        follow_noise = math.sqrt(self._dim) * max(torch.finfo(self._dtype).tiny, LEAST_SQUARED)
+        tiny_rounding = math.sqrt(self._dim) * max(torch.finfo(self._dtype).tiny, LEAST_SQUARED)
         for _ in range(_ROUNDS):
-            within, rest, found = self.split(vector)
-            host = torch.cat([within, torch.stack([norm(rest), norm(found)])]).cpu().numpy()  # one transfer a step
+            within, remainder, correction = self.split(vector)
+            host = torch.cat([within, torch.stack([norm(remainder), norm(correction)])]).cpu().numpy()  # one transfer
             left, taken = float(host[-2]), float(host[-1])
             coefficients += length * host[:-2]
             length *= left
-            if taken + follow_noise <= _SHARE * left:
-                return coefficients, rest / left, length
+            if taken + tiny_rounding <= _SHARE * left:
+                return coefficients, remainder / left, length
             if not 0 < left < math.inf:
                 break
-            vector = rest / math.sqrt(left) / math.sqrt(left)  # as the smallest numbers' reciprocals overflow
+            vector = remainder / math.sqrt(left) / math.sqrt(left)  # 1 / left would overflow for the smallest numbers
         return coefficients, None, length
 
     def combine_in_float64(self, coordinates: np.ndarray) -> Tensor:
-        """The combinations (n, l) in float64 with coordinates (m, l) of the first m vectors."""
+        """Linear combinations (n, l) of the first m vectors, with coordinates (m, l), computed in float64."""
         weights = torch.as_tensor(coordinates, device=self._store.device, dtype=torch.float64)
         combined = torch.zeros((self._length, weights.shape[1]), device=self._store.device, dtype=torch.float64)
         for columns, block in self._blocks(0, len(weights), self._store.piece):
@@ -327,33 +341,33 @@ class BasisStore:
         return self._joined(combined.to(self._device))
 
     def combine(self, coordinates: np.ndarray, first: int = 0) -> Tensor:
-        """The combinations (n, l) with coordinates (m, l) of m vectors, from the one of index ``first`` on."""
+        """Linear combinations (n, l) of the m vectors from index ``first`` on, with coordinates (m, l)."""
         weights = self._weights(coordinates)
         combined = torch.zeros((self._length, weights.shape[1]), device=self._store.device, dtype=self._dtype)
         for columns, block in self._blocks(first, first + len(weights)):
-            combined[columns].addmm_(block.T, weights)  # in place, as there may be no room for it twice
+            combined[columns].addmm_(block.T, weights)  # in place: there may be no room for a copy
         return self._joined(combined.to(self._device))
 
     def replace(self, coordinates: np.ndarray) -> None:
-        """Put l combinations, with coordinates (size, l), in the place of all vectors, block by block."""
+        """Replace all vectors by l linear combinations of them, with coordinates (size, l), block by block."""
         weights, self._latest = self._weights(coordinates), None
         for columns, block in self._blocks(0, self.size, self._store.piece):
             self._store.write(slice(0, weights.shape[1]), columns, weights.T @ block)
         self.size = weights.shape[1]
 
     def defect(self) -> float:
-        """Max |Q Q^T - I| over all vectors."""
+        """The largest entry of |Q Q^T - I|, with the vectors as rows of Q."""
         gram = torch.zeros((self.size, self.size), dtype=torch.float64, device=self._store.device)
         for _, block in self._blocks(0, self.size):
             gram += block @ block.T
         return float(np.abs(self._total(gram).cpu().numpy() - np.eye(self.size)).max(initial=0.0))
 
     def _total(self, part: Tensor) -> Tensor:
-        """What the processes have, added up, on the store's device."""
+        """The sum of all processes' tensors, on the store's device."""
         return self._processes.total(part.to(self._device)).to(self._store.device)
 
     def _joined(self, own: Tensor) -> Tensor:
-        """Whole vectors of the parts that the processes have."""
+        """Whole vectors, (n,) or (n, l), put together from the processes' shares."""
         if not self.shared:
             return own
         whole = own.new_zeros((self._dim, *own.shape[1:]))
@@ -361,18 +375,18 @@ class BasisStore:
         return self._processes.total(whole)
 
     def _blocks(self, start: int, stop: int, width: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Columns of this process's, and these vectors' part in them, (stop - start, width)."""
+        """Blocks of this process's columns: each range of columns with the vectors' entries, (stop - start, width)."""
         width = width or self._store.width
         for begin in range(0, self._length, width):
             columns = slice(begin, min(begin + width, self._length))
             yield columns, self._store.read(slice(start, stop), columns)
 
     def _read(self, index: int) -> Tensor:
-        """This process's part of a vector."""
+        """This process's share of a vector."""
         return self._store.read(slice(index, index + 1), slice(0, self._length))[0]
 
     def _write(self, index: int, own: Tensor) -> None:
-        """This process's part (l, width) of vectors from an index on."""
+        """Store this process's share (l, width) of the vectors from an index on."""
         self._store.write(slice(index, index + len(own)), slice(0, self._length), own)
 
     def _weights(self, coordinates: np.ndarray) -> Tensor:

@@ -1,16 +1,19 @@
-"""Bounds on eigenvalues from Ritz pairs and a bound on what lies outside them.
+"""The certificate: bounds on eigenvalues from Ritz pairs and a bound on the spectrum of their complement.
 
-Let Y be l orthonormal Ritz vectors of A with Ritz values Theta and A Y = Y Theta + Q R, where the columns of Q are p
-orthonormal vectors outside Y. In the splitting into span Y and its complement A is [[Theta, (Q R)^T], [Q R, C]] with C
-the compression to the complement. Let eta be at least the largest eigenvalue of C. Then, in the Loewner order,
+Let Y be l orthonormal Ritz vectors of A with Ritz values Theta and A Y = Y Theta + Q R. The columns of Q are p
+orthonormal vectors outside span Y. Split the space into span Y and its complement. Then A is
+[[Theta, (Q R)^T], [Q R, C]], with C the compression of A to the complement. Let eta be at least the largest eigenvalue
+of C. In the Loewner order,
 
-    A <= [[Theta, (Q R)^T], [Q R, eta I]],
+    A <= [[Theta, (Q R)^T], [Q R, eta I]].
 
-and the matrix on the right has the eigenvalues of [[Theta, R^T], [R, eta I_p]], of dimension l + p, and eta n - l - p
-times more. The j-th largest eigenvalue of A is therefore at most the j-th largest of these, and by Cauchy's interlacing
-at least the j-th largest Ritz value (Parlett 1998, sections 10.1 and 10.2). The bound exceeds theta_j by about
-|r_j|^2 / (theta_j - eta), as the residual bounds of Kato (1949) and Temple (1928) do, but it holds for clusters and
-multiples too, each counted as often as it occurs. The lower end is the upper one of -A.
+The matrix on the right has the l + p eigenvalues of [[Theta, R^T], [R, eta I_p]], and eta another n - l - p times. The
+j-th largest eigenvalue of A is therefore at most the j-th largest of these n numbers. By Cauchy's interlacing it is at
+least the j-th largest Ritz value (Parlett 1998, sections 10.1 and 10.2).
+
+The bound exceeds theta_j by about |r_j|^2 / (theta_j - eta), like the residual bounds of Kato (1949) and Temple (1928).
+It also holds for clusters and multiple eigenvalues, each counted with its multiplicity. Bounds for the lower end are
+those for the upper end of -A.
 
 eta comes from a Lanczos chain in the complement; see `landscape.spectrum.search`.
 """
@@ -27,24 +30,24 @@ from landscape.spectrum.ends import Edges, Which
 def certified_intervals(
     values: np.ndarray, border: np.ndarray, edges: tuple[float, float], dim: int, k: int, which: Which
 ) -> np.ndarray:
-    """For each of k wanted Ritz values an interval (k, 2) of which it is one end.
+    """Intervals (k, 2) for the wanted eigenvalues; each Ritz value is one end of its interval.
 
-    The interval of the i-th largest contains the i-th largest eigenvalue, that of the i-th smallest the i-th smallest.
-    For LM, where positive values count from above and negative ones from below, an interval with its mirror image also
-    contains the eigenvalue of the same place by magnitude.
+    The interval of the i-th largest Ritz value contains the i-th largest eigenvalue. The interval of the i-th smallest
+    contains the i-th smallest eigenvalue. For LM, positive values count from above and negative values from below. The
+    interval of the i-th value by magnitude, or its mirror image, also contains the i-th eigenvalue by magnitude.
 
     Args:
-        values: (l,) Theta, the k wanted ones first, in the order of ``which``; the others are further in.
-        border: (p, l) R.
-        edges: bounds above and below on the eigenvalues of C; -inf and inf where there is nothing outside.
-        dim: n.
-        k: how many are wanted.
-        which: the end.
+        values: Ritz values Theta, (l,), the k wanted ones first, in the order of ``which``; the others are further in.
+        border: R, (p, l).
+        edges: upper and lower bound on the eigenvalues of C; -inf and inf if the complement is empty.
+        dim: dimension n of A.
+        k: number of wanted eigenvalues.
+        which: the wanted end of the spectrum.
     """
     above, below = edges
     upper = _upper_bounds(values, border, above, dim)
     lower = -_upper_bounds(-values, border, -below, dim)
-    # Places from above and from below; of equal values the wanted ones, which come first, are the further out.
+    # Ranks from above and from below. Of equal values the wanted ones come first, so they count as further out.
     places = np.empty((2, len(values)), dtype=int)
     for place, outwards in zip(places, (-values, values), strict=True):
         place[np.argsort(outwards, kind="stable")] = np.arange(len(values))
@@ -59,15 +62,15 @@ def certified_intervals(
 
 
 def edges_for_the_rest(values: np.ndarray, border: np.ndarray, edges: Edges) -> Edges:
-    """The furthest bounds on the eigenvalues of C at which A has none beyond the edges.
+    """The loosest bounds on the eigenvalues of C for which A has no eigenvalue beyond the edges.
 
-    The bounding matrix isn't above an edge e if its Schur complement there, (e - eta) I - R (e - Theta)^-1 R^T, has no
-    negative eigenvalue.
+    The bounding matrix has no eigenvalue above an edge e if its Schur complement there, (e - eta) I - R (e - Theta)^-1
+    R^T, has no negative eigenvalue.
 
     Args:
-        values: (l,) Theta, all within the edges.
-        border: (p, l) R.
-        edges: above and below.
+        values: Ritz values Theta, (l,), all within the edges.
+        border: R, (p, l).
+        edges: the upper and the lower edge.
     """
     if border.size == 0:
         return edges
@@ -76,12 +79,12 @@ def edges_for_the_rest(values: np.ndarray, border: np.ndarray, edges: Edges) -> 
 
 
 def _upper_bounds(values: np.ndarray, border: np.ndarray, eta: float, dim: int) -> np.ndarray:
-    """(l,) descending: at least the l largest eigenvalues of A."""
-    held, p = len(values), len(border)
+    """Upper bounds (l,), descending, on the l largest eigenvalues of A."""
+    count, p = len(values), len(border)
     if eta == -math.inf:
         return np.sort(values)[::-1]
     if eta == math.inf:
-        return np.full(held, math.inf)
+        return np.full(count, math.inf)
     bounding = np.block([[np.diag(values), border.T], [border, eta * np.eye(p)]])
-    more = np.full(min(held, dim - held - p), eta)
-    return np.sort(np.concatenate([np.linalg.eigvalsh(bounding), more]))[::-1][:held]
+    further = np.full(min(count, dim - count - p), eta)
+    return np.sort(np.concatenate([np.linalg.eigvalsh(bounding), further]))[::-1][:count]

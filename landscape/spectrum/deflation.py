@@ -1,4 +1,4 @@
-"""Outliers that are known, and an operator without their directions."""
+"""Deflation: known outliers of an operator, and the operator compressed to their complement."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from landscape.spectrum.products import finite_products, norm
 
 @dataclass(frozen=True)
 class Deflation:
-    """Eigenpairs known already, in whose complement a spectrum is sampled.
+    """Known eigenpairs; a spectrum is sampled in their complement.
 
     Attributes:
-        values: (k,) float64.
-        residuals: (k,) float64, their residual norms with what rounding may add.
-        vectors: (n, k) torch, orthonormal, on the operator's device and of its dtype.
-        rounding: the norm of what rounding adds to the matrix, as the solve for them measured it.
+        values: eigenvalues, (k,) float64.
+        residuals: residual norms of the eigenpairs plus ``rounding``, (k,) float64.
+        vectors: eigenvectors, (n, k) torch, orthonormal, on the operator's device and of its dtype.
+        rounding: norm of the matrix's rounding errors, as the solve for the eigenpairs measured it.
     """
 
     values: np.ndarray
@@ -37,7 +37,7 @@ class Deflation:
 
     @classmethod
     def none(cls, operator: SymmetricOperator) -> Deflation:
-        """Nothing known of an operator."""
+        """A deflation without eigenpairs, of the operator's dimension, device and dtype."""
         vectors = torch.empty((operator.dim, 0), device=operator.device, dtype=operator.dtype)
         return cls(np.zeros(0), np.zeros(0), vectors, 0.0)
 
@@ -45,7 +45,7 @@ class Deflation:
     def of_outliers(
         cls, operator: SymmetricOperator, k: int, tol: float, seed: int, progress: Callable[[Progress], None]
     ) -> Deflation:
-        """Those of an operator's k eigenpairs of largest magnitude that converge; ``k`` may be 0.
+        """Solve for the operator's k eigenpairs of largest magnitude, and keep the pairs that converge; k may be 0.
 
         Raises:
             InputError: a product isn't finite.
@@ -56,10 +56,10 @@ class Deflation:
 
     @classmethod
     def of_known(cls, operator: SymmetricOperator, pairs: Eigenpairs, k: int, seed: int) -> Deflation:
-        """Those of the first k of some eigenpairs that have converged, held to the operator by one product.
+        """The converged pairs among the first k of an earlier solve, checked against the operator by one product.
 
         Raises:
-            InputError: they aren't of largest magnitude, are fewer than k, or aren't this operator's.
+            InputError: the pairs aren't of largest magnitude, are fewer than k, or aren't this operator's.
         """
         if pairs.which != "LM":
             raise InputError(f"outliers are the eigenpairs of largest magnitude (LM), and these are of {pairs.which}")
@@ -68,10 +68,10 @@ class Deflation:
                 f"{k} outliers of an operator of dimension {operator.dim} aren't among {len(pairs.eigenvalues)} pairs "
                 f"of dimension {pairs.eigenvectors.shape[0]}: give more pairs, or a smaller k"
             )
-        known = cls._of_converged(operator, pairs, k)
-        if len(known.values):
-            known._hold_to(operator, seed)
-        return known
+        deflation = cls._of_converged(operator, pairs, k)
+        if len(deflation.values):
+            deflation._hold_to(operator, seed)
+        return deflation
 
     @classmethod
     def _of_converged(cls, operator: SymmetricOperator, pairs: Eigenpairs, k: int) -> Deflation:
@@ -81,18 +81,18 @@ class Deflation:
         return cls(pairs.eigenvalues[chosen], residuals, vectors.to(operator.device, operator.dtype), pairs.rounding)
 
     def _hold_to(self, operator: SymmetricOperator, seed: int) -> None:
-        """Refuse pairs that a random combination of them shows to be another operator's, by one product."""
+        """Refuse pairs of another operator, by one product with a random combination of the eigenvectors."""
         z = np.random.default_rng(seed).standard_normal(len(self.values))
         z /= np.linalg.norm(z)
         mixed, predicted = (self.vectors @ torch.as_tensor(each).to(self.vectors) for each in (z, self.values * z))
-        off = float(norm(finite_products(operator, mixed.unsqueeze(1)).squeeze(1) - predicted))
-        # As far as two machines, or two ways of making products, may differ by rounding.
+        error = float(norm(finite_products(operator, mixed.unsqueeze(1)).squeeze(1) - predicted))
+        # The second term: two machines, or two routes of products, may differ by as much rounding.
         largest = float(np.abs(self.values).max())
         allowed = float(np.abs(z) @ self.residuals) + math.sqrt(torch.finfo(operator.dtype).eps) * largest
-        if off > allowed:
+        if error > allowed:
             raise InputError(
-                f"the eigenpairs aren't of this operator: its product with a combination of them is off by {off:.2g}, "
-                f"and their residuals explain {allowed:.2g}"
+                f"the eigenpairs aren't of this operator: its product with a combination of them is off by {error:.2g}"
+                f", and their residuals explain {allowed:.2g}"
             )
 
 
@@ -100,12 +100,12 @@ class Deflation:
 class Deflated(SymmetricOperator):
     """A compressed to the complement of a subspace: P A P with P = I - Q Q^T.
 
-    On the complement it has the eigenvalues that A has beside those of span Q, exactly where span Q is invariant under
-    A; on span Q it is zero. Products are counted here and in A.
+    If span Q is invariant under A, P A P has on the complement exactly the eigenvalues of A that don't belong to span
+    Q. On span Q, P A P is zero. Products are counted here and in A.
 
     Args:
         operator: A, of dimension n.
-        basis: (n, j), orthonormal columns Q, on the operator's device and of its dtype.
+        basis: orthonormal columns Q, (n, j), on the operator's device and of its dtype.
     """
 
     def __init__(self, operator: SymmetricOperator, basis: Tensor) -> None:

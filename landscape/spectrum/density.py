@@ -1,9 +1,9 @@
-"""The spectral density of a symmetric operator by stochastic Lanczos quadrature, with the outliers exact.
+"""The spectral density of a symmetric operator by stochastic Lanczos quadrature, with deflation of the outliers.
 
-The method is Ubaru, Chen and Saad's (2017; for deep networks Ghorbani, Krishnan and Xiao 2019). Here the converged
-outliers are deflated first: each is an eigenvalue of weight 1/n, known with its residual, and the random probes see
-only the operator compressed to their complement, whose spectrum they sample with the weight (n - k)/n. A probe then
-spends none of its variance, and none of its nodes, on the outliers.
+The method is Ubaru, Chen and Saad's (2017; for deep networks Ghorbani, Krishnan and Xiao 2019). Here the k converged
+outliers are deflated first. Each outlier is an eigenvalue of weight 1/n with a known residual norm. The random probes
+see only the operator compressed to the complement, and sample its spectrum with the weight (n - k)/n. So the outliers
+cost a probe neither variance nor nodes.
 """
 
 from __future__ import annotations
@@ -44,21 +44,23 @@ def spectral_density(
 ) -> SpectralDensity:
     """The spectral density by stochastic Lanczos quadrature with deflated outliers.
 
-    Memory: k + steps + 1 vectors, beside what the search for the outliers takes.
+    Memory: k + steps + 1 vectors, beside the vectors of the solve for the outliers.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
-        probes: random vectors; the standard errors fall with its root, and need at least 2.
-        steps: of each chain. Fewer are made where the Krylov space ends before, at the latest after n - k.
-        k: outliers of largest magnitude to deflate, 0 for plain quadrature; n where there are fewer. Those that don't
-            converge are not deflated.
-        seed: of the probes and of the outliers' search; probe i of a seed is the same whatever the number of probes.
-        tol: relative residual of the outliers. What it leaves is of second order (see `SpectralDensity.residuals`), and
-            with the default far below the sampling error.
-        known: eigenpairs of largest magnitude that were solved for before, at least k: the first k, as far as they
-            converged, are deflated in place of a search, at the price of one product that holds them to the operator.
-            ``tol`` is then what they were solved to.
-        progress: called after every product of the search and every chain.
+        probes: number of random probe vectors, default 10; standard errors need at least 2 and fall with the root.
+        steps: steps of each Lanczos chain, default 100. A chain ends early where its Krylov space is exhausted, at the
+            latest after n - k steps.
+        k: number of outliers of largest magnitude to deflate, at most n; default 10; 0 is plain quadrature. Outliers
+            that don't converge are not deflated.
+        seed: seed of the probes and of the solve for the outliers, default 0. Probe i of a seed doesn't depend on the
+            number of probes.
+        tol: relative residual norm of the outliers, default 1e-4. The error that it leaves is of second order (see
+            `SpectralDensity.residuals`). With the default that error is far below the sampling error.
+        known: at least k eigenpairs of largest magnitude from an earlier solve. The converged pairs among the first k
+            are deflated without a solve. One product checks them against the operator. ``tol`` is then the earlier
+            solve's tolerance.
+        progress: function called after every product of the solve and after every chain.
 
     Raises:
         InputError: an argument is out of range, or a product isn't finite; known eigenpairs of another operator.
@@ -67,7 +69,7 @@ def spectral_density(
     check_arguments(operator.dim, probes, steps, k, seed, tol)
     tell = progress or (lambda _: None)
     before, asked = operator.products, min(k, operator.dim)
-    searching = 10 * asked / (10 * asked + probes * steps)  # the part of the work that it seems to be
+    searching = 10 * asked / (10 * asked + probes * steps)  # the solve's estimated share of the work
     measured = distance(operator, seed)
     at_first = operator.products
 
@@ -81,12 +83,12 @@ def spectral_density(
         chains.append(run_chain(operator, deflation, steps, seed, index))
         fraction = searching + (1 - searching) * len(chains) / probes
         tell(Progress("sampling", operator.products - before, np.array([]), fraction))
-    found = tables([(chain.alpha, chain.beta) for chain in chains], steps)
-    largest = float(np.nanmax(np.abs(np.append(deflation.values, found["nodes"]))))
+    columns = tables([(chain.alpha, chain.beta) for chain in chains], steps)
+    largest = float(np.nanmax(np.abs(np.append(deflation.values, columns["nodes"]))))
     return SpectralDensity(
         outliers=deflation.values,
         residuals=deflation.residuals,
-        **found,
+        **columns,
         dim=operator.dim,
         rounding=_rounding(operator, deflation, seed, steps, largest) + measured.spectral,
         orthogonality=max(chain.orthogonality for chain in chains),
@@ -98,10 +100,10 @@ def spectral_density(
 
 
 def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: float = TOL) -> None:
-    """Refuse what `spectral_density` can't be asked of an operator of dimension ``dim``.
+    """Refuse arguments of `spectral_density` that are out of range for an operator of dimension ``dim``.
 
     Raises:
-        InputError: one of them is out of range.
+        InputError: an argument is out of range.
     """
     refuse_fractions(probes=probes, steps=steps, k=k)
     if probes < 1:
@@ -114,18 +116,19 @@ def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: f
 
 
 def _rounding(operator: SymmetricOperator, deflation: Deflation, seed: int, steps: int, largest: float) -> float:
-    """How far rounding may move a Ritz value of m steps: sqrt(m) (e + 4 eps ||A||).
+    """How far rounding may move a Ritz value of a chain of m steps: sqrt(m) (e + 4 eps ||A||).
 
-    Each of the m columns of A Q is off by e, and by the passes of orthogonalisation; together their Frobenius norm
-    bounds what a Ritz value moves (Weyl). Products along large eigenvalues have the larger errors, so e is measured on
-    the image of a random vector under the compressed operator. Three products.
+    Each of the m columns of A Q has an error e from its product and an error from the passes of orthogonalisation. By
+    Weyl's inequality the Frobenius norm of all these errors bounds how far a Ritz value moves. Products along large
+    eigenvalues have the larger errors. So e is measured on the image of a random vector under the compressed operator.
+    This takes three products.
 
     Args:
         operator: A.
-        deflation: the outliers, which the chains don't see.
-        seed: of the vector.
-        steps: m.
-        largest: magnitude of all Ritz values, which stands for ||A||.
+        deflation: the deflated outliers.
+        seed: seed of the random vector.
+        steps: number m of steps.
+        largest: largest magnitude of outliers and Ritz values, an estimate of ||A||.
     """
     compressed = Deflated(operator, deflation.vectors)
     start = compressed.project(_unit(probe(operator.dim, seed, 0, "gaussian").unsqueeze(1)).to(deflation.vectors))
@@ -137,5 +140,5 @@ def _rounding(operator: SymmetricOperator, deflation: Deflation, seed: int, step
 
 
 def _unit(vector: Tensor) -> Tensor:
-    """A vector normalised, unless it is zero."""
+    """The normalised vector; a zero vector stays zero."""
     return vector / (float(torch.linalg.vector_norm(vector, dtype=torch.float64)) or 1.0)

@@ -1,13 +1,13 @@
 """The diagonal of an operator, from random probes with a standard error for every entry, or exactly.
 
-For probes v of signs, E v_i (A v)_i = A_ii (Bekas, Kokiopoulou and Saad 2007), with the variance sum_{j != i} A_ij^2.
-A few large eigenvalues spoil every entry, so a Krylov basis Q is done exactly. For any orthonormal Q, with
-P = I - Q Q^T,
+For probes v of random signs, E v_i (A v)_i = A_ii (Bekas, Kokiopoulou and Saad 2007), with the variance
+sum_{j != i} A_ij^2. A few large eigenvalues increase the variance of every entry. So their part is computed exactly
+from a Krylov basis Q (deflation). For any orthonormal Q, with P = I - Q Q^T,
 
-    A = Q Q^T A + A Q Q^T - Q Q^T A Q Q^T + P A P,
+    A = Q Q^T A + A Q Q^T - Q Q^T A Q Q^T + P A P.
 
-so that the probes see only P A P and nothing is biased, however poor Q is (Baston and Nakatsukasa 2022, "Stochastic
-diagonal estimation"). A Q costs nothing beside the products that made Q.
+The probes estimate the diagonal of P A P only. The estimate is unbiased for any Q, however poor (Baston and Nakatsukasa
+2022, "Stochastic diagonal estimation"). A Q takes no products beyond those that made Q.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ class DiagonalEstimate(HasSummary):
     """The diagonal of a matrix, in the units of the operator.
 
     Attributes:
-        values: (n,) float64.
-        standard_errors: (n,) float64, of each entry over the probes; 0 where the diagonal is exact. Entries share the
-            probes, so that their errors aren't independent.
+        values: diagonal entries, (n,) float64.
+        standard_errors: standard error of each entry over the probes, (n,) float64; 0 if the diagonal is exact. The
+            entries share the probes, so their errors aren't independent.
         method: ``probes``, or ``exact``: from the product with every unit vector.
-        tol: the goal for ``relative_error``; None where the number of probes was given.
-        converged: the goal was reached, or the given number of probes made.
-        rounding: what rounding may add to the error of any entry: the bound on ||E||_2 of
-            `landscape.spectrum.rounding.Distance`, wrong with a chance of a thousandth, and for the j directions done
-            exactly 3 sqrt(j + 1) (e + 4 eps ||A||), with e measured in one product, as no product is rounded worse.
-        deflation: directions done exactly instead of by probes.
-        probes: how many.
-        products: made in all.
-        arithmetic: of which matrix the errors are, see `landscape.Eigenpairs`.
+        tol: goal for ``relative_error``; None if the number of probes was given.
+        converged: whether the goal was reached; true for a given number of probes.
+        rounding: bound on the error that rounding adds to any entry. One part is the bound on ||E||_2 of
+            `landscape.spectrum.rounding.Distance`, wrong with a chance of a thousandth. For the j deflated directions
+            the other part is 3 sqrt(j + 1) (e + 4 eps ||A||). Here e is the rounding measured in one product, assumed
+            to be the worst of all products.
+        deflation: number of directions computed exactly instead of by probes.
+        probes: number of probes.
+        products: number of all products.
+        arithmetic: the matrix to which the errors refer, see `landscape.Eigenpairs`.
     """
 
     values: np.ndarray
@@ -70,12 +71,12 @@ class DiagonalEstimate(HasSummary):
 
     @property
     def relative_error(self) -> float:
-        """The root of the sum of the squared standard errors, by the diagonal's norm; 0 for a zero diagonal."""
+        """The norm of the standard errors divided by the norm of the diagonal; 0 for a zero diagonal."""
         norm = float(np.linalg.norm(self.values))
         return float(np.linalg.norm(self.standard_errors)) / norm if norm else 0.0
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
-        """(n,) lower and (n,) upper ends of Student's 95 % interval of each entry, widened by the rounding."""
+        """Lower ends (n,) and upper ends (n,) of Student's 95 % interval of each entry, widened by the rounding."""
         spread = float(stdtrit(self.probes - 1, 0.975)) if self.probes > 1 else 0.0
         radius = spread * self.standard_errors + self.rounding
         return self.values - radius, self.values + radius
@@ -111,18 +112,18 @@ def estimate_diagonal(
 ) -> DiagonalEstimate:
     """The diagonal with a standard error for every entry.
 
-    Probes are added until the standard errors together are as small as asked; the goal is looked at as for
-    `landscape.estimate_trace`. Where the probes would cost no less than the n products of an exact diagonal, those are
-    made instead.
+    Probes are added until `DiagonalEstimate.relative_error` reaches the goal. The goal is checked at numbers of probes
+    that `landscape.estimate_trace` describes. Where the n products of the exact diagonal cost no more than the probes,
+    the exact diagonal is computed instead.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
         tol: goal for `DiagonalEstimate.relative_error`; default 0.1.
-        probes: make this many, at least 2, in place of a goal.
-        seed: of the probes, and of the Krylov basis, which is independent of them.
-        deflation: directions done exactly, a product each; 0 is the plain estimator.
-        max_products: stop before more than this many are made; default 1,000. Only with ``tol``.
-        progress: called after every block of products.
+        probes: a given number of probes, at least 2, instead of a goal.
+        seed: seed of the probes and of the Krylov basis, which is independent of the probes; default 0.
+        deflation: number of directions computed exactly, one product each; default 30; 0 is the plain estimator.
+        max_products: most products; default 1,000. Only with ``tol``.
+        progress: function called after every block of products.
 
     Raises:
         InputError: an argument is out of range, or a product isn't finite.
@@ -131,8 +132,8 @@ def estimate_diagonal(
     check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
     allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
     goal = None if probes else tol or TOL
-    made = _Estimation(operator, goal, seed, allowed, deflation, progress or (lambda _: None))
-    return made.run(probes or FEWEST_PROBES)
+    estimation = _Estimation(operator, goal, seed, allowed, deflation, progress or (lambda _: None))
+    return estimation.run(probes or FEWEST_PROBES)
 
 
 def check_arguments(
@@ -149,12 +150,12 @@ def check_arguments(
 
 
 def _least(dim: int, deflation: int) -> int:
-    """The products of the shortest run: of the basis and the first probes, or of every unit vector."""
+    """Products of the shortest run: for the basis and the first probes, or for every unit vector."""
     return min(dim, deflation + FEWEST_PROBES)
 
 
 class _Estimation(Sampling[DiagonalEstimate]):
-    """One run: do a basis exactly, probe the rest, or multiply every unit vector."""
+    """One run: deflate a Krylov basis and probe its complement, or multiply every unit vector."""
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class _Estimation(Sampling[DiagonalEstimate]):
         return self.operator.products - self._before
 
     def run(self, probes: int) -> DiagonalEstimate:
-        """Make the probes that the goal asks for, unless every unit vector takes no more products."""
+        """Estimate from probes, or compute the exact diagonal if that takes no more products than the first probes."""
         if self.operator.dim <= self.deflation + probes:
             return self.exact()
         self.distance = distance(self.operator, self.seed)
@@ -186,7 +187,7 @@ class _Estimation(Sampling[DiagonalEstimate]):
         return self.sample(probes)
 
     def _basis(self) -> KrylovBasis:
-        """A Krylov basis; where it ends before, of a further sequence beside it."""
+        """A Krylov basis; if the Krylov space is exhausted early, a new random vector continues the basis."""
         basis = KrylovBasis(self.operator, self.deflation + 1, self.seed)
         pending = basis.append_random() if self.deflation else None
         while pending is not None and basis.expanded < self.deflation:
@@ -196,7 +197,7 @@ class _Estimation(Sampling[DiagonalEstimate]):
         return basis
 
     def _of_basis(self) -> Tensor:
-        """(n,) the diagonal of Q Q^T A + A Q Q^T - Q Q^T A Q Q^T."""
+        """The diagonal of Q Q^T A + A Q Q^T - Q Q^T A Q Q^T, (n,)."""
         rows, total = self.basis.rows, torch.zeros_like(self._mean)
         size = self.basis.expanded
         relation = np.vstack([self.basis.projection, self.basis.border])
@@ -215,7 +216,7 @@ class _Estimation(Sampling[DiagonalEstimate]):
             signs = probe_block(self.operator, self.seed, indices)
             outside = self._outside(signs)
             images = finite_products(self.operator, outside)
-            if not self._probes:  # whose rounding is seen by another scale
+            if not self._probes:  # the first probe, multiplied again at another scale, shows the rounding
                 self._error = measured_rounding(self.operator, outside[:, 0], images[:, 0].to(torch.float64))
             products = self._outside(images)
             for sample in (signs.to(torch.float64) * products.to(torch.float64)).unbind(1):
@@ -232,7 +233,7 @@ class _Estimation(Sampling[DiagonalEstimate]):
     def estimate(self) -> DiagonalEstimate:
         """See `Sampling.estimate`."""
         errors = (self._squares / (self._probes - 1) / self._probes).sqrt()
-        found = DiagonalEstimate(
+        estimate = DiagonalEstimate(
             values=(self._known + self._mean).cpu().numpy(),
             standard_errors=errors.cpu().numpy(),
             method="probes",
@@ -244,16 +245,16 @@ class _Estimation(Sampling[DiagonalEstimate]):
             products=self.products,
             arithmetic=self.distance.arithmetic(self.operator),
         )
-        if self.tol is None or found.relative_error <= self.tol:
-            return found
-        return DiagonalEstimate(**(vars(found) | {"converged": False}))
+        if self.tol is None or estimate.relative_error <= self.tol:
+            return estimate
+        return DiagonalEstimate(**(vars(estimate) | {"converged": False}))
 
     def _rounding(self) -> float:
-        """What rounding does beside what `Distance` bounds: to the three terms of the basis, and to the last sums."""
+        """Bound on the rounding that `Distance` doesn't cover: in the three terms of the basis and in the sums."""
         largest = float(np.abs(self.basis.ritz()[0]).max()) if self.basis.expanded else 0.0
         largest = max(largest, float((self._known + self._mean).abs().max()))
-        few = 4 * torch.finfo(self.operator.dtype).eps * largest
-        return 3 * math.sqrt(self.basis.expanded + 1) * (self._error + few)
+        orthogonalisation = 4 * torch.finfo(self.operator.dtype).eps * largest
+        return 3 * math.sqrt(self.basis.expanded + 1) * (self._error + orthogonalisation)
 
     def needed(self, found: DiagonalEstimate) -> int:
         """See `Sampling.needed`."""
@@ -272,11 +273,11 @@ class _Estimation(Sampling[DiagonalEstimate]):
         return found.converged
 
     def hopeless(self, found: DiagonalEstimate) -> bool:
-        """See `Sampling.hopeless`: more probes always help."""
+        """See `Sampling.hopeless`: always false, because more probes always help."""
         return False
 
     def exact(self) -> DiagonalEstimate:
-        """The diagonal from the product with every unit vector; what was made before is let go."""
+        """The diagonal from the product with every unit vector; earlier probes are discarded."""
         columns, total = Columns(self.operator), self.products + self.operator.dim
         values = np.empty(self.operator.dim)
         for start, block in columns:

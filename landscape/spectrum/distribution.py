@@ -1,6 +1,6 @@
-"""A spectrum as a distribution: outliers with their mass, and the quadrature nodes of random probes.
+"""A spectrum as a distribution of mass 1: outliers, and the quadrature nodes of random probes.
 
-The distribution function with its bounds, the smoothed density, and distances between distributions.
+From it follow the distribution function with its bounds, the smoothed density, and distances between distributions.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ from landscape.spectrum.rounding import IN_FLOAT64, arithmetic_note
 
 @dataclass(frozen=True)
 class SpectralDensity(HasSummary):
-    """A spectrum as outliers and quadrature nodes; everything else is computed from these.
+    """A spectral density as outliers and quadrature nodes; all other numbers are computed from these.
 
-    Eigenvalues, nodes and widths have the operator's unit (for a Hessian loss / parameter^2), densities its inverse.
-    The measure has total mass 1: each outlier 1/n, and of each of p probes, which are averaged, node j (n - k)/n times
-    its weight. A chain that ended early leaves the rest of its row NaN with weight 0.
+    Eigenvalues, nodes and widths have the operator's unit (for a Hessian loss / parameter^2). Densities have the
+    inverse unit. The measure has total mass 1. Each of the k outliers has the mass 1/n. Each of the p probes spreads
+    the mass (n - k)/n over its nodes in proportion to their weights, and the probes are averaged. A chain that ended
+    early fills its row with NaN nodes of weight 0.
 
     Attributes:
-        outliers: (k,) float64, the deflated eigenvalues, by magnitude descending.
-        residuals: (k,) their residual norms, with what rounding may add. The n eigenvalues of outliers and compressed
-            operator together differ from the exact ones by at most twice the sum of these (Lidskii), and to second
-            order in them.
-        nodes: (p, m) float64, Ritz values of each probe's chain, ascending.
-        weights: (p, m) float64, adding up to 1 in each row.
-        alpha: (p, m) float64, diagonals of the chains' tridiagonals.
-        beta: (p, m) float64, off-diagonals and last the remainder; see `landscape.spectrum.quadrature.Chain`.
-        dim: n.
-        rounding: how far rounding alone may move a node, but for a chance of a thousandth.
+        outliers: deflated eigenvalues, (k,) float64, by magnitude descending.
+        residuals: residual norms of the outliers plus the rounding of their solve, (k,). The outliers and the
+            compressed operator together have n eigenvalues. These differ from the exact eigenvalues by at most twice
+            the sum of the residual norms (Lidskii). The difference is of second order in the residual norms.
+        nodes: Ritz values of each probe's chain, (p, m) float64, ascending.
+        weights: quadrature weights, (p, m) float64, adding up to 1 in each row.
+        alpha: diagonals of the chains' tridiagonal matrices, (p, m) float64.
+        beta: off-diagonals and, last, the remainder's norm, (p, m) float64; see `landscape.spectrum.quadrature.Chain`.
+        dim: dimension n of the operator.
+        rounding: bound on how far rounding may move a node, wrong with a chance of a thousandth.
         orthogonality: max |Q^T Q - I| over all chains and the deflated vectors.
-        undeflated: outliers asked for that did not converge, and are part of what is sampled.
-        products: all products made.
-        products_outliers: those of them spent on the outliers.
-        arithmetic: from which matrix ``rounding`` may have moved the nodes, see `landscape.Eigenpairs`.
+        undeflated: number of requested outliers that did not converge; these are sampled instead.
+        products: number of all products.
+        products_outliers: number of the products for the outliers.
+        arithmetic: the matrix to which ``rounding`` refers, see `landscape.Eigenpairs`.
     """
 
     outliers: np.ndarray
@@ -66,7 +67,7 @@ class SpectralDensity(HasSummary):
 
     @property
     def summary(self) -> list[str]:
-        """See `HasSummary`. What is below zero is told where there is something."""
+        """See `HasSummary`. The share below zero has a line if a node or an outlier is below zero beyond rounding."""
         lines = [
             f"spectral density from {counted(self.probes, 'probe')} of up to {self.steps} steps, "
             f"{counted(len(self.outliers), 'outlier')} exact, {counted(self.products, 'product')}"
@@ -78,9 +79,9 @@ class SpectralDensity(HasSummary):
             lines.append(f"bulk from {nodes.min():.3g} to {nodes.max():.3g}, smoothing width {self.width:.2g}")
         if min([*nodes, *self.outliers]) < -self.rounding:
             at = np.array([np.nextafter(-self.rounding, -np.inf)])
-            ((least,), (most,)) = self.cdf_interval(at)
+            ((lower,), (upper,)) = self.cdf_interval(at)
             lines.append(
-                f"share of eigenvalues below zero from {least:.3f} to {most:.3f}: bounds of the quadrature, with the "
+                f"share of eigenvalues below zero from {lower:.3f} to {upper:.3f}: bounds of the quadrature, with the "
                 "probes' sampling at 95 %"
             )
         if len(nodes):
@@ -102,12 +103,12 @@ class SpectralDensity(HasSummary):
 
     @property
     def bulk_mass(self) -> float:
-        """(n - k)/n: the share of the eigenvalues that is sampled."""
+        """The share (n - k)/n of the eigenvalues that the probes sample."""
         return (self.dim - len(self.outliers)) / self.dim
 
     @property
     def bulk(self) -> SpectralDensity:
-        """The density of the compressed operator alone, of n - k eigenvalues, with mass 1.
+        """The density of the compressed operator: its n - k eigenvalues, without the outliers, with mass 1.
 
         Raises:
             InputError: all eigenvalues are outliers.
@@ -119,22 +120,22 @@ class SpectralDensity(HasSummary):
 
     @cached_property
     def width(self) -> float:
-        """Standard deviation of the Gaussian that the bulk is smoothed with; 0 where it is a point mass or empty.
+        """Standard deviation of the Gaussian that smooths the bulk; 0 if the bulk is a point mass or empty.
 
-        Chosen from the nodes, see `landscape.spectrum.bandwidth`.
+        The width is chosen from the nodes, see `landscape.spectrum.bandwidth`.
         """
         return choose_width(self.nodes, self.weights, self.rounding)
 
     def chain(self, probe: int) -> tuple[np.ndarray, np.ndarray]:
-        """The coefficients alpha and beta of one probe's chain, (m,) each, as many as it has."""
+        """The coefficients alpha and beta of one probe's chain, (m,) each, without trailing NaN."""
         length = int(np.isfinite(self.alpha[probe]).sum())
         return self.alpha[probe, :length], self.beta[probe, :length]
 
     def truncated(self, steps: int) -> SpectralDensity:
-        """What would have been measured with fewer steps.
+        """The density that a measurement with fewer steps would give.
 
         Raises:
-            InputError: ``steps`` isn't between 1 and the number there is.
+            InputError: ``steps`` isn't between 1 and the number of steps made.
         """
         if not 1 <= steps <= self.steps:
             raise InputError(f"a chain of {self.steps} steps can be cut to between 1 and that many, not {steps}")
@@ -150,8 +151,9 @@ class SpectralDensity(HasSummary):
             grid: (g,) points.
 
         Returns:
-            (g,) shares and (g,) standard errors: of the probes' sampling, NaN for a single probe. The quadrature's own
-            error isn't in them; where the nodes are heavy, as near zero, it is larger: see `cdf_bounds`.
+            Shares (g,) and standard errors (g,) of the probes' sampling, NaN for a single probe. The standard errors
+            don't contain the quadrature's own error. Where nodes have large weights, such as near zero, the
+            quadrature's error is the larger one; see `cdf_bounds`.
         """
         grid = np.asarray(grid, dtype=np.float64)
         each = np.stack([_step(*_present(*row), grid) for row in zip(self.nodes, self.weights, strict=True)])
@@ -159,31 +161,34 @@ class SpectralDensity(HasSummary):
         return exact + self.bulk_mass * each.mean(0), self.bulk_mass * standard_error(each)
 
     def cdf_bounds(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the quadrature leaves open of the share at or below each point, as these probes see it.
+        """Bounds of the quadrature on the share of eigenvalues at or below each point, averaged over the probes.
 
-        See `landscape.spectrum.quadrature.cdf_bounds`; the probes' sampling error and ``rounding`` come on top.
+        See `landscape.spectrum.quadrature.cdf_bounds`. The bounds contain neither the probes' sampling error nor
+        ``rounding``.
 
         Args:
             grid: (g,) points.
 
         Returns:
-            (g,) lower and (g,) upper bounds; equal where all chains came to their end, and the nodes are eigenvalues.
+            Lower bounds (g,) and upper bounds (g,). The two are equal if all chains exhausted their Krylov spaces,
+            because the nodes are then eigenvalues.
         """
         low, high = self._bounds_by_probe(grid).mean(axis=1)
         exact = (self.outliers[:, None] <= grid).sum(0) / self.dim
         return exact + self.bulk_mass * low, exact + self.bulk_mass * high
 
     def cdf_interval(self, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The share of eigenvalues at or below each point, between bounds that hold with 95 %.
+        """95 % interval of the share of eigenvalues at or below each point.
 
-        The expected value of a probe's lower bound is at most the share, and that of its upper one at least: either end
-        is their mean by Student's t over probes. ``rounding`` and the outliers' residuals may move the point itself.
+        The expected value of a probe's lower bound is at most the share, and that of its upper bound is at least the
+        share. Each end of the interval is the bounds' mean over the probes, widened by Student's t. The interval
+        doesn't contain ``rounding`` and the outliers' residual norms, which may move the point itself.
 
         Args:
             grid: (g,) points.
 
         Returns:
-            (g,) lower and (g,) upper ends; of a single probe what the outliers leave.
+            Lower ends (g,) and upper ends (g,). With a single probe only the outliers bound the share.
         """
         bounds = self._bounds_by_probe(grid)
         margin = stdtrit(max(1, self.probes - 1), 0.975) * np.stack([standard_error(each) for each in bounds])
@@ -195,24 +200,24 @@ class SpectralDensity(HasSummary):
         )
 
     def _bounds_by_probe(self, grid: np.ndarray) -> np.ndarray:
-        """(2, p, g) the quadrature's bounds of the bulk's mass at or below each point, as each probe sees it."""
-        at = np.asarray(grid, dtype=np.float64)
-        return np.stack([chain_bounds(*self.chain(i), at) for i in range(self.probes)], axis=1)
+        """Lower and upper bounds (2, p, g) of each probe's quadrature on the bulk's mass at or below each point."""
+        points = np.asarray(grid, dtype=np.float64)
+        return np.stack([chain_bounds(*self.chain(i), points) for i in range(self.probes)], axis=1)
 
     def smoothed(self, grid: np.ndarray, width: float | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The density convolved with a Gaussian, and its standard error over probes.
 
-        An outlier is a delta of mass 1/n, smoothed like everything else.
+        An outlier is a delta of mass 1/n, smoothed by the Gaussian like the nodes.
 
         Args:
             grid: (g,) points.
             width: standard deviation of the Gaussian; default `width`.
 
         Returns:
-            (g,) densities and (g,) standard errors, NaN for a single probe.
+            Densities (g,) and standard errors (g,), NaN for a single probe.
 
         Raises:
-            InputError: there is no width, since the bulk is a point mass or empty, or the one given isn't positive.
+            InputError: `width` is 0 because the bulk is a point mass or empty, or a given width isn't positive.
         """
         if width is None and self.width == 0:
             raise InputError(
@@ -229,16 +234,17 @@ class SpectralDensity(HasSummary):
         return exact + self.bulk_mass * each.mean(0), self.bulk_mass * standard_error(each)
 
     def distance(self, eigenvalues: np.ndarray) -> float:
-        """Wasserstein-1 distance to a spectrum, the integral of |F - G| over the two distribution functions.
+        """Wasserstein-1 distance to a spectrum: the integral of |F - G| for the two distribution functions F and G.
 
         Args:
-            eigenvalues: (l,), each of mass 1/l; for another density or the bulk alone see `bulk`.
+            eigenvalues: the spectrum to compare with, (l,), each eigenvalue of mass 1/l. To compare without the
+                outliers, call this method on `bulk`.
 
         Returns:
             The distance, in the operator's unit.
 
         Raises:
-            InputError: there are none, or they aren't all finite.
+            InputError: ``eigenvalues`` is empty or not finite.
         """
         exact = np.asarray(eigenvalues, dtype=np.float64)
         if not (exact.size and np.isfinite(exact).all()):
@@ -248,25 +254,25 @@ class SpectralDensity(HasSummary):
 
     @property
     def expected_distance(self) -> float:
-        """The Wasserstein-1 distance to the exact spectrum that the probes' sampling error alone predicts.
+        """The expected Wasserstein-1 distance to the exact spectrum, from the probes' sampling error only.
 
-        E int |F - G| = int E|N(0, se(x))| dx = sqrt(2/pi) int se(x) dx, with se the standard error of `cdf`: where it
-        is normal, and the quadrature exact. NaN for a single probe.
+        E int |F - G| = int E|N(0, se(x))| dx = sqrt(2/pi) int se(x) dx, with se the standard error of `cdf`. This holds
+        if the sampling error is normal and the quadrature exact. NaN for a single probe.
         """
-        at = np.unique(self.nodes[np.isfinite(self.nodes)])
-        return math.sqrt(2 / math.pi) * float((self.cdf(at)[1][:-1] * np.diff(at)).sum())
+        points = np.unique(self.nodes[np.isfinite(self.nodes)])
+        return math.sqrt(2 / math.pi) * float((self.cdf(points)[1][:-1] * np.diff(points)).sum())
 
     @property
     def quadrature_distance(self) -> float:
-        """The Wasserstein-1 distance between this and what half the steps give: an estimate of the quadrature's error.
+        """An estimate of the quadrature's error: the Wasserstein-1 distance to the density from half the steps.
 
-        Of half the steps, strictly; with all of them it is smaller.
+        Strictly, the distance estimates the error with half the steps. The error with all steps is smaller.
         """
         half = self.truncated(max(1, self.steps // 2))
         return _wasserstein(*self._points(), *half._points())
 
     def _points(self) -> tuple[np.ndarray, np.ndarray]:
-        """All positions and their masses."""
+        """The positions of all outliers and nodes, and their masses."""
         present = np.isfinite(self.nodes)
         nodes, weights = self.nodes[present], self.weights[present] * self.bulk_mass / self.probes
         positions = np.concatenate([self.outliers, nodes])
@@ -286,7 +292,7 @@ def tables(chains: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> dict[
 
 
 def _present(nodes: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The nodes of one probe that there are, and their weights."""
+    """The finite nodes of one probe and their weights, without trailing NaN."""
     present = np.isfinite(nodes)
     return nodes[present], weights[present]
 
@@ -299,12 +305,12 @@ def _step(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray) -> np.nda
 
 
 def _bumps(positions: np.ndarray, masses: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """The sum of Gaussians with these masses and one standard deviation, on a grid (g,)."""
+    """The sum of Gaussians of given masses and one standard deviation, on a grid (g,)."""
     standardised = (grid[:, None] - positions) / width
     return np.asarray(np.exp(-0.5 * standardised**2) @ masses / (width * math.sqrt(2 * math.pi)))
 
 
 def _wasserstein(x: np.ndarray, p: np.ndarray, y: np.ndarray, q: np.ndarray) -> float:
-    """The integral of |F - G| for masses p at x and q at y."""
-    at = np.sort(np.concatenate([x, y]))
-    return float(np.abs(_step(x, p, at) - _step(y, q, at))[:-1] @ np.diff(at))
+    """The integral of |F - G| for the distribution functions F of masses p at x and G of masses q at y."""
+    points = np.sort(np.concatenate([x, y]))
+    return float(np.abs(_step(x, p, points) - _step(y, q, points))[:-1] @ np.diff(points))

@@ -29,36 +29,41 @@ class Eigenpairs:
     """Eigenpairs with their errors.
 
     Attributes:
-        eigenvalues: (k,) float64, the Rayleigh quotients, in the order of ``which``.
-        intervals: (k, 2) float64, lower and upper bounds. Where residuals were the goal, each contains an eigenvalue of
-            the matrix that ``arithmetic`` names, but for the chance ``misjudged``: residual and rounding together bound
-            the distance to the nearest one. Where ``tol_value`` was, that
-            of the i-th largest contains the i-th largest eigenvalue, and that of the i-th smallest the i-th smallest,
-            all together but with the chance ``miss_probability``; see `landscape.spectrum.certificate`, also for LM.
-        residuals: (k,) float64, ||A v - lambda v|| from the products that made the basis, with what rounding adds in
-            the mean square; up to ``rounding``. From exact products where those were in less precision.
-        converged: (k,) bool: the residual is at most ``tol`` |lambda|, or at the level of rounding. With ``tol_value``:
-            nothing in the interval is further from lambda than ``tol_value`` |lambda|, or than four times ``rounding``.
-        eigenvectors: (n, k) torch, unit columns, on the operator's device and of its dtype.
-        which: the end of the spectrum asked for.
-        tol: the relative residual asked for.
-        tol_value: the relative accuracy of the eigenvalues asked for instead, or None.
-        rounding: the residual that rounding alone explains: a bound from products in float64 with random combinations
-            of the eigenvectors, or sqrt(m) (e + 4 eps ||A||) for a basis of m vectors, with e the difference measured
-            between one product with a random combination of the basis and what the basis and its projection have for
-            it. The latter where each eigenvector was multiplied in float64, or none.
-        misjudged: the chance that rounding does more than ``intervals`` allow for; 0 where no bound is from random
-            combinations. See `landscape.spectrum.rounding`.
-        arithmetic: whose eigenvalues the intervals contain: those of the matrix ``in float64``, or ``as computed in
-            float32 (...)``, with the reason why there are no products in float64.
-        orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit, there would be ghosts.
-        miss_probability: bound on the probability that a copy of a wanted eigenvalue, or a larger one, was missed
-            by more than the tolerance; see `landscape.spectrum.search`. It is told of the matrix of the products that
-            were made, which are rounded.
-        products: all products made.
-        products_verification: those of them spent on measuring the rounding and on the search for missed copies.
+        eigenvalues: Rayleigh quotients, (k,) float64, in the order of ``which``.
+        intervals: lower and upper bounds, (k, 2) float64. If residual norms were the goal, each interval contains an
+            eigenvalue of the matrix that ``arithmetic`` names, except with the chance ``misjudged``. The residual norm
+            and the rounding together bound the distance to the nearest eigenvalue. If ``tol_value`` was the goal, the
+            interval of the i-th largest value contains the i-th largest eigenvalue. The interval of the i-th smallest
+            value contains the i-th smallest eigenvalue. All of these hold together, except with the chance
+            ``miss_probability``. See `landscape.spectrum.certificate`, also for LM.
+        residuals: residual norms ||A v - lambda v||, (k,) float64, from the products that made the basis. Rounding is
+            added in the mean square, so each is accurate up to ``rounding``. If those products were in less precision,
+            the residual norms are from exact products.
+        converged: whether the residual norm is at most ``tol`` |lambda| or at the level of rounding, (k,) bool. With
+            ``tol_value``: whether every number in the interval is within ``tol_value`` |lambda| of lambda, or within
+            four times ``rounding``.
+        eigenvectors: unit columns, (n, k) torch, on the operator's device and of its dtype.
+        which: requested end of the spectrum.
+        tol: requested relative residual norm.
+        tol_value: requested relative accuracy of the eigenvalues, or None.
+        rounding: residual norm that rounding can cause. One form is a bound from products in float64 with random
+            combinations of the eigenvectors. The other form is sqrt(m) (e + 4 eps ||A||) for a basis of m vectors.
+            It is used if each eigenvector or none was multiplied in float64; in the first case it is at least the
+            rounding that those products show. Here e is the norm of the difference between one product with a random
+            combination of the basis and the product that the projection predicts.
+        misjudged: chance that rounding exceeds the bound in ``intervals``; 0 if no bound is from random combinations.
+            See `landscape.spectrum.rounding`.
+        arithmetic: the matrix whose eigenvalues the intervals contain: ``in float64``, or ``as computed in float32
+            (...)`` with the reason why there are no products in float64.
+        orthogonality: max |Q^T Q - I| of the basis; far above the rounding unit there would be ghosts (spurious copies
+            of eigenvalues).
+        miss_probability: bound on the probability that a copy of a wanted eigenvalue, or a larger eigenvalue, was
+            missed by more than the tolerance; see `landscape.spectrum.search`. The bound is for the matrix of the
+            rounded products that were made.
+        products: number of all products.
+        products_verification: number of the products that measured the rounding or searched for missed copies.
         place: where the basis was: on the operator's device, in host memory or in a file.
-        shared: whether each of several processes had a part of every vector of it.
+        shared: whether each of several processes had a part of every basis vector.
     """
 
     eigenvalues: np.ndarray
@@ -81,17 +86,17 @@ class Eigenpairs:
 
     @property
     def complete(self) -> bool:
-        """Every pair has converged and the search for missed copies reached its goal."""
+        """Whether every pair has converged and the search for missed copies has reached its goal."""
         return bool(self.converged.all()) and self.miss_probability <= MISSED_AT_MOST
 
     def __rich__(self) -> Any:
-        """The table that a terminal shows."""
+        """The table for a terminal."""
         from landscape.reporting.display import eigenvalue_table
 
         return eigenvalue_table(self.eigenvalues, self.intervals, self.residuals, self.converged, self.arithmetic)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        """The table that a notebook shows."""
+        """The table for a notebook."""
         from landscape.reporting.display import mimebundle
 
         return mimebundle(self)
@@ -113,32 +118,33 @@ def top_eigenpairs(
 ) -> Eigenpairs:
     """The k eigenpairs at the end of the spectrum that ``which`` names, by thick-restart Lanczos.
 
-    Once the residuals are small one more product measures how far rounding has put them off, and the complement of what
-    was found is searched from a fresh start for copies of multiple eigenvalues, which one start vector cannot see
-    (Parlett 1998, section 13.1).
+    Once the residual norms are small, one more product measures their rounding error. Then a Lanczos chain from a fresh
+    random vector searches the complement of the wanted vectors. It looks for copies of multiple eigenvalues, because
+    one start vector sees only one copy (Parlett 1998, section 13.1).
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
-        k: how many, 1 to n.
-        which: LM by |lambda| descending, LA descending, SA ascending, BE the ceil(k/2) largest, descending, then the
-            floor(k/2) smallest, ascending.
-        tol: goal for the relative residual ||A v - lambda v|| / |lambda|.
-        seed: of all random vectors.
-        tol_value: goal for the relative accuracy of the eigenvalues, certified, instead of ``tol``. It takes fewer
-            products, since an eigenvalue's error goes with the square of the residual.
-        start: (n, l), vectors of an earlier solve; the basis then starts from their sum instead of a random vector.
-            The search for what was missed is random all the same.
-        max_products: stop after about this many, whatever has converged; default 500 + 50 k, at least k.
-        basis_size: vectors kept at most, at least 2 k + 4. Default: 10 k + 300, but no more than ``memory`` has room
-            for, or without one what fits in 2 GB, and 2 k + 20 in any case. Where ``memory`` has room for less than
-            2 k + 4 the operator's processes share the basis, if there are several; and where that isn't enough either
-            it is 2 k + 20 vectors in host memory, if the operator is on a GPU, or in a file (in TMPDIR or /var/tmp).
+        k: number of eigenpairs, 1 to n.
+        which: end of the spectrum, default LM. LM is by |lambda| descending, LA descending, SA ascending. BE is the
+            ceil(k/2) largest, descending, then the floor(k/2) smallest, ascending.
+        tol: goal for the relative residual norm ||A v - lambda v|| / |lambda|; default 1e-3.
+        seed: seed of all random vectors, default 0.
+        tol_value: goal for the certified relative accuracy of the eigenvalues, instead of ``tol``. It takes fewer
+            products, because an eigenvalue's error is proportional to the squared residual norm.
+        start: vectors of an earlier solve, (n, l). The basis then starts from their sum instead of a random vector.
+            The search for missed copies still starts from a random vector.
+        max_products: the solve stops after about this many products, whatever has converged; default 500 + 50 k, at
+            least k.
+        basis_size: most basis vectors, at least 2 k + 4. Default: the smaller of 10 k + 300 and the number for which
+            ``memory`` has room. Without ``memory``, vectors of 2 GB have room, and always 2 k + 20 vectors. If
+            ``memory`` has room for less than 2 k + 4, the operator's processes share the basis. If that isn't enough,
+            2 k + 20 vectors go to host memory (for an operator on a GPU) or to a file in TMPDIR or /var/tmp.
         memory: bytes that all vectors may take; never more than the operator leaves them (`SymmetricOperator.memory`).
-        progress: called after every product.
+        progress: function called after every product.
 
     Raises:
-        InputError: an argument is out of range, or a product isn't finite; a start of another shape or with entries
-            that aren't.
+        InputError: an argument is out of range, a product isn't finite, or ``start`` has another shape or entries that
+            aren't finite.
     """
     operator = as_operator(operator) if tol_value is None else as_exact_operator(operator)
     check_arguments(operator.dim, k, which, tol, seed, max_products, tol_value)
@@ -150,8 +156,8 @@ def top_eigenpairs(
     capacity = basis_capacity(operator, k, memory)
     if basis_size is not None:
         capacity = min(operator.dim, basis_size)
-    left = None if memory is None else memory - bytes_beside(operator, k, memory)
-    basis = KrylovBasis(operator, capacity, seed, left)
+    basis_memory = None if memory is None else memory - bytes_beside(operator, k, memory)
+    basis = KrylovBasis(operator, capacity, seed, basis_memory)
     if start is not None:
         _refuse_misshapen(operator.dim, start)
         basis.start(start.sum(dim=1))
@@ -186,10 +192,10 @@ def top_eigenpairs(
 def check_arguments(
     dim: int, k: int, which: str, tol: float, seed: int, max_products: int | None, tol_value: float | None = None
 ) -> None:
-    """Refuse what `top_eigenpairs` can't be asked of an operator of dimension ``dim``.
+    """Refuse arguments of `top_eigenpairs` that are out of range for an operator of dimension ``dim``.
 
     Raises:
-        InputError: one of them is out of range.
+        InputError: an argument is out of range.
     """
     refuse_fractions(k=k, seed=seed, max_products=max_products)
     if not 1 <= k <= dim:
@@ -212,5 +218,5 @@ def _refuse_misshapen(dim: int, start: Tensor) -> None:
 
 
 def products_allowed(k: int, max_products: int | None) -> int:
-    """After about so many products a solve ends, whatever has converged."""
+    """The number of products after which a solve ends, whatever has converged: default 500 + 50 k, at least k."""
     return max(k, 500 + 50 * k if max_products is None else max_products)

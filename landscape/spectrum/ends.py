@@ -1,4 +1,4 @@
-"""The ends of a spectrum: which eigenvalues are wanted, and in which order."""
+"""The ends of a spectrum: the selection and the order of wanted eigenvalues."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 
 Which = Literal["LM", "LA", "SA", "BE"]
-Edges = tuple[float, float]  # above the first or below the second; infinite for an end that isn't wanted
+Edges = tuple[float, float]  # upper and lower edge; infinite for an end that isn't wanted
 
 
 def select(values: np.ndarray, k: int, which: Which) -> np.ndarray:
-    """Indices of the k wanted among some values, in the order of ``which``; all of them where there are fewer.
+    """Indices of the k wanted values, in the order of ``which``; all indices if there are fewer than k values.
 
     LM by magnitude, descending; LA descending; SA ascending; BE the ceil(k/2) largest, descending, then the floor(k/2)
     smallest, ascending.
@@ -29,9 +29,9 @@ def select(values: np.ndarray, k: int, which: Which) -> np.ndarray:
 
 
 def order_by_which(values: np.ndarray, k: int, which: Which) -> np.ndarray:
-    """Indices of all values: the k wanted ones in the order of ``which``, then those next to them, the outermost first.
+    """Indices of all values: the k wanted ones in the order of ``which``, then the others, the outermost first.
 
-    The first c of them, for any c of at least k, are the c wanted ones if so many were.
+    For any c >= k, the first c indices are the values that would be wanted if k were c.
     """
     wanted, everything = select(values, k, which), select(values, len(values), which)
     if which != "BE":
@@ -43,12 +43,12 @@ def order_by_which(values: np.ndarray, k: int, which: Which) -> np.ndarray:
 
 
 def edges(values: np.ndarray, margin: np.ndarray, which: Which) -> Edges:
-    """How far out an eigenvalue must lie to belong among the wanted ones: above the first number or below the second.
+    """The upper and the lower edge: an eigenvalue above the first or below the second belongs to the wanted ones.
 
     Args:
-        values: (k,) the wanted values in the order of ``which``.
-        margin: (k,) how far each may be off.
-        which: the end.
+        values: the wanted values, (k,), in the order of ``which``.
+        margin: bound on the error of each value, (k,).
+        which: the wanted end of the spectrum.
     """
     if which == "LM":
         edge = float((np.abs(values) + margin).min())

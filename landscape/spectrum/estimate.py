@@ -1,4 +1,4 @@
-"""A number with its error: Student's interval of independent samples, and sampling until an interval is narrow."""
+"""A number with its error: Student's interval from independent samples, and sampling until the error meets a goal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        standard_error: of the value, from the spread of the probes; 0 where it isn't from probes.
-        low: lower end of the 95 % interval: Student's t, widened by the rounding.
-        high: its upper end.
+        standard_error: standard error of the value over the probes; 0 if the value isn't from probes.
+        low: lower end of the 95 % interval, widened by the rounding.
+        high: upper end of the 95 % interval, widened by the rounding.
     """
 
     value: float
@@ -33,7 +33,7 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """To the digits that its error leaves it, with its interval."""
+        """The value with its interval, to as many digits as the error justifies."""
         value, low, high = (to_error(each, self.half_width) for each in (self.value, self.low, self.high))
         how = f"standard error {self.standard_error:.2g}" if self.standard_error else "exact up to rounding"
         return f"{value}, 95 % interval {low} to {high} ({how})"
@@ -52,9 +52,14 @@ def interval(samples: np.ndarray, rounding: float) -> Estimate:
 
 
 def root(square: Estimate, least: float, error: float) -> Estimate:
-    """The root of an estimated square which is at least ``least`` for certain; ``error`` is one of the root's own.
+    """The square root of an estimated square.
 
-    The root is monotone, so its interval holds as often as that of the square.
+    The root is monotone, so its interval holds as often as the interval of the square.
+
+    Args:
+        square: the estimated square.
+        least: a certain lower bound on the square.
+        error: an additional error of the root, by which the root's interval is widened.
     """
     value = math.sqrt(square.value)
     low, high = math.sqrt(max(square.low, least)), math.sqrt(square.high)
@@ -66,30 +71,31 @@ Found = TypeVar("Found")
 
 
 class Sampling(ABC, Generic[Found]):
-    """Probes that are added until the estimate is as narrow as asked for, or something exact is cheaper.
+    """Add probes until the estimate's error meets the goal, or until the exact number is cheaper.
 
-    Each look at the estimate is a chance to stop too early, so the number of probes is at most doubled between looks.
+    Each check of the goal is a chance to stop too early, so there are few checks. The next check comes at the number of
+    probes that the goal seems to take, but at no more than twice the present number.
     """
 
     @abstractmethod
     def draw(self, wanted: int) -> None:
-        """Add probes until there are so many."""
+        """Add probes until there are ``wanted`` probes."""
 
     @abstractmethod
     def estimate(self) -> Found:
-        """What the probes say."""
+        """The estimate from all probes so far."""
 
     @abstractmethod
     def needed(self, found: Found) -> int:
-        """How many probes the goal takes if their spread is what it seems."""
+        """The number of probes that the goal takes, judged from the spread of the probes so far."""
 
     @abstractmethod
     def room(self) -> int:
-        """How many more probes may be made."""
+        """The number of further probes that the limit on products allows."""
 
     @abstractmethod
     def exact_instead(self, found: Found, more: int) -> Found | None:
-        """The exact number, where it costs less than so many more probes."""
+        """The exact number if it costs less than ``more`` further probes, otherwise None."""
 
     @abstractmethod
     def converged(self, found: Found) -> bool:
@@ -100,17 +106,17 @@ class Sampling(ABC, Generic[Found]):
         """Whether no number of probes reaches the goal."""
 
     def sample(self, first: int) -> Found:
-        """Look at ``first`` probes, and then at more until the goal is reached, or can't be."""
-        made = first
+        """Make ``first`` probes, then more until the goal is reached or can't be reached."""
+        wanted = first
         while True:
-            self.draw(made)
-            found = self.estimate()
-            if self.converged(found):
-                return found
-            room, needed = self.room(), self.needed(found)
-            exact = self.exact_instead(found, min(needed - made, room))
+            self.draw(wanted)
+            estimate = self.estimate()
+            if self.converged(estimate):
+                return estimate
+            room, needed = self.room(), self.needed(estimate)
+            exact = self.exact_instead(estimate, min(needed - wanted, room))
             if exact is not None:
                 return exact
-            if room <= 0 or self.hopeless(found):
-                return found
-            made = min(2 * made, needed, made + room)
+            if room <= 0 or self.hopeless(estimate):
+                return estimate
+            wanted = min(2 * wanted, needed, wanted + room)

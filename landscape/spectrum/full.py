@@ -1,4 +1,4 @@
-"""The whole spectrum of an operator small enough for its matrix, with the error that the matrix itself shows."""
+"""All eigenvalues of an operator whose dense matrix fits into memory, with an error measured on that matrix."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ _TILE = 1024
 class FullSpectrum(HasSummary):
     """All eigenvalues, in the units of the operator, with their error.
 
-    The eigenvalues are those of S = (A + A^T) / 2, where A is the matrix of the products as they were made. A null
-    eigenvalue is one that can't be told from zero, |lambda| <= ``rounding``. Two things make them:
+    The eigenvalues are those of S = (A + A^T) / 2, where the columns of A are the products that were made. An
+    eigenvalue is null if it is zero up to rounding, |lambda| <= ``rounding``. Causes of null eigenvalues are:
 
-    * *zero columns*: parameters that the objective doesn't see at all, such as the weights into a dead ReLU unit or the
-      embedding of a token that doesn't occur. Their columns of A are zero exactly.
-    * *symmetries*: directions along which the objective is constant, such as a shift of all logits of a softmax. Of a
-      linear symmetry (a whole straight line through theta on which nothing changes) the direction is null anywhere.
-      Along a curved one (rescaling one layer against the next, or a weight in front of a normalisation) it is null
-      only where the gradient is zero, as H x' = -g . x'' along the curve; away from a minimum such
-      directions are counted as positive or negative. Not every direction counted comes from a symmetry: too few
-      samples for the number of parameters make null directions too.
+    * *zero columns*: the objective doesn't depend on some parameters at all, such as the weights into a dead ReLU unit
+      or the embedding of a token that doesn't occur. The columns of A for these parameters are exactly zero.
+    * *symmetries*: the objective is constant along some directions, such as a shift of all logits of a softmax. A
+      linear symmetry leaves the objective constant on a whole straight line through theta. Its direction is null at
+      every theta. A curved symmetry rescales one layer against the next, or a weight in front of a normalisation. Along
+      the curve H x' = -g . x'', so its direction is null only where the gradient is zero. Away from a minimum such a
+      direction counts as positive or negative.
+    * *few samples*: there are too few samples for the number of parameters.
 
     Attributes:
-        eigenvalues: (n,) float64, descending.
-        asymmetry: ||A - A^T||_F / 2. The lower triangle of A, the upper one and their mean S are matrices that differ
-            by this at most, in Frobenius norm and therefore in spectral norm: by Weyl's inequality no eigenvalue
-            changes by more, whichever of them is believed.
-        rounding: what rounding may have done to an eigenvalue: the norm ||E||_F of the errors of A, which is measured
-            in two ways, by ``asymmetry`` and by the product with a vector made at two scales, the larger of which is
-            taken; and n 2^-52 ||A|| for the dense solver (LAPACK Users' Guide, 1999, section 4.7).
-        zero_columns: how many columns of A are exactly zero.
-        products: made, n and one to measure their rounding.
-        eigenvectors: (n, n) float64, orthonormal columns in the order of the eigenvalues; None if not asked for.
-        arithmetic: of which matrix they are the eigenvalues, see `landscape.Eigenpairs`.
+        eigenvalues: all eigenvalues, (n,) float64, descending.
+        asymmetry: ||A - A^T||_F / 2. The lower triangle of A defines a symmetric matrix, and so does the upper one.
+            Each differs from their mean S by the asymmetry in Frobenius norm, and by at most that in spectral norm. By
+            Weyl's inequality no eigenvalue of S differs by more from theirs.
+        rounding: bound on the rounding error of an eigenvalue: the norm ||E||_F of the errors of A, plus n 2^-52 ||A||
+            for the dense solver (LAPACK Users' Guide, 1999, section 4.7). ||E||_F is the larger of two measurements:
+            ``asymmetry``, and the product with one vector made at two scales.
+        zero_columns: number of exactly zero columns of A.
+        products: number of products: n, and one to measure their rounding.
+        eigenvectors: orthonormal columns in the order of the eigenvalues, (n, n) float64; None if not requested.
+        arithmetic: the matrix of the eigenvalues, see `landscape.Eigenpairs`.
     """
 
     eigenvalues: np.ndarray
@@ -67,9 +67,9 @@ class FullSpectrum(HasSummary):
     @property
     def summary(self) -> list[str]:
         """See `HasSummary`."""
-        first, last = (to_error(self.eigenvalues[place], self.rounding) for place in (0, -1))
+        high, low = (to_error(self.eigenvalues[place], self.rounding) for place in (0, -1))
         return [
-            f"all {counted(len(self.eigenvalues), 'eigenvalue')} from {first} to {last}, each ± {self.rounding:.1e}",
+            f"all {counted(len(self.eigenvalues), 'eigenvalue')} from {high} to {low}, each ± {self.rounding:.1e}",
             f"{self.positive:,} positive, {self.negative:,} negative, {self.null:,} null to rounding "
             f"({counted(self.zero_columns, 'zero column')}, {counted(self.symmetry_null, 'other direction')})",
             f"asymmetry ||A - A^T||/2 {self.asymmetry:.1e}; trace {self.trace:.6g}, Frobenius norm "
@@ -79,22 +79,22 @@ class FullSpectrum(HasSummary):
 
     @property
     def positive(self) -> int:
-        """How many eigenvalues are above ``rounding``."""
+        """The number of eigenvalues above ``rounding``."""
         return int((self.eigenvalues > self.rounding).sum())
 
     @property
     def negative(self) -> int:
-        """How many eigenvalues are below -``rounding``."""
+        """The number of eigenvalues below -``rounding``."""
         return int((self.eigenvalues < -self.rounding).sum())
 
     @property
     def null(self) -> int:
-        """How many eigenvalues can't be told from zero."""
+        """The number of eigenvalues that are zero up to ``rounding``."""
         return len(self.eigenvalues) - self.positive - self.negative
 
     @property
     def symmetry_null(self) -> int:
-        """How many null directions aren't explained by zero columns."""
+        """The number of null directions beyond those of the zero columns."""
         return self.null - self.zero_columns
 
     @property
@@ -104,7 +104,7 @@ class FullSpectrum(HasSummary):
 
     @property
     def frobenius(self) -> float:
-        """The Frobenius norm, the root of the sum of their squares."""
+        """The Frobenius norm: the root of the sum of the squared eigenvalues."""
         return float(np.linalg.norm(self.eigenvalues))
 
 
@@ -117,20 +117,21 @@ def full_spectrum(
 ) -> FullSpectrum:
     """All eigenvalues of an operator of up to 10,000 dimensions, by n products and a dense solver.
 
-    The products are made in float64 where the operator has such ones, so that all eigenvalues have its digits. The
-    columns go to a temporary file as they are made, so that beside the operator's own memory there is either one
-    block of them or, at the end, one matrix of 8 n^2 bytes in which LAPACK works in place.
+    If the operator has products in float64, the products are made in float64. The columns go to a temporary file as
+    they are made. So beside the operator's own memory there is one block of columns. At the end there is one matrix of
+    8 n^2 bytes, in which LAPACK works in place.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
-        eigenvectors: give them too, which takes three matrices of memory and several times the solver's time.
-        scratch: the folder for the temporary file, of n^2 entries in float64; default: the system's, which
-            on some machines is kept in memory.
-        progress: called after every block of products and before the dense solver.
+        eigenvectors: whether to compute eigenvectors, default no. They take the memory of three matrices and several
+            times the solver's time.
+        scratch: folder for the temporary file of n^2 entries in float64. Default: the system's folder for temporary
+            files, which some machines keep in memory.
+        progress: function called after every block of products and before the dense solver.
 
     Raises:
-        InputError: n is too large, the folder can't hold the file, a product isn't finite, or the matrix is asymmetric
-            by more of its norm than rounding explains.
+        InputError: n is too large, the folder can't hold the file, a product isn't finite, or the matrix's asymmetry is
+            a larger share of its norm than rounding explains.
     """
     operator = as_exact_operator(operator)
     refuse_large(operator.dim)
@@ -145,7 +146,7 @@ def full_spectrum(
     asymmetry, norm = _symmetrise(matrix)
     refuse_asymmetry(columns.operator, asymmetry, norm)
     tell(Progress("eigenvalues", products, np.array([]), 1.0))
-    # All drivers reduce to tridiagonal form in place and take the same time; transposed, so that LAPACK copies nothing.
+    # All drivers reduce to tridiagonal form in place and take equal time. LAPACK copies nothing of a transposed matrix.
     in_place = {"overwrite_a": True, "check_finite": False}
     if eigenvectors:
         ascending, vectors = scipy.linalg.eigh(matrix.T, driver="evd", **in_place)
@@ -154,12 +155,12 @@ def full_spectrum(
         ascending, vectors = scipy.linalg.eigh(matrix.T, eigvals_only=True, driver="ev", **in_place), None
     solver_error = operator.dim * np.finfo(np.float64).eps * float(np.abs(ascending).max())
     rounding = max(asymmetry, columns.rounding) + solver_error
-    of = arithmetic(operator, columns.reason)
-    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products, vectors, of)
+    arithmetic_of = arithmetic(operator, columns.reason)
+    return FullSpectrum(ascending[::-1].copy(), asymmetry, rounding, zero_columns, products, vectors, arithmetic_of)
 
 
 def refuse_large(dim: int) -> None:
-    """Raise InputError where a matrix of so many dimensions is too large for `full_spectrum`."""
+    """Raise InputError if a matrix of dimension ``dim`` is too large for `full_spectrum`."""
     if dim > MAX_DIM:
         raise InputError(
             f"a full spectrum is made of up to {MAX_DIM:,} parameters, here are {dim:,}; ask for the spectral density "
@@ -168,12 +169,12 @@ def refuse_large(dim: int) -> None:
 
 
 def is_possible(operator: SymmetricOperator) -> bool:
-    """Whether `full_spectrum` neither finds the operator too large nor the system's folder for temporary files full."""
+    """Whether `full_spectrum` accepts the operator's dimension and the system's temporary folder has room."""
     return operator.dim <= MAX_DIM and _needed(operator) <= _free(Path(tempfile.gettempdir()))
 
 
 def _needed(operator: SymmetricOperator) -> int:
-    """Bytes of the temporary file, of float64."""
+    """Bytes of the temporary file, if its entries are float64."""
     return operator.dim**2 * 8
 
 
@@ -182,7 +183,7 @@ def _free(folder: Path) -> int:
 
 
 def _folder(operator: SymmetricOperator, scratch: Path | None) -> Path:
-    """Where the temporary file goes, once the folder is known to be large enough."""
+    """The folder of the temporary file, checked for existence and for room."""
     folder = Path(tempfile.gettempdir() if scratch is None else scratch)
     if not folder.is_dir():
         raise InputError(f"the scratch folder {folder} doesn't exist; create it or name another")
@@ -196,14 +197,14 @@ def _folder(operator: SymmetricOperator, scratch: Path | None) -> Path:
 
 
 def _write_columns(columns: Columns, path: Path, tell: Callable[[Progress], None]) -> int:
-    """Write column after column to a file; how many are exactly zero."""
+    """Write column after column to a file; returns the number of exactly zero columns."""
     dim, zero = columns.operator.dim, 0
     with path.open("wb", buffering=0) as file:
         for start, block in columns:
             zero += int((block == 0).all(0).sum())
             _write(file, block.T.contiguous().cpu().numpy())
-            made = start + block.shape[1]
-            tell(Progress("multiplying", made, np.array([]), made / dim))
+            columns_written = start + block.shape[1]
+            tell(Progress("multiplying", columns_written, np.array([]), columns_written / dim))
     return zero
 
 
@@ -216,7 +217,7 @@ def _write(file: io.FileIO, rows: np.ndarray) -> None:
 
 
 def _read(path: Path, operator: SymmetricOperator) -> np.ndarray:
-    """The matrix (n, n) in float64, its columns as rows."""
+    """Read the matrix (n, n) into float64; its columns are the array's rows."""
     matrix = np.empty((operator.dim, operator.dim))
     dtype = torch.empty(0, dtype=operator.dtype).numpy().dtype
     with path.open("rb") as file:
@@ -227,7 +228,7 @@ def _read(path: Path, operator: SymmetricOperator) -> np.ndarray:
 
 
 def _symmetrise(matrix: np.ndarray) -> tuple[float, float]:
-    """Make a matrix A into (A + A^T) / 2 in its own place; ||A - A^T||_F / 2 and the Frobenius norm of the result."""
+    """Replace a matrix A by (A + A^T) / 2 in place; returns ||A - A^T||_F / 2 and the Frobenius norm of the mean."""
     asymmetry = norm = 0.0
     for i in range(0, len(matrix), _TILE):
         for j in range(0, i + 1, _TILE):

@@ -1,7 +1,7 @@
 """log det(A + alpha I) and the effective dimension of an operator, with 95 % intervals.
 
-Both are sums over the spectrum, estimated by `landscape.spectrum.spectral_sum`. The logarithm needs A + alpha I to be
-positive definite, which is decided by a certified lower end of the spectrum and never by a lucky sample.
+Both are sums over the spectrum, estimated by `landscape.spectrum.summation`. The logarithm needs A + alpha I to be
+positive definite. A certified lower end of the spectrum decides that, never the sampled eigenvalues.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOL_EFFECTIVE_DIMENSION = 0.05
 
 
 class NotDefiniteError(InputError):
-    """A + alpha I isn't positive definite, or can't be told to be: there is no log det to estimate."""
+    """A + alpha I isn't positive definite, or it is undecided whether A + alpha I is: there is no log det."""
 
 
 def log_det(
@@ -48,29 +48,30 @@ def log_det(
 ) -> SpectralSum:
     """The logarithm of the determinant of a positive definite A + alpha I.
 
-    Its error is measured against n, as a common factor c of A and alpha adds n log c: a half-width of 0.01 n knows the
-    geometric mean of the eigenvalues of A + alpha I to one per cent.
+    The error is relative to n, because a common factor c of A and alpha adds n log c. With a half-width of 0.01 n, the
+    geometric mean of the eigenvalues of A + alpha I is known to one per cent.
 
-    First a lower bound of the spectrum is found, which is wrong with a chance of at most a thousandth. Then every Gauss
-    rule is an upper bound, and every Gauss-Radau rule with its node at that lower end a lower one (Golub and Meurant
-    2010, chapter 6): samples are their midpoints, and ``quadrature_error`` bounds what is left.
+    First a Lanczos chain gives a lower bound on the spectrum, which is wrong with a chance of at most a thousandth.
+    Then every Gauss rule is an upper bound on its sample. Every Gauss-Radau rule with its extra node at the spectrum's
+    lower bound is a lower bound (Golub and Meurant 2010, chapter 6). The samples are the midpoints of the two, and
+    ``quadrature_error`` bounds the remaining error.
 
-    Where the full spectrum takes no more products than the probes, it is made instead.
+    If the full spectrum takes no more products than the probes, the exact sum is computed instead.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix A of dimension n.
-        alpha: at least 0, in the unit of A; 0 will do where A itself is positive definite.
+        alpha: shift, at least 0, in the unit of A; 0 is enough if A itself is positive definite.
         tol: goal for the half-width of the 95 % interval, in units of n; default 0.01.
-        probes: make this many, at least 2, in place of a goal.
-        steps: products of each chain.
-        k: outliers of largest magnitude done exactly.
-        seed: of the probes and, independent of them, of the searches.
-        max_products: add no probes beyond so many products; the first ten are made whatever the rest took. Default
-            10,000. Only with ``tol``.
-        progress: called as products are made.
+        probes: a given number of probes, at least 2, instead of a goal.
+        steps: most products of each Lanczos chain, default 100.
+        k: number of outliers of largest magnitude that are deflated, default 10.
+        seed: seed of the probes and of the solves, which are independent of the probes; default 0.
+        max_products: most products for adding probes; the first ten probes are made in any case. Default 10,000. Only
+            with ``tol``.
+        progress: function called as products are made.
 
     Raises:
-        NotDefiniteError: A + alpha I isn't positive definite, or so nearly not that it is undecided.
+        NotDefiniteError: A + alpha I isn't positive definite, or so close to singular that it is undecided.
         InputError: an argument is out of range, or a product isn't finite.
     """
     operator, settings = as_exact_operator(operator), Settings(tol, probes, steps, k, seed, max_products)
@@ -98,11 +99,11 @@ def check_log_det(dim: int, alpha: float, settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class ShiftedLogarithm(SpectralFunction):
-    """log(lambda + alpha).
+    """The function log(lambda + alpha).
 
     Attributes:
         alpha: the shift.
-        low: no eigenvalue is below this, and low + alpha > 0.
+        low: lower bound on the eigenvalues, with low + alpha > 0.
     """
 
     alpha: float
@@ -112,18 +113,18 @@ class ShiftedLogarithm(SpectralFunction):
         """See `SpectralFunction`.
 
         Raises:
-            NotDefiniteError: an eigenvalue contradicts the lower end that was found.
+            NotDefiniteError: a value contradicts the certified lower end.
         """
         if len(values) and values.min() + self.alpha <= 0:
             raise self._undecided(float(values.min()))
         return np.log(values + self.alpha)
 
     def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """See `SpectralFunction`; steepest at the low end."""
+        """See `SpectralFunction`; the slope is steepest at an interval's lower end."""
         return np.where(high < self.low, 0.0, 1 / (np.maximum(low, self.low) + self.alpha))
 
     def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
-        """The middle between the Gauss rule and the Gauss-Radau rule, and half their distance: a bound."""
+        """The midpoint of the Gauss rule and the Gauss-Radau rule, and half their distance, which bounds the error."""
         nodes, weights = gauss(alpha, beta)
         if nodes[0] <= self.low:
             raise self._undecided(float(nodes[0]))
@@ -133,7 +134,7 @@ class ShiftedLogarithm(SpectralFunction):
         return (upper + lower) / 2, abs(upper - lower) / 2
 
     def measure(self, value: float, dim: int) -> float:
-        """n: the sum itself may be zero, and depends on the unit of A."""
+        """The dimension n, because the sum itself may be zero and depends on the unit of A."""
         return dim
 
     def _undecided(self, shown: float) -> NotDefiniteError:
@@ -145,19 +146,19 @@ class ShiftedLogarithm(SpectralFunction):
 
 
 def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:
-    """The logarithm, where the lower end of the spectrum of A allows it.
+    """The function log(lambda + alpha), if the lower end of the spectrum of A shows that A + alpha I is definite.
 
     Raises:
-        NotDefiniteError: A + alpha I isn't positive definite, or it is undecided.
+        NotDefiniteError: A + alpha I isn't positive definite, or it is undecided whether A + alpha I is.
     """
     if end.low + alpha > 0:
         return ShiftedLogarithm(alpha, end.low)
-    found = math.isfinite(end.low)
+    bounded = math.isfinite(end.low)
     within = (
-        f"is between {end.low:.3g} and {end.high:.3g}" if found else f"is at most {end.high:.3g}, perhaps far lower"
+        f"is between {end.low:.3g} and {end.high:.3g}" if bounded else f"is at most {end.high:.3g}, perhaps far lower"
     )
     would_do = (
-        f"alpha = {_rounded_up(-end.low):g} would do" if found else "more products, float64 or a larger alpha may do"
+        f"alpha = {_rounded_up(-end.low):g} would do" if bounded else "more products, float64 or a larger alpha may do"
     )
     raise NotDefiniteError(
         f"log det(A + alpha I) is {'not defined' if end.high + alpha < 0 else 'undecided'} for alpha = {alpha:g}: the "
@@ -166,7 +167,7 @@ def _definite(alpha: float, end: LowerEnd) -> ShiftedLogarithm:
 
 
 def _rounded_up(number: float) -> float:
-    """The next number of two digits above a positive one."""
+    """A positive number rounded up to two digits."""
     unit = 10.0 ** (math.floor(math.log10(number)) - 1)
     return math.ceil(number / unit) * unit
 
@@ -188,21 +189,23 @@ def effective_dimension(
 ) -> SpectralSum:
     """The sum of lambda / (lambda + alpha) over the positive eigenvalues lambda of A.
 
-    How many directions curvature determines against a prior, or a weight decay, of curvature alpha: MacKay (1992) calls
-    it the number of well-determined parameters, Maddox, Benton and Wilson (2020) the effective dimensionality.
-    Eigenvalues that aren't positive count nothing, which makes a kink at zero that no quadrature bound allows for:
-    ``quadrature_error`` is therefore an estimate, from what somewhat fewer steps give.
+    The number of directions that curvature determines against a prior, or a weight decay, of curvature alpha. MacKay
+    (1992) calls it the number of well-determined parameters, Maddox, Benton and Wilson (2020) the effective
+    dimensionality. Eigenvalues that aren't positive add nothing. So the function has a kink at zero, and no bound on
+    the quadrature error holds there. ``quadrature_error`` is therefore an estimate: the change between the chain and
+    somewhat shorter chains.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix A of dimension n.
-        alpha: above 0, in the unit of A. At 0 the number would be that of the positive eigenvalues, a jump at each.
+        alpha: curvature of the prior, above 0, in the unit of A. At 0 the sum would be the number of positive
+            eigenvalues, which is no continuous function of them.
         tol: goal for the half-width of the 95 % interval relative to the value; default 0.05.
-        probes: see `log_det`, as for all others.
-        steps: of each chain.
-        k: outliers done exactly.
-        seed: of probes and outliers.
-        max_products: only with ``tol``.
-        progress: called as products are made.
+        probes: a given number of probes, at least 2, instead of a goal.
+        steps: most products of each Lanczos chain, default 100.
+        k: number of outliers of largest magnitude that are deflated, default 10.
+        seed: seed of the probes and of the solve for outliers, default 0.
+        max_products: most products for adding probes, see `log_det`; default 10,000. Only with ``tol``.
+        progress: function called as products are made.
 
     Raises:
         InputError: an argument is out of range, or a product isn't finite.
@@ -223,7 +226,7 @@ def check_effective_dimension(dim: int, alpha: float, settings: Settings) -> Non
 
 @dataclass(frozen=True)
 class DeterminedShare(SpectralFunction):
-    """lambda / (lambda + alpha) of a positive lambda, and 0 of any other."""
+    """The function lambda / (lambda + alpha) for positive lambda, and 0 otherwise."""
 
     alpha: float
 
@@ -233,15 +236,16 @@ class DeterminedShare(SpectralFunction):
         return positive / (positive + self.alpha)
 
     def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """See `SpectralFunction`; steepest at zero, flat below it."""
+        """See `SpectralFunction`; the slope is steepest at zero, and zero below zero."""
         return np.where(high <= 0, 0.0, (self.alpha / (np.maximum(low, 0.0) + self.alpha)) ** 2 / self.alpha)
 
     def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
-        """The Gauss rule, and an estimate of its error from how far shorter chains were from it.
+        """The Gauss rule, and an estimate of its error from shorter chains.
 
-        The largest difference to eight chains of two thirds of the steps or more. The difference to one alone, such as
-        to half the steps, is too small in one case of ten: the kink makes the error change its sign from step to step.
-        Where the chain came to its end that is far too large: then what remains, times the steepest slope.
+        The estimate is the largest difference from eight chains of two thirds of the steps or more. One difference,
+        such as from half the steps, is often too small: the kink makes the error change its sign from step to step.
+        If the Krylov space is exhausted, that estimate is far too large. So the remainder's norm times the steepest
+        slope replaces any larger estimate.
         """
         value = self._gauss(alpha, beta)
         lengths = np.unique(np.linspace(2 * len(alpha) // 3, len(alpha) - 1, 8).astype(int))
@@ -249,7 +253,7 @@ class DeterminedShare(SpectralFunction):
         return value, min([beta[-1] / self.alpha, max(shorter, default=math.inf)])
 
     def measure(self, value: float, dim: int) -> float:
-        """The value itself, which isn't negative."""
+        """The value itself, which is never negative."""
         return value
 
     def _gauss(self, alpha: np.ndarray, beta: np.ndarray) -> float:

@@ -1,7 +1,7 @@
-"""A Krylov basis that grows, with restarts, until the wanted Ritz pairs are good enough, and what that costs.
+"""Thick-restart Lanczos iteration: a Krylov basis grows until the wanted Ritz pairs meet a goal.
 
-The thick restart is Wu and Simon's (2000); keeping Ritz vectors and pending vectors apart is `KrylovBasis`'s work.
-`landscape.spectrum.solve` pursues residuals, and `landscape.spectrum.certified` eigenvalues.
+The thick restart is Wu and Simon's (2000). `KrylovBasis` keeps Ritz vectors and pending vectors apart. The goal of
+`landscape.spectrum.solve` is for residual norms, and the goal of `landscape.spectrum.certified` is for eigenvalues.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from landscape.spectrum.verified import Verified
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of a solve: the k pairs at the end ``which`` to a relative accuracy within so many products.
+    """The goal of a solve: k eigenpairs at the end ``which`` to the relative accuracy ``tol``, within ``max_products``.
 
-    The accuracy is that of the residuals or of the eigenvalues, as the kind of solve has it.
+    The accuracy is that of the residual norms in a `Solve`, and that of the eigenvalues in a `CertifiedSolve`.
     """
 
     k: int
@@ -41,13 +41,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class Ritz:
-    """The wanted Ritz pairs of the basis as it stands.
+    """The wanted Ritz pairs of the present basis.
 
     Attributes:
-        values: (k,).
-        border: (p, k), what remains of the products with the Ritz vectors, along the pending vectors.
-        residuals: (k,) its column norms, the estimated residuals.
-        coordinates: (m, k).
+        values: Ritz values, (k,).
+        border: components of the residuals along the pending vectors, (p, k).
+        residuals: estimated residual norms, (k,): the column norms of ``border``.
+        coordinates: coordinates of the Ritz vectors in the expanded basis, (m, k).
         scale: the largest |Ritz value| of the whole basis.
     """
 
@@ -58,7 +58,7 @@ class Ritz:
     scale: float
 
     def first(self, count: int) -> Ritz:
-        """The first of the pairs."""
+        """The first ``count`` pairs."""
         return Ritz(
             self.values[:count],
             self.border[:, :count],
@@ -69,15 +69,16 @@ class Ritz:
 
 
 class Iteration(ABC):
-    """A basis that grows until the wanted Ritz pairs are good enough, and what that costs.
+    """A Krylov basis that grows until the wanted Ritz pairs meet the goal, with a count of its products.
 
     Attributes:
-        basis: what was built.
-        seed: of everything random beside the basis.
-        memory: bytes that all vectors may take; None for what the operator leaves.
-        miss_probability: bound on the probability that a wanted eigenvalue was missed; 1 while that wasn't searched.
-        verification: products spent to verify and to search.
-        exact: (n, k) wanted Ritz vectors and their products in full precision, where others are in less than vectors.
+        basis: the Krylov basis.
+        seed: seed of all random vectors except those of the basis.
+        memory: bytes that all vectors may take; None for the memory that the operator leaves.
+        miss_probability: bound on the probability that a wanted eigenvalue was missed; 1 before a search.
+        verification: number of products for verification and search.
+        exact: wanted Ritz vectors and their products in full precision, (n, k) each, if the operator's products are in
+            less precision than its vectors; otherwise None.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class Iteration(ABC):
 
     @abstractmethod
     def run(self) -> Verified:
-        """Solve; what didn't converge is marked as such in the result."""
+        """Solve to the goal; the result marks each pair as converged or not."""
 
     @abstractmethod
     def allowed(self, ritz: Ritz) -> np.ndarray:
-        """The estimated residual norms (k,) at which iterating ends."""
+        """The estimated residual norms (k,) at which the iteration ends."""
 
     @property
     def products(self) -> int:
@@ -113,7 +114,7 @@ class Iteration(ABC):
 
     @cached_property
     def _full(self) -> Float64Products | None:
-        """Products in full precision, where the operator's own are in less precision than vectors."""
+        """Products in full precision, if the operator's own are in less precision than its vectors; otherwise None."""
         try:
             return Float64Products(self.operator) if self.operator.reduced else None
         except NoFloat64Error:
@@ -121,18 +122,18 @@ class Iteration(ABC):
 
     @property
     def exhausted(self) -> bool:
-        """No more products are allowed."""
+        """Whether the limit on products is reached."""
         return self.products >= self.goal.max_products
 
     def converge(self) -> None:
-        """Iterate, and measure the rounding by which the result is judged, which may ask for more."""
+        """Iterate and measure the rounding; iterate again if the rounding lowers the allowed residual norms."""
         if self.iterate() or self._full:
             self.measure_rounding()
-            if self.iterate() and self._full:  # exact products are with the pairs as they are in the end
+            if self.iterate() and self._full:  # the exact products must be with the final pairs
                 self.measure_rounding()
 
     def iterate(self) -> bool:
-        """Expand the basis until the estimated residuals are those allowed; False if they were."""
+        """Expand the basis until the estimated residual norms are allowed; False if no expansion was needed."""
         expanded = False
         while True:
             self.make_room()
@@ -150,49 +151,52 @@ class Iteration(ABC):
         return self.outermost(self.goal.k) if self.basis.expanded >= self.goal.k else None
 
     def ritz_pairs(self) -> Ritz:
-        """The wanted Ritz pairs, once there are k."""
+        """The wanted Ritz pairs of a basis that has k of them."""
         ritz = self.wanted()
         assert ritz is not None, "iterate returns with k pairs"
         return ritz
 
     def outermost(self, count: int) -> Ritz:
-        """The wanted Ritz pairs and those next to them, ``count`` together, in this order."""
+        """The ``count`` outermost Ritz pairs: the wanted pairs first, then the pairs next to them."""
         values, coordinates, residuals = self.basis.ritz()
         chosen = order_by_which(values, self.goal.k, self.goal.which)[:count]
         border = self.basis.border @ coordinates[:, chosen]
         return Ritz(values[chosen], border, residuals[chosen], coordinates[:, chosen], float(np.abs(values).max()))
 
     def rounding(self, ritz: Ritz) -> float:
-        """The norm of what rounding adds to the matrix: of each of m products at random what one was off by.
+        """The norm of the rounding errors of a basis of m vectors: sqrt(m) (e + 4 eps ||A||).
 
-        And a few eps ||A||, for its two passes of orthogonalisation and the vector as it is stored.
+        Here e is the measured error of a product. The second term is for the two passes of orthogonalisation and for
+        storing the vector.
         """
-        few = 4 * torch.finfo(self.operator.dtype).eps * ritz.scale
-        return math.sqrt(self.basis.expanded) * (self._measured + few)
+        orthogonalisation = 4 * torch.finfo(self.operator.dtype).eps * ritz.scale
+        return math.sqrt(self.basis.expanded) * (self._measured + orthogonalisation)
 
     def residuals(self, ritz: Ritz) -> np.ndarray:
-        """(k,) the residual norms with what rounding adds to them in the mean square."""
+        """The residual norms (k,), with the rounding error of a product added in the mean square."""
         residuals: np.ndarray = np.hypot(ritz.residuals, self._measured)
         return residuals
 
     def measure_rounding(self) -> None:
-        """Hold the projection to one product with a random combination of the expanded basis.
+        """Compare the projection with one product of a random combination of the expanded basis.
 
-        With z uniform on the unit sphere the norm of (A Q - Q P) z is that of A Q - Q P in the Frobenius norm by
-        sqrt(m), in the mean square. Where products are in less precision than vectors one combination says little: the
-        error is another matrix and not noise, and largest along the largest eigenvalues. The wanted Ritz vectors are
-        then multiplied in full precision, each of them, and so is z, which is orthogonal to these.
+        For z uniform on the unit sphere, the root mean square of ||(A Q - Q P) z|| is ||A Q - Q P||_F / sqrt(m).
+
+        Where products are in less precision than vectors, one combination shows little. The error is then another
+        matrix instead of noise, and is largest along the largest eigenvalues. So each wanted Ritz vector is multiplied
+        in full precision. The combination z is then orthogonal to these vectors and is multiplied in full precision
+        too.
 
         Raises:
-            InputError: they differ by percents, which isn't rounding.
+            InputError: product and projection differ by more than rounding explains.
         """
         m, ritz = self.basis.expanded, self.ritz_pairs()
-        apart = ritz.coordinates if self._full else np.zeros((m, 0))
+        exact_coordinates = ritz.coordinates if self._full else np.zeros((m, 0))
         z = np.random.default_rng([self.seed, m]).standard_normal(m)
-        z -= apart @ (apart.T @ z)
-        rest = m - apart.shape[1]
-        along = np.column_stack([apart, z / np.linalg.norm(z)] if rest else [apart])
-        weights = np.append(np.ones(apart.shape[1]), [rest] if rest else [])
+        z -= exact_coordinates @ (exact_coordinates.T @ z)
+        remaining = m - exact_coordinates.shape[1]
+        along = np.column_stack([exact_coordinates, z / np.linalg.norm(z)] if remaining else [exact_coordinates])
+        weights = np.append(np.ones(exact_coordinates.shape[1]), [remaining] if remaining else [])
         vectors = self.basis.rows.combine(along)
         products = (self._full or self.operator.matmat)(vectors)
         self.verification += along.shape[1]
@@ -204,7 +208,7 @@ class Iteration(ABC):
         refuse_asymmetry(self.operator, self._measured, ritz.scale)
 
     def next_pending(self, ritz: Ritz | None) -> int:
-        """The pending vector to multiply: the one that the unconverged wanted pairs lack most, or a fresh one."""
+        """The pending vector to multiply next: the strongest in the residuals of unconverged pairs, or a random one."""
         if self.basis.size == self.basis.expanded:
             injected = self.basis.append_random()
             assert injected is not None, "an exhausted space has converged"
@@ -214,9 +218,10 @@ class Iteration(ABC):
         return self.basis.strongest(ritz.coordinates[:, ritz.residuals > self.allowed(ritz)])
 
     def make_room(self, slots: int = 1) -> None:
-        """Restart from the Ritz vectors nearest to the wanted ones when the basis has fewer slots left.
+        """Restart from the wanted Ritz vectors and those next to them if fewer than ``slots`` slots are free.
 
-        So few that what remains of their products has room too: a residual that misses a part of it would be too small.
+        The restart keeps few enough Ritz vectors that all pending vectors have room too. A residual norm that lacks a
+        pending vector's part would be too small.
         """
         k, capacity = self.goal.k, self.basis.capacity
         if self.basis.size + slots > capacity < self.operator.dim:
@@ -227,7 +232,7 @@ class Iteration(ABC):
             self.basis.restart(values[kept], coordinates[:, kept], capacity - keep - 2)
 
     def tell(self, phase: str, ritz: Ritz, allowed: np.ndarray) -> None:
-        """Report the relative residuals and how far they have fallen on a logarithmic scale."""
+        """Report the relative residual norms, and their fall on a logarithmic scale as the fraction of the work."""
         size = np.abs(ritz.values)
         relative = np.divide(ritz.residuals, size, out=np.zeros(self.goal.k), where=size > 0)
         above = ritz.residuals > allowed

@@ -1,14 +1,14 @@
-"""An orthonormal basis that grows by products with a symmetric operator: the ground under every Lanczos method here.
+"""The Krylov basis of every Lanczos method here: orthonormal vectors, extended by products with a symmetric operator.
 
-The invariant kept throughout, with Q the basis, its first m vectors *expanded* (multiplied by the operator A) and the
-other p *pending*:
+Let Q be the basis. Its first m vectors are *expanded*, which means multiplied by the operator A. The other p vectors
+are *pending*. The basis keeps the relation
 
     A Q_m = Q_{m+p} P,    P of shape (m + p, m).
 
-With one start vector p is 1 and P is the Lanczos tridiagonal with its last row; with several it is band Lanczos; after
-a thick restart P is a diagonal with a border (Wu and Simon 2000). All of it is one data structure because P is computed
-as what it is, Q^T A Q, by full reorthogonalisation, and never inferred from a recurrence. A Ritz pair (theta, s) of the
-leading m x m block then has the residual norm ||P[m:] s||, without another product.
+With one start vector, p is 1 and P is the Lanczos tridiagonal with its last row. With several start vectors it is band
+Lanczos. After a thick restart P is a diagonal with a border (Wu and Simon 2000). One data structure serves all three,
+because P is computed as Q^T A Q, by full reorthogonalisation, and never inferred from a recurrence. A Ritz pair
+(theta, s) of the leading m x m block then has the residual norm ||P[m:] s||, without another product.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from landscape.reporting.messages import amount
 from landscape.spectrum.basis_store import BasisStore
 from landscape.spectrum.products import LEAST_SQUARED, NOT_FINITE, norm, refuse_underflow
 
-# Held vectors are orthonormal to so many roundings: a solve leaves up to some hundred, a vector given twice 1/eps.
+# Locked vectors must be orthonormal to this many units of rounding. A vector given twice is off by 1/eps units.
 _HELD = 1000
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What one product with a basis vector q added.
+    """The result of one product with a basis vector q.
 
     Attributes:
         alpha: q^T A q.
-        beta: norm of the part of A q outside the basis. Where that is below the level of rounding it is this level:
-            what hides there can't be larger, and isn't known to be smaller. 0 where nothing can hide, since the basis
-            spans the space or all products were zero.
-        pending: index of that part as a new basis vector, or None where A q lay within the basis, up to rounding.
+        beta: norm of the part of A q outside the basis, at least the level of rounding. A part below that level is
+            noise, and may hide a part of at most that size. ``beta`` is 0 if no such part can exist: the basis spans
+            the space, or all products were zero.
+        pending: index of the part outside as a new basis vector; None if A q is within the basis up to rounding.
     """
 
     alpha: float
@@ -49,32 +49,32 @@ class Expansion:
 
 
 class KrylovBasis:
-    """The basis Q, stored as rows, and the projection P; see the module's docstring.
+    """The Krylov basis Q, stored as rows, and the projection P; see the module's docstring.
 
     Args:
         operator: A.
-        capacity: the most vectors it holds.
-        seed: of the random ones.
-        memory: bytes that they may take in memory; default: what the operator leaves, but for a few vectors.
+        capacity: most basis vectors.
+        seed: seed of random basis vectors.
+        memory: bytes that the basis may take in memory. Default: what the operator leaves, less four vectors.
 
     Attributes:
-        rows: the vectors.
-        expanded: m.
+        rows: the basis vectors.
+        expanded: number m of expanded vectors.
 
     Raises:
-        InputError: there is no room for it; see `BasisStore`.
+        InputError: there is no room for the basis; see `BasisStore`.
     """
 
     def __init__(self, operator: SymmetricOperator, capacity: int, seed: int, memory: int | None = None) -> None:
         self.operator = operator
         self.capacity = capacity
         self.expanded = 0
-        few = 4 * operator.dim * operator.dtype.itemsize
+        needed = 4 * operator.dim * operator.dtype.itemsize
         if memory is None and operator.memory is not None:
-            memory = operator.memory - few
+            memory = operator.memory - needed
             if memory < 0:
                 raise InputError(
-                    f"a chain of vectors of {operator.dim:,} parameters takes {amount(few)} beside its basis, and "
+                    f"a chain of vectors of {operator.dim:,} parameters takes {amount(needed)} beside its basis, and "
                     f"{amount(max(0, operator.memory))} are left for it: allow more memory"
                 )
         self.memory = memory
@@ -89,22 +89,22 @@ class KrylovBasis:
 
     @property
     def size(self) -> int:
-        """How many vectors there are, m + p."""
+        """Number of basis vectors, m + p."""
         return self.rows.size
 
     @property
     def projection(self) -> np.ndarray:
-        """(m, m), symmetric: Q_m^T A Q_m."""
+        """The projection Q_m^T A Q_m, (m, m), symmetric."""
         return self._projection[: self.expanded, : self.expanded]
 
     @property
     def border(self) -> np.ndarray:
-        """(p, m): the part of A Q_m along the pending vectors."""
+        """The part of A Q_m along the pending vectors, (p, m)."""
         return self._projection[self.expanded : self.size, : self.expanded]
 
     @property
     def relation(self) -> np.ndarray:
-        """P, (m + p, m): the products A Q_m in coordinates of the whole basis."""
+        """The matrix P, (m + p, m): the products A Q_m in coordinates of the whole basis."""
         return self._projection[: self.size, : self.expanded]
 
     @property
@@ -112,7 +112,7 @@ class KrylovBasis:
         return self.size == self.capacity
 
     def append_random(self) -> int | None:
-        """Add a fresh random vector, orthogonal to the basis, as pending; None when the basis spans the whole space."""
+        """Add a random vector, orthogonal to the basis, as pending; None if the basis spans the whole space."""
         if self.size == self.operator.dim:
             return None
         vector = torch.randn(self.operator.dim, dtype=torch.float64, generator=self._generator)
@@ -122,14 +122,14 @@ class KrylovBasis:
         return self._append(outside)
 
     def lock(self, values: np.ndarray, vectors: Tensor) -> None:
-        """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded.
+        """Begin an empty basis with known eigenpairs, (l,) and (n, l), as expanded vectors.
 
-        Chains that follow run in their complement: they see the operator compressed to it, since every product is
-        orthogonalised against the pairs too. Deflating the operator alone would leave rounding in their span, which
-        a chain amplifies until it takes it for an eigenvalue.
+        Every product is orthogonalised against the locked vectors too. So later chains run in the complement and see
+        the operator compressed to the complement. Deflating only the operator would leave rounding in the locked span.
+        A chain would amplify that rounding into a spurious eigenvalue.
 
         Raises:
-            InputError: the vectors aren't orthonormal, such as where one is given twice.
+            InputError: the vectors aren't orthonormal, for example because one is given twice.
         """
         self.rows.extend(vectors)
         defect = self.orthogonality_defect()
@@ -143,13 +143,13 @@ class KrylovBasis:
         self._largest_product = float(np.abs(values).max(initial=0.0))
 
     def start(self, vector: Tensor) -> int | None:
-        """Add a given vector's part outside the basis, normalised, as pending.
+        """Add the part of a vector outside the basis, normalised, as pending.
 
         Args:
-            vector: (n,), of any finite length.
+            vector: the start vector, (n,), of any finite length.
 
         Returns:
-            Its index, or None when nothing is left of it but rounding: it is zero or within the basis.
+            The new vector's index, or None if ``vector`` is zero or within the basis up to rounding.
 
         Raises:
             InputError: an entry is NaN or infinite.
@@ -160,21 +160,21 @@ class KrylovBasis:
             raise InputError("a start vector has entries that are NaN or infinite, or too large to be squared")
         if length == 0 or self.size == self.operator.dim:
             return None
-        _, outside, left = self.rows.orthogonalise((vector / length).to(self.operator.dtype))
-        if outside is None or left <= 4 * math.sqrt(self.operator.dim) * self._eps:
+        _, outside, length_outside = self.rows.orthogonalise((vector / length).to(self.operator.dtype))
+        if outside is None or length_outside <= 4 * math.sqrt(self.operator.dim) * self._eps:
             return None
         return self._append(outside)
 
     def expand(self, pending: int, *, follow_noise: bool = False) -> Expansion:
-        """Multiply one pending vector and take the part of the product outside the basis as a new one.
+        """Multiply one pending vector, and add the product's part outside the basis as a new pending vector.
 
         Args:
-            pending: its index.
-            follow_noise: take that part even where it is below the level of rounding. That part is mostly noise
-                then, but may hide a direction that a search must not overlook, which later products make larger.
+            pending: index of the pending vector.
+            follow_noise: whether to add the part outside even below the level of rounding; default no. Such a part is
+                mostly noise. It may hide a direction that a search must not overlook and that later products enlarge.
 
         Raises:
-            InputError: the product isn't finite, or all are so small that their squares underflow.
+            InputError: the product isn't finite, or all products are so small that their squares underflow.
         """
         self._swap(pending, self.expanded)
         product = self.operator.matvec(self.rows[self.expanded])
@@ -199,22 +199,22 @@ class KrylovBasis:
         return Expansion(alpha, max(beta, hidden), added)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ritz values ascending (m,), their coordinates (m, m) by columns, and their residual norms (m,)."""
+        """Ritz values (m,) ascending, coordinates of the Ritz vectors as columns (m, m), and residual norms (m,)."""
         values, coordinates = np.linalg.eigh(self.projection)
         return values, coordinates, np.linalg.norm(self.border @ coordinates, axis=0)
 
     def combine(self, coordinates: np.ndarray) -> Tensor:
-        """The vectors (n, l) with given coordinates (m, l) in the expanded basis, normalised."""
+        """The normalised vectors (n, l) with coordinates (m, l) in the expanded basis."""
         vectors = self.rows.combine(coordinates)
         vectors /= torch.stack([norm(each) for each in vectors.unbind(1)]).to(vectors.dtype)
         return vectors
 
     def restart(self, values: np.ndarray, coordinates: np.ndarray, pending: int) -> None:
-        """Keep l Ritz pairs, values (l,) and coordinates (m, l), in place of the expanded basis (thick restart).
+        """Thick restart: l Ritz pairs, values (l,) and coordinates (m, l), replace the expanded basis.
 
-        The residuals of the pairs lie in the span of the pending vectors; of that span at most ``pending`` directions
-        are kept, the strongest, and none that is at the level of rounding. The estimated residuals know nothing of the
-        others; the projection stays what it is.
+        The residuals of the pairs lie in the span of the pending vectors. At most ``pending`` directions of that span
+        are kept, the strongest ones, and none at the level of rounding. The estimated residual norms lack the dropped
+        directions. The Ritz vectors' own projection doesn't change.
         """
         directions, coefficients = self._remaining(coordinates)
         kept, added = len(values), min(pending, len(coefficients))
@@ -225,21 +225,22 @@ class KrylovBasis:
         self.expanded = kept
 
     def residual_block(self, coordinates: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """What is left of the products with Ritz vectors outside the expanded basis, but for what is rounding.
+        """The residuals of Ritz vectors: directions outside the expanded basis and coefficients, without rounding.
 
         Args:
-            coordinates: (m, l).
+            coordinates: coordinates of the Ritz vectors in the expanded basis, (m, l).
 
         Returns:
-            Orthonormal rows (r, n), and the remainders' coefficients (r, l) along them.
+            Orthonormal rows (r, n), and the residuals' coefficients (r, l) along these rows.
         """
         directions, coefficients = self._remaining(coordinates)
         return self.rows.combine(directions, self.expanded).T, coefficients
 
     def append_residual_block(self, rows: Tensor, coefficients: np.ndarray) -> None:
-        """Take up again the `residual_block` of the first l vectors, which a restart without pending vectors let go.
+        """Add the `residual_block` of the first l vectors, after a restart that dropped all pending vectors.
 
-        Of their part within the basis the expanded vectors' share is in the projection already, as that is symmetric.
+        The residuals may have a part within the present basis. The projection is symmetric, so it already has the part
+        along the expanded vectors; the part along the pending vectors is added here.
         """
         for row, part in zip(rows, coefficients, strict=True):
             within, outside, beta = self.rows.orthogonalise(row)
@@ -250,18 +251,18 @@ class KrylovBasis:
                 self._projection[self._append(outside), : len(part)] = beta * part
 
     def orthogonality_defect(self) -> float:
-        """Max |Q Q^T - I|: at the level of rounding, or the Ritz values have ghosts."""
+        """Max |Q Q^T - I|; far above the level of rounding, there would be ghosts: spurious copies of Ritz values."""
         return self.rows.defect()
 
     def strongest(self, coordinates: np.ndarray) -> int:
-        """The pending vector that contributes most to the residuals of the Ritz vectors with these coordinates."""
+        """Index of the pending vector with the largest component in the residuals of Ritz vectors (m, l)."""
         contributions = np.abs(self.border @ coordinates).max(axis=1)
         return self.expanded + int(np.argmax(contributions))
 
     def _remaining(self, coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Orthonormal directions (p, r) among the pending vectors and the remainders' coefficients (r, l) along them.
+        """Orthonormal directions (p, r) among the pending vectors, and the residuals' coefficients (r, l) along them.
 
-        The strongest first, and none at the level of rounding.
+        The strongest direction comes first, and there is none at the level of rounding.
         """
         directions, strengths, residuals = np.linalg.svd(self.border @ coordinates, full_matrices=False)
         strong = strengths > self._noise
@@ -269,13 +270,13 @@ class KrylovBasis:
 
     @property
     def _noise(self) -> float:
-        """The size of what rounding leaves of a product."""
+        """The level of rounding: the norm that rounding leaves of a product."""
         return 4 * self._rounding(self._largest_product)
 
     def _rounding(self, length: float) -> float:
-        """The rounding of a vector of this length, of which numbers below the smallest normal one have a larger share.
+        """The norm of the rounding of a vector of norm ``length``; 0 for a zero product, which hides no direction.
 
-        0 of a product that is zero: a matrix of such products has nothing to hide.
+        Entries below the smallest normal number are rounded by a larger share, hence the lower bound on the norm.
         """
         least = math.sqrt(self.operator.dim) * torch.finfo(self.operator.dtype).tiny
         return self._eps * max(length, least) if length else 0.0

@@ -16,13 +16,13 @@ from landscape.spectrum.rounding import check_symmetry
 
 @dataclass(frozen=True)
 class LanczosDecomposition:
-    """A Q = Q T + beta_m q_{m+1} e_m^T with T tridiagonal and Q orthonormal.
+    """The Lanczos decomposition A Q = Q T + beta_m q_{m+1} e_m^T with T tridiagonal and Q orthonormal.
 
     Attributes:
-        basis: (n, m) torch, Q by columns.
-        alpha: (m,) float64, the diagonal of T.
-        beta: (m,) float64; the first m - 1 are the off-diagonal of T, the last the norm of what remains. Where the
-            Krylov space ends before m reaches ``steps`` that is at most the level of rounding, and 0 if m is n.
+        basis: columns of Q, (n, m) torch.
+        alpha: diagonal of T, (m,) float64.
+        beta: off-diagonal of T (the first m - 1) and the norm of the remainder (the last), (m,) float64. If the Krylov
+            space is exhausted before m reaches ``steps``, the last is at most the level of rounding. It is 0 if m is n.
         orthogonality: max |Q^T Q - I|.
     """
 
@@ -33,16 +33,16 @@ class LanczosDecomposition:
 
 
 def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed: int = 0) -> LanczosDecomposition:
-    """Lanczos from a random start vector (Paige 1972), every vector orthogonalised twice against all before it.
+    """Lanczos from a random start vector (Paige 1972), with every vector orthogonalised twice against all before it.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
-        steps: products to make. Fewer are made, and m is smaller, where the Krylov space ends before: always at n.
-        seed: of the start vector.
+        steps: number of products. Fewer are made if the Krylov space is exhausted early, at the latest after n.
+        seed: seed of the start vector, default 0.
 
     Raises:
-        InputError: ``steps`` isn't positive, a product isn't finite, products contradict one another (two more show
-            it), or the basis, which is returned, takes more than the operator leaves for vectors.
+        InputError: ``steps`` isn't positive, a product isn't finite, or two test products contradict each other. Or the
+            basis and its returned copy take more memory than the operator leaves for vectors.
     """
     operator = as_operator(operator)
     refuse_fractions(steps=steps, seed=seed)
@@ -58,13 +58,13 @@ def lanczos(operator: SymmetricOperator | Tensor | np.ndarray, steps: int, seed:
     check_symmetry(operator, seed)
     basis = KrylovBasis(operator, min(steps + 1, operator.dim), seed)
     pending = basis.append_random()
-    made: list[Expansion] = []
-    while pending is not None and len(made) < steps:
-        made.append(basis.expand(pending))
-        pending = made[-1].pending
+    expansions: list[Expansion] = []
+    while pending is not None and len(expansions) < steps:
+        expansions.append(basis.expand(pending))
+        pending = expansions[-1].pending
     return LanczosDecomposition(
         basis=basis.rows.stacked(basis.expanded),
-        alpha=np.array([step.alpha for step in made]),
-        beta=np.array([step.beta for step in made]),
+        alpha=np.array([step.alpha for step in expansions]),
+        beta=np.array([step.beta for step in expansions]),
         orthogonality=basis.orthogonality_defect(),
     )

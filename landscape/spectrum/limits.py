@@ -1,3 +1,3 @@
-"""What is too large, in numbers that everybody may read without loading a solver."""
+"""Limits on sizes, in a module of its own: reading a limit loads no solver."""
 
-MAX_DIM = 10_000  # parameters of a matrix whose eigenvalues are all computed: its entries take 0.8 GB
+MAX_DIM = 10_000  # most parameters for all eigenvalues of a matrix; its float64 entries take 0.8 GB

@@ -1,8 +1,7 @@
-"""Random probes of stochastic estimators, each of which depends on its seed and its number alone.
+"""Random probe vectors of stochastic estimators; each depends only on its seed and its index.
 
-Probe i of a seed is the same vector whatever the number of probes, the size of the blocks they are used in and the
-device. Two checkpoints of one run measured with one seed are therefore measured with the same probes ("common random
-numbers"), and what differs between them is the checkpoints.
+Probe i of a seed doesn't depend on the number of probes, on the block size or on the device. So all checkpoints
+measured with one seed share their probes ("common random numbers"). Differences between them come from the checkpoints.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ Kind = Literal["rademacher", "gaussian"]
 def probe(dim: int, seed: int, index: int, kind: Kind = "rademacher") -> Tensor:
     """Probe number ``index`` of a seed: independent entries of mean 0 and variance 1.
 
-    The stream is the counter-based generator Philox keyed with (seed, index) (Salmon, Moraes, Dror and Shaw 2011), so
-    no two probes share any of it. Krylov sequences start from torch's Mersenne Twister: with the same seed they are
-    independent of the probes.
+    The entries come from the counter-based generator Philox with the key (seed, index) (Salmon, Moraes, Dror and Shaw
+    2011). So no two probes share random numbers. Krylov sequences start from torch's Mersenne Twister. So they are
+    independent of the probes, even of one seed.
 
     Args:
-        dim: length n.
-        seed: 0 to 2^63 - 1.
-        index: 0, 1, 2, ...
-        kind: ``rademacher``, +1 or -1 with equal chance, or ``gaussian``.
+        dim: length n of the probe.
+        seed: seed, 0 to 2^63 - 1.
+        index: number of the probe, 0, 1, 2, ...
+        kind: distribution of the entries: ``rademacher`` (+1 or -1 with equal chance, the default) or ``gaussian``.
 
     Returns:
         (n,) float64, on the CPU.
@@ -58,9 +57,10 @@ def probe_block(operator: SymmetricOperator, seed: int, indices: Iterable[int], 
 
 
 def standard_error(samples: np.ndarray) -> np.ndarray:
-    """Of the mean of independent samples (p, ...) along the first axis; NaN for a single one.
+    """Standard error of the mean of independent samples (p, ...) along the first axis; NaN for a single sample.
 
-    At a scale near 1, as the squares of what is below 1e-162 are zero, and samples that differ would seem to agree.
+    The samples are scaled to a size near 1 first. Squares of numbers below 1e-162 are zero, so different samples would
+    seem to agree.
     """
     if len(samples) < 2:
         return np.full(samples.shape[1:], np.nan)
@@ -70,7 +70,7 @@ def standard_error(samples: np.ndarray) -> np.ndarray:
 
 
 def check_goal(what: str, tol: float | None, probes: int | None, seed: int, max_products: int | None) -> None:
-    """Refuse a goal of probes that makes no sense: an error, within so many products, or else so many probes.
+    """Refuse an invalid goal of an estimator: a tolerance with a limit on products, or else a number of probes.
 
     Raises:
         InputError: a number is out of range, or there are two goals.

@@ -1,4 +1,4 @@
-"""Products with blocks of vectors, held to be finite and of a symmetric matrix, and how much rounding is in them."""
+"""Products with blocks of vectors: checks that they are finite and symmetric, and measurement of their rounding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from landscape.operator import SymmetricOperator
 # Columns multiplied at a time: enough for matrix products to be fast, few enough for progress to be seen.
 _COLUMNS = 64
 _BLOCK_BYTES = 1 << 26
-# Squares of what is smaller lose digits, or are zero.
+# Squares of smaller numbers lose digits or are zero.
 LEAST_SQUARED = 1e-150
 NOT_FINITE = (
     "a product of the operator has entries that are NaN or infinite: the loss isn't twice differentiable here, or "
@@ -20,22 +20,22 @@ NOT_FINITE = (
 
 
 def block_size(operator: SymmetricOperator, most: int = _COLUMNS) -> int:
-    """How many columns a block holds: ``most``, or what fits in 64 MB of float64, but at least one."""
+    """Number of columns of a block: ``most``, or as many as fit in 64 MB of float64, but at least one."""
     return max(1, min(most, _BLOCK_BYTES // (8 * operator.dim)))
 
 
-# Numbers summed at a time in float64: torch would make a copy of a whole vector for that.
+# Numbers that are summed at a time in float64. For a whole vector at once torch would make a copy of the vector.
 _PIECE = 1 << 20
 
 
 def norm(vector: Tensor) -> Tensor:
-    """||v|| of a vector (n,), a number in float64."""
+    """The norm ||v|| of a vector (n,), a scalar in float64."""
     pieces = [torch.linalg.vector_norm(piece, dtype=torch.float64) for piece in vector.split(_PIECE)]
     return torch.linalg.vector_norm(torch.stack(pieces))
 
 
 def refuse_underflow(largest: float) -> None:
-    """Raise InputError where the largest of some products, by a norm, isn't zero and yet its square is."""
+    """Raise InputError if the largest of some products isn't zero but its square loses digits or is zero."""
     if 0 < largest < LEAST_SQUARED:
         raise InputError(
             f"the products of the operator are of size {largest:.1e}, and their squares are lost below the smallest "
@@ -47,7 +47,7 @@ def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
     """The products (n, m) with the columns of a block (n, m).
 
     Raises:
-        InputError: one of them isn't finite.
+        InputError: a product isn't finite.
     """
     products = operator.matmat(vectors)
     if not products.isfinite().all():
@@ -56,56 +56,56 @@ def finite_products(operator: SymmetricOperator, vectors: Tensor) -> Tensor:
 
 
 def measured_rounding(operator: SymmetricOperator, vector: Tensor, product: Tensor) -> float:
-    """The rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, by one product more.
+    """The norm of the rounding in A v, ||3 A (v/3) - A v|| + eps ||A v||, measured by one more product.
 
-    At another scale that is no power of two every operation on the vector is rounded differently, so the difference is
-    the error that two products don't share; the second term is for the operations that happen to be exact at both
-    scales. What is kept of the forward pass is rounded alike in both: see `landscape.spectrum.rounding`.
+    The factor 3 is no power of two, so every operation on v/3 is rounded differently. The difference is therefore the
+    error that the two products don't share. The second term is for operations that are exact at both scales. Both
+    products share the rounding of the forward pass. The norm doesn't contain that: see `landscape.spectrum.rounding`.
 
     Args:
         operator: A.
-        vector: (n,) v.
-        product: (n,) float64, A v, however it was obtained.
+        vector: v, (n,).
+        product: A v, (n,) float64, from any source.
     """
     third = finite_products(operator, vector.unsqueeze(1) / 3).squeeze(1)
     return rounding_between(third, product, torch.finfo(operator.dtype).eps)
 
 
 def rounding_between(third: Tensor, product: Tensor, eps: float) -> float:
-    """See `measured_rounding`: from A (v/3) and A v, (n,) each, made with operations of relative rounding ``eps``."""
-    again = 3 * third.to(torch.float64)
-    return float(torch.linalg.vector_norm(again - product) + eps * torch.linalg.vector_norm(product))
+    """The formula of `measured_rounding`, from A (v/3) and A v, (n,) each, and the relative rounding ``eps``."""
+    tripled = 3 * third.to(torch.float64)
+    return float(torch.linalg.vector_norm(tripled - product) + eps * torch.linalg.vector_norm(product))
 
 
-# Products that differ by more than so many of their stated errors contradict one another.
+# Products contradict one another if they differ by more than this many of their stated errors.
 _TIMES = 10
 
 
 def allowed_asymmetry(operator: SymmetricOperator) -> float:
-    """By how much |u^T A v - v^T A u| may exceed zero, as a share of the larger of ||A u|| ||v|| and ||A v|| ||u||.
+    """The largest |u^T A v - v^T A u| allowed, as a share of the larger of ||A u|| ||v|| and ||A v|| ||u||.
 
-    Rounding takes half of the digits at most in float64: more would leave no product worth having. In float32 it takes
-    percents of hard cases, such as loops of many passes.
+    In float64 rounding may take half of the digits: with fewer digits a product is useless. In float32 rounding may
+    take one per cent, because it does so in hard cases such as loops of many passes.
     """
     rounding = torch.finfo(torch.float64).eps ** 0.5 if operator.dtype == torch.float64 else 0.01
     return max(rounding, _TIMES * operator.eps, _TIMES * operator.error)
 
 
 def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float) -> None:
-    """Raise InputError where products contradict one another by more of their ``scale`` than rounding explains."""
+    """Raise InputError if the products' asymmetry is a larger share of ``scale`` than rounding explains."""
     if asymmetry <= allowed_asymmetry(operator) * scale:
         return
-    found = (
+    problem = (
         "the operator isn't symmetric, or isn't the same at every product: products contradict one another by "
         f"{asymmetry:.2g} of {scale:.2g}"
     )
     if operator.error:
         raise InputError(
-            f"{found}, and they are off by {operator.error:.1g} of a product where that was measured: compute in "
+            f"{problem}, and they are off by {operator.error:.1g} of a product where that was measured: compute in "
             "float64 (--dtype float64)"
         )
     raise InputError(
-        f"{found}; some layer's second derivative is wrong (in PyTorch 2.13 that of weight_norm): use another layer, "
+        f"{problem}; some layer's second derivative is wrong (in PyTorch 2.13 that of weight_norm): use another layer, "
         "or the Hessian by differences of the gradient (--matrix differences)"
     )
 
@@ -113,19 +113,19 @@ def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float
 def refuse_asymmetric(
     operator: SymmetricOperator, vectors: Tensor, products: Tensor, others: tuple[Tensor, Tensor] | None = None
 ) -> None:
-    """Refuse products A v with vectors v that no symmetric matrix A has: u^T A v is v^T A u.
+    """Refuse products of a matrix that isn't symmetric: for a symmetric A, u^T A v = v^T A u.
 
-    Rounding makes the two differ, by less in float64 than in float32; a wrong second derivative makes them differ as
-    much in either.
+    Rounding makes the two numbers differ, by less in float64 than in float32. A wrong second derivative makes them
+    differ equally in both.
 
     Args:
         operator: A.
-        vectors: (n, m) v.
-        products: (n, m) A v.
-        others: (n, l) u and (n, l) A u; default: the same as v.
+        vectors: vectors v, (n, m).
+        products: products A v, (n, m).
+        others: vectors u and products A u, (n, l) each; default: v and A v.
 
     Raises:
-        InputError: see `refuse_asymmetry`; the products are so small that their squares underflow.
+        InputError: see `refuse_asymmetry`; or the products are so small that their squares underflow.
     """
     (u, of_u), (v, of_v) = (
         (one.to(torch.float64), other.to(torch.float64))

@@ -1,10 +1,10 @@
-"""Gauss quadrature of an operator's spectrum, as one random vector sees it.
+"""Gauss quadrature of the spectral measure of one random vector.
 
 A unit vector x has the spectral measure mu_x = sum_j (u_j^T x)^2 delta(lambda_j) under A. Lanczos from x gives a
-tridiagonal T whose eigenvalues are the nodes, and the squared first components of whose eigenvectors are the weights,
-of the Gauss quadrature of mu_x: exact for polynomials up to degree 2 m - 1 after m steps (Golub and Meurant 2010,
-chapters 4 and 6). A Gaussian vector, normalised, is uniform on the unit sphere, so E mu_x gives every eigenvalue the
-weight 1/n.
+tridiagonal T. Its eigenvalues are the nodes of the Gauss quadrature of mu_x. The squared first components of its
+eigenvectors are the weights. After m steps the quadrature is exact for polynomials up to degree 2 m - 1 (Golub and
+Meurant 2010, chapters 4 and 6). A normalised Gaussian vector is uniform on the unit sphere, so E mu_x gives every
+eigenvalue the weight 1/n.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ class Chain:
     """One Lanczos chain: the tridiagonal T of order m.
 
     Attributes:
-        alpha: (m,) float64, the diagonal.
-        beta: (m,) float64, the off-diagonal and last the norm of what remained, at most the level of rounding where the
-            Krylov space was exhausted before m = ``steps``, and 0 where it is the whole complement.
-        orthogonality: max |Q^T Q - I| of its vectors and the deflated ones.
+        alpha: diagonal of T, (m,) float64.
+        beta: off-diagonal of T and, last, the norm of the remainder, (m,) float64. If the Krylov space was exhausted
+            before m = ``steps``, the last is at most the level of rounding. It is 0 if the Krylov space is the whole
+            complement.
+        orthogonality: max |Q^T Q - I| of the chain's vectors and the deflated vectors.
     """
 
     alpha: np.ndarray
@@ -37,11 +38,12 @@ class Chain:
 
 
 def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, seed: int, index: int) -> Chain:
-    """A chain from Gaussian probe ``index`` of ``seed``, in the complement of what is deflated.
+    """A Lanczos chain from Gaussian probe ``index`` of ``seed``, in the complement of the deflated vectors.
 
-    Every vector is orthogonalised twice against the deflated ones and all before it: the chain is that of P A P on the
-    complement, P = I - Q Q^T, without ghosts. It ends before ``steps`` where the Krylov space is exhausted, at the
-    latest with the complement, so no values are invented. Holds k + m + 1 vectors of length n.
+    Every vector is orthogonalised twice against the deflated vectors and all vectors before it. So the chain is that of
+    P A P on the complement, with P = I - Q Q^T for the deflated vectors Q, and has no spurious Ritz values. The chain
+    ends before ``steps`` if the Krylov space is exhausted, at the latest after the complement's dimension. The chain
+    holds k + m + 1 vectors of length n.
 
     Raises:
         InputError: a product isn't finite.
@@ -50,39 +52,40 @@ def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, see
     basis = KrylovBasis(operator, min(operator.dim, locked + steps + 1), seed)
     basis.lock(deflation.values, deflation.vectors)
     pending = basis.start(probe(operator.dim, seed, index, "gaussian"))
-    if pending is None:  # by a chance of rounding size nothing of the probe lies outside; by certainty where n = k
+    if pending is None:  # the probe lies within the deflated span: an extremely small chance, or certain if n = k
         pending = basis.append_random()
-    made: list[Expansion] = []
-    while pending is not None and len(made) < steps:
-        made.append(basis.expand(pending))
-        pending = made[-1].pending
-    alpha, beta = np.array([step.alpha for step in made]), np.array([step.beta for step in made])
+    expansions: list[Expansion] = []
+    while pending is not None and len(expansions) < steps:
+        expansions.append(basis.expand(pending))
+        pending = expansions[-1].pending
+    alpha, beta = np.array([step.alpha for step in expansions]), np.array([step.beta for step in expansions])
     return Chain(alpha, beta, basis.orthogonality_defect())
 
 
 def gauss(alpha: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes ascending (m,) and weights (m,) of the Gauss rule of a chain; the weights add up to 1."""
+    """Nodes (m,), ascending, and weights (m,) of a chain's Gauss rule; the weights add up to 1."""
     nodes, vectors = scipy.linalg.eigh_tridiagonal(alpha, beta[: len(alpha) - 1])
     return nodes, vectors[0] ** 2
 
 
 def cdf_bounds(alpha: np.ndarray, beta: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds on the mass of the chain's measure at or below each point, up to rounding; the better of two.
+    """Bounds on the mass of the chain's spectral measure at or below each point, up to rounding.
 
-    By the inequalities of Chebyshev, Markov and Stieltjes (Szego 1975, section 3.41) there is at least the weight of
-    the nodes beyond a Gauss node on either side of it. And x = sum_j c_j z_j over the Ritz vectors, c_j^2 = w_j, of
-    whose z_j the part above t has a norm of at most r_j / (t - theta_j) where theta_j < t, with the residual norm
-    r_j = beta_m |s_mj|. So with W the weight of the nodes above t the mass above t is at most
-    (sqrt(W) + sum_{theta_j < t} |c_j| min(1, r_j / (t - theta_j)))^2, and the same from the other side: nothing is
-    left open where the chain came to its end.
+    Each bound is the better of two. The first is from the inequalities of Chebyshev, Markov and Stieltjes (Szego 1975,
+    section 3.41). On either side of a Gauss node, the mass is at least the weight of the nodes further out.
+
+    The second is from the Ritz vectors z_j: x = sum_j c_j z_j with c_j^2 = w_j. If theta_j < t, the part of z_j above t
+    has a norm of at most r_j / (t - theta_j), with the residual norm r_j = beta_m |s_mj|. Let W be the weight of the
+    nodes above t. Then the mass above t is at most (sqrt(W) + sum_{theta_j < t} |c_j| min(1, r_j / (t - theta_j)))^2.
+    The bound on the mass below t is analogous. If the Krylov space is exhausted, lower and upper bound are equal.
 
     Args:
-        alpha: (m,) the diagonal of T.
-        beta: (m,) the off-diagonal and the last remainder.
+        alpha: diagonal of T, (m,).
+        beta: off-diagonal of T and, last, the norm of the remainder, (m,).
         grid: (g,) points.
 
     Returns:
-        (g,) lower and (g,) upper bounds; zeros of an empty chain.
+        Lower bounds (g,) and upper bounds (g,); zeros for an empty chain.
     """
     if not len(alpha):
         return np.zeros(len(grid)), np.zeros(len(grid))
@@ -103,17 +106,18 @@ def cdf_bounds(alpha: np.ndarray, beta: np.ndarray, grid: np.ndarray) -> tuple[n
 def radau(alpha: np.ndarray, beta: np.ndarray, left: float) -> tuple[np.ndarray, np.ndarray]:
     """The Gauss-Radau rule with one node more, at ``left`` (Golub 1973; Golub and Meurant 2010, section 6.2).
 
-    For a function whose even derivatives are negative and odd ones positive on the spectrum, such as the logarithm, and
-    ``left`` at or below the spectrum, it is a lower bound where the Gauss rule is an upper one.
+    Take a function with negative even and positive odd derivatives on the spectrum, such as the logarithm. If ``left``
+    is at or below the spectrum, the Gauss-Radau rule is a lower bound and the Gauss rule an upper bound.
 
     Args:
-        alpha: (m,) the diagonal of T.
-        beta: (m,) the off-diagonal and the last remainder; where that is 0 the Gauss rule is exact, and is taken.
-        left: a number below all nodes of the Gauss rule.
+        alpha: diagonal of T, (m,).
+        beta: off-diagonal of T and, last, the norm of the remainder, (m,). If that norm is 0, the Gauss rule is exact
+            and is returned instead.
+        left: additional node, below all nodes of the Gauss rule.
     """
     if beta[-1] == 0:
         return gauss(alpha, beta)
-    correction = 0.0  # beta_m^2 by the last pivot of T - left, which is positive definite
+    correction = 0.0  # beta_m^2 divided by the last pivot of T - left, which is positive definite
     for diagonal, remainder in zip(alpha, beta, strict=True):
         correction = remainder**2 / (diagonal - left - correction)
     return gauss(np.append(alpha, left + correction), np.append(beta, 0.0))

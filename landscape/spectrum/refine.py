@@ -1,4 +1,4 @@
-"""Eigenpairs found by products in less precision, made anew from exact products with their vectors."""
+"""Refinement of eigenpairs from products in less precision, by products in full precision with their vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from landscape.spectrum.ends import Which, select
 from landscape.spectrum.products import norm, rounding_between
 from landscape.spectrum.rounding import Float64Products
 
-# Entries of vectors that are multiplied in float64 at a time.
+# Entries of vectors that enter dot products in float64 at a time.
 _PIECE = 1 << 20
 
 
@@ -28,16 +28,17 @@ class Refined:
 
 
 def refined(wide: Float64Products, vectors: Tensor, products: Tensor, which: Which) -> Refined:
-    """The Ritz pairs of a subspace whose exact products are known, with their residuals, by one product more.
+    """Ritz pairs, residual norms and intervals of a subspace from its products in full precision.
 
-    Where products are off by E, the vectors are off by ||E|| over a gap, which is in these residuals; the Rayleigh
-    quotients are off by the square of that (Parlett 1998, section 11.7).
+    One more product measures the rounding. If the solve's products had an error E, its vectors are off by ||E|| divided
+    by a gap. The residual norms show that error. The Rayleigh quotients are off by the square of that error (Parlett
+    1998, section 11.7).
 
     Args:
         wide: products with A in full precision.
-        vectors: (n, k) V, orthonormal.
-        products: (n, k) A V, made by these.
-        which: the order of the pairs.
+        vectors: orthonormal vectors V, (n, k).
+        products: products A V made by ``wide``, (n, k).
+        which: order of the pairs.
     """
     k = vectors.shape[1]
     pieces = zip(vectors.split(_PIECE), products.split(_PIECE), strict=True)

@@ -1,17 +1,18 @@
-"""How far rounding has put products off the matrix that they are meant to be of, measured by products in float64.
+"""The rounding errors of an operator's products, measured by products in float64.
 
-All products at a point share what is kept of the forward pass, rounded once: no comparison of products with each other
-shows that part of their error. Products in float64 do. Of the matrix of errors E they show E g for some random g, whose
-norm bounds that of E. With independent standard normal g_1, ..., g_m and S = sum_l ||E g_l||^2,
+All products at a point share the stored forward pass, which was rounded once. So comparing products with each other
+doesn't show that part of their error. Products in float64 do. Let E be the matrix of the errors. Products in float64
+give E g for random vectors g, and the norms of E g bound the norm of E. For independent standard normal g_1, ..., g_m
+and S = sum_l ||E g_l||^2:
 
-- S is at least ||E||_2^2 times a variable of chi^2 with m degrees of freedom, so that ||E||_2^2 <= S / q with a chance
-  of p to be wrong, where q is the p-quantile of that distribution;
-- E exp(-t S) <= (1 + 2 t ||E||_F^2)^(-m/2), as log(1 + 2 t w) is concave in w: by Chernoff's inequality
-  ||E||_F^2 <= S / q' with the same chance, where (q' e / m)^(m/2) exp(-q'/2) = p;
-- tr E is the mean of g^T E g, whose mean over the m draws is off by at most 2 sqrt(x/m) ||E||_F + 2 (x/m) ||E||_2 with
-  a chance of 2 exp(-x) (Laurent and Massart 2000, lemma 1).
+- S is at least ||E||_2^2 times a chi^2 variable with m degrees of freedom. So ||E||_2^2 <= S / q, wrong with a chance
+  of p, where q is the p-quantile of that distribution.
+- The expectation of exp(-t S) is at most (1 + 2 t ||E||_F^2)^(-m/2), because log(1 + 2 t w) is concave in w. By
+  Chernoff's inequality ||E||_F^2 <= S / q', wrong with a chance of p, where (q' e / m)^(m/2) exp(-q'/2) = p.
+- tr E is the expectation of g^T E g. The mean of g^T E g over the m draws is off by at most
+  2 sqrt(x/m) ||E||_F + 2 (x/m) ||E||_2. That is wrong with a chance of 2 exp(-x) (Laurent and Massart 2000, lemma 1).
 
-Vectors of signs bound nothing: two equal errors cancel in half of all draws.
+Vectors of signs would bound nothing: two equal errors cancel in half of all draws.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ MISJUDGED = 1e-3
 """The chance that a bound on rounding from random combinations is too small."""
 COMBINATIONS = 3
 IN_FLOAT64 = "in float64"
-# Probes of a measurement's seed are numbered from 0; these are far beyond any that a measurement draws.
+# Number of the first Gaussian vector. A measurement's probes are numbered from 0 and never get that far.
 _FIRST = 1 << 40
 
 
 def gaussians(operator: SymmetricOperator, seed: int, count: int) -> Tensor:
-    """Vectors (n, count) of standard normal numbers, of the operator's type, apart from all probes of the seed."""
+    """Standard normal vectors (n, count) of the operator's type, independent of all probes of the seed."""
     return probe_block(operator, seed, range(_FIRST, _FIRST + count), "gaussian")
 
 
 def arithmetic_note(arithmetic: str) -> list[str]:
-    """A line on the matrix that errors are of, unless that is the one in float64."""
+    """A line that names the matrix to which errors refer; no line for the matrix in float64."""
     return [] if arithmetic == IN_FLOAT64 else [f"all errors are those of the matrix {arithmetic}"]
 
 
@@ -63,26 +64,27 @@ WIDE_VECTORS = 18
 
 
 def bytes_in_float64(operator: SymmetricOperator, memory: int) -> int:
-    """What products in float64 take of the memory for vectors; 0 where less than as much again would be left.
+    """Bytes that products in float64 take of the memory for vectors; 0 for an operator that works in float64.
 
-    Then none are made, and errors are told of the matrix as its products compute it.
+    Also 0 if they would take more than half of the memory. Then no products in float64 are made, and errors refer to
+    the matrix as its products compute it.
     """
     needed = WIDE_VECTORS * operator.dim * operator.dtype.itemsize + operator.float64_bytes
     return needed if memory >= 2 * needed and not operator.in_float64 else 0
 
 
 class Float64Products:
-    """Products in full precision of the matrix that an operator's products are meant to be of, counted with its own.
+    """Products of an operator's matrix in full precision; they count as products of the operator.
 
     Args:
         operator: A.
-        memory: bytes that vectors may take; default: what the operator leaves.
+        memory: bytes that vectors may take; default: the memory that the operator leaves.
 
     Attributes:
         operator: A in full precision, see `SymmetricOperator.full_precision`.
 
     Raises:
-        NoFloat64Error: there are none, or no room for them; says why.
+        NoFloat64Error: there are no products in float64, or no room for them; the message has the reason.
     """
 
     def __init__(self, operator: SymmetricOperator, memory: int | None = None) -> None:
@@ -94,58 +96,60 @@ class Float64Products:
         self.operator = operator.full_precision()
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """The products (n, m) float64 with vectors (n, m), in blocks that are small where n is large.
+        """The products (n, m) float64 with vectors (n, m), in blocks of fewer columns if n is large.
 
-        Each block is held to be of a symmetric matrix, by itself and by the first vector of all.
+        Each block is checked for symmetry, within itself and against the first vector of all calls.
 
         Raises:
-            InputError: a product isn't finite, or two of them contradict each other.
+            InputError: a product isn't finite, or two products contradict each other.
         """
         size = block_size(self.operator)
         products = [self._block(each) for each in vectors.split(size, 1)]
         return torch.cat(products, 1) if len(products) > 1 else products[0]
 
     def _block(self, vectors: Tensor) -> Tensor:
-        wide = vectors.to(self.operator.dtype)
-        products = finite_products(self.operator, wide)
-        self._counted.products += wide.shape[1] * (self.operator is not self._counted)
-        refuse_asymmetric(self.operator, wide, products)
+        float64_vectors = vectors.to(self.operator.dtype)
+        products = finite_products(self.operator, float64_vectors)
+        self._counted.products += float64_vectors.shape[1] * (self.operator is not self._counted)
+        refuse_asymmetric(self.operator, float64_vectors, products)
         self._first = self._first or (vectors[:, :1].clone(), products[:, :1].clone())
-        refuse_asymmetric(self.operator, wide, products, self._first)
+        refuse_asymmetric(self.operator, float64_vectors, products, self._first)
         return products.to(torch.float64)
 
 
 def spectral_bound(norms: np.ndarray) -> float:
-    """A bound on ||E||_2 from the norms (m,) of E g for standard normal g, wrong with the chance `MISJUDGED`."""
+    """Bound on ||E||_2 from the norms (m,) of E g for standard normal g, wrong with the chance `MISJUDGED`."""
     return float(np.linalg.norm(norms) / math.sqrt(2 * gammaincinv(len(norms) / 2, MISJUDGED)))
 
 
 def frobenius_bound(norms: np.ndarray) -> float:
-    """A bound on ||E||_F from the norms (m,) of E g for standard normal g, wrong with the chance `MISJUDGED`."""
+    """Bound on ||E||_F from the norms (m,) of E g for standard normal g, wrong with the chance `MISJUDGED`."""
     return float(np.linalg.norm(norms) / math.sqrt(_chernoff(len(norms))))
 
 
 @cache
 def _chernoff(m: int) -> float:
-    """The q' of the module's docstring."""
+    """The number q' of the module's docstring, for m draws."""
     return float(brentq(lambda q: m / 2 * math.log(q * math.e / m) - q / 2 - math.log(MISJUDGED), 1e-12 * m, m))
 
 
 def arithmetic(operator: SymmetricOperator, reason: str) -> str:
-    """Of which matrix an error is told: that in float64, or that of the products as they are, and why.
+    """The name of the matrix to which an error refers: in float64, or as the products compute it and why.
 
     Args:
-        operator: whose products were made.
-        reason: why there are none in float64; empty where there are.
+        operator: the operator of the products.
+        reason: why there are no products in float64; empty if there are.
     """
     return f"as computed in {str(operator.dtype).removeprefix('torch.')} ({reason})" if reason else IN_FLOAT64
 
 
 def check_symmetry(operator: SymmetricOperator, seed: int) -> None:
-    """Refuse an operator whose second derivatives are wrong, by two products, in float64 where there are such.
+    """Refuse an operator that isn't symmetric, for example for wrong second derivatives, by two products.
+
+    The products are in float64 if the operator has products in float64.
 
     Raises:
-        InputError: a product isn't finite, or the two contradict each other.
+        InputError: a product isn't finite, or the two products contradict each other.
     """
     vectors = gaussians(operator, seed, 2)
     try:
@@ -156,14 +160,14 @@ def check_symmetry(operator: SymmetricOperator, seed: int) -> None:
 
 @dataclass(frozen=True)
 class Distance:
-    """Bounds on the matrix E by which the products of an operator are off those in float64.
+    """Bounds on E, the operator's matrix as its products compute it minus the matrix in float64.
 
     Attributes:
-        spectral: on ||E||_2, and so on what any eigenvalue is off by (Weyl).
-        frobenius: on ||E||_F.
-        trace: on |tr E|.
-        reason: why there are no products in float64 to measure by; empty where there are. The bounds are then 0: what
-            is said of the matrix is said of it as its products compute it.
+        spectral: bound on ||E||_2, and so on the error of any eigenvalue (Weyl).
+        frobenius: bound on ||E||_F.
+        trace: bound on |tr E|.
+        reason: why there are no products in float64 to compare with; empty if there are. With a reason the bounds are
+            0, and results refer to the matrix as its products compute it.
     """
 
     spectral: float = 0.0
@@ -182,14 +186,14 @@ class Distance:
 
 
 def distance(operator: SymmetricOperator, seed: int) -> Distance:
-    """How far an operator's products are from those in float64, by `COMBINATIONS` products of either kind.
+    """The distance of an operator's products from those in float64, by `COMBINATIONS` products of either kind.
 
-    Those in float64 are held to be of a symmetric matrix, see `check_symmetry`. Of an operator that works in float64
-    there is nothing more to be measured: its products are those that all others are measured by.
+    The products in float64 are checked for symmetry. An operator that works in float64 has distance 0, and only the
+    two products of `check_symmetry` are made.
 
     Args:
         operator: A.
-        seed: of the vectors.
+        seed: seed of the random vectors.
 
     Raises:
         InputError: a product isn't finite, or the products contradict one another.
@@ -198,34 +202,34 @@ def distance(operator: SymmetricOperator, seed: int) -> Distance:
         check_symmetry(operator, seed)
         return Distance()
     try:
-        wide = Float64Products(operator)
+        float64_products = Float64Products(operator)
     except NoFloat64Error as missing:
         check_symmetry(operator, seed)
         return Distance(reason=str(missing))
     norms, forms = np.zeros(COMBINATIONS), np.zeros(COMBINATIONS)
-    for i in range(COMBINATIONS):  # one at a time, as a block of them may be large
+    for i in range(COMBINATIONS):  # one at a time: a block may be too large
         vector = probe_block(operator, seed, [_FIRST + i], "gaussian")
-        error = finite_products(operator, vector).to(torch.float64) - wide(vector)
+        error = finite_products(operator, vector).to(torch.float64) - float64_products(vector)
         norms[i], forms[i] = float(norm(error.squeeze(1))), float((vector.to(torch.float64) * error).sum())
     spectral, frobenius, x = spectral_bound(norms), frobenius_bound(norms), math.log(2 / MISJUDGED) / COMBINATIONS
     return Distance(spectral, frobenius, abs(forms.mean()) + 2 * math.sqrt(x) * frobenius + 2 * x * spectral)
 
 
 class Columns:
-    """Every column of an operator's matrix, in float64 where there are such products, in blocks: n + 1 products.
+    """Every column of an operator's matrix, in blocks, by n + 1 products; in float64 if there are such products.
 
-    Iterating gives the first column's index and the block (n, m). The columns are summed with random signs on the way,
-    which is the product with a vector of signs, so that making this product directly shows their rounding: its square
-    is, in expectation, the sum of the squares of theirs. Summed with the signs down each column they are the product of
-    the transposed matrix, which must be the same.
+    Iterating gives the first column's index and the block (n, m). On the way the columns are added up with random
+    signs, which gives the product with a vector of signs. A direct product with that vector shows the rounding: the
+    squared norm of the difference is, in expectation, the sum of the columns' squared errors. Adding up each column's
+    entries with the signs gives the product of the transposed matrix. For a symmetric matrix the two are equal.
 
     Attributes:
-        operator: whose columns they are: that in float64, or where there is none the one given.
-        reason: why there is none in float64; empty where there is.
-        rounding: ||E||_F of the matrix of errors E; measured once all blocks have been taken.
+        operator: the operator of the columns: the one in float64 if there is one, otherwise the given operator.
+        reason: why there is no operator in float64; empty if there is.
+        rounding: norm ||E||_F of the matrix E of errors; measured when all blocks have been taken.
 
     Raises:
-        InputError: a product isn't finite, all are so small that their squares underflow, or the matrix isn't
+        InputError: a product isn't finite, all products are so small that their squares underflow, or the matrix isn't
             symmetric.
     """
 
@@ -234,8 +238,8 @@ class Columns:
         self._signs = probe(operator.dim, 0, 0).to(operator.device)
         third = self._signs.unsqueeze(1) / 3
         try:
-            wide = Float64Products(operator)
-            self._third, self.operator = wide(third).squeeze(1), wide.operator
+            float64_products = Float64Products(operator)
+            self._third, self.operator = float64_products(third).squeeze(1), float64_products.operator
         except NoFloat64Error as error:
             self._third, self.reason = finite_products(operator, third.to(operator.dtype)).squeeze(1), str(error)
 
@@ -251,10 +255,10 @@ class Columns:
             block = finite_products(operator, unit)
             self._given.products += (stop - start) * (operator is not self._given)
             largest = max(largest, float(block.abs().max()))
-            wide = block.to(torch.float64)
-            square += float(wide.square().sum())
-            along += wide @ self._signs[start:stop]
-            across[start:stop] = wide.T @ self._signs
+            float64_block = block.to(torch.float64)
+            square += float(float64_block.square().sum())
+            along += float64_block @ self._signs[start:stop]
+            across[start:stop] = float64_block.T @ self._signs
             yield start, block
         refuse_underflow(largest)
         refuse_asymmetry(operator, float(norm(along - across)), math.sqrt(square))

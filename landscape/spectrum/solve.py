@@ -1,4 +1,4 @@
-"""A solve to a goal for the residuals: iterate, verify, search the complement, and again if that finds something."""
+"""A solve to a goal for the residual norms: iterate, verify, search the complement, and repeat after a find."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from landscape.spectrum.rounding import Float64Products, arithmetic
 from landscape.spectrum.search import MISSED_AT_MOST, Chain, together
 from landscape.spectrum.verified import Float64Errors, Verified
 
-# Vectors of a basis that a search leaves to its chain rather than hold more pairs: few chains are longer.
+# Basis vectors that a search leaves to its chain instead of locking more pairs.
 _ROOM = 40
-_HOPELESS = 0.3  # a chain that claims to miss something as often as that: a dozen like it would prove nothing
+_HOPELESS = 0.3  # largest useful claim of a chain: a dozen chains with larger claims would prove nothing
 
 
 @final
 class Solve(Iteration):
-    """One run of the solver to a goal for the residuals."""
+    """One run of the solver to a goal for the residual norms."""
 
-    _alone = False  # whether a search holds the wanted pairs alone
-    _estimated = np.zeros(0)  # (k,) the residuals without rounding
+    _alone = False  # whether a search locks the wanted pairs only
+    _estimated = np.zeros(0)  # (k,) the residual norms without rounding
 
     @cached_property
     def _errors(self) -> Float64Errors:
@@ -39,23 +39,23 @@ class Solve(Iteration):
         return self.certify(self.searched())
 
     def searched(self) -> Verified:
-        """The wanted pairs, with errors as the products that were made show them, once nothing is missed."""
-        found = True
-        while found:
+        """The wanted pairs after a search without success, with the errors that the operator's own products show."""
+        eigenvalue_found = True
+        while eigenvalue_found:
             self.converge()
             verified = self.verified()
-            found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
+            eigenvalue_found = bool(verified.converged.all()) and not self.exhausted and self.search(verified)
         return verified
 
     def converge(self) -> None:
-        """See `Iteration.converge`; and measure how far the wanted pairs are from those in float64."""
+        """See `Iteration.converge`; then measure the distance of the wanted pairs from those in float64."""
         super().converge()
         if not (self.operator.in_float64 or self._full):
             ritz = self.ritz_pairs()
             self.verification += self._errors.measure(self.basis, ritz.values, ritz.coordinates)
 
     def certify(self, verified: Verified) -> Verified:
-        """The pairs with the errors that products in full precision show."""
+        """The pairs with the errors that products in full precision or in float64 show."""
         if self._full and self.exact:
             return self.refine(verified, self._full, *self.exact)
         before = self.products
@@ -64,7 +64,7 @@ class Solve(Iteration):
         return certified
 
     def refine(self, verified: Verified, wide: Float64Products, vectors: Tensor, products: Tensor) -> Verified:
-        """The pairs anew, from products in full precision: in the residuals is all that rounding did to the others."""
+        """New Ritz pairs from products in full precision; their residual norms contain the earlier rounding."""
         pairs = refined(wide, vectors, products, self.goal.which)
         self.verification += 1
         allowed = np.maximum(self.goal.tol * np.abs(pairs.values), verified.rounding)
@@ -73,12 +73,15 @@ class Solve(Iteration):
         return replace(verified, **vars(pairs), converged=pairs.residuals <= allowed, arithmetic=arithmetic_of)
 
     def allowed(self, ritz: Ritz) -> np.ndarray:
-        """See `Iteration.allowed`: what was asked for, or the level of rounding, with what rounding adds."""
+        """See `Iteration.allowed`: tol |theta|, or the level of rounding if larger, less the measured rounding.
+
+        The squares are subtracted, because rounding adds to a residual norm in the mean square.
+        """
         limit = np.maximum(self.goal.tol * np.abs(ritz.values), self.rounding(ritz))
         return np.sqrt(limit**2 - self._measured**2)
 
     def verified(self) -> Verified:
-        """The wanted pairs, each with an eigenvalue within its residual and the rounding."""
+        """The wanted pairs; within residual norm plus rounding of each Ritz value there is an eigenvalue."""
         ritz = self.ritz_pairs()
         allowed, rounding = self.allowed(ritz), self.rounding(ritz)
         self.tell("verifying", ritz, allowed)
@@ -89,13 +92,14 @@ class Solve(Iteration):
         return Verified(ritz.values, intervals, residuals, ritz.residuals <= allowed, vectors, rounding)
 
     def search(self, verified: Verified) -> bool:
-        """Look for wanted eigenvalues that the basis doesn't show: further copies, which one start vector cannot see.
+        """Search for wanted eigenvalues that the basis lacks: further copies, of which one start vector sees only one.
 
-        A basis with little room has a short chain, which shows little. The next chain from a fresh vector then adds to
-        what it shows; see `landscape.spectrum.search.together`. Chains that show next to nothing are given up.
+        A basis with little room has a short chain, which proves little. Another chain from a new random vector then
+        strengthens the proof; see `landscape.spectrum.search.together`. Chains that prove too little end the search.
 
         Returns:
-            Whether to iterate on, as something was found; otherwise `miss_probability` bounds the chance of more.
+            Whether an eigenvalue was found, so that the iteration must go on. Otherwise `miss_probability` bounds the
+            chance of a missed eigenvalue.
         """
         claims: list[float] = []
         self.miss_probability = 1.0
@@ -109,19 +113,20 @@ class Solve(Iteration):
         return False
 
     def follow_chain(self, verified: Verified, claims: Sequence[float]) -> float | None:
-        """Search by one chain: what it claims to miss at most, or None once something is found.
+        """Search by one chain; returns its bound on the chance of a missed eigenvalue, or None if one is found.
 
-        All but the wanted Ritz vectors, and some next to them, is let go. A Lanczos chain from a fresh vector then sees
-        the operator compressed to their complement, where every missed eigenvector lies. Either the wanted Ritz values
-        move: something was missed. Or the chain shows how small a part in a missed eigenvector its start must have had;
-        see `landscape.spectrum.search`. One chain runs at a time: as a block they would prove less.
+        The basis keeps only the wanted Ritz vectors and some next to them. A Lanczos chain from a new random vector
+        then sees the operator compressed to the complement, where every missed eigenvector lies. If the wanted Ritz
+        values move, an eigenvalue was missed. Otherwise the chain bounds the start vector's component along any missed
+        eigenvector; see `landscape.spectrum.search`. One chain runs at a time, because a block of chains would prove
+        less.
 
         Args:
-            verified: what the basis is held to.
-            claims: of the chains before.
+            verified: the verified pairs, with which the moving Ritz values are compared.
+            claims: bounds of the chains before.
         """
         wanted = self.ritz_pairs()
-        # Both sets of values are off by their rounding, and by that of the dense solver.
+        # Both sets of values have their own rounding and that of the dense solver.
         dense = self.basis.capacity * np.finfo(np.float64).eps * wanted.scale
         certain = verified.residuals + 2 * verified.rounding + dense
         margin = np.maximum(certain, self.goal.tol * np.abs(verified.values))
@@ -140,45 +145,45 @@ class Solve(Iteration):
         return claim
 
     def locked(self, wanted: Ritz, outer: Edges, rounding: float) -> tuple[Ritz, Edges]:
-        """The wanted Ritz pairs and some next to them, and the edges for a chain in the complement of all.
+        """The Ritz pairs to lock (the wanted pairs and some next to them), and the edges for a chain in the complement.
 
-        A chain's chances fall the faster, the further what it sees is from the edges. A pair that is held isn't seen;
-        but the larger its residual, the further in the edges go, see `edges_for_the_rest`: here at most a quarter of
-        the way to the first pair that isn't wanted. The wanted pairs move nothing, as the k + 1st eigenvalue is never
-        above the largest in a complement of dimension n - k. Once a chain has met something at edges that were moved,
-        these are held alone.
+        A chain's bound falls faster if the spectrum in its space is further from the edges. A locked pair isn't in that
+        space. But a locked pair's residual norm moves the edges inwards, see `edges_for_the_rest`. Here the edges move
+        at most a quarter of the way to the first pair that isn't wanted. The wanted pairs don't move the edges, because
+        the k + 1st eigenvalue is never above the largest in a complement of dimension n - k. Once a chain has met a
+        Ritz value at moved edges, only the wanted pairs are locked.
 
         Args:
-            wanted: what is held in any case.
-            outer: the edges for a chain in the complement of these.
-            rounding: the norm of what it adds to the matrix.
+            wanted: wanted Ritz pairs, which are always locked.
+            outer: edges for a chain in the complement of the wanted pairs.
+            rounding: norm of the matrix's rounding errors.
         """
-        k, most = self.goal.k, self.basis.expanded
+        k, limit = self.goal.k, self.basis.expanded
         if self.basis.capacity < self.operator.dim:
-            most = min(most, self.basis.capacity - _ROOM)
+            limit = min(limit, self.basis.capacity - _ROOM)
         ritz, inner = wanted, outer
-        if self._alone or most <= k:
+        if self._alone or limit <= k:
             return ritz, inner
-        everything = self.outermost(most)
+        everything = self.outermost(limit)
         others = everything.values[k:]
-        last = (3 * outer[0] + others.max()) / 4, (3 * outer[1] + others.min()) / 4
-        for count in range(k + 1, most + 1):
+        innermost = (3 * outer[0] + others.max()) / 4, (3 * outer[1] + others.min()) / 4
+        for count in range(k + 1, limit + 1):
             if not outer[1] < everything.values[count - 1] < outer[0]:
                 break
             above, below = edges_for_the_rest(everything.values[k:count], everything.border[:, k:count], outer)
-            if above - rounding < last[0] or below + rounding > last[1]:
+            if above - rounding < innermost[0] or below + rounding > innermost[1]:
                 break
             ritz, inner = everything.first(count), (above - rounding, below + rounding)
         return ritz, inner
 
     def chances(self, verified: Verified, certain: np.ndarray, chain: Chain, spare: int) -> Iterator[float | None]:
-        """Follow one chain: after each step the chance that it misses something, or None once something is found.
+        """Run one chain; yields after each step its bound on the chance of a miss, or None if an eigenvalue is found.
 
         Args:
-            verified: what it is held to.
-            certain: (k,) by how much the wanted Ritz values may move.
-            chain: with no step yet.
-            spare: slots of the basis that it leaves, unless that has room for the whole space.
+            verified: the verified pairs, with which the moving Ritz values are compared.
+            certain: largest change of each wanted Ritz value without a find, (k,).
+            chain: a chain without steps.
+            spare: slots of the basis that the chain leaves free, unless the basis has room for the whole space.
         """
         pending = self.basis.append_random()
         if pending is None:
@@ -192,12 +197,12 @@ class Solve(Iteration):
             chance = chain.add(step)
             if (np.abs(self.depth(joint.values) - self.depth(verified.values)) > certain).any():
                 yield None
-            if chain.dim < self.operator.dim - self.goal.k and chain.beyond:  # edges that were moved prove nothing more
+            if chain.dim < self.operator.dim - self.goal.k and chain.beyond:  # moved edges prove nothing more
                 self._alone = True
                 yield None
             yield chance
             pending = step.pending
 
     def depth(self, values: np.ndarray) -> np.ndarray:
-        """What the order of ``which`` compares, so that equal magnitudes of either sign are no difference for LM."""
+        """The numbers that the order of ``which`` compares: magnitudes for LM, otherwise the values."""
         return np.abs(values) if self.goal.which == "LM" else values

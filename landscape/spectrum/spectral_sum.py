@@ -1,4 +1,4 @@
-"""A sum of a function over a spectrum, tr f(A) = sum_i f(lambda_i): the function, the result, and the exact sum."""
+"""Spectral sums tr f(A) = sum_i f(lambda_i): the interface of f, the result with its error, and the exact sum."""
 
 from __future__ import annotations
 
@@ -15,54 +15,57 @@ from landscape.spectrum.rounding import IN_FLOAT64, arithmetic_note
 
 
 class SpectralFunction(ABC):
-    """A nowhere decreasing function f of an eigenvalue."""
+    """A non-decreasing function f of an eigenvalue."""
 
     @abstractmethod
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """The function of each value."""
+        """The value of f at each eigenvalue."""
 
     @abstractmethod
     def slope(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """The steepest that f is on the part of each interval [low, high] where an eigenvalue can lie."""
+        """The largest slope of f on the part of each interval [low, high] that can contain an eigenvalue."""
 
     @abstractmethod
     def quadrature(self, alpha: np.ndarray, beta: np.ndarray) -> tuple[float, float]:
-        """x^T f(C) x from the chain of the unit vector x, and what the quadrature may be off by.
+        """The quadratic form x^T f(C) x from the chain of the unit vector x, and the quadrature's error.
 
         Args:
-            alpha: (m,) the diagonal of the tridiagonal T.
-            beta: (m,) its off-diagonal and the last remainder; see `landscape.spectrum.quadrature.Chain`.
+            alpha: diagonal of the tridiagonal T, (m,).
+            beta: off-diagonal of T and, last, the norm of the remainder, (m,); see
+                `landscape.spectrum.quadrature.Chain`.
         """
 
     @abstractmethod
     def measure(self, value: float, dim: int) -> float:
-        """What the tolerance of a sum is relative to, given the sum and n."""
+        """The number to which the tolerance is relative, given the sum and the dimension n."""
 
 
 @dataclass(frozen=True)
 class SpectralSum(HasSummary, Estimate):
-    """tr f(A) with its 95 % interval: 1.96 standard errors over the probes, and the three errors that probes share.
+    """A spectral sum tr f(A) with its 95 % interval.
+
+    The half-width is 1.96 standard errors over the probes plus three errors that all probes share.
 
     Attributes:
-        alpha: of the function.
+        alpha: parameter alpha of f.
         method: ``probes``, or ``exact``: from the full spectrum.
-        tol: the goal for the interval's half-width, relative to what the function says; None where the number of probes
+        tol: goal for the interval's half-width, relative to `SpectralFunction.measure`; None if the number of probes
             was given.
-        goal: this half-width itself; None with ``tol``.
-        converged: the goal was reached, or the given number of probes made.
-        agree: all samples are one number up to rounding; see ``remarks``.
-        quadrature_error: of the Gauss rules, on average over the probes: a bound or an estimate, as the function says.
-        deflation_error: bound on what the outliers' residuals do.
-        rounding: what rounding may have done: by Cauchy and Schwarz ||f'(A)||_F ||E||_F, for the matrix E of the
-            products' errors, whose norm is measured.
-        deflated: k, how many outliers were done exactly.
-        probes: how many.
-        steps: products of the longest chain.
-        products: made in all: chains, outliers, those that measure the rounding, and whatever else was needed.
-        samples: (probes,) float64, independent estimates of the sum, probe by probe; the same probes are used at
-            another point with the same seed, so that differences can be taken in pairs.
-        arithmetic: of which matrix the interval is, see `landscape.Eigenpairs`. Of one in float64 the rounding is
-            bounded but for a chance of a thousandth.
+        goal: goal for the half-width itself; None if ``tol`` is None.
+        converged: whether the goal was reached; true for a given number of probes.
+        agree: whether all samples are equal up to rounding; see ``remarks``.
+        quadrature_error: error of the Gauss rules, averaged over the probes: a bound or an estimate, depending on f.
+        deflation_error: bound on the error from the outliers' residuals.
+        rounding: rounding error of the sum: ||f'(A)||_F ||E||_F by Cauchy and Schwarz, where E is the matrix of the
+            products' errors. The norm of E is measured.
+        deflated: number k of deflated outliers.
+        probes: number of probes.
+        steps: number of products of the longest chain.
+        products: number of all products: for chains, for outliers, for measuring the rounding and for the lower end.
+        samples: independent estimates of the sum, one for each probe, (probes,) float64. With one seed another point
+            has the same probes, so differences between two points can be taken probe by probe.
+        arithmetic: the matrix to which the interval refers, see `landscape.Eigenpairs`. For the matrix in float64, the
+            bound on the rounding is wrong with a chance of a thousandth.
     """
 
     alpha: float
@@ -83,12 +86,12 @@ class SpectralSum(HasSummary, Estimate):
 
     @property
     def shared_error(self) -> float:
-        """What more probes don't reduce."""
+        """The sum of the three errors that more probes don't reduce."""
         return self.quadrature_error + self.deflation_error + self.rounding
 
     @property
     def outcome(self) -> list[str]:
-        """The number with its error, and how it was made."""
+        """Lines on the sum with its error, on the method, and on the arithmetic if that isn't float64."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = (
@@ -105,7 +108,7 @@ class SpectralSum(HasSummary, Estimate):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader has to know of the interval, a sentence each."""
+        """Warnings about the interval, a sentence each."""
         remarks = []
         if self.agree:
             remarks.append(
@@ -121,7 +124,7 @@ class SpectralSum(HasSummary, Estimate):
 
     @property
     def _remedy(self) -> str:
-        """What would narrow the interval."""
+        """Advice on how to narrow the interval."""
         assert self.goal is not None, "a number of probes is always reached"
         if self.shared_error < self.goal / 2:
             return "allow more products, or accept a larger tolerance"
@@ -136,17 +139,17 @@ class SpectralSum(HasSummary, Estimate):
 def exact_sum(
     spectrum: FullSpectrum, function: SpectralFunction, alpha: float, tol: float | None, products: int
 ) -> SpectralSum:
-    """The sum over a full spectrum.
+    """The spectral sum over a full spectrum.
 
     Args:
         spectrum: all eigenvalues.
         function: f.
-        alpha: its parameter.
-        tol: the goal.
-        products: made in all.
+        alpha: parameter of f.
+        tol: goal for the half-width, relative to `SpectralFunction.measure`; None for no goal.
+        products: number of all products.
     """
     values = spectrum.eigenvalues
-    # In Frobenius norm: the products' errors are measured in it, those of the dense solver are relative to it.
+    # In Frobenius norm: the products' errors are measured in that norm, and the dense solver's are relative to it.
     moved = spectrum.rounding + len(values) * np.finfo(np.float64).eps * spectrum.frobenius
     terms = function(values)
     value = float(terms.sum())
@@ -176,5 +179,5 @@ def exact_sum(
 
 
 def _evaluated(terms: np.ndarray) -> float:
-    """The rounding of a sum of function values, each off by some units in the last place."""
+    """The rounding of a sum of function values, each with an error of a few units in the last place."""
     return 4 * np.finfo(np.float64).eps * float(np.abs(terms).sum())

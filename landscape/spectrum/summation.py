@@ -1,17 +1,18 @@
-"""Sums of a function over a spectrum, tr f(A) = sum_i f(lambda_i), by stochastic Lanczos quadrature.
+"""Spectral sums tr f(A) = sum_i f(lambda_i) by stochastic Lanczos quadrature.
 
-The method is Ubaru, Chen and Saad's (2017), with k outliers deflated first, as in the spectral density: they are done
-exactly, and each probe x, uniform on the unit sphere of their complement, gives the independent sample
-sum_i f(lambda_i) + (n - k) x^T f(C) x with C the operator compressed to the complement.
+The method is Ubaru, Chen and Saad's (2017), with deflation of k outliers as in the spectral density. The outliers'
+part is exact. Each probe x is uniform on the unit sphere of the complement. Let C be the operator compressed to the
+complement. The independent sample of x is sum_i f(lambda_i) + (n - k) x^T f(C) x, where i runs over the outliers.
 
 The standard error isn't taken from the spread of the samples. For x uniform on the unit sphere of N dimensions
 
-    Var(N x^T F x) = 2 N / (N + 2) (tr F^2 - (tr F)^2 / N),
+    Var(N x^T F x) = 2 N / (N + 2) (tr F^2 - (tr F)^2 / N).
 
-and the same nodes and weights give tr f(C)^2, far more exactly than ten samples give their own variance. Where a few
-eigenvalues carry the sum, samples are skewed like chi^2, and Student's interval from ten holds in 86 to 93 % of cases
-instead of 95 %; this one, which is narrower, in 92 to 95 % (simulated with 1 and 4 eigenvalues of 98, and 1/k).
-Three errors that all samples share are added to it: of the quadrature, of the outliers' residuals, and of rounding.
+The chains' nodes and weights give tr f(C)^2. That gives the variance far more exactly than the spread of ten samples.
+If a few eigenvalues carry the sum, the samples are skewed like chi^2. Student's interval from ten samples then holds in
+fewer than 95 % of cases. ``pytest tests/spectrum/test_functions.py -m slow -k coverage`` measures how often the
+interval used here holds. Three errors that all samples share are added to the interval: the quadrature's error, the
+error from the outliers' residuals, and rounding.
 """
 
 from __future__ import annotations
@@ -40,21 +41,21 @@ STEPS = 100
 K = 10
 MAX_PRODUCTS = 10_000
 
-# Relative residual of the outliers: what it does is of second order (`deflation_error`).
+# Relative residual norm of the outliers; its effect is of second order (`deflation_error`).
 _TOL_OUTLIERS = 1e-4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a sum is to be estimated.
+    """Settings of the estimation of a spectral sum.
 
     Attributes:
         tol: goal for the half-width of the 95 % interval, relative to `SpectralFunction.measure`.
-        probes: make this many, in place of a goal.
-        steps: of a chain.
-        k: outliers to deflate.
-        seed: of the probes and the solves.
-        max_products: most products, with a goal.
+        probes: a given number of probes, instead of a goal.
+        steps: most steps of each chain.
+        k: number of outliers to deflate.
+        seed: seed of the probes and of the solves.
+        max_products: most products for adding probes; only with a goal.
     """
 
     tol: float | None
@@ -65,7 +66,7 @@ class Settings:
     max_products: int | None
 
     def check(self, dim: int) -> None:
-        """Raise the InputError that is due for an operator of dimension ``dim``."""
+        """Raise InputError if the settings are out of range for an operator of dimension ``dim``."""
         check_goal("sum", self.tol, self.probes, self.seed, self.max_products)
         refuse_fractions(steps=self.steps, k=self.k)
         if self.steps < 2:
@@ -81,30 +82,30 @@ class Settings:
 
     @property
     def least(self) -> int:
-        """The products of the first probes and of the shortest search for outliers."""
+        """The products of the first probes and of the shortest solve for the outliers."""
         return self.k + (self.probes or FEWEST_PROBES) * self.steps
 
     @property
     def allowed(self) -> int:
-        """The most products."""
+        """The most products for adding probes: the setting, or 10,000, or the products of the first probes if more."""
         return self.max_products or max(self.least, MAX_PRODUCTS)
 
     def exact(self, operator: SymmetricOperator) -> bool:
-        """Whether the full spectrum can be had for no more products than the first probes take."""
+        """Whether the full spectrum is possible and takes no more products than the first probes."""
         return operator.dim <= self.least and is_possible(operator)
 
 
 class Summation(Sampling[SpectralSum]):
-    """One estimation: deflate, probe until the goal is reached, or turn to the full spectrum where that is cheaper.
+    """One estimation: deflate, add probes until the goal is reached, or use the full spectrum if that is cheaper.
 
     Args:
         operator: A.
         function: f.
-        alpha: its parameter.
-        settings: checked.
-        tol: the goal where the settings name none.
+        alpha: parameter of f.
+        settings: checked settings.
+        tol: goal if the settings have none.
         before: the operator's count of products before this measurement.
-        progress: called after every product of the search and every chain.
+        progress: function called after every product of the solve for outliers and after every chain.
     """
 
     def __init__(
@@ -131,10 +132,10 @@ class Summation(Sampling[SpectralSum]):
         return self.operator.products - self._before
 
     def run(self, measured: Distance) -> SpectralSum:
-        """Make the probes that the goal asks for.
+        """Deflate, measure the rounding, and add probes until the goal is reached.
 
         Args:
-            measured: how far the operator's products are from those in float64.
+            measured: distance of the operator's products from those in float64.
         """
         self._distance, self._deflation = measured, self.deflate()
         self.measure_rounding()
@@ -150,7 +151,7 @@ class Summation(Sampling[SpectralSum]):
         return self.full() if cheaper else None
 
     def full(self) -> SpectralSum:
-        """The sum over the full spectrum; what was made before is let go."""
+        """The sum over the full spectrum; earlier probes are discarded."""
         spectrum = full_spectrum(self.operator, progress=self._progress)
         return exact_sum(spectrum, self.function, self.alpha, self.tol, self.products)
 
@@ -163,20 +164,20 @@ class Summation(Sampling[SpectralSum]):
         return found.agree or found.shared_error >= (found.goal or math.inf)
 
     def deflate(self) -> Deflation:
-        """The outliers that converge, at least one dimension left to the probes."""
+        """Deflate the converged outliers, and leave at least one dimension to the probes."""
         k = min(self.settings.k, self.operator.dim - 1)
-        share = 10 * k / (10 * k + self.settings.least)  # of the work, as it seems
+        share = 10 * k / (10 * k + self.settings.least)  # estimated share of the work
         tell = part(self._progress, 0.0, share)
         return Deflation.of_outliers(self.operator, k, _TOL_OUTLIERS, self.settings.seed, tell)
 
     def measure_rounding(self) -> None:
-        """||E||_F of the matrix E of the products' errors, from a product with a vector of signs."""
+        """Measure the norm ||E||_F of the products' errors, from a product with a vector of signs."""
         signs = probe(self.operator.dim, self.settings.seed, 0).to(self.operator.device, self.operator.dtype)
         product = finite_products(self.operator, signs.unsqueeze(1)).squeeze(1).to(torch.float64)
         self._moved = measured_rounding(self.operator, signs, product) + self._distance.frobenius
 
     def draw(self, wanted: int) -> None:
-        """Add chains until there are so many."""
+        """Add chains until there are ``wanted`` chains."""
         steps, seed = self.settings.steps, self.settings.seed
         total = self.products + (wanted - len(self._means)) * steps
         while len(self._means) < wanted:
@@ -187,11 +188,11 @@ class Summation(Sampling[SpectralSum]):
             self._progress(Progress("sampling", self.products, np.array([]), min(1.0, self.products / total)))
 
     def estimate(self) -> SpectralSum:
-        """What the chains say."""
-        rest = self.operator.dim - len(self._deflation.values)
+        """The sum with its error from all chains so far."""
+        complement_dim = self.operator.dim - len(self._deflation.values)
         means, errors = np.array(self._means).T
-        samples = float(self.function(self._deflation.values).sum()) + rest * means
-        quadrature, rounding = rest * float(errors.mean()), self.rounding()
+        samples = float(self.function(self._deflation.values).sum()) + complement_dim * means
+        quadrature, rounding = complement_dim * float(errors.mean()), self.rounding()
         deflation = deflation_error(self.function, self._deflation.values, self._deflation.residuals)
         value, standard_error = float(samples.mean()), self.standard_error()
         radius = float(ndtri(0.975)) * standard_error + quadrature + deflation + rounding
@@ -219,29 +220,32 @@ class Summation(Sampling[SpectralSum]):
         )
 
     def standard_error(self) -> float:
-        """Of the mean over the probes, from the trace of f^2; see the module's docstring."""
-        rest = self.operator.dim - len(self._deflation.values)
+        """Standard error of the mean over the probes, from tr f(C)^2; see the module's docstring."""
+        complement_dim = self.operator.dim - len(self._deflation.values)
         rules = [(self.function(nodes), weights) for nodes, weights in self._gauss]
         mean = np.mean([weights @ values for values, weights in rules])
         variance = float(np.mean([weights @ (values - mean) ** 2 for values, weights in rules]))
-        return rest * math.sqrt(2 / (rest + 2) * variance / len(rules))
+        return complement_dim * math.sqrt(2 / (complement_dim + 2) * variance / len(rules))
 
     def rounding(self) -> float:
-        """||f'||_F ||E||_F, the steepest within reach of each eigenvalue, as outliers and chains show them."""
-        rest, moved = self.operator.dim - len(self._deflation.values), self._moved
+        """The rounding error ||f'||_F ||E||_F, with f' the largest slope within ||E||_F of each eigenvalue.
+
+        Outliers and chains represent the eigenvalues.
+        """
+        complement_dim, moved = self.operator.dim - len(self._deflation.values), self._moved
 
         def slopes(values: np.ndarray) -> np.ndarray:
             return self.function.slope(values - moved, values + moved) ** 2
 
-        square = float(slopes(self._deflation.values).sum()) + rest * np.mean(
+        square = float(slopes(self._deflation.values).sum()) + complement_dim * np.mean(
             [w @ slopes(nodes) for nodes, w in self._gauss]
         )
         size = float(np.abs(self.function(self._deflation.values)).sum())
-        size += rest * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in self._gauss])
+        size += complement_dim * np.mean([w @ np.abs(self.function(nodes)) for nodes, w in self._gauss])
         return math.sqrt(square) * moved + 4 * np.finfo(np.float64).eps * float(size)
 
     def needed(self, found: SpectralSum) -> int:
-        """How many probes the goal takes if their spread is what it seems."""
+        """See `Sampling.needed`."""
         if found.goal is None:
             return found.probes
         allowed = found.goal - found.shared_error
@@ -251,20 +255,22 @@ class Summation(Sampling[SpectralSum]):
 
 
 def deflation_error(function: SpectralFunction, outliers: np.ndarray, residuals: np.ndarray) -> float:
-    """Bound on what the outliers' residuals r_i, (k,) as the outliers lambda_i, do to a sum.
+    """Bound on the error of a sum from the residual norms r_i, (k,), of the outliers lambda_i, (k,).
 
-    A = D + E, with D the outliers and the compressed operator C side by side, and E the residuals' blocks R and R^T
-    beside the diagonal. Along D + s E an eigenvalue mu with eigenvector (x, y) moves by 2 x^T R^T y, and
-    x_i = s (R^T y)_i / (mu - lambda_i). The sum of all |movements| is at most 2 sum r_i (Lidskii). For eigenvalues of
-    at most half the smallest outlier's magnitude |mu - lambda_i| is at least |lambda_i| / 2, and as the sum of
-    (R^T y)_i^2 over all y is at most r_i^2 (Bessel), theirs is at most 2 sum r_i^2 / |lambda_i|: of second order where
-    f is steep, of first order only where it is flat.
+    Write A = D + E. D has the outliers and the compressed operator C as diagonal blocks. E has the residuals as
+    off-diagonal blocks R and R^T. Along D + s E an eigenvalue mu with eigenvector (x, y) moves by 2 x^T R^T y, and
+    x_i = s (R^T y)_i / (mu - lambda_i). The sum of all |movements| is at most 2 sum r_i (Lidskii).
+
+    Take eigenvalues of at most half the smallest outlier's magnitude. For these |mu - lambda_i| is at least
+    |lambda_i| / 2. The sum of (R^T y)_i^2 over all y is at most r_i^2 (Bessel). So the sum of their |movements| is at
+    most 2 sum r_i^2 / |lambda_i|. The bound is of second order where f is steep, and of first order only where f is
+    flat.
     """
     if not len(outliers):
         return 0.0
     magnitudes = np.abs(outliers)
-    half, far = np.array([magnitudes.min() / 2]), np.array([np.inf])
-    beyond = max(float(function.slope(half, far)[0]), float(function.slope(-far, -half)[0]))
-    within = float(function.slope(-far, far)[0])
+    half, infinity = np.array([magnitudes.min() / 2]), np.array([np.inf])
+    beyond = max(float(function.slope(half, infinity)[0]), float(function.slope(-infinity, -half)[0]))
+    within = float(function.slope(-infinity, infinity)[0])
     second = residuals * np.minimum(1.0, residuals / np.maximum(magnitudes, np.finfo(np.float64).tiny))
     return 2 * within * float(second.sum()) + 2 * beyond * float(residuals.sum())

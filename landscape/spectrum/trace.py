@@ -1,22 +1,23 @@
-"""Trace and Frobenius norm of an operator, from random probes with intervals that hold, or exactly where that is cheap.
+"""Trace and Frobenius norm of an operator with 95 % intervals, from random probes, or exactly where that is cheaper.
 
 For probes v with independent entries of mean 0 and variance 1, E v^T A v = tr A (Hutchinson 1990) and
-E ||A v||^2 = ||A||_F^2. One dominant eigenvalue spoils both: the samples then follow chi^2 with one degree of freedom,
-and a t-interval from ten of them holds in some 87 % of cases instead of 95 %. So a few directions, in which an operator
-has its outliers, are done exactly and the probes see the rest. For *any* orthonormal Q, with P = I - Q Q^T,
+E ||A v||^2 = ||A||_F^2. One dominant eigenvalue spoils both estimates. The samples then follow chi^2 with one degree of
+freedom, and a t-interval from ten samples holds in some 87 % of cases instead of 95 %. So a few directions that contain
+the outliers are deflated, and the probes see the complement. For *any* orthonormal Q, with P = I - Q Q^T,
 
     tr A = tr Q^T A Q + tr P A P,
-    ||A||_F^2 = ||Q^T A Q||_F^2 + 2 ||P A Q||_F^2 + ||P A P||_F^2,
+    ||A||_F^2 = ||Q^T A Q||_F^2 + 2 ||P A Q||_F^2 + ||P A P||_F^2.
 
-so nothing is biased however poor Q is, and given Q, which doesn't depend on the probes, their samples v^T P A P v and
-||P A P v||^2 are independent and alike, as a t-interval asks for. This is Hutch++ (Meyer, Musco, Musco and Woodruff
-2021) with a Krylov sequence for its range finder: Q is the whole basis, which is better than some Ritz vectors of it
-and as cheap, since all its products are known: A Q lies within the basis and one vector more. Eigenpairs that are known
-already are a part of Q that costs nothing: with Rayleigh quotients l_i and residual norms r_i, tr V^T A V is sum l_i
-and ||V^T A V||_F^2 + 2 ||(I - V V^T) A V||_F^2 is sum (l_i^2 + 2 r_i^2). The Krylov sequence then runs in their
-complement.
+The estimates are therefore unbiased for any Q, however poor. Q doesn't depend on the probes. So given Q the samples
+v^T P A P v and ||P A P v||^2 are independent and identically distributed, as a t-interval requires.
 
-How often the intervals hold, and how plain probes do, is measured by ``make bench-accuracy``.
+This is Hutch++ (Meyer, Musco, Musco and Woodruff 2021) with a Krylov sequence as range finder. Q is the whole Krylov
+basis, which is better than a few of its Ritz vectors and takes no more products: A Q lies within the basis and one
+further vector. Known eigenpairs are a part of Q that takes no products. With Rayleigh quotients l_i and residual norms
+r_i, tr V^T A V is sum l_i, and ||V^T A V||_F^2 + 2 ||(I - V V^T) A V||_F^2 is sum (l_i^2 + 2 r_i^2). The Krylov
+sequence then runs in the complement of the known eigenvectors.
+
+``make bench-accuracy`` measures how often the intervals hold, with deflation and without.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from landscape.spectrum.rounding import (
 )
 from landscape.spectrum.subspace import Subspace
 
-# Measured over 1,000 seeds on spectra with one outlier, with ten, decaying as 1/k, and on trained transformers: with 5
-# to 10 directions the ten outliers or the decay still cost coverage, with 20 to 30 none did.
+# Enough directions for intervals that hold in about 95 % of cases, on spectra with one outlier, with ten, decaying as
+# 1/k, and of a trained transformer: ``python -m benchmarks.accuracy.coverage``.
 DEFLATION = 30
 TOL = 0.05
 MAX_PRODUCTS = 1000
@@ -65,26 +66,29 @@ class TraceEstimate(HasSummary):
     """Trace and Frobenius norm, in the units of the operator.
 
     Attributes:
-        trace: tr A.
-        frobenius: ||A||_F; interval and standard error are those of its square, carried through the root.
+        trace: estimate of tr A.
+        frobenius: estimate of ||A||_F. Its interval is the root of the interval of ||A||_F^2, widened by rounding. Its
+            standard error follows from that of ||A||_F^2.
         method: ``probes``, or ``exact``: from the product with every unit vector.
-        tol: the goal for the half-width of the trace's interval, relative to the trace; None where the number of probes
-            was given.
-        converged: the goal was reached, or the given number of probes made.
-        agree: all samples of the trace are one number up to rounding; see ``remarks``.
-        rounding: what rounding may have done to the trace: sqrt(2 n) times the rounding measured in one product with
-            a vector of signs. If no product is rounded worse, that is a bound by Cauchy and Schwarz: the exact
-            part is a sum of j products' errors along unit vectors, the rest a mean of errors along vectors of length
-            at most sqrt(n). To the sum of k known eigenvalues rounding adds up to sqrt(k) times the ``rounding`` of
-            their solve. What all products share is added, see `landscape.spectrum.rounding.Distance.trace`.
-        deflation: j, how many directions were done exactly instead of by probes.
-        probes: how many.
-        products: made in all, with j of the deflation and those that measure the rounding.
-        samples: (probes,) float64, unbiased and independent estimates of the trace, probe by probe. The first m are
-            those of a run with m probes; at another point they are of the same probes, and can be subtracted in pairs.
-        squares: (probes,) float64, those of ||A||_F^2.
-        arithmetic: of which matrix the intervals are, see `landscape.Eigenpairs`. Of one in float64 the rounding is
-            bounded but for a chance of a thousandth.
+        tol: goal for the half-width of the trace's interval, relative to the trace; None if the number of probes was
+            given.
+        converged: whether the goal was reached; true for a given number of probes.
+        agree: whether all samples of the trace are equal up to rounding; see ``remarks``.
+        rounding: bound on the rounding error of the trace, the sum of three parts. The first is sqrt(2 n) times the
+            rounding measured in one product with a vector of signs. If no product is rounded worse, that is a bound by
+            Cauchy and Schwarz. The exact part adds j products' errors along unit vectors. The probes' part is a mean
+            of errors along vectors of length at most sqrt(n). The second part is sqrt(k) times the ``rounding``
+            of the solve for k known eigenpairs. The third is for the rounding that all products share, see
+            `landscape.spectrum.rounding.Distance.trace`.
+        deflation: number j of directions computed exactly instead of by probes.
+        probes: number of probes.
+        products: number of all products, with the j of the deflation and those that measure the rounding.
+        samples: unbiased and independent estimates of the trace, one for each probe, (probes,) float64. The first m
+            are the samples of a run with m probes. Another point has samples of equal probes, so differences between
+            two points can be taken probe by probe.
+        squares: unbiased and independent estimates of ||A||_F^2, one for each probe, (probes,) float64.
+        arithmetic: the matrix to which the intervals refer, see `landscape.Eigenpairs`. For the matrix in float64, the
+            bound on the rounding is wrong with a chance of a thousandth.
     """
 
     trace: Estimate
@@ -103,12 +107,12 @@ class TraceEstimate(HasSummary):
 
     @property
     def rounding_limited(self) -> bool:
-        """Whether the goal is within rounding, or the samples are one number: no number of probes helps."""
+        """Whether rounding exceeds the goal, or the samples are equal up to rounding: more probes don't help."""
         return self.agree or (self.tol is not None and self.rounding > self.tol * abs(self.trace.value))
 
     @property
     def outcome(self) -> list[str]:
-        """Both numbers with their errors, and how they were made."""
+        """Lines on both numbers with their errors, on the method, and on the arithmetic if that isn't float64."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
@@ -121,7 +125,7 @@ class TraceEstimate(HasSummary):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a reader has to know of the interval, a sentence each."""
+        """Warnings about the interval, a sentence each."""
         remarks = []
         if self.agree:
             remarks.append(
@@ -150,26 +154,29 @@ def estimate_trace(
     max_products: int | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> TraceEstimate:
-    """Trace and Frobenius norm with 95 % intervals, from the same products.
+    """Trace and Frobenius norm with 95 % intervals, both from one set of products.
 
-    Probes are added until the trace's interval is as narrow as asked. That is judged at 10 probes and then at the
-    number that should do, going by the spread so far, but no further than at twice as many. Stopping there favours
-    spreads that came out small, which makes the standard error a tenth too short and costs the interval some two points
-    of its 95 %. Where the probes would cost no less than the n products of an exact trace, those are made instead.
+    Probes are added until the trace's interval is narrow enough. The interval is first checked at 10 probes. The next
+    check comes at the number of probes that should suffice, judged from the spread so far, but at no more than twice
+    the present number. Stopping by a check favours spreads that came out small. So the standard error is about a tenth
+    too small, and the interval holds in about two percentage points less than 95 % of cases (``make bench-accuracy``).
+    Where the n products of an exact trace cost no more than the probes, the exact trace is computed instead.
 
-    With one seed, the probes at another point are the same. The samples of two points differ by much less than each
-    spreads, though not quite as little as without deflation, whose directions change from point to point.
+    With one seed, two points have equal probes. The difference of their samples spreads much less than the samples do.
+    Without deflation the difference would spread a little less still, because deflated directions change from point to
+    point.
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
         tol: goal for the half-width of the trace's 95 % interval relative to the trace; default 0.05.
-        probes: make this many, at least 2, in place of a goal.
-        seed: of the probes, and of the Krylov sequence, which is independent of them.
-        deflation: directions done exactly, whose vectors are kept, a product each; 0 is Hutchinson's plain estimator.
-        known: eigenpairs of largest magnitude that were solved for before: so many of the directions, as far as they
-            converged, cost one product together, which holds them to the operator.
-        max_products: stop before more than this many are made, whatever the error; default 1,000. Only with ``tol``.
-        progress: called after every block of products.
+        probes: a given number of probes, at least 2, instead of a goal.
+        seed: seed of the probes and of the Krylov sequence, which is independent of the probes; default 0.
+        deflation: number of directions computed exactly, whose vectors are kept; one product each; default 30; 0 is
+            Hutchinson's plain estimator.
+        known: eigenpairs of largest magnitude from an earlier solve. The converged pairs replace as many of the
+            deflated directions. Together they take one product, which checks them against the operator.
+        max_products: most products, whatever the error; default 1,000. Only with ``tol``.
+        progress: function called after every block of products.
 
     Raises:
         InputError: an argument is out of range, or a product isn't finite; known eigenpairs of another operator.
@@ -204,13 +211,19 @@ def check_arguments(
 
 
 def _least(dim: int, deflation: int) -> int:
-    """The products of the shortest run: of deflation and the first probes, or of every unit vector, and of rounding."""
+    """Products of the shortest run: for deflation and the first probes or for every unit vector, and for rounding."""
     return min(dim, deflation + FEWEST_PROBES + 2 * COMBINATIONS) + 1
 
 
 @dataclass(frozen=True)
 class _Goal:
-    """Relative half-width asked for (None: no goal but the probes), the first number of probes, the most products."""
+    """Goal of a trace estimate.
+
+    Attributes:
+        tol: goal for the relative half-width of the interval; None if the number of probes was given.
+        probes: first number of probes.
+        max_products: most products.
+    """
 
     tol: float | None
     probes: int
@@ -218,7 +231,7 @@ class _Goal:
 
 
 class _Estimation(Sampling[TraceEstimate]):
-    """One run: deflate, probe until the goal is reached, or do it exactly."""
+    """One run: deflate and add probes until the goal is reached, or compute the exact trace."""
 
     def __init__(
         self, operator: SymmetricOperator, goal: _Goal, seed: int, progress: Callable[[Progress], None]
@@ -233,7 +246,7 @@ class _Estimation(Sampling[TraceEstimate]):
         return self.operator.products - self._products_before
 
     def run(self, deflation: int, known: Eigenpairs | None) -> TraceEstimate:
-        """Make the probes that the goal asks for, unless every unit vector takes no more products."""
+        """Estimate from probes, or compute the exact trace if that takes no more products than the first probes."""
         if self.operator.dim <= deflation + self.goal.probes:
             return self.exact()
         measured = distance(self.operator, self.seed)
@@ -241,10 +254,11 @@ class _Estimation(Sampling[TraceEstimate]):
         return self.sample(self.goal.probes)
 
     def deflate(self, deflation: int, known: Eigenpairs | None) -> Subspace:
-        """The subspace of what is known and of a Krylov sequence; where it ends before, of a further one beside it.
+        """The subspace of known eigenvectors and of a Krylov sequence in their complement.
 
-        One sequence sees one copy of a multiple eigenvalue: on a matrix of few distinct eigenvalues the others would be
-        left to the probes, as outliers.
+        If the Krylov sequence ends early, a further sequence from a new random vector follows. One sequence sees only
+        one copy of a multiple eigenvalue. On a matrix of few distinct eigenvalues the probes would then see the other
+        copies as outliers.
         """
         pairs = Deflation.none(self.operator)
         if known is not None:
@@ -291,7 +305,7 @@ class _Estimation(Sampling[TraceEstimate]):
         return found.rounding_limited
 
     def exact(self) -> TraceEstimate:
-        """Trace and norm from the product with every unit vector; what was made before is let go."""
+        """Trace and norm from the product with every unit vector; earlier probes are discarded."""
         trace = square = 0.0
         total = self.products + self.operator.dim
         blocks = Columns(self.operator)
@@ -319,12 +333,12 @@ class _Estimation(Sampling[TraceEstimate]):
         )
 
     def tell(self, phase: str, total: int) -> None:
-        """Report the products made, of a total that more may be added to."""
+        """Report the products made so far, as a share of a provisional total."""
         self._progress(Progress(phase, self.products, np.array([]), min(1.0, self.products / total)))
 
 
 class _Samples:
-    """The samples of the probes so far, and what rounding is in them."""
+    """The samples of the probes so far, with their rounding error."""
 
     def __init__(self, operator: SymmetricOperator, subspace: Subspace, seed: int, measured: Distance) -> None:
         self.operator, self.subspace, self.seed, self.distance = operator, subspace, seed, measured
@@ -336,15 +350,15 @@ class _Samples:
         return len(self._traces)
 
     def add(self, count: int) -> None:
-        """Draw the next probes, all in one block of products; after the first block, measure the rounding."""
-        first = not len(self)
+        """Draw the next ``count`` probes with one block of products; after the first block, measure the rounding."""
+        first_block = not len(self)
         probes = probe_block(self.operator, self.seed, range(len(self), len(self) + count))
         outside = self.subspace.project(probes)
         products = finite_products(self.operator, outside)
-        rest = self.subspace.project(products).to(torch.float64)
-        self._traces += (self.subspace.trace + (outside.to(torch.float64) * rest).sum(0)).tolist()
-        self._squares += (self.subspace.square + rest.square().sum(0)).tolist()
-        if first:  # A v from its two parts, but for what was known: the rounding of either shows
+        projected = self.subspace.project(products).to(torch.float64)
+        self._traces += (self.subspace.trace + (outside.to(torch.float64) * projected).sum(0)).tolist()
+        self._squares += (self.subspace.square + projected.square().sum(0)).tolist()
+        if first_block:  # A v is the sum of two parts, without the known eigenvectors': this shows the rounding of both
             unknown, product = self.subspace.unknown(probes[:, 0])
             self.error = measured_rounding(self.operator, unknown, (products[:, 0] + product).to(torch.float64))
 
@@ -353,12 +367,12 @@ class _Samples:
         return math.sqrt(2 * self.operator.dim) * self.error + self.distance.trace + self.subspace.rounding
 
     def estimate(self, tol: float | None, products: int) -> TraceEstimate:
-        """What the samples say, given the goal and the products made."""
+        """The estimate from the samples so far, given the goal and the number of products."""
         traces, squares = np.array(self._traces), np.array(self._squares)
-        trace, off = interval(traces, self.rounding), self.error + self.distance.frobenius + self.subspace.rounding
+        trace, error = interval(traces, self.rounding), self.error + self.distance.frobenius + self.subspace.rounding
         return TraceEstimate(
             trace=trace,
-            frobenius=root(interval(squares, 0.0), self.subspace.square, off),
+            frobenius=root(interval(squares, 0.0), self.subspace.square, error),
             method="probes",
             tol=tol,
             converged=tol is None or trace.half_width <= tol * abs(trace.value),
@@ -373,7 +387,7 @@ class _Samples:
         )
 
     def needed(self, estimate: TraceEstimate) -> int:
-        """How many probes the goal takes if their spread is what it seems."""
+        """See `Sampling.needed`."""
         assert estimate.tol is not None, "a given number of probes is all that is needed"
         allowed = estimate.tol * abs(estimate.trace.value) - self.rounding
         if allowed <= 0:

@@ -1,7 +1,7 @@
-"""Ritz pairs with their errors, and what products in float64 say of these errors.
+"""Ritz pairs with their errors, measured by products in float64.
 
-A solve sees its own products alone, and all of them share the rounding of one forward pass. So the wanted vectors are
-multiplied in float64: a few random combinations of them, or each of them where rounding matters to what was asked for.
+A solve sees only its own products, and all of these share the rounding of one forward pass. So the wanted vectors are
+multiplied in float64: a few random combinations of them, or each vector if rounding matters for the requested accuracy.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from landscape.spectrum.rounding import (
     spectral_bound,
 )
 
-# The least size of an eigenvalue that its vector is divided by, as a share of the largest.
+# In the combinations a vector is divided by its eigenvalue's size, but at least by this share of the largest size.
 _SMALLEST = 1e-3
-# The share of what is asked for from which on rounding is worth products in float64 with every wanted vector.
+# If rounding exceeds this share of the allowed residual norm, every wanted vector is multiplied in float64.
 _MATTERS = 0.3
 
 
@@ -49,42 +49,44 @@ class Verified:
 
 
 class Float64Errors:
-    """How far the wanted pairs of a solve are from those of the matrix in float64.
+    """The errors of a solve's wanted pairs relative to the matrix in float64.
 
     Args:
-        operator: A, by products in float32.
-        k: how many pairs are wanted.
-        seed: of the combinations.
-        memory: bytes that all vectors may take; None for what the operator leaves.
+        operator: A, with products in float32.
+        k: number of wanted pairs.
+        seed: seed of the random combinations.
+        memory: bytes that all vectors may take; None for the memory that the operator leaves.
     """
 
     def __init__(self, operator: SymmetricOperator, k: int, seed: int, memory: int | None) -> None:
         self._operator, self._k, self._seed, self._memory = operator, k, seed, memory
         self._wide: Float64Products | None = None
         self._reason = ""  # why there are no products in float64
-        self._off = np.zeros(0)  # of each combination of wanted vectors, by how much its product is off
-        self._scales = np.zeros(0)  # (k,) what the vectors were divided by in the combinations
+        self._off = np.zeros(0)  # norm of the product's error for each combination of wanted vectors
+        self._scales = np.zeros(0)  # (k,) divisors of the vectors in the combinations
 
     def measure(self, basis: KrylovBasis, values: np.ndarray, coordinates: np.ndarray) -> int:
-        """Hold the wanted Ritz pairs to products in float64 with Gaussian combinations of their vectors.
+        """Compare the wanted Ritz pairs with products in float64 of Gaussian combinations of their vectors.
 
-        With D the matrix of what the products with the wanted vectors and with a random vector of the basis are off by,
-        its columns divided by the sizes of the eigenvalues, and g of k + 1 standard normal numbers, ||D g|| bounds
-        ||D||_2, and so every column of D; see `landscape.spectrum.rounding`. Undivided, the columns of the largest
-        eigenvalues would be all that the bound is of. The random vector is there for the combinations to show, by each
-        other, whether the matrix in float64 is symmetric beyond the wanted vectors. Of no more pairs than there are
-        combinations each vector is multiplied itself, by `certify`, after a vector outside the basis.
+        Let D be the matrix of the errors of the products with the k wanted vectors and with one random vector of the
+        basis. Each column is divided by the size of its eigenvalue. For g of k + 1 standard normal numbers, ||D g||
+        bounds ||D||_2, and so every column of D; see `landscape.spectrum.rounding`. Without the division the columns of
+        the largest eigenvalues would dominate the bound. The random vector serves a test of symmetry: the combinations
+        show whether the matrix in float64 is symmetric beyond the wanted vectors.
+
+        If there are no more pairs than combinations, only one random vector is multiplied here. `certify` then
+        multiplies each wanted vector.
 
         Args:
-            basis: in which the pairs are.
-            values: (k,) the wanted Ritz values.
-            coordinates: (m, k) of their vectors.
+            basis: Krylov basis of the pairs.
+            values: wanted Ritz values, (k,).
+            coordinates: coordinates of the Ritz vectors in the expanded basis, (m, k).
 
         Returns:
-            The products made.
+            The number of products made.
 
         Raises:
-            InputError: a product isn't finite, or they contradict one another.
+            InputError: a product isn't finite, or products contradict one another.
         """
         before = self._operator.products
         try:
@@ -101,31 +103,31 @@ class Float64Errors:
     def _combined(
         self, wide: Float64Products, basis: KrylovBasis, sizes: np.ndarray, coordinates: np.ndarray
     ) -> np.ndarray:
-        """(m,) what the products with the combinations of `measure` are off by."""
+        """Norms (m,) of the errors of the products with the m combinations of `measure`."""
         self._scales = np.maximum(sizes, _SMALLEST * sizes.max()) if sizes.any() else np.ones(self._k)
         rng = np.random.default_rng([self._seed, basis.expanded, self._k])
         draws, within = rng.standard_normal((self._k + 1, COMBINATIONS)), rng.standard_normal(len(coordinates))
         within /= np.linalg.norm(within) * self._scales.max()
         along = coordinates / self._scales @ draws[:-1] + np.outer(within, draws[-1])
-        off = []
-        # The graph is made once for a block, where there is room for one.
+        error_norms = []
+        # A block of columns makes the graph once, if there is room for a block.
         at_once = min(block_size(self._operator), COMBINATIONS)
         for block in np.split(along, range(at_once, COMBINATIONS, at_once), axis=1):
             errors = wide(basis.rows.combine_in_float64(block))
             errors -= basis.rows.combine_in_float64(basis.relation @ block)
-            off += [float(norm(each)) for each in errors.unbind(1)]
-        return np.array(off)
+            error_norms += [float(norm(each)) for each in errors.unbind(1)]
+        return np.array(error_norms)
 
     def certify(self, verified: Verified, estimated: np.ndarray, tol: float, which: Which) -> Verified:
-        """The pairs with the errors that products in float64 show; as they are where there are no such products.
+        """The pairs with the errors that products in float64 show; unchanged errors if there are no such products.
 
-        Where the bound of the combinations is no small part of what was asked for, every vector is multiplied.
+        If the combinations' bound isn't a small part of the allowed residual norm, every wanted vector is multiplied.
 
         Args:
-            verified: the pairs with their errors as products in float32 show them.
-            estimated: (k,) their residuals without rounding.
-            tol: the relative residual asked for.
-            which: the order of the pairs.
+            verified: the pairs with the errors that products in float32 show.
+            estimated: residual norms without rounding, (k,).
+            tol: requested relative residual norm.
+            which: order of the pairs.
         """
         if self._wide is None:
             return replace(verified, arithmetic=arithmetic(self._operator, self._reason))
@@ -137,8 +139,8 @@ class Float64Errors:
         return self._multiplied(verified, estimated, tol, which, self._wide)
 
     def _bounded(self, verified: Verified, estimated: np.ndarray, limit: np.ndarray, bounds: np.ndarray) -> Verified:
-        """The pairs with bounds (k,) on what their products are off by; all hold but for the chance `MISJUDGED`."""
-        # In the mean square a column of D is as large as D g is by the root of k + 1.
+        """The pairs with bounds (k,) on the errors of their products; all hold, except with the chance `MISJUDGED`."""
+        # In the mean square, a column of D has the norm of D g divided by the root of k + 1.
         column = np.linalg.norm(self._off) / math.sqrt(len(self._off) * (self._k + 1))
         residuals, radius = np.hypot(estimated, column * self._scales), estimated + bounds
         intervals = np.stack([verified.values - radius, verified.values + radius], axis=1)
@@ -148,17 +150,17 @@ class Float64Errors:
     def _multiplied(
         self, verified: Verified, estimated: np.ndarray, tol: float, which: Which, wide: Float64Products
     ) -> Verified:
-        """The pairs with their vectors' Rayleigh quotients and residuals in float64, by a product each.
+        """The pairs with Rayleigh quotients and residual norms in float64, by one product for each vector.
 
-        Quotients are off by the square of what rounding has put the vectors off by (Parlett 1998, section 11.7). What
-        is told holds for the vectors as they are, whatever their length.
+        The quotients' errors are the squares of the vectors' rounding errors (Parlett 1998, section 11.7). Quotients
+        and residual norms hold for vectors of any length.
         """
         quotients = [_rayleigh(wide, vector.to(torch.float64)) for vector in verified.vectors.unbind(1)]
         values, residuals = np.array(quotients).T
         order = select(values, self._k, which)
         values, residuals = values[order], residuals[order]
         vectors = verified.vectors if (order == np.arange(self._k)).all() else verified.vectors[:, order.tolist()]
-        # In float64 rounding is smaller by 2^29 than what it has put into these residuals.
+        # Rounding in float64 is smaller by 2^29 than the rounding in these residual norms.
         radius = residuals + 4 * torch.finfo(torch.float64).eps * np.abs(values).max()
         intervals = np.stack([values - radius, values + radius], axis=1)
         converged = residuals <= np.maximum(tol * np.abs(values), verified.rounding)
@@ -167,7 +169,7 @@ class Float64Errors:
 
 
 def _rayleigh(wide: Float64Products, vector: Tensor) -> tuple[float, float]:
-    """The Rayleigh quotient of a vector (n,) float64 of any length, and the norm of what remains, by its length."""
+    """The Rayleigh quotient of a vector (n,) float64 of any length, and the residual norm divided by that length."""
     product, square = wide(vector.unsqueeze(1)).squeeze(1), float(vector @ vector)
     quotient = float(vector @ product) / square
     return quotient, float(norm(product - quotient * vector)) / math.sqrt(square)

@@ -1,7 +1,8 @@
-"""U or V: what shape a valley of the loss has. Arrays in, verdicts out; NumPy and SciPy alone.
+"""The shape of a valley of the loss: U or V. Arrays in, verdicts out; needs only NumPy.
 
-Three tests that are independent of each other and never blended: `profile` reads the geometry along a direction,
-`spectral` is the paper's definition by eigenvalues, and `anisotropy` says how unequal these are.
+Three tests are independent of each other and never combined. `profile` reads the geometry along a direction.
+`spectral` applies the definition by eigenvalues of Gong, Teng and Liu (2025). `spectrum_shape` measures how unequal the
+eigenvalues are.
 """
 
 from landscape.valley.profile import ProfileVerdict, classify_profile

@@ -1,16 +1,18 @@
-"""The shape of one profile of the loss: V, U, neither, or no valley, by its exponent and how sure the samples leave it.
+"""The shape of one profile of the loss (V, U, undecided, or no valley), from its exponent with an interval.
 
-|t - t0|^p with p near 1 is a V, whose walls come down to the floor with a slope; with p of 2 or more it is a U, whose
-floor is flat. A smooth loss is a U near enough to its minimum, whatever it is further away, so the height at which the
-exponent is read is part of the verdict. The centre is fitted too, since symmetrising about a point beside a kink makes
-a flat floor of it, and so are the two walls, which need not be equal.
+The profile |t - t0|^p with p near 1 is a V, whose walls reach the floor with a slope. With p of 2 or more it is a U,
+whose floor is flat. A smooth loss is a U close enough to its minimum, whatever its shape further away. So the height at
+which the exponent is read is part of the verdict. The centre is fitted too, because symmetrising about a point beside a
+kink would make the kink a flat floor. The two walls are fitted separately and need not be equal.
 
-Walls that flatten as they rise are neither. An exponent below 1 is what a cusp has, and also a round hole in a plateau,
-whose floor is flat. So V is said only where no bowl explains the profile better (Vuong 1989, "Likelihood ratio tests
-for model selection and non-nested hypotheses"), and no shape where the loss can't be told to change along the line.
+Walls that flatten as they rise are undecided. A cusp has an exponent below 1, but so has a round hole in a plateau,
+whose floor is flat. So the verdict is V only if no bowl explains the profile better (Vuong 1989, "Likelihood ratio
+tests for model selection and non-nested hypotheses"). There is no verdict U or V unless the loss changes along the line
+beyond noise.
 
-What the mean shows isn't what single samples do. Of V-shaped losses whose minima are scattered about a common centre by
-s the mean is smooth at the scale s, and a U up to a height of about s times their slope: docs/valleys.md has figures.
+The mean may have another shape than single samples. Take V-shaped losses whose minima are scattered about a common
+centre by s. Their mean is smooth at the scale s, and a U up to a height of about s times their slope. docs/valleys.md
+has figures.
 """
 
 from __future__ import annotations
@@ -31,34 +33,34 @@ _LEVELS = (0.025, 0.975)
 _HALF_STEP = math.sqrt(float(EXPONENTS[1] / EXPONENTS[0]))
 FEWEST_SAMPLES = 8
 _RISES = 0.1  # a side rises if it rises by this share of the other one
-_MISFIT = 0.1  # of the depth: beyond this the profile isn't of the form that is fitted
+_MISFIT = 0.1  # as a share of the depth; a profile with a larger misfit isn't of the fitted form
 _STRAIGHT = np.append(1.0, EXPONENTS[(EXPONENTS > 1) & (EXPONENTS <= V_AT_MOST)])
-_FLATTER = 1.28  # by so many standard errors a bowl has to fit better than a V: one chance in ten
-_COARSE = EXPONENTS[::20]  # enough to see whether there is anything
+_FLATTER = 1.28  # standard errors by which a bowl must fit better than a V: by chance one time in ten
+_COARSE = EXPONENTS[::20]  # enough exponents to test whether the loss changes at all
 _FLIPS, _RISE_LEVEL = 999, 0.01
 
 
 @dataclass(frozen=True)
 class ProfileVerdict:
-    """What shape a profile has, read at a height.
+    """The shape of a profile, read at a height.
 
     Attributes:
         label: ``V`` if the 97.5 % quantile of the exponent over bootstrapped samples is between 0.9 and 1.4 and no
-            bowl fits better by 1.28 standard errors, ``U`` if the 2.5 % quantile is at least 1.6, ``no valley`` if a
-            side doesn't rise by a tenth of the other, else ``undecided``. U and V are said at most once in 100 times
-            where the loss doesn't change along the line at all.
-        exponent: p of the two walls c + a |t - t0|^p, on the grid of `landscape.valley.wall.EXPONENTS`.
-        interval: these two quantiles of p, widened by half a step of that grid, 1.5 %.
-        height: the rise above the floor at which it was read: that of the lower wall's end.
-        centre: t0.
-        left: the rise to the first position.
-        right: the rise to the last position.
-        left_interval: quantiles of ``left``.
-        right_interval: quantiles of ``right``.
-        floor: c.
-        ends: the first and the last position that was fitted.
-        misfit: root mean square of what the fit leaves, less that of the noise, relative to the larger rise.
-        reason: why it is undecided or no valley; empty otherwise.
+            bowl fits better by 1.28 standard errors. ``U`` if the 2.5 % quantile is at least 1.6. ``no valley`` if a
+            side doesn't rise by a tenth of the other. Otherwise ``undecided``. If the loss doesn't change along the
+            line at all, the label is U or V at most once in 100 times.
+        exponent: exponent p of the two walls c + a |t - t0|^p, on the grid of `landscape.valley.wall.EXPONENTS`.
+        interval: 2.5 % and 97.5 % quantile of p, widened by half a step of the grid of exponents, 1.5 %.
+        height: rise above the floor at which p was read: the smaller of ``left`` and ``right``.
+        centre: position t0 of the floor.
+        left: rise from the floor to the first position.
+        right: rise from the floor to the last position.
+        left_interval: 2.5 % and 97.5 % quantile of ``left``.
+        right_interval: 2.5 % and 97.5 % quantile of ``right``.
+        floor: loss c at the floor.
+        ends: the first and the last fitted position.
+        misfit: root mean square of the fit's residuals beyond the noise, relative to the larger rise.
+        reason: why the label is undecided or no valley; empty for U and V.
     """
 
     label: Label
@@ -94,15 +96,15 @@ def classify_profile(
     resamples: int = 400,
     seed: int = 0,
 ) -> ProfileVerdict:
-    """Tell the shape of a profile of the loss along a direction.
+    """Classify the shape of a profile of the loss along a direction.
 
     Args:
-        t: (m,) ascending positions, at least 7.
-        sample_losses: (samples, m), each sample's loss at each position; at least 8 samples.
-        weights: (samples,) of the samples in the mean; default: equal.
-        height: read the exponent up to this rise above the lowest point; default: as far as the profile goes.
-        resamples: of the bootstrap over samples.
-        seed: of the bootstrap.
+        t: ascending positions, (m,), at least 7.
+        sample_losses: each sample's loss at each position, (samples, m); at least 8 samples.
+        weights: weights of the samples in the mean, (samples,); default: equal.
+        height: rise above the lowest point up to which the exponent is read; default: the whole profile.
+        resamples: number of resamples of the bootstrap over samples, default 400.
+        seed: seed of the bootstrap, default 0.
 
     Raises:
         InputError: shapes don't fit, positions don't ascend, or a loss isn't finite.
@@ -125,15 +127,15 @@ def classify_profile(
 
 @dataclass(frozen=True)
 class _Reading:
-    """What a verdict is made from.
+    """The fits from which a verdict follows.
 
     Attributes:
-        t: (m,) positions from -1 to 1.
-        mean: (1, m) losses.
-        resampled: (b, m) of them over resampled samples.
-        best: the walls fitted to the mean.
-        spread: to the resampled means.
-        rises: whether the loss can be told to change along the line.
+        t: positions from -1 to 1, (m,).
+        mean: mean losses, (1, m).
+        resampled: mean losses of bootstrap resamples, (b, m).
+        best: walls fitted to ``mean``.
+        spread: walls fitted to ``resampled``.
+        rises: whether the loss changes along the line beyond noise.
     """
 
     t: np.ndarray
@@ -144,7 +146,7 @@ class _Reading:
     rises: bool
 
     def verdict(self, t: np.ndarray) -> ProfileVerdict:
-        """At these positions (m,) in the profile's own unit."""
+        """The verdict, with the positions t (m,) in the profile's own unit."""
         best, spread = self.best, self.spread
         low, high = _quantiles(spread.exponent)
         label, reason = self._label(low, high)
@@ -167,14 +169,17 @@ class _Reading:
 
     @property
     def _misfit(self) -> float:
-        """What the fit leaves beyond the noise of the mean, but for a shift of a whole curve, by the larger rise."""
+        """Root mean square of the fit's residuals beyond the mean's noise, divided by the larger rise.
+
+        The noise is taken without shifts of a whole curve.
+        """
         noise = float((self.resampled - self.resampled.mean(axis=1, keepdims=True)).var(axis=0).mean())
         deepest = max(float(self.best.left[0]), float(self.best.right[0]))
         beyond_noise = math.sqrt(max(0.0, float(self.best.misfit[0]) ** 2 - noise))
         return beyond_noise / deepest if deepest > 0 else math.inf
 
     def _label(self, low: float, high: float) -> tuple[Label, str]:
-        """The label, and why it is neither U nor V, for these quantiles of the exponent."""
+        """The label for given quantiles of the exponent, and the reason if the label is neither U nor V."""
         if (no_walls := self._no_walls) is not None:
             return no_walls
         if low >= U_AT_LEAST:
@@ -190,43 +195,44 @@ class _Reading:
 
     @property
     def _no_walls(self) -> tuple[Label, str] | None:
-        """Why the profile can't be told to be two walls about one floor, if so."""
-        # By how much the lower side exceeds a tenth of the higher one, resample by resample.
+        """The label and the reason if the profile isn't certainly two walls about one floor; otherwise None."""
+        # The excess of the lower side over a tenth of the higher side, for each resample.
         left, right = self.spread.left, self.spread.right
-        least, most = _quantiles(np.minimum(left, right) - _RISES * np.maximum(left, right))
+        lower, upper = _quantiles(np.minimum(left, right) - _RISES * np.maximum(left, right))
         side = "left" if float(np.median(left - right)) < 0 else "right"
-        if most <= 0:
+        if upper <= 0:
             return "no valley", f"the loss doesn't rise to the {side}"
         if not self.rises:
             return "undecided", f"no change of the loss along the line can be told from noise at {_RISE_LEVEL:.0%}"
-        if least <= 0:
+        if lower <= 0:
             return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
         if self._misfit > _MISFIT:
             return "undecided", "the profile isn't two walls about one floor"
         return None
 
     def _flattens(self) -> bool:
-        """Whether a bowl fits better than any V, by more than the standard error of the difference of their squares."""
+        """Whether a bowl fits better than any V: the sums of squares differ by more than 1.28 standard errors."""
         straight, bowl = fit_walls(self.t, self.mean, _STRAIGHT).fitted, fit_bowls(self.t, self.mean)
         gain = float(((self.mean - straight) ** 2 - (self.mean - bowl) ** 2).sum())
         return gain > _FLATTER * 2 * float((self.resampled @ (bowl - straight)[0]).std())
 
 
 def _rises(t: np.ndarray, losses: np.ndarray, weights: np.ndarray, seed: int) -> bool:
-    """Whether walls explain more of the mean profile than of those with whole samples' signs dealt anew, at 1 %.
+    """Whether the loss changes along the line, by a test with random signs of whole samples at the level of 1 %.
 
-    A sample's losses less their mean are as likely turned over as not where nothing changes along the line. Whatever
-    correlation there is between positions is kept.
+    Each sample's losses are centred. If the loss doesn't change along the line, a centred sample is as likely as its
+    negative. So the test compares how much of the mean profile two walls explain with how much they explain for random
+    signs. Correlations between positions are kept.
     """
-    own = (losses - losses.mean(axis=1, keepdims=True)) * weights[:, None]
+    centred = (losses - losses.mean(axis=1, keepdims=True)) * weights[:, None]
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], (_FLIPS + 1, len(losses)))
     signs[0] = 1
-    explained = fit_walls(_scaled(t), signs @ own, _COARSE).fitted.var(axis=1)
+    explained = fit_walls(_scaled(t), signs @ centred, _COARSE).fitted.var(axis=1)
     return bool((explained >= explained[0]).mean() <= _RISE_LEVEL)
 
 
 def _scaled(t: np.ndarray) -> np.ndarray:
-    """Positions from -1 to 1: the same numbers in any unit of length, rounded so that equal grids are equal."""
+    """Positions scaled to -1 to 1, in which the unit of length cancels; rounded, so equal grids give equal bits."""
     return np.round((t - (t[-1] + t[0]) / 2) / ((t[-1] - t[0]) / 2), 12)
 
 
@@ -253,7 +259,11 @@ def _checked(
 
 
 def _window(losses: np.ndarray, weights: np.ndarray, height: float) -> tuple[int, int]:
-    """The positions about the lowest one up to where the mean has first risen by a height, that place included."""
+    """The range of positions about the lowest one, up to and including the first on either side above the height.
+
+    Returns:
+        The first index and the index after the last.
+    """
     mean = _means(losses, weights, np.ones((1, len(losses))))[0]
     lowest = int(mean.argmin())
     above = mean > mean[lowest] + height
@@ -262,7 +272,7 @@ def _window(losses: np.ndarray, weights: np.ndarray, height: float) -> tuple[int
 
 
 def _means(losses: np.ndarray, weights: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(b, m) weighted means with each sample counted so often, for (b, samples) counts."""
+    """Weighted means (b, m) for counts (b, samples) of how often each sample was drawn."""
     shares = counts * weights
     return (shares @ losses) / shares.sum(axis=1, keepdims=True)
 

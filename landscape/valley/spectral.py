@@ -1,10 +1,12 @@
-"""U and V by the spectrum: Definition 1 of Gong, Teng and Liu (2025, arXiv 2510.10089), and how far it goes.
+"""U and V by the spectrum: Definition 1 of Gong, Teng and Liu (2025, arXiv 2510.10089), and its dependence on eps.
 
-With a threshold eps the valley is spanned by the eigenvectors of eigenvalues above eps, and kappa is the ratio of the
-largest to the smallest of these: U for kappa <= 1 + delta, V for kappa much larger. Where a spectrum has no gap at eps
-its smallest eigenvalue above eps is eps or little more, so kappa is lambda_max / eps whatever the landscape, and the
-verdict restates the choice of eps. ``restates``, which is kappa eps / lambda_max, says how far: near 1 kappa is the
-cut's and tells nothing; well below 1 there is a gap above eps, and kappa is the landscape's.
+For a threshold eps, the eigenvectors of eigenvalues above eps span the valley. kappa is the ratio of the largest to the
+smallest of these eigenvalues. The valley is a U for kappa <= 1 + delta, and a V for kappa much larger.
+
+If a spectrum has no gap at eps, its smallest eigenvalue above eps is eps or little more. Then kappa is lambda_max / eps
+for any landscape, and the verdict restates the choice of eps. ``restates`` = kappa eps / lambda_max measures this. Near
+1, kappa follows from eps and shows nothing about the landscape. Well below 1, there is a gap above eps, and kappa is a
+property of the landscape.
 """
 
 from __future__ import annotations
@@ -18,14 +20,14 @@ from landscape.errors import InputError
 
 @dataclass(frozen=True)
 class KappaMap:
-    """kappa over a range of thresholds.
+    """The ratio kappa over a range of thresholds.
 
     Attributes:
-        eps: (e,) thresholds, in the unit of the eigenvalues.
-        kappa: (e,) lambda_max by the smallest eigenvalue above eps; NaN where there is none.
-        valley: (e,) how many eigenvalues lie above eps.
-        river: (e,) how many have a magnitude of at most eps.
-        restates: (e,) kappa eps / lambda_max, at most 1.
+        eps: thresholds, (e,), in the unit of the eigenvalues.
+        kappa: lambda_max divided by the smallest eigenvalue above eps, (e,); NaN if no eigenvalue is above eps.
+        valley: number of eigenvalues above eps, (e,).
+        river: number of eigenvalues of a magnitude of at most eps, (e,).
+        restates: kappa eps / lambda_max, (e,), at most 1.
     """
 
     eps: np.ndarray
@@ -35,20 +37,20 @@ class KappaMap:
     restates: np.ndarray
 
     def labels(self, delta: np.ndarray) -> np.ndarray:
-        """(e, d) the verdict for every threshold and every delta (d,): ``U``, ``V``, or ``no valley``.
+        """The verdict for every threshold and every delta (d,), (e, d): ``U``, ``V`` or ``no valley``.
 
-        V is everything that isn't U: how much larger than 1 kappa must be the definition leaves open.
+        Every valley that isn't a U is a V, because the definition leaves open how much larger than 1 kappa must be.
         """
         shape = np.where(self.kappa[:, None] <= 1 + np.asarray(delta), "U", "V")
         return np.where(self.valley[:, None] > 0, shape, "no valley")
 
 
 def kappa_map(eigenvalues: np.ndarray, eps: np.ndarray) -> KappaMap:
-    """Definition 1 for every threshold.
+    """Apply Definition 1 at every threshold.
 
     Args:
-        eigenvalues: (n,) all of them, in any order.
-        eps: (e,) positive thresholds.
+        eigenvalues: all eigenvalues, (n,), in any order.
+        eps: positive thresholds, (e,).
 
     Raises:
         InputError: an eigenvalue isn't finite, or a threshold isn't positive and finite.
@@ -58,11 +60,11 @@ def kappa_map(eigenvalues: np.ndarray, eps: np.ndarray) -> KappaMap:
         raise InputError("a spectrum has at least one eigenvalue, and all of them finite")
     if eps.ndim != 1 or not ((eps > 0) & np.isfinite(eps)).all():
         raise InputError("thresholds are positive finite numbers")
-    first = np.searchsorted(values, eps, side="right")  # of the eigenvalues above
+    first_above = np.searchsorted(values, eps, side="right")  # index of the smallest eigenvalue above eps
     below = np.searchsorted(values, -eps, side="left")
-    smallest = np.append(values, np.nan)[first]
+    smallest = np.append(values, np.nan)[first_above]
     kappa = values[-1] / smallest
-    return KappaMap(eps, kappa, len(values) - first, first - below, eps / smallest)
+    return KappaMap(eps, kappa, len(values) - first_above, first_above - below, eps / smallest)
 
 
 def thresholds(eigenvalues: np.ndarray, floor: float, count: int = 41) -> np.ndarray:

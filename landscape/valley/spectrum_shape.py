@@ -1,4 +1,4 @@
-"""How unequal the valley's eigenvalues are, of those that can be told from noise."""
+"""The anisotropy of a spectrum: how unequal its positive eigenvalues above a noise floor are."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ import numpy as np
 
 from landscape.errors import InputError
 
-# Below these shares of the largest magnitude an eigenvalue is rounding (of products in that precision).
+# An eigenvalue below this share of the largest magnitude is rounding, for products in the given precision.
 NUMERICAL = {"float32": 1e-5, "float64": 1e-13}
 
 
 @dataclass(frozen=True)
 class Anisotropy:
-    """The positive spectrum above a noise floor, and what lies outside it, counted apart.
+    """The anisotropy of the positive spectrum above a noise floor, with counts of all other eigenvalues.
 
     Attributes:
-        floor: magnitudes at or below it are taken for zero.
-        positive: how many eigenvalues are above the floor.
-        null: how many are within it, exact zeros included.
-        zeros: how many are exactly zero.
-        negative: how many are below minus the floor.
-        negative_mass: sum of the magnitudes of these, relative to that of all.
-        participation: (sum lambda)^2 / sum lambda^2 of the positive ones: how many equal eigenvalues would be as
-            concentrated; NaN where there is none.
-        quantile_ratio: the 90 % quantile of the positive ones by the 10 % quantile; NaN where there is none.
+        floor: noise floor; a magnitude of at most the floor counts as zero.
+        positive: number of eigenvalues above the floor.
+        null: number of eigenvalues within the floor, with the exact zeros.
+        zeros: number of eigenvalues that are exactly zero.
+        negative: number of eigenvalues below minus the floor.
+        negative_mass: sum of the magnitudes of the negative eigenvalues, as a share of the sum over all eigenvalues.
+        participation: (sum lambda)^2 / sum lambda^2 over the positive eigenvalues: the number of equal eigenvalues that
+            would be as concentrated; NaN if there is no positive one.
+        quantile_ratio: 90 % quantile of the positive eigenvalues divided by the 10 % quantile; NaN if there is no
+            positive one.
     """
 
     floor: float
@@ -39,14 +40,14 @@ class Anisotropy:
 
 
 def anisotropy(eigenvalues: np.ndarray, floor: float) -> Anisotropy:
-    """Measures of a spectrum's anisotropy.
+    """Measure a spectrum's anisotropy.
 
     Args:
-        eigenvalues: (n,) all of them.
-        floor: at least 0; see `noise_floor`.
+        eigenvalues: all eigenvalues, (n,).
+        floor: noise floor, at least 0; see `noise_floor`.
 
     Raises:
-        InputError: an eigenvalue isn't finite, or the floor is negative or isn't.
+        InputError: there is no eigenvalue, an eigenvalue isn't finite, or the floor is negative or not finite.
     """
     values = np.asarray(eigenvalues, dtype=np.float64)
     if not len(values) or not np.isfinite(values).all():
@@ -54,8 +55,8 @@ def anisotropy(eigenvalues: np.ndarray, floor: float) -> Anisotropy:
     if not 0 <= floor < np.inf:
         raise InputError(f"a noise floor is at least 0 and finite, not {floor}")
     positive, negative = values[values > floor], values[values < -floor]
-    some, total = len(positive) > 0, float(np.abs(values).sum())
-    low, high = np.quantile(positive, [0.1, 0.9]) if some else (np.nan, np.nan)
+    has_positive, total = len(positive) > 0, float(np.abs(values).sum())
+    low, high = np.quantile(positive, [0.1, 0.9]) if has_positive else (np.nan, np.nan)
     return Anisotropy(
         floor=floor,
         positive=len(positive),
@@ -63,22 +64,25 @@ def anisotropy(eigenvalues: np.ndarray, floor: float) -> Anisotropy:
         zeros=int((values == 0).sum()),
         negative=len(negative),
         negative_mass=float(np.abs(negative).sum()) / total if total else 0.0,
-        participation=float(positive.sum() ** 2 / (positive**2).sum()) if some else np.nan,
-        quantile_ratio=float(high / low) if some else np.nan,
+        participation=float(positive.sum() ** 2 / (positive**2).sum()) if has_positive else np.nan,
+        quantile_ratio=float(high / low) if has_positive else np.nan,
     )
 
 
 def noise_floor(eigenvalues: np.ndarray, precision: str, sampling: float = 0.0) -> float:
-    """What an eigenvalue must exceed to be told from zero: the larger of the numerical floor and the sampling one.
+    """The noise floor of a spectrum: the larger of the numerical floor and the sampling floor.
+
+    An eigenvalue of at most this magnitude can't be distinguished from zero.
 
     Args:
-        eigenvalues: (n,).
-        precision: of the products, ``float32`` or ``float64``.
-        sampling: half the spectral norm of the difference of the Hessians on two halves of the data, which is what a
-            Hessian on all of them is off by, as far as two halves can tell (by Weyl no eigenvalue moves by more).
+        eigenvalues: eigenvalues, (n,).
+        precision: precision of the products, ``float32`` or ``float64``.
+        sampling: sampling floor, default 0. Give half the spectral norm of the difference of the Hessians on two halves
+            of the data. That estimates the error of the Hessian on all data, and by Weyl's inequality no eigenvalue
+            moves by more.
 
     Raises:
-        InputError: an unknown precision.
+        InputError: ``precision`` is unknown.
     """
     if precision not in NUMERICAL:
         raise InputError(f"the numerical floor is known in {' and '.join(NUMERICAL)}, not in {precision}")

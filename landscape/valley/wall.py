@@ -1,9 +1,10 @@
-"""Two walls about a centre, c + a_left w((t0 - t)) to its left, c + a_right w((t - t0)) to its right, fitted to curves.
+"""Least-squares fits of two walls to curves: c + a_left w(t0 - t) left of the centre t0, c + a_right w(t - t0) right.
 
-The walls are powers, w(d) = d^p, or those of a bowl: round at the floor, w ~ d^2, and flatter further away. For given
-centre and wall the model is linear in c and the heights, which are never negative. It is solved in closed form for
-every centre and wall of a grid and for all curves at once, so that there is no start to choose and no local minimum to
-be caught in. A wall of negative height is left out, which is then the best that is allowed, as the problem is convex.
+The walls w are powers, w(d) = d^p, or bowls: round at the floor, w ~ d^2, and flatter further away. For a given centre
+and wall the model is linear in c and in the heights a_left and a_right, which must not be negative. The model is solved
+in closed form for every centre and wall of a grid and for all curves at once. So the fit needs no initial values and
+can't end in a local minimum. A wall whose best height is negative is left out. That is the best allowed fit, because
+the problem is convex.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from functools import lru_cache
 
 import numpy as np
 
-# Exponents at a ratio of 3 %, from cusps to all but rectangular floors; centres at the positions and between them, as
-# far as these are no more than so many, for the fits of all curves together take memory.
+# Exponents in steps of 3 %, from cusps to almost rectangular floors. Centres are the positions and the midpoints
+# between them, but no more than this number, because fits of all curves at once take memory.
 EXPONENTS = np.geomspace(0.5, 10.0, 101)
 _MOST_CENTRES = 121
-# Radii of a bowl's floor by half of the profile's length, from a hole to what is all but a parabola, one for each side.
+# Radii of a bowl's floor in units of half the profile's length, from a hole to almost a parabola; one for each side.
 _RADII = np.geomspace(0.1, 3.0, 8)
 _BOWLS = (
     lambda x: 1 - np.exp(-(x**2)),
@@ -32,13 +33,13 @@ class Walls:
     """The best fit to each of b curves.
 
     Attributes:
-        exponent: (b,) p.
-        centre: (b,) t0.
-        left: (b,) a_left times its length to the power p: the rise to the first position.
-        right: (b,) the rise to the last position.
-        floor: (b,) c.
-        misfit: (b,) root mean square of what is left, in the unit of the curves.
-        fitted: (b, m) the fit.
+        exponent: exponent p, (b,).
+        centre: centre t0, (b,).
+        left: rise to the first position, (b,): a_left times the left wall's length to the power p.
+        right: rise to the last position, (b,): a_right times the right wall's length to the power p.
+        floor: floor c, (b,).
+        misfit: root mean square of the fit's residuals, (b,), in the unit of the curves.
+        fitted: fitted values, (b, m).
     """
 
     exponent: np.ndarray
@@ -51,12 +52,12 @@ class Walls:
 
 
 def fit_walls(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray = EXPONENTS) -> Walls:
-    """Fit two walls that are powers to curves by least squares.
+    """Fit two power walls to each curve by least squares.
 
     Args:
-        t: (m,) ascending positions.
-        curves: (b, m).
-        exponents: (e,) those that are tried.
+        t: ascending positions, (m,).
+        curves: curves, (b, m).
+        exponents: exponents of the grid, (e,); default `EXPONENTS`.
     """
     centres, powers, columns = _powers(t.tobytes(), exponents.tobytes())
     best, a_left, a_right = columns.solve(curves)
@@ -73,13 +74,14 @@ def fit_walls(t: np.ndarray, curves: np.ndarray, exponents: np.ndarray = EXPONEN
 
 
 def fit_bowls(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """The fitted values (b, m) of bowls of three forms: 1 - exp(-x^2), x^2 / (1 + x^2), log(1 + x^2), x = |t - t0| / s.
+    """The fitted values (b, m) of the best bowl for each curve.
 
-    Either side has a radius s of its own, so that one side may be a plateau and the other not.
+    Bowls have one of three forms: 1 - exp(-x^2), x^2 / (1 + x^2), or log(1 + x^2), with x = |t - t0| / s. Each side has
+    its own radius s. So one side may be a plateau while the other is not.
 
     Args:
-        t: (m,) ascending positions from -1 to 1.
-        curves: (b, m).
+        t: ascending positions from -1 to 1, (m,).
+        curves: curves, (b, m).
     """
     columns = _bowls(t.tobytes())
     return columns.at(*columns.solve(curves), curves)
@@ -87,7 +89,7 @@ def fit_bowls(t: np.ndarray, curves: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Columns:
-    """The two columns (g, m) of g models, less their means, and their products (g, 1)."""
+    """The two columns (g, m) of each of g linear models, centred, with their means (g,) and their products (g, 1)."""
 
     left: np.ndarray
     right: np.ndarray
@@ -113,7 +115,7 @@ class _Columns:
         )  # fmt: skip
 
     def solve(self, curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The best model of each curve (b, m), by its index (b,), and the heights (b,) of its two walls."""
+        """The index (b,) of the best model of each curve (b, m), and the heights (b,) of its two walls."""
         centred = curves - curves.mean(axis=1, keepdims=True)
         along_left, along_right = self.left @ centred.T, self.right @ centred.T  # (g, b)
         only_left = np.maximum(along_left, 0) ** 2 * self.inverse_left
@@ -133,7 +135,7 @@ class _Columns:
         return best, np.maximum(a_left, 0), np.maximum(a_right, 0)
 
     def at(self, best: np.ndarray, a_left: np.ndarray, a_right: np.ndarray, curves: np.ndarray) -> np.ndarray:
-        """The fitted values (b, m) of a solution."""
+        """The fitted values (b, m) of a solution of `solve`."""
         walls = a_left[:, None] * self.left[best] + a_right[:, None] * self.right[best]
         return np.asarray(curves.mean(axis=1, keepdims=True) + walls)
 
@@ -147,7 +149,7 @@ def _powers(positions: bytes, exponents: bytes) -> tuple[np.ndarray, np.ndarray,
     return centre, exponent, _Columns.of(left, right)
 
 
-@lru_cache(maxsize=2)  # each takes as many models as there are pairs of radii
+@lru_cache(maxsize=2)  # each entry has a model for every pair of radii, form and centre
 def _bowls(positions: bytes) -> _Columns:
     t = np.frombuffer(positions)
     centres = _centres(t, _MOST_CENTRES // 2)
@@ -164,5 +166,5 @@ def _centres(t: np.ndarray, most: int) -> np.ndarray:
 
 
 def _inverse(values: np.ndarray, least: np.ndarray | float = 0.0) -> np.ndarray:
-    """1 / x where x is above ``least``, else 0: a column that isn't there explains nothing."""
+    """1 / x where x is above ``least``, else 0, because a column that is zero explains nothing."""
     return np.divide(1.0, values, out=np.zeros_like(values), where=values > least)
