@@ -1,7 +1,7 @@
 """Read folders of ``torch.distributed.checkpoint``: pieces of tensors in several files, and a pickle that locates them.
 
 torch's own reader unpickles whatever the folder names. Here each object that describes a tensor becomes a `_Described`,
-which only holds values. Every other object becomes a `LeftOut`, which does nothing.
+which only holds values. Sizes and dtypes stay; every other object becomes a `LeftOut`, which does nothing.
 """
 
 import io
