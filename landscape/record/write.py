@@ -1,4 +1,4 @@
-"""Writes a record, one finished unit after the other, so that whatever ends the run costs at most one unit."""
+"""Write a record unit by unit; whatever ends the run costs at most one unit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from landscape.record.schema import Layout, layout_of, unit_of
 
 
 class RecordWriter:
-    """Collects the units of a request in `<OUT>.parts` and makes OUT of them.
+    """Collect the units of a request in `<OUT>.parts`, and merge them into OUT.
 
-    As a context manager it keeps other runs out, and finishes a complete record when the block ends without an
-    exception; an incomplete one stays as parts, which the next run with the same request goes on from.
+    As a context manager, the writer keeps other runs out. If the block ends without an exception, a complete record is
+    finished. An incomplete record stays as parts, from which the next run with an equal request continues.
 
     Attributes:
-        path: OUT.
-        request: what was asked for.
-        follows: another process writes.
-        finished: OUT has all that was asked for; there is nothing to measure.
+        path: path of the record, OUT.
+        request: the request.
+        follows: whether another process writes.
+        finished: whether OUT has everything that was asked for, so that nothing is left to measure.
     """
 
     def __init__(
@@ -42,21 +42,24 @@ class RecordWriter:
         append: bool = False,
         follows: bool = False,
     ) -> None:
-        """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
+        """Look for a record and parts that exist already.
 
-        A finished record needs no folder that can be written: leftovers stay there then.
+        Before the first unit, nothing is written and only leftovers are removed. The folder of a finished record need
+        not be writable; leftovers then stay there.
 
         Args:
-            path: the record to make.
-            request: what is asked for.
-            overwrite: replace a record of another request, when the new one is complete; drop the parts of another.
-            append: join the units to the record that is there.
-            follows: write nothing, as another process writes the same; each call here is made after its own.
+            path: path of the record to make.
+            request: the request.
+            overwrite: replace a record of another request once the new record is complete, and drop the parts of
+                another request; False by default.
+            append: add the units to the record that exists; False by default.
+            follows: write nothing, because another process writes the record; each call here must come after that
+                process's own call; False by default.
 
         Raises:
-            InputError: the folder is missing or not writable; another run writes OUT; OUT is not a landscape record;
-                OUT or its parts are of another request, and neither option tells what to do; the settings do not allow
-                to append.
+            InputError: both options are given; the folder is missing or not writable; another run writes OUT; OUT is
+                not a landscape record; OUT or its parts are of another request, and neither option is given; the
+                settings do not allow appending.
         """
         if overwrite and append:
             raise InputError("--overwrite and --append exclude each other; give one of them")
@@ -67,9 +70,9 @@ class RecordWriter:
         unwritable = _unwritable(self.path, self._parts.folder)
         if unwritable is not None and not os.path.isfile(self.path):
             raise unwritable
-        other = None if follows else self._parts.writer()  # first, or it might finish while this looks around
-        there, rows = survey(self.path) if self.path.exists() else (None, {})
-        kept, self._rows = (None, {}) if overwrite else (there, rows)
+        other = None if follows else self._parts.writer()  # asked first: that run might finish during the checks
+        existing, rows = survey(self.path) if self.path.exists() else (None, {})
+        kept, self._rows = (None, {}) if overwrite else (existing, rows)
         self._target = self._join(kept, append)
         self.finished = kept is not None and kept.fingerprint == self._target.fingerprint
         if unwritable is not None:
@@ -84,7 +87,7 @@ class RecordWriter:
             self._fit(name, _layout_at(file, name), file)
 
     def _join(self, there: Request | None, append: bool) -> Request:
-        """What OUT will be the answer to."""
+        """The request that OUT will fulfil."""
         if there is None:
             return self.request
         if not append and there.fingerprint != self.request.fingerprint:
@@ -103,11 +106,11 @@ class RecordWriter:
         unfinished = self._parts.request()
         if unfinished is None:
             if self.finished and self._parts.folder.is_dir():
-                self._parts.remove()  # a run was ended when only the folder was left
+                self._parts.remove()  # an earlier run ended when only the folder was left
         elif unfinished.fingerprint == self.request.fingerprint and not self.finished:
             self._rows = self._parts.rows() | self._rows
         elif overwrite or (kept is not None and kept.covers(unfinished)):
-            self._parts.remove()  # given up, or merged by a run that was ended before it could remove them
+            self._parts.remove()  # given up, or merged by a run that ended before removing them
         elif not self.finished:
             raise InputError(
                 f"{self._parts.folder} is the unfinished record of another request "
@@ -129,13 +132,13 @@ class RecordWriter:
             return provenance_in(file[measurement], row.position)
 
     def previous(self, measurement: str, sha256: str) -> xr.Dataset | None:
-        """What was measured on the checkpoint before this one; None where there is none."""
+        """The row of this measurement for the checkpoint before this one; None if there is none."""
         order = list(self._target.checkpoints[measurement])
         position = order.index(sha256)
         return self.stored(measurement, order[position - 1]) if position else None
 
     def stored(self, measurement: str, sha256: str) -> xr.Dataset | None:
-        """The row of this measurement of this checkpoint; None where there is none."""
+        """The row of this measurement of this checkpoint; None if there is none."""
         row = self._rows.get((measurement, sha256))
         if row is None:
             return None
@@ -143,17 +146,17 @@ class RecordWriter:
             return row_at(group, row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
-        """Store one unit; it is on disk when this returns.
+        """Store one unit; the unit is on disk when the method returns.
 
         Args:
-            measurement: one that was asked for.
-            measured: its variables, without the checkpoint dimension, each with `units` and `long_name`.
-            provenance: how it came to be, JSON-able; `provenance["checkpoint"]` has `path`, `sha256` and `step`
+            measurement: name of a measurement in the request.
+            measured: variables of the unit, without the checkpoint dimension, each with `units` and `long_name`.
+            provenance: how the unit came to be, JSON-able; `provenance["checkpoint"]` has `path`, `sha256` and `step`
                 (None if unknown).
 
         Raises:
-            InputError: the disk does not take it; it does not fit to the other checkpoints' units.
-            ValueError: it was not asked for or is there already; the data set breaks a rule of the schema.
+            InputError: the disk does not take the unit, or the unit does not fit the other checkpoints' units.
+            ValueError: the unit was not asked for or is there already, or the data set breaks a rule of the schema.
         """
         unit = (measurement, str(provenance["checkpoint"]["sha256"]))
         if unit not in self.request.units or self.done(*unit):
@@ -180,13 +183,13 @@ class RecordWriter:
             ) from error
 
     def finish(self) -> Path:
-        """Merge all units to OUT and remove the parts.
+        """Merge all units into OUT and remove the parts.
 
         Returns:
-            OUT.
+            The path of OUT.
 
         Raises:
-            InputError: the disk does not take it; the parts are kept.
+            InputError: the disk does not take the record; the parts are kept.
             RuntimeError: a unit is missing.
         """
         if self.finished:
@@ -202,7 +205,7 @@ class RecordWriter:
         return self.path
 
     def __enter__(self) -> Self:
-        """The writer itself, with other runs kept out.
+        """Keep other runs out, and return the writer.
 
         Raises:
             InputError: another run has begun to write.
@@ -214,7 +217,7 @@ class RecordWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish what is complete, and let other runs in."""
+        """Finish the record if it is complete and no exception was raised, and let other runs in."""
         try:
             if kind is None:
                 self.close()
@@ -228,7 +231,10 @@ class RecordWriter:
 
 
 def _unwritable(record: Path, parts: Path) -> InputError | None:
-    """Why nothing can be written; None where it can. Tried: permissions don't tell of file systems or the superuser."""
+    """The error to raise if the record cannot be written; None if it can.
+
+    Writing is tried, because permissions show neither a read-only file system nor the rights of the superuser.
+    """
     try:
         for folder in [record.parent, parts] if parts.is_dir() else [record.parent]:
             with tempfile.TemporaryFile(dir=folder):
