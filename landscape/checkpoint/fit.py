@@ -34,8 +34,9 @@ def fit_state(state: Mapping[str, Tensor], model: nn.Module, where: str) -> tupl
         each change.
 
     Raises:
-        InputError: Names are missing or unexpected, shapes or kinds of number differ, tied names have different values,
-            a parameter has a NaN or infinite entry, a buffer has a NaN entry, or the model has lazy parameters.
+        InputError: Names are missing or unexpected, or shapes, kinds of number or the values of tied names differ.
+            Likewise if a parameter has a NaN or infinite entry, a buffer has a NaN entry, or the model has lazy
+            parameters.
     """
     expected = _expected(model, where)
     ties = _ties(expected)

@@ -43,8 +43,8 @@ def join_records(
         Path of the record that was made; for an unfinished record, the folder of its parts.
 
     Raises:
-        InputError: a file is no finished record or damaged, settings or problems differ, ``out`` is one of the records,
-            is there already, is no record or is being measured, or the disk doesn't take it.
+        InputError: a file is no finished record or damaged, settings or problems differ, or the disk doesn't take the
+            record. Likewise if ``out`` is one of the records, exists already, is no record or is being measured.
     """
     if not records:
         raise InputError("no record given; name those to be joined")

@@ -4,8 +4,8 @@
 sizes as Python expressions. It looks up what a node calls from ``torch`` on (``torch.os.system`` included), and imports
 the types that a structure of arguments names. It writes names and traces into Python code that it runs.
 
-The new archive therefore holds only tensors stored as bytes, calls of ATen's operators and of a few functions for sizes
-and control flow, sizes that are arithmetic, tuples, lists and dictionaries, and plain names.
+The new archive therefore holds only tensors stored as bytes, tuples, lists and dictionaries, and plain names. Its graph
+only calls ATen's operators and a few functions for sizes and control flow. Its sizes are arithmetic.
 """
 
 from __future__ import annotations
