@@ -1,4 +1,4 @@
-"""Checkpoints: written in one format, read from every usual one without running code, and fitted to a model."""
+"""Checkpoints: write them in one format, read every usual format without running code, and fit them to a model."""
 
 from landscape.checkpoint.fit import fit_state, fitting_names
 from landscape.checkpoint.layout import OPTIMIZER_KEYS

@@ -1,7 +1,7 @@
-"""Reads the object in a file, and never runs code from it unless that is asked for.
+"""Read the object in a checkpoint file, running no code from the file unless the caller allows it.
 
-``torch.load(weights_only=True)`` is the gate: it builds tensors and plain containers alone, and stand-ins for other
-objects where these can be left out. What a pickle names is found by reading it, which runs nothing.
+``torch.load(weights_only=True)`` is the gate. It builds only tensors and plain containers. Stand-ins replace other
+objects that can be left out. The globals that a pickle names are found by reading its operations, which runs no code.
 """
 
 import io
@@ -25,22 +25,22 @@ from landscape.reporting.messages import cause, listed
 
 _DAMAGED = "is cut short or damaged"
 _AGAIN = "copy it again or take an earlier checkpoint"
-_MOST_OPERATIONS = 10**6  # looked through for the names of code, of which a message has four
+_MOST_OPERATIONS = 10**6  # searched for names of code; a message lists four names
 
 
 def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> tuple[object, tuple[str, ...]]:
-    """The object in a file of ``torch.save``, in its zip format or the one before it.
+    """The object in a ``torch.save`` file, in the zip format or the older pickle format.
 
     Args:
-        path: The file.
-        kind: ``zip`` or ``pickle``, as recognised.
-        allow_code_execution: Unpickle whatever is in the file, running the code it names.
+        path: Path of the file.
+        kind: Kind of the file, ``zip`` or ``pickle``, as `recognise` returns it.
+        allow_code_execution: Unpickle every object in the file, which runs the code that the pickle names.
 
     Returns:
-        The object, and a note on what of it was left out.
+        The object, and a note that lists the objects left out, if any.
 
     Raises:
-        InputError: The file is damaged, or unpickling it would run code and that is not allowed.
+        InputError: The file is damaged, or unpickling it would run code and ``allow_code_execution`` is false.
     """
     plain = kind == "pickle" and not _has_magic_number(path)
     if plain and not allow_code_execution:
@@ -56,7 +56,7 @@ def load_pickled(path: Path, kind: Kind, allow_code_execution: bool) -> tuple[ob
             return _load_safely(path, file, kind)
     except InputError:
         raise
-    except Exception as error:  # damaged bytes raise nearly every type there is
+    except Exception as error:  # damaged bytes raise nearly every type of exception
         raise InputError(f"{path}: {_refusal(path, kind, error, allow_code_execution)}") from error
 
 
@@ -75,19 +75,19 @@ def _load_safely(path: Path, file: IO[bytes], kind: Kind) -> tuple[object, tuple
 
 
 def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors in safetensors files, with those restored that were left out as duplicates of tied ones.
+    """The tensors in safetensors files, including tied tensors that a file stores only once.
 
-    ``safetensors.torch.save_model`` keeps one of the names that share a tensor and records ``left out: kept`` in the
-    file's metadata.
+    ``safetensors.torch.save_model`` stores a tied tensor under one name. The file's metadata maps each omitted name to
+    the stored name, by which the omitted names are restored.
 
     Args:
-        files: One, or all that a model's weights were split into.
+        files: The one file, or all shards of a model's weights.
 
     Returns:
-        The tensors by name, and notes on what was restored.
+        The tensors by name, and a note on each restored name.
 
     Raises:
-        InputError: A file is damaged or holds no tensors, or two files hold one of the same name.
+        InputError: A file is damaged or holds no tensors, or two files hold tensors of one name.
     """
     state: dict[str, Tensor] = {}
     notes: tuple[str, ...] = ()
@@ -103,7 +103,7 @@ def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[st
 def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # Cloned, as the tensors are otherwise windows on a file that a training job may overwrite.
+            # Cloned, because the tensors are views of the mapped file, which a training job may overwrite.
             state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
@@ -116,14 +116,14 @@ def _load_safetensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def refuse_explosive(path: Path, kind: Kind) -> None:
-    """Refuse a file of ``torch.save`` whose pickle would take memory or time without bound.
+    """Refuse a ``torch.save`` file whose pickle would take unbounded memory or time.
 
     Raises:
-        InputError: it would.
+        InputError: the pickle is one that `landscape.checkpoint.scan.refuse_bombs` refuses.
     """
     try:
         with path.open("rb") as file:
-            # torch's own reader: of two pickles in one archive the one that it will load
+            # Read with torch's own reader: of two pickles in an archive, it gives the one that torch.load takes.
             pickled = torch._C.PyTorchFileReader(file).get_record("data.pkl") if kind == "zip" else None
             refuse_bombs(file if pickled is None else io.BytesIO(pickled))
     except InputError as error:
@@ -162,14 +162,14 @@ def _plain_pickle_refusal(path: Path) -> str:
 
 
 def _code_in_file(path: Path, kind: Kind) -> list[str]:
-    """The globals that a file of ``torch.save`` names, other than those the safe loader knows."""
+    """Globals that a ``torch.save`` file names, without those that the safe loader knows."""
     return _code_in_zip(path) if kind == "zip" else _code_in_pickle(path)
 
 
 def _code_in_zip(path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except Exception:  # damaged, or of a pickle protocol that torch does not list
+    except Exception:  # damaged, or in a pickle protocol whose globals torch cannot list
         return _code_in_zipped_pickle(path)
 
 
@@ -179,7 +179,7 @@ def _code_in_zipped_pickle(path: Path) -> list[str]:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(name) as file:
                 return _code_in(file)
-    except Exception:  # damaged, which is then what the message says
+    except Exception:  # damaged, which the message then says
         return []
 
 
@@ -189,7 +189,7 @@ def _code_in_pickle(path: Path) -> list[str]:
 
 
 def _code_in(file: IO[bytes]) -> list[str]:
-    """The globals that the pickles at the head of a file name, other than those every state dict needs.
+    """Globals named by the first five pickles in a file, without those that every state dict needs.
 
     ``torch.save``'s older format is five pickles in a row: magic number, protocol, machine, object, storage keys.
     """
@@ -197,10 +197,10 @@ def _code_in(file: IO[bytes]) -> list[str]:
 
 
 def _is_rebuilding(name: str) -> bool:
-    """Whether it is a global that state dicts need: containers, bytes, storages, how to rebuild a tensor."""
+    """Whether state dicts need the global, such as a container, a storage type or a function to rebuild tensors."""
     module, _, attribute = name.rpartition(".")
     if module == "torch":
-        is_dtype = isinstance(vars(torch).get(attribute), torch.dtype)  # getattr would import what it names
+        is_dtype = isinstance(vars(torch).get(attribute), torch.dtype)  # getattr could import a submodule of torch
         return is_dtype or attribute.endswith("Storage") or attribute in ("Size", "Tensor", "device")
     return (
         module == "collections"
@@ -211,12 +211,12 @@ def _is_rebuilding(name: str) -> bool:
 
 def _has_magic_number(path: Path) -> bool:
     with path.open("rb") as file:
-        beginning = islice(operations(file), 3)  # protocol, frame in newer ones, number
+        beginning = islice(operations(file), 3)  # the protocol, a frame in newer protocols, and the number
         return any(argument == torch.serialization.MAGIC_NUMBER for _, argument in beginning)
 
 
 def _globals(file: IO[bytes]) -> Iterator[str]:
-    """Every global that the next pickle names, in its order and without unpickling it."""
+    """Globals that the next pickle names, in order, found without unpickling."""
     strings: list[str] = []
     memo: dict[int, str] = {}
     for name, argument in islice(operations(file), _MOST_OPERATIONS):

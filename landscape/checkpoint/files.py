@@ -1,4 +1,4 @@
-"""The files that a checkpoint is made of, by which it is known, and whether they stay what they are."""
+"""Find the files of a checkpoint, compute their digest, and notice when they change."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ from pathlib import Path
 from landscape.errors import InputError
 from landscape.reporting.messages import cause, listed
 
-_LARGEST_INDEX = 2**26
+_LARGEST_INDEX = 2**26  # bytes
 
 
 def shards_of(folder: Path, single: str = "model.safetensors") -> list[Path]:
-    """The files in a folder that together hold a model's weights; none where there are no such files.
+    """Files in a folder that together hold a model's weights; empty if there are none.
 
     Args:
-        folder: as Hugging Face has it.
-        single: the name of the one file, which is taken where it is there, as transformers takes it; else the name of
-            the index of several begins with it.
+        folder: path of a folder in the layout of Hugging Face.
+        single: name of the single weights file. If this file exists, it is taken, as transformers does. Otherwise the
+            index ``{single}.index.json`` names the shards.
 
     Raises:
-        InputError: the index that names them is damaged, or names files that aren't in the folder.
+        InputError: the index is damaged, or names files that aren't in the folder.
     """
     if (folder / single).is_file():
         return [folder / single]
@@ -30,7 +30,7 @@ def shards_of(folder: Path, single: str = "model.safetensors") -> list[Path]:
 
 
 def shards_in(folder: Path, index: Path) -> list[Path]:
-    """The files in a folder that an index names.
+    """The shards in a folder that an index names.
 
     Raises:
         InputError: the index is damaged, or names files that aren't in the folder.
@@ -47,13 +47,13 @@ def shards_in(folder: Path, index: Path) -> list[Path]:
 
 
 def files_in(folder: Path, names: Sequence[object], named_in: Path) -> list[Path]:
-    """The files in a folder, or in folders of it, that a file of settings or an index names.
+    """Paths of the files in a folder or its subfolders that a settings file or an index names.
 
-    Links are followed, since a cache of Hugging Face consists of them: what counts is the content, which is in the
-    digest.
+    Links are followed, because a Hugging Face cache consists of links. The digest covers the content of the linked
+    file.
 
     Raises:
-        InputError: a name is none, leads out of the folder, or is of no file.
+        InputError: a name isn't text, leads out of the folder, or is the name of no file.
     """
     if wrong := [name for name in names if not (_stays_inside(name) and os.path.isfile(folder / str(name)))]:
         raise InputError(f"{named_in}: names {listed(map(repr, wrong))}, not in {folder}; copy the whole folder again")
@@ -65,17 +65,17 @@ def _stays_inside(name: object) -> bool:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """SHA-256 of a file; of several that of their names and digests."""
-    found = []
+    """SHA-256 of one file, or of the names and digests of several files, in hexadecimal."""
+    digests = []
     for path in files:
         with path.open("rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(found) == 1:
-        return found[0]
-    lines = (f"{path.name}:{each}\n" for path, each in zip(files, found, strict=True))
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(digests) == 1:
+        return digests[0]
+    lines = (f"{path.name}:{each}\n" for path, each in zip(files, digests, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def identity(files: Sequence[Path]) -> list[tuple[int, int, int]]:
-    """What changes when somebody writes one of the files."""
+    """Inode, size in bytes and modification time in ns of each file; they change when somebody writes the file."""
     return [(status.st_ino, status.st_size, status.st_mtime_ns) for status in (path.stat() for path in files)]

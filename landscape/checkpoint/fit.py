@@ -1,4 +1,4 @@
-"""Fits the tensors of a file to the names, shapes and ties of a model."""
+"""Fit the tensors of a checkpoint to a model's names, shapes and ties."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -10,31 +10,33 @@ from torch import Tensor, nn
 from landscape.errors import InputError
 from landscape.reporting.messages import listed
 
-# What DistributedDataParallel, torch.compile and Lightning put before every name; more of them is no wrapping.
+# Prefixes that DistributedDataParallel, torch.compile and Lightning put before every name, at most eight in a row.
 _WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model)\.){0,8}")
-_MOST_RUNS = 50  # of wrappers; each is tried on every name
+_MOST_RUNS = 50  # of wrapper prefixes; each run is tried on every name
 
 
 def fit_state(state: Mapping[str, Tensor], model: nn.Module, where: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of ``state`` under the model's own names.
+    """Fit the tensors of ``state`` to the names, shapes and ties of ``model``.
 
-    The wrapper prefixes ``module.``, ``_orig_mod.`` and ``model.`` are removed, or added where the model has them and
-    the file does not, in the one way that leaves the fewest missing and unexpected names; names that fit stay as they
-    are. A name that the model ties to another is filled from the other. BatchNorm's ``num_batches_tracked``, which
-    old files lack, is kept as the model has it. Nothing is cast, and the model is not changed.
+    The wrapper prefixes ``module.``, ``_orig_mod.`` and ``model.`` are removed, or added if only the model has them.
+    The choice that leaves the fewest missing and unexpected names is taken, and names that fit stay unchanged. If the
+    file lacks one of several tied names, its tensor is taken from another of these names. BatchNorm's
+    ``num_batches_tracked``, which old files lack, keeps the model's value. Nothing is cast, and the model is not
+    changed.
 
     Args:
         state: Tensors by name, as in a checkpoint.
-        model: The model to fit them to.
-        where: What to call the file in messages.
+        model: The model to fit the tensors to.
+        where: The file's name for messages.
 
     Returns:
-        One tensor for each name in ``model.state_dict()``, in its order (tied names share one tensor), and a note on
-        each thing that was done.
+        One tensor for each name in ``model.state_dict()``, in that order (tied names share one tensor), and a note on
+        each change.
 
     Raises:
-        InputError: Names are missing or unexpected, shapes or kinds of number differ, tied names have different
-            values, a parameter has a NaN or an infinity in it, or a buffer a NaN.
+        InputError: Names are missing or unexpected, or shapes, kinds of number or the values of tied names differ.
+            Likewise if a parameter has a NaN or infinite entry, a buffer has a NaN entry, or the model has lazy
+            parameters.
     """
     expected = _expected(model, where)
     ties = _ties(expected)
@@ -53,7 +55,7 @@ def fit_state(state: Mapping[str, Tensor], model: nn.Module, where: str) -> tupl
 
 
 def _expected(model: nn.Module, where: str) -> dict[str, Tensor]:
-    entries = model.state_dict(keep_vars=True)  # the parameters themselves, so that ties can be seen
+    entries = model.state_dict(keep_vars=True)  # the parameters themselves, to recognise ties by address or identity
     lazy = [
         name for name, value in entries.items() if isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer)
     ]
@@ -64,11 +66,13 @@ def _expected(model: nn.Module, where: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _Renaming:
+    """A run of wrapper prefixes to remove from every name, and a run to add."""
+
     removed: str
     added: str
 
     def apply(self, names: Iterable[str]) -> dict[str, str]:
-        """The new name of each old one."""
+        """Map each old name to its new name."""
         return {name: self.added + name.removeprefix(self.removed) for name in names}
 
     def note(self) -> tuple[str, ...]:
@@ -78,13 +82,13 @@ class _Renaming:
 
 
 def fitting_names(names: Collection[str], expected: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Each name without, or with, the wrappers' prefixes that the expected ones have not, or have.
+    """Map names to expected names by removing or adding the prefixes of wrappers.
 
-    Of all runs of prefixes to remove and to add the one with the fewest missing and unexpected names; of equals, the
-    one that changes least.
+    All runs of prefixes are tried for removal and for addition. The pair of runs with the fewest missing and unexpected
+    names is taken; among equal pairs, the one that changes the fewest characters.
 
     Returns:
-        The new name of each, and a note on each thing that was done.
+        The new name of each name, and a note on each prefix removed or added.
     """
     best, least = _Renaming("", ""), (len(set(names) ^ set(expected)), 0)
     for renaming in (_Renaming(r, a) for r in _wrappings(names) for a in _wrappings(expected)):
@@ -96,7 +100,7 @@ def fitting_names(names: Collection[str], expected: Collection[str]) -> tuple[di
 
 
 def _wrappings(names: Iterable[str]) -> list[str]:
-    """Every run of wrapper prefixes that some name begins with, the empty one included."""
+    """Runs of wrapper prefixes that some name begins with, shortest first, including the empty run."""
     longest = {_WRAPPERS.match(name).group() for name in names}  # type: ignore[union-attr]
     runs = {run[: dot + 1] for run in longest for dot, letter in enumerate(run) if letter == "."} | {""}
     return sorted(runs, key=lambda run: (len(run), run))[:_MOST_RUNS]
@@ -132,17 +136,17 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _ties(expected: Mapping[str, Tensor]) -> list[list[str]]:
-    """The groups of names under which the model has one and the same tensor."""
+    """Groups of names that share one tensor in the model."""
     groups: dict[object, list[str]] = {}
     for name, tensor in expected.items():
-        address = 0 if tensor.is_meta else tensor.data_ptr()  # 0 also when it has no elements
+        address = 0 if tensor.is_meta else tensor.data_ptr()  # also 0 for a tensor without elements
         key = (tensor.device, address, tensor.shape, tensor.stride()) if address else id(tensor)
         groups.setdefault(key, []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
 def _fill_ties(fitted: dict[str, Tensor], ties: list[list[str]]) -> tuple[str, ...]:
-    """Fills tied names that the file lacks from one that it has, in place."""
+    """Fill tied names that the file lacks from a tied name that the file has, in place."""
     notes = []
     for names in ties:
         present = next((name for name in names if name in fitted), None)
@@ -180,7 +184,7 @@ def _check_names(missing: list[str], unexpected: list[str], where: str) -> None:
 
 
 def _check_finite(fitted: Mapping[str, Tensor], parameters: Mapping[str, Tensor], where: str) -> None:
-    """A buffer may be infinite, as attention masks are; nothing may be NaN."""
+    """Refuse NaN entries, and infinite entries of parameters; a buffer may be infinite, as attention masks are."""
     counts = {name: _bad_entries(value, infinite=name in parameters) for name, value in fitted.items()}
     wrong = [f"{name} ({count} of {fitted[name].numel()} entries)" for name, count in counts.items() if count]
     if wrong:
@@ -190,5 +194,5 @@ def _check_finite(fitted: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
 def _bad_entries(tensor: Tensor, infinite: bool) -> int:
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return 0
-    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # 8-bit floats have no such tests
-    return int((~wide.isfinite() if infinite else wide.isnan()).sum())
+    values = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch lacks isfinite for some 8-bit floats
+    return int((~values.isfinite() if infinite else values.isnan()).sum())

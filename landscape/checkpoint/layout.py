@@ -1,4 +1,4 @@
-"""Where the weights, the step and the optimizer lie in the dictionaries that training scripts save."""
+"""Find the weights, the step and the optimizer state in the dictionaries that training scripts save."""
 
 import contextlib
 import hashlib
@@ -17,12 +17,12 @@ from landscape.checkpoint.store import FORMAT, VERSION
 from landscape.errors import InputError
 from landscape.reporting.messages import counted, listed, one_line
 
-# The first of these that holds weights is taken: the weights being trained before an average of them.
+# The first key that holds weights is taken. The trained weights come before an average of them.
 WEIGHT_KEYS = (
     *("model", "state_dict", "model_state_dict", "module", "net", "network", "weights", "params"),
     *("ema", "model_ema", "state_dict_ema"),
 )
-# An epoch is no step: how many steps it has depends on data that the file does not describe.
+# An epoch is not a step: its number of steps depends on the data, which the file does not describe.
 STEP_KEYS = ("step", "global_step", "iteration", "iter_num", "iter")
 OPTIMIZER_KEYS = (
     *("optimizer", "optimizer_state_dict", "optimizer_states", "optimizers"),
@@ -37,14 +37,14 @@ _OWN_KINDS: dict[str, Any] = {
     "arguments": dict,
     "metrics": dict,
 }
-_MOST_STEPS = 2**63 - 1  # as records store them
+_MOST_STEPS = 2**63 - 1  # records store steps as int64
 _PLAIN = None | int | float | str | list | tuple | dict
-_DEEPEST, _MOST_VALUES = 50, 10**6  # of arguments
+_DEEPEST, _MOST_VALUES = 50, 10**6  # of arguments: levels of nesting, and values
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found in the object that a file holds; the fields are those of ``Checkpoint``."""
+    """The weights and other entries found in the object of a file; the fields are those of ``Checkpoint``."""
 
     state: dict[str, Tensor]
     format: str
@@ -58,12 +58,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Where:
-    """Where in a file things lie, as a user says; everything is found by its usual name by default.
+    """Where the weights and the step lie in a file, as the user gives it; by default under their usual names.
 
     Attributes:
-        weights: the keys that lead to the weights, with dots between them, such as ``ema`` or ``state.model``.
-        strip_prefix: names that begin so are taken, without it, and the others left aside, such as ``backbone.``.
-        step_from: ``name`` for the last number of the file's name, ``epoch``, or the keys that lead to the step.
+        weights: keys that lead to the weights, joined by dots, such as ``ema`` or ``state.model``.
+        strip_prefix: prefix of the names to take, such as ``backbone.``. The prefix is removed, and tensors with other
+            names are left out.
+        step_from: ``name`` for the last number in the file's name, or keys that lead to the step, such as ``epoch``.
     """
 
     weights: str | None = None
@@ -71,7 +72,11 @@ class Where:
     step_from: str | None = None
 
     def identity(self, digest: str) -> str:
-        """The SHA-256 of the weights that are taken of a file with this digest: another one where a user says which."""
+        """SHA-256 that identifies the weights taken from a file with this digest.
+
+        The result is the digest itself by default. If ``weights`` or ``strip_prefix`` is set, both are hashed with the
+        digest.
+        """
         if self.weights is None and self.strip_prefix is None:
             return digest
         return hashlib.sha256(f"{digest}:{self.weights!r}:{self.strip_prefix!r}".encode()).hexdigest()
@@ -81,18 +86,19 @@ AS_USUAL = Where()
 
 
 def find_layout(content: object, path: Path, where: Where = AS_USUAL) -> Layout:
-    """Finds the weights in the object that a file holds.
+    """Find the weights in the object that a file holds.
 
     This package's own format is recognised first, then a dictionary with weights under one of ``WEIGHT_KEYS`` (the
-    first that fits, in that order), then a bare state dict.
+    first key that holds weights), then a bare state dict.
 
     Args:
         content: The object in the file.
-        path: The file, for messages.
-        where: What a user says of it.
+        path: Path of the file, for messages.
+        where: The user's choice of keys and prefix.
 
     Raises:
-        InputError: No state dict is where training scripts put it, or it holds something other than tensors.
+        InputError: No state dict is under the given or usual keys, or the state dict holds something other than
+            tensors.
     """
     layout = _found(content, path, where.weights)
     if where.strip_prefix is not None:
@@ -103,10 +109,10 @@ def find_layout(content: object, path: Path, where: Where = AS_USUAL) -> Layout:
 
 
 def stripped(layout: Layout, path: Path, prefix: str) -> Layout:
-    """The layout with the tensors whose names begin with a prefix, without it.
+    """Keep the tensors whose names begin with a prefix, and remove the prefix from their names.
 
     Raises:
-        InputError: There are none.
+        InputError: No name begins with the prefix.
     """
     state = {name.removeprefix(prefix): each for name, each in layout.state.items() if name.startswith(prefix)}
     if not state:
@@ -132,7 +138,7 @@ def _given_step(content: object, path: Path, step_from: str) -> int:
 
 
 def _under(content: object, keys: str, path: Path, option: str) -> object:
-    """What lies under keys with dots between them; keys of numbers, and keys with dots in them, are tried too."""
+    """The value under keys joined by dots; keys that are numbers or contain dots are tried too."""
     if isinstance(content, Mapping):
         for key in content:
             if str(key) == keys:
@@ -140,8 +146,8 @@ def _under(content: object, keys: str, path: Path, option: str) -> object:
             if keys.startswith(f"{key}."):
                 with contextlib.suppress(InputError):
                     return _under(content[key], keys.removeprefix(f"{key}."), path, option)
-    there = f"its keys are {listed(map(_shown, content), 6)}" if isinstance(content, Mapping) else "it has no keys"
-    raise InputError(f"{path}: nothing under {keys!r} ({option}); {there}")
+    available = f"its keys are {listed(map(_shown, content), 6)}" if isinstance(content, Mapping) else "it has no keys"
+    raise InputError(f"{path}: nothing under {keys!r} ({option}); {available}")
 
 
 def _found(content: object, path: Path, weights: str | None) -> Layout:
@@ -167,10 +173,10 @@ def _found(content: object, path: Path, weights: str | None) -> Layout:
 
 
 def _tensors_under(content: object, weights: str, path: Path) -> nn.Module | Mapping[Any, Any]:
-    found = _under(content, weights, path, "--weights")
-    if not isinstance(found, nn.Module | Mapping):
-        raise InputError(f"{path}: under {weights!r} is a {type(found).__name__}, no state dict (--weights)")
-    return found
+    value = _under(content, weights, path, "--weights")
+    if not isinstance(value, nn.Module | Mapping):
+        raise InputError(f"{path}: under {weights!r} is a {type(value).__name__}, no state dict (--weights)")
+    return value
 
 
 def _own(content: Mapping[str, Any], path: Path) -> Layout:
@@ -193,7 +199,7 @@ def _own(content: Mapping[str, Any], path: Path) -> Layout:
 
 
 def _check_plain(arguments: Mapping[Any, Any], path: Path) -> None:
-    """Refuse arguments that comparing and storing them would not come to an end with."""
+    """Refuse arguments with values that are not plain, too deeply nested, or too many to compare and store."""
     level: list[Any] = [arguments]
     count = 0
     for _ in range(_DEEPEST):
@@ -244,7 +250,7 @@ def _holds_weights(value: object) -> bool:
 def _weights(
     source: nn.Module | Mapping[Any, Any], path: Path, where: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a state dict, without the extra state that modules may add to it."""
+    """The tensors of a state dict, without the extra state of modules, and notes."""
     entries = source.state_dict() if isinstance(source, nn.Module) else source
     entries = {key: as_tensor(value) for key, value in entries.items()}
     averages = entries.pop("n_averaged", None) if _is_average(entries) else None
@@ -266,14 +272,14 @@ def _weights(
 
 
 def _is_average(entries: Mapping[Any, Any]) -> bool:
-    """Whether these are the weights of `torch.optim.swa_utils.AveragedModel`, which counts the models."""
+    """Whether the entries are the weights of a `torch.optim.swa_utils.AveragedModel`, which counts its models."""
     count = entries.get("n_averaged")
     named = all(isinstance(key, str) and key.startswith("module.") for key in entries if key != "n_averaged")
     return isinstance(count, Tensor) and count.numel() == 1 and named
 
 
 def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuses tensors without data of their own here: meta, sparse, and the shards of a distributed one."""
+    """Refuse tensors that are not plain and dense: meta, sparse, and the shards of a distributed tensor."""
     plain = (Tensor, nn.Parameter, nn.Buffer)
     wrong = [
         f"{key} ({type(value).__name__} on {value.device}, {value.layout})"
@@ -294,7 +300,7 @@ def _step(content: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
 
 
 def as_step(value: object) -> int | None:
-    """A number of steps, as a whole number that a record can hold; None for anything else, True and NaN too."""
+    """A number of steps as an int that a record can hold; None for anything else, including True and NaN."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -303,7 +309,7 @@ def as_step(value: object) -> int | None:
 
 
 def optimizer_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The ``state_dict`` of the optimiser among what a training script saves; None without one."""
+    """The optimiser's ``state_dict`` in the dictionary of a training script; None if there is none."""
     for key in OPTIMIZER_KEYS:
         value = content.get(key)
         if isinstance(value, list | tuple) and len(value) == 1:
@@ -314,19 +320,19 @@ def optimizer_in(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _shown(key: object) -> str:
-    """A key, for messages: what isn't text or a number can take for ever to print."""
+    """A key for messages. Only text and integers are printed, because other keys can take forever to print."""
     return repr(key) if isinstance(key, str | int) else f"a {type(key).__name__}"
 
 
 def _deeper(content: Mapping[Any, Any], levels: int = 3) -> list[str]:
-    """Where there are tensors in nested dictionaries, some levels down; at most three places."""
-    found: list[str] = []
+    """Dotted keys under which nested dictionaries hold tensors, at most three, down to ``levels`` levels."""
+    places: list[str] = []
     for key, value in islice(content.items(), 1000):
         if not (isinstance(key, str) and isinstance(value, Mapping)):
             continue
         below = _deeper(value, levels - 1) if levels else []
-        found += [key] if _holds_weights(value) else [f"{key}.{each}" for each in below]
-    return found[:3]
+        places += [key] if _holds_weights(value) else [f"{key}.{each}" for each in below]
+    return places[:3]
 
 
 def _nothing_found(content: Mapping[Any, Any], path: Path) -> str:

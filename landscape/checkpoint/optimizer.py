@@ -1,4 +1,7 @@
-"""What a torch optimiser's ``state_dict`` says of each parameter of a model: it numbers them, and seldom names them."""
+"""Match the entries of a torch optimiser's ``state_dict`` to the parameters of a model.
+
+A ``state_dict`` numbers the parameters, and seldom names them.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,19 @@ from torch import Tensor, nn
 from landscape.checkpoint import fitting_names
 from landscape.errors import InputError
 
-_MOST_ORDERS = 10_000
+_MOST_ORDERS = 10_000  # states of a merge that are followed at a time
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What an optimiser keeps for one parameter, and the settings of its group."""
+    """State that an optimiser keeps for one parameter, and the settings of the parameter's group."""
 
     state: Mapping[str, Any]
     group: Mapping[str, Any]
     name: str | None
 
     def fits(self, shape: torch.Size) -> bool:
-        """Whether it may belong to a parameter of this shape; without a state it may belong to any."""
+        """Whether the entry may belong to a parameter of this shape; an entry without moments may belong to any."""
         moments = (self.state.get(name) for name in ("exp_avg_sq", "momentum_buffer"))
         return all(moment.shape == shape for moment in moments if isinstance(moment, Tensor))
 
@@ -34,20 +37,21 @@ def entries_by_name(optimizer: Mapping[str, Any], model: nn.Module) -> dict[str,
     """An optimiser's entries under the names of the model's parameters.
 
     Args:
-        optimizer: a ``state_dict``. Parameters are found by the names in it (an optimiser made of
-            ``model.named_parameters()``, of the model wrapped or not), else by their order, which must be that of the
-            model's parameters (all, or the trainable ones) within each group and leave one way to place the groups'
-            shapes.
-        model: whose parameters were optimised.
+        optimizer: an optimiser's ``state_dict``. Its entries are matched by name if it stores names, as an optimiser
+            made of ``model.named_parameters()`` does; that model may have been wrapped. Otherwise the entries are
+            matched by order. Within each group the order must be that of the model's parameters (all, or the trainable
+            ones). The shapes must then allow only one way to merge the groups.
+        model: the model whose parameters were optimised.
 
     Raises:
-        InputError: it is no ``state_dict`` of an optimiser, or it can't be told whose the entries are.
+        InputError: ``optimizer`` is no ``state_dict`` of an optimiser, or its entries can't be matched in exactly one
+            way.
     """
     return _by_name(_entries(optimizer), model)
 
 
 def decayed(optimizer: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
-    """The parameters of the model that an optimiser decays: those of groups whose ``weight_decay`` is positive.
+    """Names of the model's parameters that an optimiser decays: those in groups with a positive ``weight_decay``.
 
     Raises:
         InputError: see `entries_by_name`; or a weight decay is no number.
@@ -62,7 +66,10 @@ def decayed(optimizer: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
 
 
 def decays_apart(optimizer: Mapping[str, Any]) -> bool:
-    """Whether it decays weights beside the gradient, as AdamW does; torch before 2.7 didn't say, and used AdamW."""
+    """Whether the optimiser's weight decay is decoupled from the gradient, as in AdamW.
+
+    torch before 2.7 doesn't store this setting. An optimiser with Adam's second moments is then taken for AdamW.
+    """
     entries = list(chain.from_iterable(_entries(optimizer)))
     adam = any("exp_avg_sq" in entry.state for entry in entries)
     return any(
@@ -71,7 +78,7 @@ def decays_apart(optimizer: Mapping[str, Any]) -> bool:
 
 
 def _entries(optimizer: Mapping[str, Any]) -> list[list[Entry]]:
-    """An optimiser's parameters, a list for each of its groups."""
+    """An optimiser's entries, one list for each of its groups."""
     try:
         return [
             [
@@ -111,10 +118,10 @@ def _by_name(groups: Sequence[Sequence[Entry]], model: nn.Module) -> dict[str, E
 
 
 def _orders(groups: Sequence[Sequence[Entry]], shapes: Sequence[torch.Size]) -> list[list[Entry]]:
-    """Up to two ways to merge the groups, each in its own order, into a sequence of these shapes.
+    """Up to two ways to merge the groups into a sequence of these shapes, with each group in its own order.
 
-    Of each state of the merge (how many entries of each group are placed) two ways to get there are enough: both can
-    be continued alike. Two empty ways stand for a merge with too many states to follow.
+    A state of the merge is the number of entries placed from each group. Two ways to reach a state are enough, because
+    both have the same continuations. Two empty ways stand for a merge with too many states to follow.
     """
     reached: dict[tuple[int, ...], list[list[Entry]]] = {(0,) * len(groups): [[]]}
     for shape in shapes:
@@ -132,7 +139,7 @@ def _orders(groups: Sequence[Sequence[Entry]], shapes: Sequence[torch.Size]) -> 
 def _steps(
     groups: Sequence[Sequence[Entry]], placed: tuple[int, ...], shape: torch.Size
 ) -> Iterator[tuple[tuple[int, ...], Entry]]:
-    """Every group whose next entry fits the shape: the state of the merge after it is placed, and the entry."""
+    """For each group whose next entry fits the shape: the state of the merge after placing the entry, and the entry."""
     for index, (group, done) in enumerate(zip(groups, placed, strict=True)):
         if done < len(group) and group[done].fits(shape):
             yield (*placed[:index], done + 1, *placed[index + 1 :]), group[done]

@@ -1,4 +1,4 @@
-"""Reads a checkpoint of any usual format."""
+"""Read a checkpoint of any usual format."""
 
 import os
 from dataclasses import replace
@@ -15,24 +15,26 @@ from landscape.reporting.messages import cause
 
 
 def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, where: Where = AS_USUAL) -> Checkpoint:
-    """Reads the weights in a file, and what it says about them, onto the CPU.
+    """Read a checkpoint onto the CPU: the weights, and the step, optimizer and other entries stored with them.
 
-    Read are this package's own format, a bare state dict, a dictionary of a training script (weights under
-    ``landscape.checkpoint.layout.WEIGHT_KEYS``) in both formats of ``torch.save`` and in the folders that
-    ``torch.distributed.checkpoint`` writes, and safetensors, in one file or a folder of several.
+    The formats are this package's own, a bare state dict, a training script's dictionary and safetensors. A dictionary
+    has its weights under one of ``landscape.checkpoint.layout.WEIGHT_KEYS``. State dicts and dictionaries may be in
+    both formats of ``torch.save``, or in a folder of ``torch.distributed.checkpoint``. Safetensors may be one file or a
+    folder of shards.
 
     Args:
-        path: The file, or the folder.
-        allow_code_execution: Unpickle objects other than tensors and plain containers, which runs code that the
-            file chooses. Needed for files that hold whole models; of other objects beside weights nothing is read.
-        where: Where in the file the weights and the step lie, if not under their usual names.
+        path: Path of the file or folder.
+        allow_code_execution: Unpickle objects other than tensors and plain containers, which runs code that the file
+            chooses. Only files that hold whole models need it. By default, other objects beside the weights are left
+            out.
+        where: Where in the file the weights and the step lie; by default under their usual names.
 
     Returns:
-        The checkpoint; its ``notes`` say what was done to read it.
+        The checkpoint; its ``notes`` list what was done to read the file.
 
     Raises:
-        InputError: The file does not exist, is of another kind, is damaged, holds no weights, wants to run code
-            that is not allowed, or changed while it was read.
+        InputError: The file does not exist, is of another kind, is damaged, holds no weights, wants to run code that is
+            not allowed, or changed while it was read.
     """
     path = Path(path).expanduser()
     try:
@@ -54,7 +56,7 @@ def read_checkpoint(path: str | Path, *, allow_code_execution: bool = False, whe
             content, notes = load_pickled(path, kinds[0], allow_code_execution)
             layout = _layout(content, path, where)
             layout = replace(layout, notes=notes + layout.notes)
-        sha256 = where.identity(digest(files))  # last, as what cannot be read may be very long
+        sha256 = where.identity(digest(files))  # computed last, because a file that cannot be read may be very long
         unchanged = identity(files) == before
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({cause(error)}); check the path and its permissions") from error
@@ -68,7 +70,7 @@ def _layout(content: object, path: Path, where: Where) -> Layout:
         return find_layout(content, path, where)
     except InputError:
         raise
-    except Exception as error:  # a file can give what it holds attributes in the place of methods
+    except Exception as error:  # an object in a file can have attributes in place of its methods
         raise InputError(
             f"{path}: holds something that cannot be used as a checkpoint ({cause(error)}); save model.state_dict()"
         ) from error

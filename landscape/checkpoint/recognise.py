@@ -1,4 +1,4 @@
-"""What kind of file this is, from its first bytes: so that each wrong kind gets its own answer."""
+"""Recognise the kind of a file by its first bytes, with a message of its own for each wrong kind."""
 
 import zipfile
 from pathlib import Path
@@ -11,10 +11,10 @@ Kind = Literal["zip", "pickle", "safetensors"]
 
 _AGAIN = "copy it again or take an earlier checkpoint"
 
-# torch.save packs nothing; what somebody packed again is let through, and no bomb.
+# Times the file's size. torch.save does not compress. A file that somebody compressed passes, and a zip bomb does not.
 _MOST_UNPACKED = 10
 
-# The format's own bound on its header, which keeps random bytes from passing as one.
+# In bytes: the format's own bound on its header, which keeps random bytes from passing as a header.
 _SAFETENSORS_HEADER_LIMIT = 100_000_000
 
 _WRONG_BEGINNINGS = (
@@ -34,10 +34,10 @@ _WRONG_SUFFIXES = {
 
 
 def recognise(path: Path) -> Kind:
-    """The container that ``path`` is, having refused what cannot be a checkpoint.
+    """The container format of the file at ``path``; files that cannot be checkpoints are refused.
 
     Args:
-        path: The file.
+        path: Path of the file.
 
     Raises:
         InputError: There is no such file, or it is a folder, empty, cut short, or of another kind.
@@ -53,7 +53,7 @@ def recognise(path: Path) -> Kind:
     for beginning, answer in _WRONG_BEGINNINGS:
         if start.startswith(beginning):
             raise InputError(f"{path}: {answer}")
-    # Before pickles: a header of 128 bytes begins with the byte that pickles begin with.
+    # Checked before pickles: the length of a 128-byte header begins with 0x80, as pickles do.
     if _is_safetensors(head) or path.suffix == ".safetensors":
         return "safetensors"
     if head.startswith(b"\x80"):
@@ -77,7 +77,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_zip(path: Path) -> Kind:
-    """Refuses the zip archives that ``torch.save`` did not write: their pickle is not a state dict's."""
+    """Refuse zip archives that ``torch.save`` did not write, whose pickle is not a state dict's."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

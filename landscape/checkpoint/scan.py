@@ -1,8 +1,9 @@
-"""What a pickle would do, found by reading its operations, which runs nothing.
+"""Check a pickle for memory and time bombs by reading its operations, which runs no code.
 
-The safe loader runs no code of a file's, but it hashes keys, and it calls what makes bytes of text. A tuple in a tuple,
-a million times, overflows the interpreter's stack when it is hashed; one that has itself twice, sixty levels deep, has
-2^60 leaves; a number given where text belongs is memory of any size. So this is looked for before.
+The safe loader runs no code from a file, but it hashes keys, and it calls functions that make bytes of text. Short
+pickles can therefore exhaust it in three ways. A tuple in a tuple, a million levels deep, overflows the interpreter's
+stack when it is hashed. A tuple that holds one tuple twice, sixty levels deep, has 2^60 leaves. A number in place of
+text allocates any amount of memory.
 """
 
 import pickletools
@@ -13,8 +14,9 @@ from typing import IO, Any
 
 from landscape.errors import InputError
 
-_DEEPEST = 100  # tuples in tuples; what torch.save writes has four
-_MOST_LEAVES = 10**5  # beyond those that the pickle spells out itself
+_DEEPEST = 100  # levels of tuples in tuples; torch.save writes four
+_MOST_LEAVES = 10**5  # of a tuple, beyond the number of operations before it
+# Functions that make bytes of text.
 _OF_TEXT = ("_codecs encode", "builtins bytearray", "__builtin__ bytearray")
 _CODECS = ("latin1", "latin-1")
 _PICKLES = 5  # in torch.save's older format: magic number, protocol, machine, object, storage keys
@@ -22,7 +24,7 @@ _PICKLES = 5  # in torch.save's older format: magic number, protocol, machine, o
 
 @dataclass(frozen=True)
 class _Slot:
-    """A value on the unpickler's stack, as far as it is known: text or a global's name, or the items of a tuple."""
+    """A value on the unpickler's stack, as far as known: its text or global's name, or the items of a tuple."""
 
     depth: int = 0
     leaves: int = 1
@@ -34,39 +36,38 @@ _PLAIN = _Slot()
 
 
 def refuse_bombs(file: IO[bytes]) -> None:
-    """Refuse pickles of a few bytes that take memory or time without bound, or overflow the stack, when they are read.
+    """Refuse short pickles that would take unbounded memory or time, or overflow the stack, when they are loaded.
 
     Args:
-        file: one pickle or several in a row; what makes no sense is left to the loader.
+        file: one pickle or several in a row; bytes that make no sense are left to the loader.
 
     Raises:
-        InputError: what is wrong, without the file's name.
+        InputError: a pickle is such a bomb; the message leaves out the file's name.
     """
     for _ in range(_PICKLES):
         _refuse_bomb(file)
 
 
 def operations(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-    """Names and arguments of the operations of the next pickle, up to its end or to where it stops making sense."""
+    """Names and arguments of the next pickle's operations, up to its end or to bytes that make no sense."""
     for operation, argument in _operations(file):
         yield operation.name, argument
 
 
 def _operations(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-    found = pickletools.genops(file)
+    opcodes = pickletools.genops(file)
     while True:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of text that only damaged bytes have
-                operation, argument, _ = next(found)
-        except (
-            Exception
-        ):  # at the end, and pickletools raises many types on damaged bytes; what came before still counts
+                warnings.simplefilter("ignore")  # only damaged text raises warnings
+                operation, argument, _ = next(opcodes)
+        except Exception:  # the end, or damaged bytes, on which pickletools raises many types
             return
         yield operation, argument
 
 
 def _refuse_bomb(file: IO[bytes]) -> None:
+    """Follow the unpickler's stack through one pickle."""
     stack: list[_Slot] = []
     marks: list[int] = []
     memo: dict[int, _Slot] = {}
@@ -83,12 +84,12 @@ def _refuse_bomb(file: IO[bytes]) -> None:
                 stack.append(stack[-1])
             else:
                 _apply(operation, argument, stack, marks, count)
-        except (IndexError, KeyError):  # the loader will say that it is damaged
+        except (IndexError, KeyError):  # the loader will report the damage
             return
 
 
 def _apply(operation: pickletools.OpcodeInfo, argument: Any, stack: list[_Slot], marks: list[int], count: int) -> None:
-    """Take from the stack what an operation takes, and put there what it makes."""
+    """Pop an operation's operands from the stack, and push its result."""
     before = operation.stack_before
     if pickletools.markobject in before:
         mark = marks.pop() - before.index(pickletools.markobject)
@@ -107,16 +108,16 @@ def _apply(operation: pickletools.OpcodeInfo, argument: Any, stack: list[_Slot],
         stack.append(_Slot(text=argument) if isinstance(argument, str) else _PLAIN)
         return
     items = taken if operation.name.startswith("TUPLE") else None
-    made = _Slot(
+    result = _Slot(
         1 + max((each.depth for each in taken), default=0), 1 + sum(each.leaves for each in taken), None, items
     )
-    if made.depth > _DEEPEST or made.leaves > count + _MOST_LEAVES:
-        raise InputError(f"has tuples in tuples, {made.depth} levels deep and of {made.leaves:,} values")
-    stack.append(made)
+    if result.depth > _DEEPEST or result.leaves > count + _MOST_LEAVES:
+        raise InputError(f"has tuples in tuples, {result.depth} levels deep and of {result.leaves:,} values")
+    stack.append(result)
 
 
 def _refuse_call(function: _Slot, arguments: _Slot) -> None:
-    """Let what makes bytes of text be called with text alone, and not be handed to something that calls it."""
+    """Refuse to call a function of ``_OF_TEXT`` on anything but text, or to pass such a function to a call."""
     items = arguments.items
     if function.text in _OF_TEXT:
         if items is None or (items and items[-1].text not in _CODECS) or any(each.text is None for each in items):

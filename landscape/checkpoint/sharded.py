@@ -1,7 +1,7 @@
-"""Folders of ``torch.distributed.checkpoint``: tensors in pieces in several files, and a pickle that says where.
+"""Read folders of ``torch.distributed.checkpoint``: pieces of tensors in several files, and a pickle that locates them.
 
-torch's own reader unpickles what the folder names. Here what describes a tensor becomes a `_Described`, which holds
-values, and everything else a `LeftOut`, which does nothing.
+torch's own reader unpickles whatever the folder names. Here each object that describes a tensor becomes a `_Described`,
+which only holds values. Sizes and dtypes stay; every other object becomes a `LeftOut`, which does nothing.
 """
 
 import io
@@ -24,16 +24,16 @@ from landscape.reporting.messages import cause, listed
 _METADATA = ".metadata"
 _AGAIN = "copy the whole folder again or take an earlier checkpoint"
 _LARGEST = 2**28  # bytes of the pickle
-_MOST_UNPACKED = 10
+_MOST_UNPACKED = 10  # times the bytes of a piece
 
 
 class _Described:
-    """An object of ``torch.distributed.checkpoint.metadata``: its attributes, or the state that it was kept as."""
+    """Stand-in for an object of ``torch.distributed.checkpoint.metadata``: its attributes, or its pickled state."""
 
     state: Any = None
 
     def __init__(self, *_: object) -> None:
-        """Keep nothing but the state that comes."""
+        """Ignore the arguments; ``__setstate__`` gets the values."""
 
     def __setstate__(self, state: Any) -> None:
         self.__dict__.update(state if isinstance(state, dict) else {"state": state})
@@ -43,6 +43,8 @@ class _Described:
 
 
 class _Unpickler(pickle.Unpickler):
+    """Unpickler that builds only sizes, dtypes and stand-ins."""
+
     def find_class(self, module: str, name: str) -> Any:
         known = getattr(torch, name, None) if module == "torch" else None
         if known is torch.Size or isinstance(known, torch.dtype):
@@ -52,18 +54,18 @@ class _Unpickler(pickle.Unpickler):
 
 def is_sharded(path: Path) -> bool:
     """Whether a path is a folder that ``torch.distributed.checkpoint`` wrote."""
-    return os.path.isfile(path / _METADATA)  # false for a name too long, where Path.is_file raises
+    return os.path.isfile(path / _METADATA)  # false for a too long name, where Path.is_file raises
 
 
 class Sharded:
-    """Such a folder.
+    """A folder that ``torch.distributed.checkpoint`` wrote.
 
     Attributes:
-        path: of the folder.
-        files: all that are read.
+        path: path of the folder.
+        files: paths of all files that are read.
 
     Raises:
-        InputError: its pickle is damaged, or names files that aren't in the folder.
+        InputError: the folder's pickle is damaged, or names files that aren't in the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -81,10 +83,10 @@ class Sharded:
         self.files = [path / _METADATA, *files_in(path, names, path / _METADATA)]
 
     def load(self) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """What was saved, tensors whole, in the dictionaries and lists in which it was; and notes on what is left out.
+        """The saved dictionaries and lists, with every tensor assembled, and a note on objects left out.
 
         Raises:
-            InputError: the folder is damaged, or has its pieces packed.
+            InputError: the folder is damaged, or its pieces are packed by extensions.
         """
         whole: dict[str, Any] = {}
         left: list[str] = []
@@ -93,15 +95,15 @@ class Sharded:
             for name, kept in self._kept.items():
                 try:
                     whole[name] = self._tensor(name, kept) if "chunks" in vars(kept) else self._read(name, None)
-                except pickle.UnpicklingError:  # an object that the safe loader doesn't make
+                except pickle.UnpicklingError:  # an object that the safe loader doesn't build
                     left.append(name)
             content = _nested(whole, self._paths)
         except InputError:
             raise
         except Exception as error:
             raise self._damaged(error) from error
-        told = f"left out what else is in it, as reading it would run code: {listed(left)}"
-        return content, (told,) if left else ()
+        note = f"left out what else is in it, as reading it would run code: {listed(left)}"
+        return content, (note,) if left else ()
 
     def _damaged(self, error: Exception) -> InputError:
         return InputError(f"{self.path}: is damaged as a distributed checkpoint ({cause(error)}); {_AGAIN}")
@@ -122,12 +124,12 @@ class Sharded:
     def _refuse_larger_than_its_files(self) -> None:
         sizes = [(each.size, each.properties.state[0]) for each in self._kept.values() if "chunks" in vars(each)]
         needed = sum(size.numel() * dtype.itemsize for size, dtype in sizes)
-        there = sum(file.stat().st_size for file in self.files)
-        if needed > there:
-            raise ValueError(f"its tensors have {needed:,} bytes, its files {there:,}")
+        stored = sum(file.stat().st_size for file in self.files)
+        if needed > stored:
+            raise ValueError(f"its tensors have {needed:,} bytes, its files {stored:,}")
 
     def _tensor(self, name: str, kept: Any) -> Tensor:
-        """A tensor, put together of its pieces."""
+        """A tensor, assembled from its pieces."""
         whole = torch.empty(kept.size, dtype=kept.properties.state[0])
         covered = 0
         for chunk in kept.chunks:
@@ -143,7 +145,7 @@ class Sharded:
         return whole
 
     def _read(self, name: str, offset: tuple[int, ...] | None) -> Any:
-        """One piece of a tensor, or what isn't a tensor."""
+        """One piece of a tensor, or an object that isn't a tensor."""
         place = self._places[name, offset]
         if vars(place).get("transform_descriptors"):
             raise InputError(f"{self.path}: has its pieces packed, which aren't read; save it without extensions")
@@ -163,14 +165,14 @@ def _tuple(offset: torch.Size | None) -> tuple[int, ...] | None:
 
 
 def _nested(values: Mapping[str, Any], paths: Mapping[str, tuple[str | int, ...]] | None) -> dict[str, Any]:
-    """Values under the names along their paths; what has numbers there was a list."""
+    """Nest values along their paths of keys; a dictionary with only integer keys becomes a list."""
     root: dict[Any, Any] = {}
     for name, value in values.items():
-        *above, last = (paths or {}).get(name, (name,))
+        *above, final_key = (paths or {}).get(name, (name,))
         place = root
         for key in above:
             place = place.setdefault(key, {})
-        place[last] = value
+        place[final_key] = value
     return {key: _with_lists(value) for key, value in root.items()}
 
 

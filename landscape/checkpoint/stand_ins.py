@@ -1,7 +1,8 @@
-"""What takes the place of objects that a checkpoint holds besides its weights: settings, callbacks, NumPy scalars.
+"""Stand-ins for objects that a checkpoint holds besides its weights: settings, callbacks, NumPy scalars.
 
-Each global that torch's safe loader doesn't know gets a class from here, which takes whatever the pickle gives it and
-does nothing. So the weights beside a namespace of arguments are read, and no code of the file's is.
+Each global that torch's safe loader doesn't know is replaced by a stand-in of this module. A stand-in accepts whatever
+the pickle gives it and does nothing; only plain NumPy scalars and arrays are rebuilt. The weights beside a namespace of
+arguments can thus be read, and no code from the file is run.
 """
 
 import sys
@@ -11,38 +12,38 @@ from typing import Any
 import numpy as np
 import torch
 
-# Of the standard library these only hold values; whoever names anything else of it wants it called.
+# Types of the standard library that only hold values. A pickle that names anything else of the library wants it called.
 _VALUES = (
     *("argparse.Namespace", "types.SimpleNamespace", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid."),
-    *("typing.Any", "typing.Union", "typing.Optional"),  # of settings that know their types, as OmegaConf's do
+    *("typing.Any", "typing.Union", "typing.Optional"),  # in typed settings, such as OmegaConf's
 )
 _BUILTINS = {f"builtins.{each.__name__}" for each in (bool, complex, dict, float, int, list, set, str, tuple)}
-_OLD_NAMES = {"__builtin__", "copy_reg"}  # of the standard library in Python 2, which old protocols write
+_OLD_NAMES = {"__builtin__", "copy_reg"}  # modules of Python 2's standard library, which old protocols name
 
 
 class LeftOut:
-    """What was not read, whatever it was."""
+    """Stand-in for an object that is not read."""
 
     def __new__(cls, *given: Any, **named: Any) -> "LeftOut":
-        """Take what it would have been made of."""
+        """Accept the arguments of the object's constructor."""
         return super().__new__(cls)
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        """Keep nothing of it."""
+        """Ignore the arguments."""
 
     def __setstate__(self, state: Any) -> None:
-        """Nor of its state."""
+        """Ignore the state."""
 
 
 class _DType(LeftOut):
-    """The type of NumPy scalars: its code, such as `f8`, and its byte order."""
+    """Stand-in for the dtype of NumPy scalars: its code, such as ``f8``, and its byte order."""
 
     def __init__(self, code: object = None, *_: object) -> None:
         self.code, self.order = code if isinstance(code, str) else "", "="
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of numbers of at most eight bytes."""
+        """Whether the dtype is boolean, integer or float, of at most eight bytes."""
         return self.code[:1] in tuple("biuf") and self.code[1:] in tuple("1248")
 
     def __setstate__(self, state: Any) -> None:
@@ -51,12 +52,12 @@ class _DType(LeftOut):
 
 
 class ArrayLeft(LeftOut):
-    """A NumPy array, rebuilt from its bytes; ``array`` is None where it isn't one of plain numbers."""
+    """A NumPy array, rebuilt from its bytes; ``array`` is None if its entries aren't plain numbers."""
 
     array: np.ndarray | None = None
 
     def __setstate__(self, state: Any) -> None:
-        """Take the version, the shape, the type, the order and the bytes that NumPy writes."""
+        """Rebuild the array from NumPy's state: version, shape, dtype, memory order and bytes."""
         if not (isinstance(state, tuple) and len(state) == 5):
             return
         _, shape, dtype, in_columns, data = state
@@ -66,14 +67,14 @@ class ArrayLeft(LeftOut):
 
 
 def _scalar(dtype: object = None, data: object = None, *_: object) -> object:
-    """A NumPy scalar as a plain number, if it is one."""
+    """A NumPy scalar as a Python number; a `LeftOut` if the scalar isn't a plain number."""
     if isinstance(dtype, _DType) and dtype.is_plain and isinstance(data, bytes) and len(data) == int(dtype.code[1:]):
         return np.frombuffer(data, dtype.order + dtype.code)[0].item()
     return LeftOut()
 
 
 def _reconstruct(kind: object = None, *_: object) -> object:
-    """The array that NumPy makes before it fills it, if it is to be one."""
+    """The empty array that NumPy makes before filling it; a `LeftOut` if ``kind`` isn't an array."""
     return ArrayLeft() if kind is ArrayLeft else LeftOut()
 
 
@@ -89,19 +90,20 @@ _OF_NUMPY: dict[str, Callable[..., Any]] = {
 
 
 def left_out(names: Iterable[str]) -> list[str]:
-    """Those of the globals whose objects aren't read."""
+    """The globals whose objects aren't read."""
     return [name for name in names if name not in _OF_NUMPY]
 
 
 def stand_ins(names: Iterable[str]) -> list[Callable[..., Any] | tuple[Callable[..., Any], str]] | None:
-    """What `torch.serialization.safe_globals` takes in order to read a checkpoint without the objects of these names.
+    """Stand-ins with which `torch.serialization.safe_globals` reads a checkpoint without the named objects.
 
     Args:
-        names: the globals that its pickle wants, other than those the safe loader knows.
+        names: globals that the checkpoint's pickle names, without those that the safe loader knows.
 
     Returns:
-        Callables by name; None if one of them is more than an object that may be left out: a function of the standard
-        library, which no honest checkpoint calls, or a part of a whole model, whose weights would be left out with it.
+        Pairs of a stand-in and its name; None if one of the names can't be left out. Such a name is a function of the
+        standard library, which no honest checkpoint calls, or a part of a whole model, whose weights would be left out
+        with it.
     """
     names = list(names)
     if any(_is_function(name) or name.startswith("torch.nn.modules.") for name in names):
@@ -125,6 +127,6 @@ def _stand_in(name: str) -> Callable[..., Any]:
 
 
 def as_tensor(value: object) -> object:
-    """An array that was rebuilt as a tensor; anything else as it is."""
+    """A rebuilt array, or a NumPy array of numbers, as a tensor; any other value unchanged."""
     array = value.array if isinstance(value, ArrayLeft) else value
     return torch.from_numpy(array) if isinstance(array, np.ndarray) and array.dtype.kind in "biuf" else value

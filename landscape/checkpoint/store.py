@@ -1,4 +1,4 @@
-"""What a checkpoint is here, and the one format that this package writes."""
+"""The `Checkpoint` class, and the one checkpoint format that this package writes."""
 
 import contextlib
 import numbers
@@ -21,20 +21,21 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a model at one moment, and what the file says about them.
+    """The weights of a model at one step of its training, and the entries stored with them.
 
     Attributes:
-        path: The file.
-        state: Parameters and buffers by name, on the CPU, in the file's dtypes.
-        format: What the file was recognised as: ``landscape``, ``state_dict``, ``dict['model']``, ``safetensors``, ...
-        sha256: Hash of the file's bytes, in hexadecimal.
-        step: Training steps taken, where the file says so.
+        path: Path of the checkpoint's file or folder.
+        state: Parameters and buffers by name, on the CPU, in the file's dtypes (8-bit floats become float32).
+        format: Recognised format: ``landscape``, ``state_dict``, ``dict['model']``, ``safetensors``, ...
+        sha256: SHA-256 of the file's bytes, in hexadecimal; see `landscape.checkpoint.files.digest` for several files,
+            and `landscape.checkpoint.layout.Where.identity` for weights that a user chose.
+        step: Training steps taken; None if the file doesn't give them.
         problem: A *name* to look up in the project's pyproject.toml, never a path to code.
-        arguments: Plain values for the problem's factory.
-        optimizer: The optimizer's ``state_dict``.
-        metrics: Numbers that were stored with the weights.
-        model: The model itself, with these weights in it, where the checkpoint brings it.
-        tokenizer: Hash of the files of its tokenizer, where the checkpoint brings one.
+        arguments: Keyword arguments for the problem's factory, as plain values.
+        optimizer: The optimizer's ``state_dict``; None if the file has none.
+        metrics: Numbers stored with the weights, by name.
+        model: The model with these weights; None unless the checkpoint brings its model.
+        tokenizer: SHA-256 of the tokenizer's files; None unless the checkpoint brings a tokenizer.
         notes: What was done to read the file, a sentence each.
     """
 
@@ -67,27 +68,27 @@ def save_checkpoint(
     arguments: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> Path:
-    """Writes a checkpoint that ``read_checkpoint`` reads without running code.
+    """Write a checkpoint that ``read_checkpoint`` reads without running code.
 
-    The file appears whole or not at all: it is written under a temporary name beside ``path``, synchronised to the
+    The file appears complete or not at all. It is written under a temporary name beside ``path``, synchronised to the
     disk and renamed. Missing folders are made.
 
     Args:
-        path: The file to write; one that exists is replaced.
+        path: Path of the file to write; an existing file is replaced.
         state: ``model.state_dict()``; the tensors may be on any device.
         step: Training steps taken.
         optimizer: ``optimizer.state_dict()``.
         problem: A name under ``[tool.landscape.problems]`` in the project's pyproject.toml.
-        arguments: Keyword arguments for that problem's factory: numbers, strings, booleans, None, and lists,
-            tuples and dicts of them.
+        arguments: Keyword arguments for that problem's factory: numbers, strings, booleans, None, and lists, tuples and
+            dicts of them.
         metrics: Numbers to keep beside the weights, such as the loss.
 
     Returns:
         ``path``.
 
     Raises:
-        InputError: Something is of a kind that could not be read back without running code, ``problem`` is not a
-            name, or the file cannot be written.
+        InputError: A value could not be read back without running code, ``problem`` is not a name, or the file cannot
+            be written.
     """
     path = Path(path)
     if problem is not None and not is_problem_name(problem):
@@ -121,7 +122,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: cannot be written: {cause(error)}") from error
     finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
+        with contextlib.suppress(OSError):  # the file was renamed, or never made
             partial.unlink()
 
 
@@ -138,13 +139,13 @@ def _string(name: object, path: Path, where: str) -> str:
 
 
 def _plain(value: Any, path: Path, where: str, tensors: bool = False) -> Any:
-    """A copy of ``value`` in built-in types alone, which ``torch.load(weights_only=True)`` reads back."""
+    """A copy of ``value`` in built-in types, which ``torch.load(weights_only=True)`` reads back."""
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, numbers.Real):  # also NumPy's scalars, which a learning-rate schedule may leave behind
+    if isinstance(value, numbers.Real):  # also a NumPy scalar, which a learning-rate schedule may leave behind
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, str):
-        return str.__str__(value)  # of an enumeration over strings, the value
+        return str.__str__(value)  # the value of a string enumeration
     if tensors and isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, Mapping):

@@ -1,1 +1,1 @@
-"""How a checkpoint becomes a problem."""
+"""Build a problem from a checkpoint."""

@@ -1,7 +1,7 @@
-"""Finds the function that makes a Problem of a checkpoint, and calls it.
+"""Find and call the factory that builds a Problem from a checkpoint.
 
-A factory is ``factory(checkpoint, **arguments) -> Problem``. Its place in the code is named by a person, on the command
-line or in the project's pyproject.toml, and by nobody else: a checkpoint has a mere name to look up there.
+A factory is ``factory(checkpoint, **arguments) -> Problem``. Only a person names its place in the code, on the command
+line or in the project's pyproject.toml. A checkpoint only has a name to look up there.
 
     [tool.landscape.problems]
     markov = "models.problems:markov"
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from landscape.problem import Problem
 
 TABLE = "[tool.landscape.problems]"
-_LONGEST, _LONGEST_LINE = 10**6, 10**4  # bytes of a pyproject.toml
+_LONGEST, _LONGEST_LINE = 10**6, 10**4  # bytes of a pyproject.toml, and of one of its lines
 
 
 @dataclass(frozen=True)
 class Factory:
-    """A function that makes a Problem of a checkpoint.
+    """A function that builds a Problem from a checkpoint.
 
     Attributes:
-        function: Called with the checkpoint and its arguments as keywords.
-        label: Where it is, ``path/to/file.py:name`` or ``package.module:name``, for messages and records.
+        function: The function, called with the checkpoint and the checkpoint's arguments as keywords.
+        label: The function's place, ``path/to/file.py:name`` or ``package.module:name``, for messages and records.
     """
 
     function: Callable[..., Problem]
@@ -46,7 +46,7 @@ def find_project(start: Path | None = None) -> Path | None:
     """The nearest folder upwards whose pyproject.toml has the table ``[tool.landscape.problems]``.
 
     Args:
-        start: Where to begin; the working directory by default.
+        start: Folder to begin with; the working directory by default.
 
     Raises:
         InputError: A pyproject.toml on the way cannot be read.
@@ -56,17 +56,17 @@ def find_project(start: Path | None = None) -> Path | None:
 
 
 def resolve(spec: str | None, checkpoint: Checkpoint, project: Path | None) -> Factory:
-    """The factory that ``spec`` names, or that the checkpoint names where ``spec`` is None.
+    """The factory that ``spec`` names, or that the checkpoint names if ``spec`` is None.
 
     Args:
-        spec: ``path/to/file.py:name`` (from the working directory), ``package.module:name``, or a name in the
-            project's pyproject.toml. None takes the checkpoint's name, and ``default`` where it has none.
+        spec: ``path/to/file.py:name`` (from the working directory), ``package.module:name``, or a name in the project's
+            pyproject.toml. None takes the checkpoint's name, or ``default`` if the checkpoint has none.
         checkpoint: The checkpoint; its name is looked up in pyproject.toml and is never taken for a path.
-        project: The folder of that pyproject.toml, as ``find_project`` finds it. It is put on ``sys.path`` to import
-            a ``package.module``; without a project the working directory is.
+        project: The folder of that pyproject.toml, as ``find_project`` returns it. A ``package.module`` is imported
+            with this folder on ``sys.path``, or with the working directory if ``project`` is None.
 
     Raises:
-        InputError: The name is not in the table, or what it stands for cannot be imported or is no function.
+        InputError: The name is not in the table, or the named function cannot be imported or is no function.
     """
     if spec is not None and (":" in spec or _is_file(spec)):
         return _load(spec, Path.cwd(), project, "--problem")
@@ -92,11 +92,11 @@ def resolve(spec: str | None, checkpoint: Checkpoint, project: Path | None) -> F
 
 
 def build(factory: Factory, checkpoint: Checkpoint) -> Problem:
-    """Calls the factory with the checkpoint and the arguments stored in it.
+    """Call the factory with the checkpoint and the arguments stored in it.
 
     Raises:
-        InputError: The factory does not take these arguments, raises, or returns something other than a Problem. An
-            ``InputError`` of its own passes as it is.
+        InputError: The factory does not take these arguments, raises an exception, or returns something other than a
+            Problem. An ``InputError`` of the factory itself passes unchanged.
     """
     from landscape.problem import Problem
 
@@ -120,20 +120,20 @@ def build(factory: Factory, checkpoint: Checkpoint) -> Problem:
 def _check_arguments(factory: Factory, checkpoint: Checkpoint) -> None:
     try:
         signature = inspect.signature(factory.function)
-    except ValueError:  # some functions written in C have none; calling them will tell
+    except ValueError:  # some C functions have no signature; the call will show whether the arguments fit
         return
     try:
         signature.bind(checkpoint, **checkpoint.arguments)
     except TypeError as error:
-        given = listed(("the checkpoint", *checkpoint.arguments), 10)
+        names = listed(("the checkpoint", *checkpoint.arguments), 10)
         raise InputError(
-            f"{factory.label}: {one_line(error)}: it takes {one_line(signature)}, and {checkpoint.path} gives {given}; "
+            f"{factory.label}: {one_line(error)}: it takes {one_line(signature)}, and {checkpoint.path} gives {names}; "
             "change the function or the checkpoint's arguments"
         ) from error
 
 
 def _problems(project: Path) -> Mapping[str, Any] | None:
-    """The table of problems in a folder's pyproject.toml; None where there is none."""
+    """The table of problems in a folder's pyproject.toml; None if there is none."""
     path = project / "pyproject.toml"
     if not path.is_file():
         return None
@@ -150,7 +150,7 @@ def _problems(project: Path) -> Mapping[str, Any] | None:
 
 
 def _text(path: Path) -> str:
-    """The text of a file of settings, which is short: the time that tomllib takes goes with the square of a name."""
+    """The text of a settings file. Long files are refused: tomllib's time grows as the square of a name's length."""
     with path.open("rb") as file:
         content = file.read(_LONGEST + 1)
     if len(content) > _LONGEST or max(map(len, content.splitlines()), default=0) > _LONGEST_LINE:
@@ -172,7 +172,7 @@ def _is_file(place: str) -> bool:
 
 
 def _load(place: Any, folder: Path, project: Path | None, named_in: str) -> Factory:
-    """Imports ``file.py:name`` (from ``folder``) or ``package.module:name`` (from the project)."""
+    """Import ``file.py:name`` (from ``folder``) or ``package.module:name`` (from the project)."""
     source, colon, name = place.rpartition(":") if isinstance(place, str) else ("", "", "")
     if not colon or not name.isidentifier():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Imports code that a person named, and says in one line why it does not import."""
+"""Import code that a person named; a failure becomes an error message of one line."""
 
 import hashlib
 import importlib
@@ -14,22 +14,22 @@ from landscape.reporting.messages import cause
 
 
 def import_file(path: Path, named_in: str) -> ModuleType:
-    """Runs a file of Python as a module, with its folder on ``sys.path`` as if it were a script.
+    """Run a Python file as a module, with its folder on ``sys.path`` as if the file were a script.
 
-    It is run again each time, so that a notebook sees the file as it is now.
+    Each call runs the file again. A notebook therefore sees the file's present content.
 
     Args:
-        path: The file.
-        named_in: Where its name was given, for messages.
+        path: Path of the file.
+        named_in: Option or file that names the path, for messages.
 
     Raises:
-        InputError: There is no such file, or it raises.
+        InputError: There is no such file, or running it raises an exception.
     """
     if not path.is_file():
         raise InputError(f"{named_in}: no such file {path}; check the path")
     path = path.resolve()
     _put_on_path(path.parent)
-    # A name of its own: `random.py` must not replace the standard library's module, nor a file another of its name.
+    # A unique name: `random.py` must not replace the standard library's module, nor one file another of its name.
     name = f"_landscape_problem_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -45,15 +45,15 @@ def import_file(path: Path, named_in: str) -> ModuleType:
 
 
 def import_module(name: str, folder: Path, named_in: str) -> ModuleType:
-    """Imports ``package.module`` with ``folder`` on ``sys.path``.
+    """Import ``package.module`` with ``folder`` on ``sys.path``.
 
     Args:
         name: The module's dotted name.
-        folder: Where to look for it first.
-        named_in: Where its name was given, for messages.
+        folder: Folder put first on ``sys.path``, unless it is on the path already.
+        named_in: Option or file that names the module, for messages.
 
     Raises:
-        InputError: There is no such module, or it raises.
+        InputError: There is no such module, or importing it raises an exception.
     """
     _put_on_path(folder.resolve())
     importlib.invalidate_caches()
@@ -64,7 +64,7 @@ def import_module(name: str, folder: Path, named_in: str) -> ModuleType:
 
 
 def raised_by(error: BaseException) -> str:
-    """The type and message of an exception from someone else's code, and the last line of that code it came through."""
+    """The type and message of an exception, with the innermost line of foreign code in its traceback."""
     frame = _innermost_foreign(error)
     return f"{cause(error)} at {frame.filename}:{frame.lineno}" if frame else cause(error)
 
@@ -79,7 +79,7 @@ def _import_failure(what: str, error: BaseException, named_in: str) -> str:
 
 
 def _innermost_foreign(error: BaseException) -> traceback.FrameSummary | None:
-    """The innermost frame outside this package, the standard library and installed packages."""
+    """The innermost frame outside `landscape.loading`, the standard library and installed packages."""
     paths = sysconfig.get_paths()
     ours = [Path(__file__).parents[1], *(Path(paths[key]) for key in ("stdlib", "platstdlib", "purelib", "platlib"))]
     frames = [

@@ -1,4 +1,4 @@
-"""How checkpoints become problems: whose model and data, on which device, in which precision, in what memory."""
+"""Load problems from checkpoints: the factory, device, dtype, memory and other settings that `Source` holds."""
 
 from __future__ import annotations
 
@@ -28,25 +28,28 @@ from landscape.reporting.messages import cause
 @renamed_settings(compiling="compile_products")
 @dataclass(frozen=True)
 class Source:
-    """How checkpoints become problems.
+    """Settings by which checkpoints become problems.
 
     Attributes:
         problem: ``path/to/file.py:name``, ``package.module:name`` or a name in the project's pyproject.toml; None takes
             the name that the checkpoint gives.
-        project: the folder of that pyproject.toml; None looks from the working directory upwards.
-        device: ``auto`` takes a CUDA device where there is one; None what the factory chose.
-        dtype: ``float32`` or ``float64``, or torch's; None what the factory chose.
-        batch_size: the most samples evaluated at a time; None as the factory gave them.
-        compile_products: whether products are compiled; see `Problem`.
+        project: folder of that pyproject.toml; None searches from the working directory upwards.
+        device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for a CUDA device if there is one; None keeps the factory's
+            choice.
+        dtype: ``float32`` or ``float64``, or torch's dtype; None keeps the factory's choice.
+        batch_size: most samples evaluated at a time; None keeps the factory's batches.
+        compile_products: whether products are compiled, ``auto`` by default; see `Problem`.
         memory: bytes that a measurement may take; see `Problem`.
-        processes: that share the work; see `Problem.distributed_over`.
-        params: globs of the parameters that vary, the others being constants; none for all. See `Problem.restricted`.
-        allow_code_execution: unpickle checkpoints that run code.
-        weights, strip_prefix, step_from: where in a checkpoint these lie; see `landscape.checkpoint.layout.Where`.
-        data, loss, length: what goes with a checkpoint that brings its model; see
+        processes: processes that share the work; see `Problem.distributed_over`.
+        params: globs of the parameters that vary; the others are constants. By default all vary. See
+            `Problem.restricted`.
+        allow_code_execution: unpickle checkpoints that run code; False by default.
+        weights, strip_prefix, step_from: places of the weights and the step in a checkpoint; see
+            `landscape.checkpoint.layout.Where`.
+        data, loss, length: inputs for a checkpoint that brings its model; see
             `landscape.loading.pretrained.PretrainedInputs`.
-        weight_decay: W of a term W/2 |theta|^2 in the objective, over the parameters that the optimiser of the first
-            checkpoint decays, or over all where it decays none.
+        weight_decay: weight W of a term W/2 |theta|^2 in the objective; None adds no term. The term is over the
+            parameters that the first checkpoint's optimiser decays, or over all if it decays none.
     """
 
     problem: str | None = None
@@ -68,11 +71,11 @@ class Source:
     step_from: str | None = None
 
     def __post_init__(self) -> None:
-        """One glob is a list of one."""
+        """Store ``params`` as a tuple; a single glob becomes a tuple of one."""
         object.__setattr__(self, "params", (self.params,) if isinstance(self.params, str) else tuple(self.params))
 
     def read(self, path: str | Path) -> Checkpoint:
-        """A checkpoint, with its model where it brings that and no other was named; see `landscape.read_checkpoint`."""
+        """Read a checkpoint, with its model if the checkpoint brings one and no ``problem`` is named."""
         path = Path(path).expanduser()
         where = Where(self.weights, self.strip_prefix, self.step_from)
         if self.problem is None and brings_model(path):
@@ -85,14 +88,15 @@ class Source:
         return read_checkpoint(path, allow_code_execution=self.allow_code_execution, where=where)
 
     def factory(self, checkpoint: Checkpoint) -> Factory:
-        """The problem factory that belongs to a checkpoint.
+        """The problem factory for a checkpoint.
 
         Raises:
-            InputError: there is none, or what goes with a checkpoint's own model is given though it brings none.
+            InputError: there is none, or ``data``, ``loss`` or ``length`` is given for a checkpoint that brings no
+                model.
         """
         if checkpoint.model is not None:
-            given = PretrainedInputs(self.data, self.loss, self.length, self.batch_size)
-            return Factory(given.problem, "the checkpoint's own model")
+            inputs = PretrainedInputs(self.data, self.loss, self.length, self.batch_size)
+            return Factory(inputs.problem, "the checkpoint's own model")
         if any(each is not None for each in (self.data, self.loss, self.length)):
             raise InputError(
                 f"{checkpoint.path}: brings no model for --data, --loss or --length: its problem factory has its own "
@@ -102,7 +106,7 @@ class Source:
         return resolve(self.problem, checkpoint, project)
 
     def pose(self, factory: Factory, checkpoint: Checkpoint) -> Problem:
-        """The factory's problem, where and as precise as asked for; its weights are still the factory's."""
+        """Build the factory's problem on the chosen device in the chosen dtype; its weights are still the factory's."""
         problem, dtype = build(factory, checkpoint), _dtype(self.dtype)
         try:
             problem = problem.to(
@@ -123,18 +127,18 @@ class Source:
         return (problem.restricted(self.params) if self.params else problem).distributed_over(self.processes)
 
     def load(self, path: str | Path) -> Problem:
-        """The problem at the weights of a checkpoint."""
+        """The problem at a checkpoint's weights."""
         checkpoint = self.read(path)
         return at_checkpoint(self.pose(self.factory(checkpoint), checkpoint), checkpoint)
 
 
 def in_runs(paths: Sequence[str | Path]) -> list[Path]:
-    """Checkpoints; the folder of a run of transformers' Trainer stands for the ``checkpoint-*`` in it."""
-    found: list[Path] = []
+    """Paths of checkpoints; a run folder of transformers' Trainer is replaced by its ``checkpoint-*`` folders."""
+    checkpoints: list[Path] = []
     for path in (Path(each).expanduser() for each in paths):
         inside = sorted(path.glob("checkpoint-*")) if os.path.isdir(path) and not brings_model(path) else []
-        found += [each for each in inside if brings_model(each)] or [path]
-    return found
+        checkpoints += [each for each in inside if brings_model(each)] or [path]
+    return checkpoints
 
 
 @renamed_arguments("load_problem", compiling="compile_products")
@@ -160,7 +164,7 @@ def load_problem(
     """The problem at a checkpoint's weights; arguments as in `Source`.
 
     Raises:
-        InputError: one line that says what can't be used and what to do.
+        InputError: an argument or the checkpoint can't be used; the message says in one line what to do.
     """
     allowed = bytes_of(memory) if isinstance(memory, str) else memory
     return Source(
@@ -183,24 +187,26 @@ def load_problem(
 
 
 def at_checkpoint(problem: Problem, checkpoint: Checkpoint) -> Problem:
-    """The problem at the weights of a checkpoint, with what was done to read and fit them among its notes.
+    """The problem at a checkpoint's weights, with notes on how the weights were read and fitted.
 
     Raises:
-        InputError: they don't fit to the model, or aren't finite.
+        InputError: the weights don't fit the model, or aren't finite.
     """
     state, notes = fit_state(checkpoint.state, problem.model, str(checkpoint.path))
     try:
-        there = problem.with_state(state)
+        loaded = problem.with_state(state)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from error
-    return there.noted(*checkpoint.notes, *notes, *_casts(state, problem.dtype)).with_optimizer(checkpoint.optimizer)
+    return loaded.noted(*checkpoint.notes, *notes, *_casts(state, problem.dtype)).with_optimizer(checkpoint.optimizer)
 
 
 def with_weight_decay(problem: Problem, weight: float, checkpoint: Checkpoint) -> Problem:
-    """The problem with weight decay in its objective, over the parameters that a checkpoint's optimiser decays.
+    """Add weight decay to the problem's objective, over the parameters that a checkpoint's optimiser decays.
+
+    If the optimiser decays none of the parameters, or there is no optimiser, the weight decay is over all of them.
 
     Raises:
-        InputError: the weight isn't positive, it can't be told which parameters the optimiser decays, or the objective
+        InputError: the weight isn't positive, the optimiser's entries can't be matched to parameters, or the objective
             has a penalty already.
     """
     optimizer = checkpoint.optimizer or {"state": {}, "param_groups": []}
@@ -219,7 +225,7 @@ def with_weight_decay(problem: Problem, weight: float, checkpoint: Checkpoint) -
 
 
 def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
-    """A note on each floating-point type of the weights that isn't the one computed in."""
+    """A note on each stored floating-point dtype that is neither the computation's dtype nor float32."""
     types = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if each.is_floating_point()})
     computed = str(dtype).removeprefix("torch.")
     rounded = " and rounded to it (--dtype float64 keeps them)"
@@ -231,8 +237,8 @@ def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
 
 
 def _project(folder: Path) -> Path:
-    """A project's folder that was named, and is not looked for further up."""
-    if not os.path.isfile(folder / "pyproject.toml"):  # false for a name too long, where Path.is_file raises
+    """The folder of a project that the user named; its parents are not searched."""
+    if not os.path.isfile(folder / "pyproject.toml"):  # false for a too long name, where Path.is_file raises
         raise InputError(f"--project: {folder} has no pyproject.toml; name the folder of the one that names problems")
     if find_project(folder) != folder.resolve():
         raise InputError(f"--project: {folder / 'pyproject.toml'} has no {TABLE}; add it, or name another folder")
@@ -240,10 +246,10 @@ def _project(folder: Path) -> Path:
 
 
 def device_named(name: str | None, processes: Processes = SINGLE_PROCESS) -> str | None:
-    """The device that a name stands for; None if it stands for the factory's own choice.
+    """The device that a name stands for; None if the name is None, the factory's own choice.
 
     Raises:
-        InputError: it is no name of a device, or of one alone for several processes.
+        InputError: ``name`` is no device, or is one device for several processes.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""One HDF5 file for one run: written one finished unit after the other, read without this package too."""
+"""Records: one HDF5 file for a run, written unit by unit, and readable without this package."""
 
 from landscape.record.hdf5 import readable
 from landscape.record.join import join_records

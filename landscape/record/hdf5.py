@@ -1,4 +1,4 @@
-"""Records as HDF5 files: the header, groups with their dimension scales, and where each unit's row is."""
+"""Records as HDF5 files: the header, groups with their dimension scales, and the place of each unit's row."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from landscape.record.schema import FORMAT, ROWS, SCHEMA_MINOR, SCHEMA_VERSION, 
 
 LABELS = "DIMENSION_LABELS"
 _OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
-# The netCDF library's name for a dimension without a coordinate; readers of netCDF then show no variable for it.
+# The netCDF library's name for a dimension without a coordinate. Readers of netCDF show no variable for it.
 _NO_COORDINATE = "This is a netCDF dimension but not a netCDF variable."
 
-MOST_UNPACKED = 10  # times the file: records aren't packed, and what somebody packed is let through, but no bomb
-_UNWRITTEN_BYTES = 2**26  # of rows that are padding alone
+MOST_UNPACKED = 10  # times the file's size: a file that somebody compressed passes, and a bomb does not
+_UNWRITTEN_BYTES = 2**26  # allowed for rows that hold only padding
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a group is made of.
+    """Layout and dimension lengths of a group.
 
     Attributes:
-        layout: of its units: without the checkpoint dimension, and without what padding added.
-        sizes: of each dimension, padding included.
-        shorter: the true length in each row, of the dimensions in which rows differ.
+        layout: layout of the group's units, without the checkpoint dimension and without padding.
+        sizes: size of each dimension, padding included.
+        shorter: true length in each row, (rows,), for each dimension in which rows differ.
     """
 
     layout: Layout
@@ -43,7 +43,7 @@ class Contents:
     shorter: dict[str, NDArray[Any]]
 
     def lengths(self, position: int) -> dict[str, int]:
-        """The true length of each dimension in one row."""
+        """True length of each dimension in the row at ``position``."""
         return {
             dim: int(self.shorter[dim][position]) if dim in self.shorter else size for dim, size in self.sizes.items()
         }
@@ -51,7 +51,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class RowPlace:
-    """Where a unit is: the file, and the position in its group; and what the group is made of, if somebody looked."""
+    """Place of a unit: the file, the position in its group, and the group's contents if they were read already."""
 
     path: Path
     position: int
@@ -60,11 +60,13 @@ class RowPlace:
 
 @dataclass(frozen=True)
 class Members:
-    """The variables of a group, each opened once: that is most of what reading a record of one row takes.
+    """The variables of a group, each opened once.
+
+    Opening the variables takes most of the time of reading a record of one row.
 
     Attributes:
-        scales: of dimensions.
-        variables: the others.
+        scales: scales of the dimensions, by name.
+        variables: the other variables, by name.
     """
 
     scales: dict[str, h5py.Dataset]
@@ -73,7 +75,7 @@ class Members:
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The record, open for reading.
+    """Open a record for reading.
 
     Raises:
         InputError: the file is no landscape record, is damaged, or follows a newer schema.
@@ -101,10 +103,12 @@ def _file(path: Path) -> h5py.File:
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """What reading a damaged record raises (h5py, NumPy, xarray and JSON: nearly every type there is) as one line.
+    """Turn any exception from reading a damaged record into an `InputError` of one line.
+
+    h5py, NumPy, xarray and JSON raise nearly every type of exception on damaged records.
 
     Raises:
-        InputError: something was raised.
+        InputError: the block raised an exception.
     """
     try:
         yield
@@ -117,21 +121,22 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def check_structure(file: h5py.File) -> None:
-    """Refuse what no record has: groups in groups, links to elsewhere, and data that the file doesn't have.
+    """Refuse what no record has: groups in groups, links to other places, and data missing from the file.
 
-    HDF5 follows links into other files, reads data from them, and makes terabytes of a variable that was never written.
+    HDF5 follows links into other files and reads data from these files. HDF5 also fills terabytes for a variable that
+    was never written.
 
     Raises:
-        ValueError: the file has such a thing.
+        ValueError: the file has such a group, link or variable.
     """
     _refuse_unwritten(file, sum(_bytes(check_group(file, name)) for name in file))
 
 
 def check_group(file: h5py.File, name: str) -> Members:
-    """The same of one group.
+    """Check one group as `check_structure` checks a file.
 
     Returns:
-        Its variables.
+        The variables of the group.
     """
     group = _member(file, name, h5py.Group)
     members = _sorted_out({each: _member(group, each, h5py.Dataset) for each in group})
@@ -168,18 +173,18 @@ def _member(group: h5py.Group, name: str, kind: type) -> Any:
 
 
 def is_scale(data: h5py.Dataset) -> bool:
-    """Whether it is a dimension's scale, from the attribute itself: HDF5's own function crashes on a damaged one."""
+    """Whether a variable is a dimension's scale, by its attribute: HDF5's own function crashes on a damaged one."""
     attrs = data.attrs
     return "CLASS" in attrs and attrs["CLASS"] in (b"DIMENSION_SCALE", "DIMENSION_SCALE")
 
 
 def _is_no_coordinate(data: h5py.Dataset) -> bool:
-    """Whether a scale is a dimension alone: never written, and never read."""
+    """Whether a scale has no coordinate; such a scale is never written and never read."""
     return bool(data.attrs["NAME"].decode().startswith(_NO_COORDINATE))
 
 
 def header(request: Request) -> dict[str, Any]:
-    """What a record, and the folder of its parts, says of itself."""
+    """Attributes that identify a record, or the folder of its parts."""
     return {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,
@@ -190,10 +195,10 @@ def header(request: Request) -> dict[str, Any]:
 
 
 def check_header(path: Path, attrs: Mapping[str, Any]) -> None:
-    """Refuse what this version cannot read.
+    """Refuse a header that this version cannot read.
 
     Raises:
-        InputError: it is no record, or one of a newer schema.
+        InputError: the file is no record, or follows a newer schema.
     """
     if str(attrs.get("format")) != FORMAT:
         raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
@@ -204,7 +209,7 @@ def check_header(path: Path, attrs: Mapping[str, Any]) -> None:
 
 
 def is_older(attrs: Mapping[str, Any]) -> bool:
-    """Whether a record, or the folder of its parts, is of a schema whose groups had other names."""
+    """Whether a record, or the folder of its parts, follows an older schema, whose groups had other names."""
     return int(attrs.get("schema_version", SCHEMA_VERSION)) < SCHEMA_VERSION
 
 
@@ -212,7 +217,7 @@ def refuse_older(path: Path, attrs: Mapping[str, Any]) -> None:
     """Refuse to add to a record of an older schema, or to join it with others.
 
     Raises:
-        InputError: the record is of an older schema.
+        InputError: the record follows an older schema.
     """
     if is_older(attrs):
         raise InputError(
@@ -222,15 +227,15 @@ def refuse_older(path: Path, attrs: Mapping[str, Any]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's message, or the error's type if the message is empty."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def survey(path: Path) -> tuple[Request, dict[Unit, RowPlace]]:
-    """What the record was asked for, and where each of its units is.
+    """The request of a record, and the place of each of its units.
 
     Raises:
-        InputError: see `opened`; also if the request or the bookkeeping cannot be read, or the record is of an older
+        InputError: see `opened`; also if the request or the bookkeeping cannot be read, or the record follows an older
             schema.
     """
     with opened(path) as file, readable(path):
@@ -249,7 +254,7 @@ def survey(path: Path) -> tuple[Request, dict[Unit, RowPlace]]:
 
 
 def write_header(file: h5py.File, request: Request) -> None:
-    """The root's attributes."""
+    """Write the root's attributes."""
     file.attrs.update(header(request) | {"request": to_json(request.plain())})
 
 
@@ -264,7 +269,7 @@ def _sorted_out(members: dict[str, h5py.Dataset]) -> Members:
 
 
 def contents_of(members: Members) -> Contents:
-    """What a group is made of."""
+    """The layout and dimension lengths of a group."""
     scales = {dim: scale for dim, scale in members.scales.items() if dim != ROWS}
     lengths = {length_of(dim): dim for dim in scales}
     coordinates = {
@@ -282,7 +287,7 @@ def contents_of(members: Members) -> Contents:
 
 
 def _labels_in(data: h5py.Dataset) -> tuple[str, ...]:
-    """The names of its dimensions, from the attribute itself: HDF5's own function crashes on one of another type."""
+    """Names of a variable's dimensions, from the attribute: HDF5's own function crashes on one of another type."""
     labels = data.attrs[LABELS]
     if len(labels) != data.ndim or not all(isinstance(each, str) for each in labels):
         raise ValueError(f"{data.name} has no names for its dimensions")
@@ -296,7 +301,7 @@ def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
 
 
 def create_group(file: h5py.File, name: str, layout: Layout, sizes: Mapping[str, int], rows: int) -> h5py.Group:
-    """A group with all its variables, filled with padding: `checkpoint` leads each, and scales are attached."""
+    """Create a group whose variables are padding, each with `checkpoint` as first dimension and its scales attached."""
     group = file.create_group(name)
     scale = group.create_dataset(ROWS, data=np.arange(rows))
     scale.make_scale(ROWS)
@@ -310,7 +315,7 @@ def create_group(file: h5py.File, name: str, layout: Layout, sizes: Mapping[str,
 
 def _create_scale(group: h5py.Group, dim: str, size: int, layout: Layout) -> None:
     if dim not in layout.coordinates:
-        # Never written, so HDF5 stores nothing for it: a dimension over all parameters costs no space.
+        # HDF5 stores nothing for a variable that is never written: a dimension over all parameters costs no space.
         group.create_dataset(dim, shape=(size,), dtype=">f4").make_scale(f"{_NO_COORDINATE}{size:10d}")
         return
     variable, values = layout.coordinates[dim]
@@ -320,7 +325,7 @@ def _create_scale(group: h5py.Group, dim: str, size: int, layout: Layout) -> Non
 
 
 def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Dataset:
-    """One variable, filled with padding, its scales and labels attached."""
+    """Create one variable, filled with padding, with its scales and labels attached."""
     dims = (ROWS, *variable.dims)
     shape = tuple(len(group[dim]) for dim in dims)
     data = group.create_dataset(name, shape=shape, dtype=variable.storage, fillvalue=variable.padding)
@@ -332,20 +337,20 @@ def create_variable(group: h5py.Group, name: str, variable: Variable) -> h5py.Da
 
 
 def provenance_in(group: h5py.Group, position: int) -> dict[str, Any]:
-    """How one row came to be."""
+    """The provenance of the row at ``position``."""
     return parsed_provenance(group["provenance"].asstr()[position])
 
 
 def parsed_provenance(text: str) -> dict[str, Any]:
-    """A row's provenance, from its JSON."""
-    told: dict[str, Any] = json.loads(text)
-    if not {"step", "path"} <= told["checkpoint"].keys():
+    """Parse a row's provenance from its JSON."""
+    provenance: dict[str, Any] = json.loads(text)
+    if not {"step", "path"} <= provenance["checkpoint"].keys():
         raise ValueError("a row's provenance doesn't say of which checkpoint it is")
-    return told
+    return provenance
 
 
 def write_common(group: h5py.Group) -> None:
-    """Attributes of the group for what is the same in the provenance of all its rows."""
+    """Write the provenance entries that all rows share as attributes of the group."""
     rows = [parsed_provenance(each) for each in group["provenance"].asstr()[:]]
     for key, value in rows[0].items():
         if key != "checkpoint" and all(key in row and row[key] == value for row in rows):
@@ -353,7 +358,10 @@ def write_common(group: h5py.Group) -> None:
 
 
 def _attribute(value: Any) -> Any:
-    """Strings and numbers as they are; the rest as JSON, for netCDF has no attribute of a truth value either."""
+    """Strings and numbers unchanged; other values as JSON.
+
+    Truth values are JSON too, because netCDF has no attributes of this type.
+    """
     if isinstance(value, str):
         return utf8(value)
     fits = isinstance(value, float) or (type(value) is int and -(2**63) <= value < 2**63)

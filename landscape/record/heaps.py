@@ -1,7 +1,7 @@
-"""Heaps of an HDF5 file, where its texts lie, looked at before the HDF5 library reads them.
+"""Check the global heaps of an HDF5 file, which hold its texts, before the HDF5 library reads them.
 
-The library goes through the objects of a heap by their sizes. At free space of size 0, as in a file that was zeroed in
-part, it goes on for ever, and nothing can stop it but the end of the process.
+The library steps through the objects of a heap by their sizes. Free space of size 0, as in a partly zeroed file, makes
+the library loop forever. Only the end of the process stops the loop.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from pathlib import Path
 
 # HDF5 file format specification, version 3.0, section III.E: a global heap's signature, its version and three zeros.
 _BEGINNING = b"GCOL\x01\0\0\0"
-_HEADER, _OBJECT = 16, struct.Struct("<HHIQ")  # an object's index, its references, nothing, and its size
-_MOST = 2**30  # bytes of a file that are looked at, half of them at either end, where texts are written
+_HEADER, _OBJECT = 16, struct.Struct("<HHIQ")  # an object's index, reference count, unused bytes and size
+_MOST = 2**30  # bytes of a file that are searched, half of them at each end, where texts are written
 
 
 def has_endless_heap(path: Path) -> bool:
-    """Whether the HDF5 library would never come to the end of a heap in a file.
+    """Whether a heap in the file would make the HDF5 library loop forever.
 
     Raises:
         OSError: the file can't be read.
@@ -40,7 +40,7 @@ def _in_part(content: mmap.mmap, start: int, stop: int) -> bool:
 
 
 def _is_endless(content: mmap.mmap, start: int) -> bool:
-    """Whether free space of size 0 comes before the end of the heap that begins at a place."""
+    """Whether the heap at ``start`` has free space of size 0 before its end."""
     if start + _HEADER > len(content):
         return False
     place, end = start + _HEADER, start + int.from_bytes(content[start + 8 : start + _HEADER], "little")

@@ -1,4 +1,4 @@
-"""One run at a time writes a record: a lock that ends with its process, and who has it."""
+"""A lock by which one run at a time writes a record; the lock ends with its process, and names this process."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import TextIO
 
 
 class Hold:
-    """A locked file that says who writes in its folder.
+    """A locked file that names the process which writes in its folder.
 
-    The operating system lets go of the lock when its process ends, however it does; what a kill leaves of the file
-    keeps nobody out. Nor does anything where the file system has no locks.
+    The operating system releases the lock when the process ends, in whatever way. The file that a killed process leaves
+    keeps nobody out. On a file system without locks, everybody may write.
     """
 
     def __init__(self, path: Path) -> None:
-        """Look at nothing yet."""
+        """Store the path; nothing is read or locked yet."""
         self.path = path
         self._mine: weakref.finalize[[TextIO, Path, int], Hold] | None = None
 
     @property
     def mine(self) -> bool:
-        """Whether it was taken here, and not let go of since."""
+        """Whether this object holds the lock."""
         return self._mine is not None and self._mine.alive
 
     def other(self) -> str | None:
-        """Who else writes at the moment; None if nobody does."""
+        """Description of another process that holds the lock; None if there is none."""
         if self.mine:
             return None
         try:
@@ -43,21 +43,24 @@ class Hold:
             return None if _locked(file) else _told(file.read())
 
     def take(self) -> str | None:
-        """Keep others out until `release`, making the folder where it isn't there; or say who keeps this run out.
+        """Hold the lock until `release`; the folder is made if it is missing.
+
+        Returns:
+            None, or a description of another process that holds the lock.
 
         Raises:
-            OSError: the disk doesn't take it.
+            OSError: the file cannot be written.
         """
         while not self.mine:
             self.path.parent.mkdir(exist_ok=True)
-            with suppress(FileNotFoundError):  # whoever held it has just removed the folder; a link is never followed
+            with suppress(FileNotFoundError):  # the last holder has just removed the folder; a link is never followed
                 file = os.fdopen(
                     os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8"
                 )
                 if not _locked(file):
                     with file:
                         return _told(file.read())
-                if not _is(file, self.path):  # removed between opening and locking it
+                if not _is(file, self.path):  # the file was removed between opening and locking it
                     file.close()
                     continue
                 self._mine = weakref.finalize(self, _let_go, file, self.path, os.getpid())
@@ -68,14 +71,14 @@ class Hold:
         return None
 
     def release(self) -> None:
-        """Let others in, and remove the folder if there is nothing else in it."""
+        """Let others in, and remove the folder if it is empty otherwise."""
         if self._mine is not None:
             self._mine()
 
 
 def _locked(file: TextIO) -> bool:
-    """Lock a file, unless another run has; where there are no locks, everybody may have it."""
-    for pause in (0, 0.05, 0.1):  # who only looks whether it is locked has it for a moment
+    """Lock a file unless another run has locked it; True also on a file system without locks."""
+    for pause in (0, 0.05, 0.1):  # a run that only checks the lock holds it for a moment
         time.sleep(pause)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,14 +101,14 @@ def _told(text: str) -> str:
     try:
         who = json.loads(text)
         return f"process {who['process']} on {who['host']} since {who['since']}"
-    except (ValueError, KeyError, TypeError):  # it has only just begun
+    except (ValueError, KeyError, TypeError):  # the other run has only just begun
         return "another run"
 
 
 def _let_go(file: TextIO, path: Path, process: int) -> None:
-    if os.getpid() == process:  # a fork has the file too, but it isn't its own
+    if os.getpid() == process:  # a forked process has the file too, but doesn't own the lock
         for remove in (path.unlink, path.parent.rmdir):
-            with suppress(OSError):  # the folder is kept where parts are in it
+            with suppress(OSError):  # a folder with parts in it is kept
                 remove()
     with suppress(OSError):
         file.close()

@@ -1,4 +1,4 @@
-"""One record of several: of jobs that each measured some checkpoints of a run."""
+"""Join several records into one: records of jobs that each measured some checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def join_records(
 ) -> Path:
     """Join finished records of one problem and equal settings, with the rows in the order of their steps.
 
-    What two records both have is taken from the first.
+    A row that is in two records is taken from the first.
 
     Args:
-        records: files.
-        out: the record to make.
-        overwrite: replace a file that is there.
-        on_loss: called with a line for each row that can't be read; what can be read is then saved as an unfinished
-            record, in which the command that measured it measures the others again. Without it a damaged record is
+        records: paths of the records.
+        out: path of the record to make.
+        overwrite: replace an existing record; False by default.
+        on_loss: called with a line for each row that can't be read. The other rows are then saved as an unfinished
+            record, in which the command that measured it measures the lost rows again. By default, a damaged record is
             refused.
 
     Returns:
-        The record that was made; of an unfinished one, the folder of its parts.
+        Path of the record that was made; for an unfinished record, the folder of its parts.
 
     Raises:
-        InputError: a file is no finished record or damaged, settings or problems differ, ``out`` is one of them, is
-            there already, is no record or is being measured, or the disk doesn't take it.
+        InputError: a file is no finished record or damaged, settings or problems differ, or the disk doesn't take the
+            record. Likewise if ``out`` is one of the records, exists already, is no record or is being measured.
     """
     if not records:
         raise InputError("no record given; name those to be joined")
@@ -53,8 +53,8 @@ def join_records(
     with tempfile.TemporaryDirectory(prefix="landscape-record-") as folder:
         salvage = Salvage(Path(folder))
         first, *others = map(Path, records)
-        found = _finished(first, salvage)
-        request, rows, told = found.request, found.rows, found.told
+        readable = _finished(first, salvage)
+        request, rows, checkpoints = readable.request, readable.rows, readable.told
         for record in others:
             more = _finished(record, salvage)
             try:
@@ -62,7 +62,7 @@ def join_records(
             except InputError as error:
                 raise InputError(f"{record} doesn't go together with {first}: {error}") from error
             for unit in more.rows.keys() - rows.keys():
-                rows[unit], told[unit] = more.rows[unit], more.told[unit]
+                rows[unit], checkpoints[unit] = more.rows[unit], more.told[unit]
         if lost := [unit for unit in request.units if unit not in rows]:
             whose = listed(records)
             if on_loss is None or not rows:
@@ -71,7 +71,7 @@ def join_records(
                 raise InputError(f"{whose}: damaged, {which}; {hint}")
             for name, sha in lost:
                 on_loss(f"{name} of the checkpoint {sha[:12]} cannot be read in {whose}")
-        ordered = request if lost else _by_step(request, told)
+        ordered = request if lost else _by_step(request, checkpoints)
         parts = Parts.of(path)
         parts.lock()
         try:
@@ -82,7 +82,7 @@ def join_records(
                 return parts.folder
             with replacing(path, parts.folder, size_of_merged(rows)) as temporary:
                 merge(temporary, ordered, rows)
-            parts.remove()  # with what a kill has left of an earlier run
+            parts.remove()  # including leftovers of an earlier run that was killed
             return path
         finally:
             parts.release()
@@ -97,18 +97,18 @@ def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -
         return
     if not overwrite:
         raise InputError(f"{path} is there already; name another file (-o), or pass --overwrite to replace it")
-    survey(path)  # what is no record isn't replaced
+    survey(path)  # raises if the file is no record, which is then not replaced
 
 
 def _finished(record: Path, salvage: Salvage) -> Readable:
-    found = salvage.read(record)
-    if not found.damaged and (missing := [unit for unit in found.request.units if unit not in found.rows]):
+    readable = salvage.read(record)
+    if not readable.damaged and (missing := [unit for unit in readable.request.units if unit not in readable.rows]):
         raise InputError(f"{record} is unfinished: {counted(len(missing), 'row')} are missing; finish it first")
-    return found
+    return readable
 
 
 def _by_step(request: Request, told: Mapping[Unit, Mapping[str, Any]]) -> Request:
-    """With the checkpoints of each measurement in their order in the run."""
+    """The request with the checkpoints of each measurement in the order of the run."""
     places = {unit: place_in_run(each["step"], each["path"]) for unit, each in told.items()}
     ordered = {
         name: tuple(sha for _, sha in sorted(((name, sha) for sha in checkpoints), key=places.__getitem__))

@@ -1,4 +1,4 @@
-"""Joins records: units from many files become the rows of one, however large."""
+"""Merge units from many files into the rows of one record, of any size."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from landscape.record.hdf5 import (
 from landscape.record.request import Request, Unit, to_json
 from landscape.record.schema import Layout, Variable, layout_of, length_of, stored
 
-_BLOCK_BYTES = 2**26
-_OVERHEAD_BYTES = 2**17  # headers, scales and attributes: a part without its data has about 16 KiB
+_BLOCK_BYTES = 2**26  # bytes of a variable in memory at a time
+_OVERHEAD_BYTES = 2**17  # for headers, scales and attributes; a part without its data has about 16 KiB
 
 
 def size_of_unit(request: Request, unit: xr.Dataset) -> int:
-    """About how many bytes the record of one unit takes, rather more than less."""
+    """Estimated size in bytes of a record of one unit, rather too large than too small."""
     return unit.nbytes + 2 * len(to_json(request.plain())) + _OVERHEAD_BYTES
 
 
 def size_of_merged(rows: Mapping[Unit, RowPlace]) -> int:
-    """About how many bytes the merged record takes; padding is not foreseen."""
+    """Estimated size in bytes of the merged record, without padding."""
     return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + _OVERHEAD_BYTES
 
 
 def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset) -> None:
-    """A record of one unit."""
+    """Write a record of one unit."""
     layout = layout_of(unit)
     with h5py.File(path, "w") as file:
         write_header(file, request)
@@ -50,7 +50,7 @@ def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset)
 
 
 def merge(path: Path, request: Request, rows: Mapping[Unit, RowPlace]) -> None:
-    """A record of all the units at hand, in the order of the request. It keeps one block of one variable in memory.
+    """Write a record of all given units, in the order of the request. Only one block of one variable is in memory.
 
     Raises:
         InputError: a file cannot be read, or units do not fit into one group.
@@ -73,27 +73,27 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[RowPlace]) -> None:
                 with readable(path):
                     data = source[name][variable]
                 dims = layout.variables[variable].dims
-                for here in places:
-                    for block in blocks(tuple(lengths[here][dim] for dim in dims), data.dtype.itemsize):
+                for index in places:
+                    for block in blocks(tuple(lengths[index][dim] for dim in dims), data.dtype.itemsize):
                         with readable(path):
-                            values = data[rows[here].position, *block]
-                        target[here, *block] = values
+                            values = data[rows[index].position, *block]
+                        target[index, *block] = values
     for dim in sizes:
         _write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
 
 
 def _inspect(name: str, rows: Sequence[RowPlace]) -> tuple[Layout, list[dict[str, int]]]:
-    """The layout of all rows together, and the lengths of each."""
+    """The joint layout of all rows, and the lengths of each row."""
     layout: Layout | None = None
     lengths: dict[int, dict[str, int]] = {}
     for path, places in _by_file(rows).items():
         contents = rows[places[0]].contents or _contents(path, name)
         with readable(path):
-            lengths |= {here: contents.lengths(rows[here].position) for here in places}
+            lengths |= {index: contents.lengths(rows[index].position) for index in places}
         layout = contents.layout if layout is None else layout.join(contents.layout)
     assert layout is not None, "there are rows"
-    return layout, [lengths[here] for here in range(len(rows))]
+    return layout, [lengths[index] for index in range(len(rows))]
 
 
 def _contents(path: Path, name: str) -> Contents:
@@ -102,15 +102,15 @@ def _contents(path: Path, name: str) -> Contents:
 
 
 def _by_file(rows: Sequence[RowPlace]) -> dict[Path, list[int]]:
-    """Where the rows of each file go: a file is opened once for all of them."""
-    found: dict[Path, list[int]] = {}
-    for here, row in enumerate(rows):
-        found.setdefault(row.path, []).append(here)
-    return found
+    """Positions of the rows from each file, so that a file is opened once for all of its rows."""
+    positions: dict[Path, list[int]] = {}
+    for index, row in enumerate(rows):
+        positions.setdefault(row.path, []).append(index)
+    return positions
 
 
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
-    """Slices that together cover an array once, each of at most 64 MiB where one slab of the first axis allows."""
+    """Slices along the first axis that cover an array once, each of at most 64 MiB if one index along it fits."""
     if not shape:
         yield ()
         return

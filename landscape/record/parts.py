@@ -1,4 +1,4 @@
-"""The folder of an unfinished record: one small record for each finished unit, beside the request."""
+"""The folder of an unfinished record: the request, and one small record for each finished unit."""
 
 from __future__ import annotations
 
@@ -15,35 +15,37 @@ from landscape.record.hold import Hold
 from landscape.record.request import Request, Unit, to_json
 
 _REQUEST = "request.json"
-_LONGEST = 10**9  # bytes of a request: a million checkpoints
+_LONGEST = 10**9  # bytes of a request, enough for a million checkpoints
 _WRITER = "writer.json"
 
 
 class Parts:
-    """The folder `<OUT>.parts`; it is there while a run is going on, and after one that has left finished units."""
+    """The folder `<OUT>.parts`, which exists during a run, and after a run that left finished units."""
 
     def __init__(self, folder: Path) -> None:
-        """Look at nothing yet."""
+        """Store the path; nothing is read or locked yet."""
         self.folder = folder
         self._hold = Hold(folder / _WRITER)
 
     @classmethod
     def of(cls, record: Path) -> Parts:
-        """The parts of the record that is to become this file."""
+        """The parts of the record at ``record``, which may not exist yet."""
         return cls(record.with_name(record.name + ".parts"))
 
     def request(self) -> Request | None:
-        """What the unfinished run was asked for; None if there is none. Each part has it too, if its own file is lost.
+        """The request of the unfinished run; None if there is none.
+
+        If the request's own file is lost, the request is taken from the parts.
 
         Raises:
-            InputError: something else has this name, or nothing here tells what was asked for.
+            InputError: the folder is something else, or no request can be read from it.
         """
         if not os.path.lexists(self.folder):
             return None
         if self.folder.is_dir() and all(
             each.suffix == ".tmp" or each.name == _WRITER for each in self.folder.iterdir()
         ):
-            return None  # its request isn't written yet, or it ended before
+            return None  # the run hasn't written its request yet, or ended before it did
         if self.folder.is_dir() and not os.path.lexists(self.folder / _REQUEST):
             return self._request_of_parts()
         try:
@@ -53,7 +55,7 @@ class Parts:
             return Request.from_plain(stored["request"])
         except InputError:
             raise
-        except Exception as error:  # as many types as there are ways to be something else
+        except Exception as error:  # something else can raise nearly every type of exception
             raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
 
     def _request_of_parts(self) -> Request:
@@ -85,16 +87,16 @@ class Parts:
         return {unit: row for unit, row in finished.items() if unit in request.units}
 
     def writer(self) -> str | None:
-        """Which other run writes here at the moment, in words; None if none does."""
+        """Description of another run that writes here at the moment; None if there is none."""
         return self._hold.other()
 
     def lock(self) -> None:
         """Keep other runs out until `release`, or until this process ends.
 
         Raises:
-            InputError: another run writes here, the folder is somebody else's, or the disk doesn't take it.
+            InputError: another run writes here, the folder is something else, or the disk doesn't take it.
         """
-        self.request()  # nothing is put into a folder of somebody else
+        self.request()  # raises if the folder is something else, into which nothing is put
         try:
             other = self._hold.take()
         except OSError as error:
@@ -103,15 +105,15 @@ class Parts:
             raise InputError(self.held_by(other))
 
     def held_by(self, other: str) -> str:
-        """What is said to a second run."""
+        """The error message for a second run."""
         return f"{self.folder.with_suffix('')} is being written by {other}; wait for it or name another file (-o)"
 
     def release(self) -> None:
-        """Let other runs in; a folder in which nothing was stored goes."""
+        """Let other runs in, and remove the folder if nothing was stored in it."""
         self._hold.release()
 
     def prepare(self, request: Request) -> None:
-        """Hold the folder, with the request in it.
+        """Lock the folder, and write the request into it.
 
         Raises:
             InputError: another run writes there or has done so meanwhile, or the disk doesn't take it.
@@ -128,18 +130,20 @@ class Parts:
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
 
     def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> RowPlace:
-        """One part of about so many bytes, which is there as a whole or not at all."""
+        """Write one part of about ``size`` bytes, which appears complete or not at all."""
         row = self.row(unit)
         with replacing(row.path, self.folder, size) as temporary:
             write(temporary)
         return row
 
     def row(self, unit: Unit) -> RowPlace:
-        """Where a unit's part is, or will be."""
+        """Place of a unit's part, whether it exists or not."""
         return RowPlace(self.folder / f"{'-'.join(unit)}.h5", 0)
 
     def remove(self) -> None:
-        """Remove what is a record's, the request last: an end in between leaves fewer parts, not a riddle.
+        """Remove the files of the record, the request last.
+
+        A run that ends in between leaves the request with fewer parts, which can be continued.
 
         Raises:
             InputError: another run writes here.
@@ -148,17 +152,17 @@ class Parts:
         for pattern in ("*.tmp", "*.h5", _REQUEST):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        self.release()  # and the folder, unless somebody keeps files of their own there
+        self.release()  # also removes the folder, unless it has other files
 
 
 def _text(path: Path) -> str:
-    if not path.is_file() or path.stat().st_size > _LONGEST:  # a pipe or a device may never come to an end
+    if not path.is_file() or path.stat().st_size > _LONGEST:  # a pipe or a device may never end
         raise ValueError(f"{path} is not a file of a request")
     return path.read_text(encoding="utf-8")
 
 
 def followed(path: Path) -> Path:
-    """Where a record is written that is named by a link.
+    """The path at which a record is written: the target of a link, or the path itself.
 
     Raises:
         InputError: the link leads back to itself.
@@ -173,15 +177,15 @@ def followed(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path, folder: Path, size: int = 0) -> Iterator[Path]:
-    """A temporary file in the folder that becomes `path` as a whole when the block ends well, and is on disk then.
+    """A temporary file in ``folder`` that replaces ``path``, complete and on disk, when the block ends well.
 
     Args:
-        path: the file to make.
-        folder: on the same file system.
-        size: about how many bytes it will have; whether the disk has them is tried first.
+        path: path of the file to make.
+        folder: folder of the temporary file, on the file system of ``path``.
+        size: estimated size in bytes, which is allocated first to try the disk; 0, the default, tries nothing.
 
     Raises:
-        InputError: the disk does not take it; nothing is left of it.
+        InputError: the disk does not take the file; nothing is left of it.
     """
     temporary = folder / f"{os.getpid()}.tmp"
     try:
@@ -198,9 +202,10 @@ def replacing(path: Path, folder: Path, size: int = 0) -> Iterator[Path]:
 
 
 def _try_space(path: Path, size: int) -> None:
-    """Allocate so much, to be truncated by whoever writes the file: HDF5 cannot close a file on a full disk in order.
+    """Allocate ``size`` bytes, which the writer of the file will truncate.
 
-    Allocation also meets quotas, which the free space of a disk does not tell.
+    HDF5 cannot close a file properly on a full disk. Allocation also meets quotas, which the free space of a disk does
+    not show.
     """
     if not size or not hasattr(os, "posix_fallocate"):
         return
@@ -208,12 +213,12 @@ def _try_space(path: Path, size: int) -> None:
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can tell
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not every file system can allocate
                 raise
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names of the folder on disk: a renamed file is safe only then."""
+    """Write the folder's entries to disk; a renamed file is safe only after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Reads a record, finished or not."""
+"""Read a record, finished or unfinished."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from landscape.record.schema import OLD_GROUPS, OLD_VARIABLES, length_of
 
 
 def open_record(path: str | Path) -> xr.DataTree:
-    """The record as a tree with a node for each measurement. Values are read when they are used.
+    """Open a record as a tree with a node for each measurement. Values are read when they are used.
 
-    Groups and variables of older schemas have the names of today.
+    Groups and variables of older schemas have their present names.
 
     Args:
-        path: OUT, or the folder `<OUT>.parts` of an unfinished run; OUT also stands for that folder while there is no
-            OUT. An unfinished record has the rows that are there so far.
+        path: OUT, or the folder `<OUT>.parts` of an unfinished run. OUT also stands for that folder while OUT doesn't
+            exist. An unfinished record has the rows that are finished so far.
 
     Raises:
-        InputError: there is none, or it is damaged or of a newer schema; or it is unfinished and of an older one.
+        InputError: there is no record, or it is damaged or of a newer schema, or it is unfinished and of an older
+            schema.
     """
     if (unfinished := _unfinished(Path(path))) is None:
         return _open(Path(path))
-    # A file rather than memory: eigenvectors are read when they are used, as from a finished record.
+    # Merged into a file, not into memory: eigenvectors are read when they are used, as from a finished record.
     folder = Path(tempfile.mkdtemp(prefix="landscape-record-"))
     try:
         parts, request = unfinished
@@ -49,20 +50,20 @@ def open_record(path: str | Path) -> xr.DataTree:
 
 
 def _renamed(node: xr.DataTree) -> xr.DataTree:
-    """A group of an older record, with the names of today for its variables."""
+    """A group of an older record, with the present names of its variables."""
     names = {old: new for old, new in OLD_VARIABLES.items() if old in node.variables}
     return xr.DataTree(node.dataset.rename(names)) if names else node
 
 
 def row_at(group: xr.Dataset, position: int) -> xr.Dataset:
-    """One row of a group at its own lengths, without the padding to those of longer rows."""
+    """One row of a group at its own lengths, without padding."""
     row = group.isel(checkpoint=position)
     lengths = {dim: int(row[length_of(str(dim))]) for dim in row.sizes if length_of(str(dim)) in row}
     return row.isel({dim: slice(length) for dim, length in lengths.items()})
 
 
 def read_request(path: str | Path) -> Request:
-    """What a record, finished or not, was asked for.
+    """The request of a record, finished or unfinished.
 
     Raises:
         InputError: see `open_record`.
@@ -74,13 +75,13 @@ def read_request(path: str | Path) -> Request:
 
 
 def read_provenance(record: xr.DataTree, measurement: str, position: int) -> dict[str, Any]:
-    """How one row came to be."""
+    """The provenance of one row."""
     stored: dict[str, Any] = json.loads(str(record[measurement].dataset["provenance"].values[position]))
     return stored
 
 
 def _unfinished(path: Path) -> tuple[Parts, Request] | None:
-    """The parts that are meant; None if it is a file."""
+    """The parts and the request of an unfinished record; None if ``path`` is a file."""
     if path.exists() and not path.is_dir():
         return None
     parts = Parts(path) if path.is_dir() else Parts.of(path)
@@ -98,5 +99,5 @@ def _open(path: Path) -> xr.DataTree:
         tree.children = {OLD_GROUPS.get(name, name): _renamed(node) for name, node in tree.children.items()}
     for node in tree.subtree:
         for variable in node.variables.values():
-            variable.attrs.pop(LABELS, None)  # the dimensions have the same names
+            variable.attrs.pop(LABELS, None)  # xarray's dimensions have these names
     return tree

@@ -1,4 +1,4 @@
-"""What a run was asked to measure, and the fingerprint that tells one request from another."""
+"""The request of a run: which measurements on which checkpoints, and a fingerprint that identifies the request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def to_json(value: Any) -> str:
-    """One line of JSON with sorted keys, so that equal values give equal text; NumPy values and paths are allowed.
+    """One line of JSON with sorted keys; NumPy values and paths are allowed.
+
+    Equal values give equal text.
 
     Raises:
         TypeError: the value holds something that JSON has no form for.
@@ -40,12 +42,12 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Request:
-    """Which measurements are asked for, on which checkpoints.
+    """Measurements that are asked for, and the checkpoints of each.
 
     Attributes:
-        settings: for each measurement its settings, such as ``{"eigenpairs": {"k": 10, "which": "LM"}}``.
-        checkpoints: for each measurement the sha256 of its checkpoints, in the order of the record's rows.
-        common: what holds for all of them: problem, its arguments, sha256 of the data, dtype.
+        settings: settings of each measurement, such as ``{"eigenpairs": {"k": 10, "which": "LM"}}``.
+        checkpoints: sha256 of the checkpoints of each measurement, in the order of the record's rows.
+        common: settings common to all measurements: problem, its arguments, sha256 of the data, dtype.
     """
 
     settings: Mapping[str, Mapping[str, Any]]
@@ -53,7 +55,7 @@ class Request:
     common: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse names that could not name a group or a file."""
+        """Refuse names and digests that could not name a group or a file."""
         if self.settings.keys() != self.checkpoints.keys():
             raise ValueError("settings and checkpoints must name the same measurements")
         if bad := [name for name in self.settings if not _MEASUREMENT.fullmatch(name)]:
@@ -65,16 +67,16 @@ class Request:
     def every(
         cls, settings: Mapping[str, Mapping[str, Any]], checkpoints: Iterable[str], common: Mapping[str, Any]
     ) -> Request:
-        """Every measurement on every checkpoint; a checkpoint that is named twice is measured once."""
+        """A request for every measurement on every checkpoint; a checkpoint that is named twice is measured once."""
         once = tuple(dict.fromkeys(checkpoints))
         return cls(settings, dict.fromkeys(settings, once), common)
 
     @classmethod
     def from_plain(cls, stored: Mapping[str, Any]) -> Request:
-        """The request that ``plain`` gave.
+        """The request in the form that `plain` returns.
 
         Raises:
-            ValueError, KeyError, TypeError, AttributeError: it is something else.
+            ValueError, KeyError, TypeError, AttributeError: ``stored`` is something else.
         """
         measurements = stored["measurements"]
         return cls(
@@ -84,7 +86,7 @@ class Request:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As dictionaries and lists, the form in which it is stored."""
+        """The request as dictionaries and lists, the form in which records store it."""
         return {
             "common": self.common,
             "measurements": {
@@ -99,18 +101,18 @@ class Request:
 
     @property
     def units(self) -> list[Unit]:
-        """Everything that has to be measured, one measurement after the other."""
+        """All units of the request, one measurement after the other."""
         return [(name, sha) for name in self.settings for sha in self.checkpoints[name]]
 
     def covers(self, other: Request) -> bool:
-        """Whether nothing that the other asks for is missing here."""
+        """Whether this request has every unit of the other, without conflicts."""
         return not self.conflicts(other) and set(other.units) <= set(self.units)
 
     def union(self, other: Request) -> Request:
-        """Both together: the rows of this one first, then the other's new ones.
+        """Both requests together: the rows of this one first, then the new rows of the other.
 
         Raises:
-            InputError: a measurement of both has other settings there, or what is common to all differs.
+            InputError: a measurement in both has different settings, or the common settings differ.
         """
         if conflicts := self.conflicts(other):
             raise InputError("; ".join(conflicts))
@@ -125,12 +127,15 @@ class Request:
         )
 
     def conflicts(self, other: Request) -> list[str]:
-        """What keeps the two from sharing a record: "hessian k is 5 there and 10 here", this one being there."""
+        """Differences that keep two requests from sharing a record, such as "hessian k is 5 there and 10 here".
+
+        "There" is this request, and "here" is the other.
+        """
         shared = [name for name in self.settings if name in other.settings]
-        found = _differences("", self.common, other.common)
+        conflicts = _differences("", self.common, other.common)
         for name in shared:
-            found += _differences(name, self.settings[name], other.settings[name])
-        return found
+            conflicts += _differences(name, self.settings[name], other.settings[name])
+        return conflicts
 
     def only(self, units: Container[Unit]) -> Request:
         """The part of this request that asks for these units."""
@@ -143,7 +148,7 @@ class Request:
 
 
 def _differences(prefix: str, there: Any, here: Any) -> list[str]:
-    """Leaf by leaf, as JSON: a tuple and a list, or a NumPy number and Python's, are not different."""
+    """Differences leaf by leaf, as JSON: a tuple equals a list, and a NumPy number equals Python's."""
     if isinstance(there, Mapping) and isinstance(here, Mapping):
         keys = dict.fromkeys([*there, *here])
         return [

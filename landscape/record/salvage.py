@@ -1,4 +1,4 @@
-"""What can still be read of a damaged record."""
+"""Recover the rows of a damaged record that can still be read."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from landscape.record.request import Request, Unit
 from landscape.record.schema import Layout
 
 _DAMAGE = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
-_END_OF_FILE = slice(40, 48)  # where the superblock has the length that the file should have
+_END_OF_FILE = slice(40, 48)  # bytes of the superblock that hold the file's proper length
 
 
 @dataclass(frozen=True)
 class Readable:
-    """What can be read of a record.
+    """The readable part of a record.
 
     Attributes:
-        request: what it was asked for.
-        rows: that can be read to the last number.
-        told: of the checkpoint of each row: path, step and so on.
-        damaged: whether others can't be read.
+        request: request of the record.
+        rows: places of the rows that can be read to the last number.
+        told: checkpoint of each row: path, step and so on.
+        damaged: whether other rows can't be read.
     """
 
     request: Request
@@ -51,26 +51,29 @@ class Readable:
 
 
 class Salvage:
-    """Reads what can still be read of records, of which one may be damaged and thousands be of one layout."""
+    """Find the readable rows of records, some of which may be damaged.
+
+    Thousands of records may have one layout; their layout is stored once.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Keep copies of files that were cut off in a folder, which has to last as long as the rows."""
+        """Store the folder for copies of files that were cut off; it has to last as long as the rows."""
         self._folder = folder
         self._layouts: dict[bytes, Layout] = {}
         self._writable: set[tuple[bytes | int, ...]] = set()
 
     def read(self, record: Path) -> Readable:
-        """What a record was asked for, and its rows.
+        """Read the request of a record, and find its readable rows.
 
-        What can't be seen is a number that reads well and isn't what was written: there are no checksums.
+        A number that reads well but isn't what was written goes unnoticed, because records have no checksums.
 
         Raises:
-            InputError: it is no record, of a newer or an older schema, or nothing of it can be read.
+            InputError: the file is no record, follows a newer or an older schema, or nothing of it can be read.
         """
         cut_off = h5py.is_hdf5(record) and not _opens(record)
         source = _filled_up(record, self._folder) if cut_off else record
         rows: dict[Unit, RowPlace] = {}
-        told: dict[Unit, dict[str, Any]] = {}
+        checkpoints: dict[Unit, dict[str, Any]] = {}
         try:
             with opened(source) as file:
                 refuse_older(record, file.attrs)
@@ -78,36 +81,36 @@ class Salvage:
                 size, damaged = record.stat().st_size, cut_off
                 for name in request.settings:
                     try:
-                        found = self._group(file, name, size) if name in file else []
+                        group_rows = self._group(file, name, size) if name in file else []
                     except _DAMAGE:
                         damaged = True
                         continue
-                    for position, (contents, checkpoint) in enumerate(found):
+                    for position, (contents, checkpoint) in enumerate(group_rows):
                         if checkpoint is None:
                             damaged = True
                         else:
                             unit = name, str(checkpoint["sha256"])
-                            rows[unit], told[unit] = RowPlace(source, position, contents), checkpoint
+                            rows[unit], checkpoints[unit] = RowPlace(source, position, contents), checkpoint
         except InputError:
             raise
         except _DAMAGE as error:
             raise InputError(f"{record} is damaged, nothing can be read of it ({first_line(error)})") from error
-        return Readable(request, rows, told, damaged)
+        return Readable(request, rows, checkpoints, damaged)
 
     def _group(self, file: h5py.File, name: str, size: int) -> list[tuple[Contents, dict[str, Any] | None]]:
-        """For each row what its group is made of, and of which checkpoint it is; None where the row can't be read.
+        """Contents of the group and the checkpoint of each row; the checkpoint is None if the row can't be read.
 
-        A row is within the bytes of the file that are there, and all of it can be read and written again.
+        A readable row lies within the bytes that the file has, and can be read and written again as a whole.
 
         Args:
-            file: opened.
-            name: of the group.
-            size: bytes of the file that are there.
+            file: the opened file.
+            name: name of the group.
+            size: number of bytes that the file has.
         """
         members = check_group(file, name)
         contents = contents_of(members)
         layout = contents.layout
-        key = pickle.dumps((layout.variables, layout.coordinates))  # compared, and never loaded
+        key = pickle.dumps((layout.variables, layout.coordinates))  # compared, and never unpickled
         contents = replace(contents, layout=self._layouts.setdefault(key, layout))
         described = all({"units", "long_name"} <= each.attrs.keys() for each in layout.variables.values())
         scales = [
@@ -132,17 +135,17 @@ class Salvage:
                     for block in blocks(tuple(lengths[dim] for dim in variable.dims), data.dtype.itemsize):
                         data[position, *block]
                 self._try_writing(key, layout, lengths)
-                told: dict[str, Any] = parsed_provenance(members.variables["provenance"].asstr()[position])[
+                checkpoint: dict[str, Any] = parsed_provenance(members.variables["provenance"].asstr()[position])[
                     "checkpoint"
                 ]
-                return told if told["sha256"] == members.variables["sha256"].asstr()[position] else None
+                return checkpoint if checkpoint["sha256"] == members.variables["sha256"].asstr()[position] else None
             except _DAMAGE:
                 return None
 
         return [(contents, read(position)) for position in range(len(members.variables["sha256"]))]
 
     def _try_writing(self, key: bytes, layout: Layout, lengths: dict[str, int]) -> None:
-        """Whether all this can be written, tried in memory, once for rows of one layout and lengths."""
+        """Try in memory to create a group of this layout and lengths, once for all rows that share both."""
         if (key, *lengths.values()) not in self._writable:
             with h5py.File("scratch", "w", driver="core", backing_store=False) as scratch:
                 create_group(scratch, "rows", layout, lengths, 1)
@@ -150,7 +153,7 @@ class Salvage:
 
 
 def _start(data: h5py.Dataset) -> int | None:
-    """Where in the file the data begin; None where they are in pieces, or not stored."""
+    """Offset of the data in the file, in bytes; None if the data are in pieces or not stored."""
     start: int | None = data.id.get_offset()
     return start
 
@@ -164,9 +167,12 @@ def _opens(record: Path) -> bool:
 
 
 def _filled_up(record: Path, folder: Path) -> Path:
-    """A copy as long as it should be, for HDF5 opens no file that is shorter.
+    """A copy of a truncated record, filled up to its proper length, because HDF5 opens no shorter file.
 
-    What is missing begins with ones in every bit, which no structure of HDF5 goes on with: on zeros it reads for ever.
+    The filling begins with bytes of ones, with which no structure of HDF5 continues. On zeros, HDF5 would read forever.
+
+    Raises:
+        InputError: the proper length is implausible, or there is no space for a copy.
     """
     copy = Path(tempfile.mkdtemp(dir=folder)) / record.name
     try:

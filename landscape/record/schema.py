@@ -1,6 +1,7 @@
-"""The schema of a record: names, types, padding, and what makes two units fit into one group.
+"""The schema of a record: names, types, padding, and the rules by which units fit into one group.
 
-A record and every part of it have this same layout, so that merging is joining records. docs/record.md is its prose.
+A record and each of its parts follow this schema. Merging parts is therefore joining records. docs/record.md describes
+the schema.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from landscape.errors import InputError
 from landscape.record.request import to_json
 
 FORMAT = "landscape-record"
-SCHEMA_VERSION = 2  # the major number: goes up where older programs would misread a record
-SCHEMA_MINOR = 0  # goes up where something is added that older programs may pass over
-# Of version 1, and what they are called since.
+SCHEMA_VERSION = 2  # the major number, raised when older programs would misread a record
+SCHEMA_MINOR = 0  # raised for additions that older programs may ignore
+# Names in version 1 of the schema, and their present names.
 OLD_GROUPS = {"hessian": "eigenpairs"}
 OLD_VARIABLES = {"missed": "miss_probability"}
 ROWS = "checkpoint"
@@ -48,12 +49,12 @@ class Variable:
 
     @property
     def storage(self) -> Any:
-        """The type in the file."""
+        """Type of the variable in the HDF5 file."""
         return h5py.string_dtype() if self.dtype == _TEXT else np.dtype(self.dtype)
 
     @property
     def padding(self) -> Any:
-        """What fills rows that are shorter than others; None is HDF5's own default, for text the empty string."""
+        """Value that fills up shorter rows; None is HDF5's own default, the empty string for text."""
         if self.dtype == _TEXT:
             return None
         dtype = np.dtype(self.dtype)
@@ -62,21 +63,21 @@ class Variable:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the units of one group share.
+    """Variables and coordinates that the units of one group share.
 
     Attributes:
-        variables: by name, without the coordinates of dimensions.
-        coordinates: for each dimension that has one, the coordinate and its values.
+        variables: variables by name, without the coordinates of dimensions.
+        coordinates: coordinate and its values, for each dimension that has one.
     """
 
     variables: dict[str, Variable]
     coordinates: dict[str, tuple[Variable, NDArray[Any]]]
 
     def join(self, other: Layout) -> Layout:
-        """The layout of both, with the longer coordinates.
+        """The joint layout of both, with the longer coordinates.
 
         Raises:
-            InputError: they do not fit into one group; the message begins with the variable's name.
+            InputError: the layouts do not fit into one group; the message names the variable or the coordinate.
         """
         if other is self:
             return self
@@ -85,7 +86,7 @@ class Layout:
             raise InputError(f"{changed[0]} has another type, other dimensions or other attributes, or is not in both")
         coordinates = {dim: _longer(dim, self, other) for dim in self.coordinates}
         if all(each is self.coordinates[dim] for dim, each in coordinates.items()):
-            return self  # with its description, which thousands of others may be held to
+            return self  # keeps the cached description, with which thousands of layouts may be compared
         return Layout(self.variables, coordinates)
 
     @cached_property
@@ -102,7 +103,7 @@ def _longer(dim: str, a: Layout, b: Layout) -> tuple[Variable, NDArray[Any]]:
 
 
 def unit_of(measured: xr.Dataset, provenance: Mapping[str, Any]) -> xr.Dataset:
-    """The unit as it is stored: what was measured, and the variables that tell how it came to be.
+    """The unit as stored: the measured variables, and the step, path, sha256 and provenance of its checkpoint.
 
     Raises:
         ValueError: the data set breaks a rule of the schema.
@@ -115,15 +116,18 @@ def unit_of(measured: xr.Dataset, provenance: Mapping[str, Any]) -> xr.Dataset:
         "sha256": checkpoint["sha256"],
         "provenance": to_json(provenance),
     }
-    told = {
+    bookkeeping = {
         name: xr.Variable((), value, {"units": "1" if name == "step" else "", "long_name": _BOOKKEEPING[name]})
         for name, value in values.items()
     }
-    return measured.reset_coords().assign(told)
+    return measured.reset_coords().assign(bookkeeping)
 
 
 def utf8(text: str) -> str:
-    """Paths and command lines may hold bytes that are not UTF-8, which no reader would take back: spelt out."""
+    """The text with bytes that are not UTF-8 spelt out as escapes.
+
+    Paths and command lines may hold such bytes, which no reader would accept.
+    """
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -148,7 +152,7 @@ def _check_variable(name: str, variable: xr.Variable, dims: set[str]) -> None:
 
 
 def length_of(dim: str) -> str:
-    """The variable with the true lengths of a dimension, there only when the rows differ in it."""
+    """Name of the variable with the true lengths of a dimension, which exists only if rows differ in the dimension."""
     return f"{dim}_length"
 
 
@@ -156,7 +160,7 @@ def layout_of(unit: xr.Dataset) -> Layout:
     """The layout of one unit in memory.
 
     Raises:
-        ValueError: a variable has a type that not every reader could give back.
+        ValueError: a variable has a type that not every reader could return.
     """
     described = {str(name): _describe(str(name), variable) for name, variable in unit.variables.items()}
     return Layout(
@@ -174,6 +178,6 @@ def _describe(name: str, variable: xr.Variable) -> Variable:
 
 
 def stored(variable: xr.Variable) -> NDArray[Any]:
-    """The values as h5py takes them: strings as objects, numbers as they are."""
+    """The values as h5py takes them: strings as objects, numbers unchanged."""
     values = np.asarray(variable.values)
     return values.astype(object) if values.dtype.kind in "UT" else values

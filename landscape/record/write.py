@@ -1,4 +1,4 @@
-"""Writes a record, one finished unit after the other, so that whatever ends the run costs at most one unit."""
+"""Write a record unit by unit; whatever ends the run costs at most one unit."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from landscape.record.schema import Layout, layout_of, unit_of
 
 
 class RecordWriter:
-    """Collects the units of a request in `<OUT>.parts` and makes OUT of them.
+    """Collect the units of a request in `<OUT>.parts`, and merge them into OUT.
 
-    As a context manager it keeps other runs out, and finishes a complete record when the block ends without an
-    exception; an incomplete one stays as parts, which the next run with the same request goes on from.
+    As a context manager, the writer keeps other runs out. If the block ends without an exception, a complete record is
+    finished. An incomplete record stays as parts, from which the next run with an equal request continues.
 
     Attributes:
-        path: OUT.
-        request: what was asked for.
-        follows: another process writes.
-        finished: OUT has all that was asked for; there is nothing to measure.
+        path: path of the record, OUT.
+        request: the request.
+        follows: whether another process writes.
+        finished: whether OUT has everything that was asked for, so that nothing is left to measure.
     """
 
     def __init__(
@@ -41,9 +41,10 @@ class RecordWriter:
         overwrite: bool = False,
         follows: bool = False,
     ) -> None:
-        """Find out what is there already. Nothing is written, and nothing but leftovers removed, before the first unit.
+        """Look for a record and parts that exist already.
 
-        A finished record needs no folder that can be written: leftovers stay there then.
+        Before the first unit, nothing is written and only leftovers are removed. The folder of a finished record need
+        not be writable; leftovers then stay there.
 
         Args:
             path: the record to make.
@@ -122,13 +123,13 @@ class RecordWriter:
             return provenance_in(file[measurement], row.position)
 
     def previous(self, measurement: str, sha256: str) -> xr.Dataset | None:
-        """What was measured on the checkpoint before this one; None where there is none."""
+        """The row of this measurement for the checkpoint before this one; None if there is none."""
         order = list(self._target.checkpoints[measurement])
         position = order.index(sha256)
         return self.stored(measurement, order[position - 1]) if position else None
 
     def stored(self, measurement: str, sha256: str) -> xr.Dataset | None:
-        """The row of this measurement of this checkpoint; None where there is none."""
+        """The row of this measurement of this checkpoint; None if there is none."""
         row = self._rows.get((measurement, sha256))
         if row is None:
             return None
@@ -143,17 +144,17 @@ class RecordWriter:
             return row_at(group.drop_vars(large), row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
-        """Store one unit; it is on disk when this returns.
+        """Store one unit; the unit is on disk when the method returns.
 
         Args:
-            measurement: one that was asked for.
-            measured: its variables, without the checkpoint dimension, each with `units` and `long_name`.
-            provenance: how it came to be, JSON-able; `provenance["checkpoint"]` has `path`, `sha256` and `step`
+            measurement: name of a measurement in the request.
+            measured: variables of the unit, without the checkpoint dimension, each with `units` and `long_name`.
+            provenance: how the unit came to be, JSON-able; `provenance["checkpoint"]` has `path`, `sha256` and `step`
                 (None if unknown).
 
         Raises:
-            InputError: the disk does not take it; it does not fit to the other checkpoints' units.
-            ValueError: it was not asked for or is there already; the data set breaks a rule of the schema.
+            InputError: the disk does not take the unit, or the unit does not fit the other checkpoints' units.
+            ValueError: the unit was not asked for or is there already, or the data set breaks a rule of the schema.
         """
         unit = (measurement, str(provenance["checkpoint"]["sha256"]))
         if unit not in self.request.units or self.done(*unit):
@@ -180,13 +181,13 @@ class RecordWriter:
             ) from error
 
     def finish(self) -> Path:
-        """Merge all units to OUT and remove the parts.
+        """Merge all units into OUT and remove the parts.
 
         Returns:
-            OUT.
+            The path of OUT.
 
         Raises:
-            InputError: the disk does not take it; the parts are kept.
+            InputError: the disk does not take the record; the parts are kept.
             RuntimeError: a unit is missing.
         """
         if self.finished:
@@ -202,7 +203,7 @@ class RecordWriter:
         return self.path
 
     def __enter__(self) -> Self:
-        """The writer itself, with other runs kept out.
+        """Keep other runs out, and return the writer.
 
         Raises:
             InputError: another run has begun to write.
@@ -214,7 +215,7 @@ class RecordWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Finish what is complete, and let other runs in."""
+        """Finish the record if it is complete and no exception was raised, and let other runs in."""
         try:
             if kind is None:
                 self.close()
@@ -228,7 +229,10 @@ class RecordWriter:
 
 
 def _unwritable(record: Path, parts: Path) -> InputError | None:
-    """Why nothing can be written; None where it can. Tried: permissions don't tell of file systems or the superuser."""
+    """The error to raise if the record cannot be written; None if it can.
+
+    Writing is tried, because permissions show neither a read-only file system nor the rights of the superuser.
+    """
     try:
         for folder in [record.parent, parts] if parts.is_dir() else [record.parent]:
             with tempfile.TemporaryFile(dir=folder):

@@ -14,14 +14,15 @@ __all__ = ["PretrainedInputs", "brings_model", "read_with_model"]
 
 
 def brings_model(path: Path) -> bool:
-    """Whether a checkpoint says which model it is of."""
+    """Whether the checkpoint at a path brings its model."""
     return is_folder(path) or is_program(path)
 
 
 def read_with_model(path: Path) -> Checkpoint:
-    """The checkpoint with its model.
+    """Read a checkpoint together with its model.
 
     Raises:
-        InputError: it is damaged or incomplete, needs a library that isn't installed, or code that isn't run.
+        InputError: the checkpoint is damaged or incomplete, or needs a library that isn't installed or code that isn't
+            run.
     """
     return read_program(path) if is_program(path) else read_folder(path)

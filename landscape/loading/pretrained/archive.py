@@ -1,9 +1,11 @@
-"""What is taken of the archive of an exported program: what a plain model needs, written into an archive of its own.
+"""Reduce the archive of an exported program to what a plain model needs, in a new archive.
 
-``torch.export.load`` trusts its file. It unpickles constants and sample inputs, loads compiled libraries, evaluates
-sizes as Python expressions, looks up what a node calls from ``torch`` on (``torch.os.system`` included), imports what a
-structure of arguments names, and writes names and traces into Python code that it runs. So nothing is given to it but
-tensors stored as bytes, calls of ATen's operators, sizes that are arithmetic, tuples and dictionaries, and plain names.
+``torch.export.load`` trusts its file. It unpickles constants and sample inputs, loads compiled libraries, and evaluates
+sizes as Python expressions. It looks up what a node calls from ``torch`` on (``torch.os.system`` included), and imports
+the types that a structure of arguments names. It writes names and traces into Python code that it runs.
+
+The new archive therefore holds only tensors stored as bytes, tuples, lists and dictionaries, and plain names. Its graph
+only calls ATen's operators and a few functions for sizes and control flow. Its sizes are arithmetic.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from landscape.reporting.messages import listed, one_line
 
 _MODEL, _SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
 _CONFIGS = {"data/weights/": "model_weights_config.json", "data/constants/": "model_constants_config.json"}
-# As torch writes them; its own reader doesn't tell capitals from small letters, so that no other spelling may pass.
+# Names of the parts as torch writes them. torch's reader ignores case, so no other spelling may pass.
 _PARTS = re.compile(
     r"models/model\.json|data/(weights/(weight_\d+|model_weights_config\.json)"
     r"|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
@@ -36,23 +38,23 @@ _CALLED = re.compile(
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(int|float|max|min|not|ite|sum)"
 )
-# As SymPy spells an expression out: symbols, whole numbers, and arithmetic of both but for powers, which explode.
+# Sizes as SymPy spells them out: symbols, whole numbers, and arithmetic without powers, whose values explode.
 _SIZE = re.compile(
     r"(?:Symbol\('[su]\d{1,6}'(?:, \w+=(?:True|False))*\)"
     r"|(?:Integer|Add|Mul|Max|Min|Mod|FloorDiv|CeilDiv|PythonMod)(?=\()|[su]?\d{1,12}|\*(?!\*)|[-+/(), ])*"
 )
-_LONGEST_SIZE = 500
+_LONGEST_SIZE = 500  # characters
 _NAME, _STACK = re.compile(r"[\w.:+-]*"), re.compile(r"[\w.,;@<>]*")
-_LARGEST_GRAPH = 2**28
+_LARGEST_GRAPH = 2**28  # bytes
 _STRUCTURES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 
 
 def plain_archive(content: bytes) -> tuple[bytes, str]:
-    """An archive with what a plain model needs of another, and a digest of its graph.
+    """A new archive with what a plain model needs of the archive in ``content``, and the SHA-256 of its graph.
 
     Raises:
-        InputError: it does more than a plain model.
-        Exception: it is damaged; of many types.
+        InputError: the program does more than a plain model.
+        Exception: the archive is damaged; many types of exception are possible.
     """
     parts = _parts(content)
     graph = _graph(json.loads(parts[_MODEL]))
@@ -65,15 +67,15 @@ def plain_archive(content: bytes) -> tuple[bytes, str]:
                 raise InputError(f"has no tensor {one_line(repr(payload['path_name']), 80)}, or it isn't a plain one")
             _check_tensor(name, payload, len(kept[place]))
         kept[folder + config] = json.dumps(tensors).encode()
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for name, part in (kept | {_MODEL: graph, _SAMPLES: b""}).items():  # the samples would be unpickled
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, part in (kept | {_MODEL: graph, _SAMPLES: b""}).items():  # empty, because samples would be unpickled
             archive.writestr(f"archive/{name}", part)
-    return made.getvalue(), hashlib.sha256(graph).hexdigest()
+    return buffer.getvalue(), hashlib.sha256(graph).hexdigest()
 
 
 def _parts(content: bytes) -> dict[str, bytes]:
-    """The parts of an archive by their names under its one folder."""
+    """Contents of the parts of an archive, by their names in its single folder."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
         names = [entry.filename.partition("/")[2] for entry in entries]
@@ -91,7 +93,7 @@ def _parts(content: bytes) -> dict[str, bytes]:
 
 
 def _graph(program: dict[str, Any]) -> bytes:
-    """The graph without what torch would write into code: guards, and traces of the code that was exported."""
+    """The graph as JSON, without the guards and code traces that torch would write into Python code."""
     program["guards_code"] = []
     for value in _values(program):
         if "target" in value and "metadata" in value:
@@ -102,6 +104,7 @@ def _graph(program: dict[str, Any]) -> bytes:
 
 
 def _check(content: Any) -> None:
+    """Refuse entries that torch could import, unpickle or run as code."""
     for value in _values(content):
         for key, item in value.items():
             if not _NAME.fullmatch(key):
@@ -132,9 +135,9 @@ def _check_text(key: str, text: str) -> None:
 
 
 def _computes(target: str) -> bool:
-    """Whether what is called is an operator of ATen that makes something of its arguments alone.
+    """Whether ``target`` is an ATen operator that returns a value and takes no file name.
 
-    ATen also saves to, and maps, files of any name; and it prints, warns and sets seeds, of which nothing comes back.
+    ATen also has operators that save to or map any file. Operators that print, warn or set seeds return nothing.
     """
     named = _ATEN.fullmatch(target)
     operator = named and getattr(getattr(torch.ops.aten, named[1], None), named[2], None)
@@ -145,7 +148,7 @@ def _computes(target: str) -> bool:
 
 
 def _check_structure(spec: Mapping[str, Any]) -> None:
-    """Refuse arguments and outputs that aren't tuples, lists and dictionaries by names."""
+    """Refuse arguments and outputs other than tuples, lists and dictionaries with plain names."""
     for value in _values(spec):
         context = json.loads(value["context"] or "null")
         names = context if isinstance(context, list) else [] if context is None else [None]
@@ -157,19 +160,19 @@ def _check_structure(spec: Mapping[str, Any]) -> None:
 
 
 def _check_tensor(name: str, payload: Mapping[str, Any], size: int) -> None:
-    """Refuse a tensor that is larger than the bytes that it has: torch would fill it with zeros, or repeat it."""
+    """Refuse a tensor with more entries than stored bytes: torch would fill it with zeros, or repeat it."""
     meta = payload["tensor_meta"]
     shape: list[int] = [int(each["as_int"]) for each in meta["sizes"]]
     strides: list[int] = [int(each["as_int"]) for each in meta["strides"]]
-    last = int(meta["storage_offset"]["as_int"]) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    last_index = int(meta["storage_offset"]["as_int"]) + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if min(shape + strides, default=0) < 0 or (
-        min(shape, default=1) and max(int(np.prod(shape, dtype=object)), last + 1) > size
+        min(shape, default=1) and max(int(np.prod(shape, dtype=object)), last_index + 1) > size
     ):
         raise InputError(f"the tensor {one_line(name, 80)} of shape {tuple(shape)} has {size} bytes in it")
 
 
 def _values(content: Any) -> Iterator[dict[str, Any]]:
-    """Every dictionary, at every depth, without recursion: a file chooses the depth."""
+    """Every dictionary at every depth, found without recursion, because the file chooses the depth."""
     waiting = [content]
     while waiting:
         value = waiting.pop()

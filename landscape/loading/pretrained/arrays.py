@@ -1,4 +1,4 @@
-"""The data that a person names for a model that comes with its checkpoint: a file, as tensors by name."""
+"""Read the user's data file, for a checkpoint that brings its model, as tensors by name."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from landscape.errors import InputError
 from landscape.reporting.messages import amount, cause, listed
 
 TARGETS = ("labels", "label", "target", "targets", "y")
-IGNORED = -100  # the target of a place that doesn't count, as CrossEntropyLoss and Hugging Face have it
-_MOST_UNPACKED, _LARGE = 20, 1_000_000_000  # times the size of a file, and bytes from which on that is asked
+IGNORED = -100  # target of a place that the loss ignores, as in CrossEntropyLoss and Hugging Face
+_MOST_UNPACKED, _LARGE = 20, 1_000_000_000  # times a file's size, checked only for data above _LARGE bytes
 KINDS = ".npz, .safetensors or .pt of named arrays, .npy or .bin of tokens, .jsonl, or .txt"
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """What a file of data has.
+    """The contents of a data file.
 
     Attributes:
-        inputs: tensors by the names under which the model takes them, the sample's dimension first.
-        target: what is to be predicted, where the file says so.
-        texts: instead of inputs, or beside them, one text for each sample.
-        stream: whether there is one long text, or one long row of tokens, to be cut into sequences.
+        inputs: tensors by the names under which the model takes them, with the sample's dimension first.
+        target: tensor to predict; None if the file has none.
+        texts: one text for each sample, instead of inputs or beside them.
+        stream: whether the data are one long text, or one long row of tokens, to be cut into sequences.
     """
 
     inputs: dict[str, Tensor]
@@ -43,35 +43,36 @@ class Arrays:
 
 
 def read_arrays(path: str | Path) -> Arrays:
-    """Read a file of data by its suffix.
+    """Read a data file by its suffix.
 
-    ``.npz``, ``.safetensors`` and ``.pt`` hold arrays by name, of which one called as in `TARGETS` is the target;
-    ``.npy`` holds tokens, (samples, length) or one row; ``.bin`` one row of tokens as unsigned 16-bit integers, as
-    nanoGPT writes them; ``.jsonl`` one sample a line, with lists of numbers, or a ``text``, by name; ``.txt`` one text.
+    ``.npz``, ``.safetensors`` and ``.pt`` hold arrays by name; an array with a name in `TARGETS` is the target.
+    ``.npy`` holds tokens, (samples, length) or one row. ``.bin`` holds one row of tokens as unsigned 16-bit integers,
+    as nanoGPT writes them. ``.jsonl`` holds one sample a line, with lists of numbers, or a ``text``, by name. ``.txt``
+    holds one text.
 
     Raises:
-        InputError: there is no such file, it is of another kind or damaged, or holds no samples.
+        InputError: there is no such file, or it is of another kind, is damaged, or holds no samples.
     """
     path = Path(path).expanduser()
     if path.suffix not in _READERS:
         raise InputError(f"--data: {path} isn't of a kind that is read: give a {KINDS}")
     try:
         _check_file(path)
-        found = _READERS[path.suffix](path)
+        arrays = _READERS[path.suffix](path)
     except InputError as error:
         raise InputError(f"--data: {path}: {error}") from error
-    except Exception as error:  # every library has its own for damaged files
+    except Exception as error:  # every library raises its own types for damaged files
         raise InputError(f"--data: {path} can't be read ({cause(error)}); check it, or write it again") from error
-    sizes = {name: len(tensor) for name, tensor in found.inputs.items() if tensor.ndim}
-    sizes |= {"target": len(found.target)} if found.target is not None and found.target.ndim else {}
-    sizes |= {"text": len(found.texts)} if found.texts and not found.stream else {}
-    if not found.stream and len(set(sizes.values())) > 1:
+    sizes = {name: len(tensor) for name, tensor in arrays.inputs.items() if tensor.ndim}
+    sizes |= {"target": len(arrays.target)} if arrays.target is not None and arrays.target.ndim else {}
+    sizes |= {"text": len(arrays.texts)} if arrays.texts and not arrays.stream else {}
+    if not arrays.stream and len(set(sizes.values())) > 1:
         raise InputError(
             f"--data: {path} has {listed(f'{n} {name}' for name, n in sizes.items())}: one for each sample"
         )
-    if not (found.texts or any(sizes.values())):
+    if not (arrays.texts or any(sizes.values())):
         raise InputError(f"--data: {path} holds no samples")
-    return found
+    return arrays
 
 
 def _check_file(path: Path) -> None:
@@ -83,7 +84,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_size(needed: int, path: Path) -> None:
-    """Refuse data that don't fit into the memory, or that a small file says it has."""
+    """Refuse data too large for the memory, or far larger than their file."""
     half, size = psutil.virtual_memory().total // 2, path.stat().st_size
     if needed > half:
         raise InputError(f"has {amount(needed)} of data, more than half of this machine's memory; give fewer samples")
@@ -133,7 +134,7 @@ def _npy(path: Path) -> Arrays:
 
 
 def _bin(path: Path) -> Arrays:
-    _check_size(4 * path.stat().st_size, path)  # as whole numbers of 64 bits
+    _check_size(4 * path.stat().st_size, path)  # two bytes a token become an int64
     return _tokens(np.fromfile(path, dtype="<u2"))
 
 
@@ -160,7 +161,7 @@ def _jsonl(path: Path) -> Arrays:
 
 
 def _padded(name: str, values: list[Any]) -> Tensor:
-    """Rows of different length as one tensor: a target filled up with what doesn't count, anything else with 0."""
+    """Rows of different lengths as one tensor, padded with `IGNORED` if they are a target, otherwise with 0."""
     filling = IGNORED if name in TARGETS else 0
     if not isinstance(values[0], list):
         return torch.tensor(values)

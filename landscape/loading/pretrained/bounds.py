@@ -1,4 +1,4 @@
-"""What keeps settings of a few bytes from taking memory or time without end: numbers of layers, regular expressions."""
+"""Bounds that keep short settings from taking unbounded memory or time: numbers of layers, regular expressions."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from landscape.errors import InputError
 from landscape.reporting.messages import one_line
 
-_MOST_BESIDE, _MOST_TIMES = 10_000, 8  # parameter tensors of a model, by those that its files hold
-_SECONDS = 5.0
+_MOST_BESIDE, _MOST_TIMES = 10_000, 8  # a model may have 10,000 + 8 times its files' parameter tensors
+_SECONDS = 5.0  # to try regular expressions
 _SEARCH = """
 import json, re, sys
 patterns, names = json.load(sys.stdin)
@@ -30,26 +30,26 @@ for pattern in patterns:
 
 @contextmanager
 def built_within(config: Mapping[str, Any], tensors: int) -> Iterator[None]:
-    """Ends the building of a model that has far more parameter tensors than its files hold.
+    """Stop building a model that has far more parameter tensors than its files hold.
 
     Args:
-        config: the settings of the model.
-        tensors: how many its files hold.
+        config: settings of the model.
+        tensors: number of tensors in the model's files.
 
     Raises:
-        InputError: in the block, without the name of the file of settings.
+        InputError: the model is too large. The message leaves out the name of the settings file.
     """
-    most, made = _MOST_BESIDE + _MOST_TIMES * tensors, 0
+    limit, made = _MOST_BESIDE + _MOST_TIMES * tensors, 0
     for name, number in _numbers(config):
-        if "layer" in name and number > most:
+        if "layer" in name and number > limit:
             raise InputError(f"has {name} {number:,}, and its files hold {tensors:,} tensors; save the model again")
 
     def count(_module: nn.Module, _name: str, _parameter: nn.Parameter) -> None:
         nonlocal made
         made += 1
-        if made > most:
+        if made > limit:
             raise InputError(
-                f"describes a model of more than {most:,} parameter tensors, and its files hold {tensors:,}; save the "
+                f"describes a model of more than {limit:,} parameter tensors, and its files hold {tensors:,}; save the "
                 "model again"
             )
 
@@ -61,7 +61,7 @@ def built_within(config: Mapping[str, Any], tensors: int) -> Iterator[None]:
 
 
 def _numbers(settings: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """The whole numbers in settings, under their names."""
+    """The whole numbers in settings, with the key of each."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
             yield from _numbers(value, str(key))
@@ -70,14 +70,14 @@ def _numbers(settings: Any, name: str = "") -> Iterator[tuple[str, int]]:
 
 
 def refuse_endless(patterns: Sequence[str], names: Sequence[str]) -> None:
-    """Refuse regular expressions that aren't done with the names of modules within seconds.
+    """Refuse regular expressions that take longer than ``_SECONDS`` on the names of modules.
 
-    Python's ``re`` can't be told to give up, so that another process tries.
+    Python's ``re`` cannot be given a time limit. Another process therefore tries the expressions.
 
     Raises:
-        InputError: one takes too long or is none, without the name of the file of settings.
+        InputError: an expression takes too long or is invalid. The message leaves out the name of the settings file.
     """
-    if all(re.fullmatch(r"[\w.-]*", pattern) for pattern in patterns):  # names, with which there is nothing to try
+    if all(re.fullmatch(r"[\w.-]*", pattern) for pattern in patterns):  # plain names, which need no trial
         return
     try:
         subprocess.run(
@@ -89,7 +89,7 @@ def refuse_endless(patterns: Sequence[str], names: Sequence[str]) -> None:
             check=True,
         )
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-        said = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        pattern = one_line(said.splitlines()[-1] if said else json.dumps(list(patterns)), 80)
+        output = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
+        pattern = one_line(output.splitlines()[-1] if output else json.dumps(list(patterns)), 80)
         why = f"takes more than {_SECONDS:g} s" if isinstance(error, subprocess.TimeoutExpired) else "can't be used"
         raise InputError(f"the regular expression {pattern} {why} on the names of modules; write the names") from error

@@ -1,4 +1,4 @@
-"""Programs of ``torch.export`` (.pt2) as checkpoints that bring their model: no class of the model is needed."""
+"""Read programs of ``torch.export`` (.pt2) as checkpoints that bring their model, without the class of the model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SUFFIX = ".pt2"
 
 
 def is_program(path: Path) -> bool:
-    """Whether a file is called as ``torch.export.save`` has it."""
-    return path.suffix == SUFFIX and os.path.isfile(path)  # false for a name too long
+    """Whether a path is a file with the suffix that ``torch.export.save`` asks for."""
+    return path.suffix == SUFFIX and os.path.isfile(path)  # false for a too long name
 
 
 @dataclass(frozen=True)
 class Exported(Checkpoint):
-    """An exported program, and what it is called with.
+    """A checkpoint that is an exported program, and the inputs with which the program is called.
 
     Attributes:
-        inputs: names of the inputs, in their order.
-        by_name: whether they are keyword arguments.
-        batch: the one number of samples that it takes; None for any.
+        inputs: names of the program's inputs, in their order.
+        by_name: whether the inputs are keyword arguments.
+        batch: the fixed number of samples that the program takes; None if it takes any number.
     """
 
     inputs: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Exported(Checkpoint):
 
 
 def read_program(path: Path) -> Exported:
-    """The model that an exported program is, with the modules and names of the model that was exported.
+    """Read an exported program as a model, with the modules and names of the model that was exported.
 
     Raises:
         InputError: the file is damaged, or does more than a plain model.
@@ -60,7 +60,7 @@ def read_program(path: Path) -> Exported:
         called = _called_with(program)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except Exception as error:  # damaged bytes raise nearly every type there is
+    except Exception as error:  # damaged bytes raise nearly every type of exception
         raise InputError(
             f"{path}: is no program of torch.export, or damaged, or of another version of torch ({cause(error)}); "
             "export it again"
@@ -77,7 +77,7 @@ def read_program(path: Path) -> Exported:
 
 
 def _called_with(program: ExportedProgram) -> dict[str, Any]:
-    """The fields of `Exported` that say so."""
+    """The fields of `Exported` that describe how the program is called."""
     inputs = program.graph_signature.user_inputs
     positional, keywords = program.call_spec.in_spec.children()
     if positional.num_leaves and keywords.num_leaves:

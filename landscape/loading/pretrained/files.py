@@ -1,8 +1,8 @@
-"""The files that are read of a folder of transformers or of an adapter, by which the checkpoint is known.
+"""Find the files to read in a folder of transformers or of an adapter; their digest identifies the checkpoint.
 
-The libraries look for files by rules of their own, which change from version to version. So the files are found here.
-transformers gets what is in them and not the folder, so that it reads no file that isn't in the digest; peft reads the
-two files of an adapter.
+The libraries look for files by their own rules, which change from version to version. So the files are found here.
+transformers gets the contents of these files and not the folder, and thus reads no file outside the digest. peft reads
+the two files of an adapter.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from landscape.reporting.messages import cause, listed, one_line
 CONFIG, ADAPTER, OPTIMIZER = "config.json", "adapter_config.json", "optimizer.pt"
 _INDEX = ".index.json"
 _WEIGHTS, _OF_ADAPTERS = ("model.safetensors", "pytorch_model.bin"), ("adapter_model.safetensors", "adapter_model.bin")
-# Version 0.1 knew a checkpoint by all files of these names, and records are found again by that digest.
+# Version 0.1 identified a checkpoint by all files of these names, and its records are still found by that digest.
 _PATTERNS = ("*.safetensors", f"*.safetensors{_INDEX}", "*.bin", f"*.bin{_INDEX}")
 _KNOWN_ADAPTERS = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "VERA", "OFT", "BOFT")
-_LARGEST_JSON = 2**24
-# Names of the files that tokenizers of transformers read, but for templates of conversations.
+_LARGEST_JSON = 2**24  # bytes
+# Names of the files that tokenizers of transformers read, without chat templates.
 _TOKENS = ("*token*", "*vocab*", "merges.txt", "*.model", "*.spm", "*.codes", "dict.txt", "emoji.json",
            "byte_maps.json", "normalizer.json", "word_*.json")  # fmt: skip
 _NO_TOKENIZER = (".safetensors", ".bin", ".py")
@@ -33,17 +33,19 @@ _NO_TOKENIZER = (".safetensors", ".bin", ".py")
 
 @dataclass(frozen=True)
 class Folder:
-    """What is read of a folder of transformers, or of an adapter and the folder of the model under it.
+    """Files and settings in a folder of transformers, or in the folders of an adapter and its base model.
 
     Attributes:
-        path: the folder.
-        under: the folder of the model: `path` itself, unless an adapter names another.
-        adapter: the file that holds an adapter's weights; None for a model without one.
-        settings: of the adapter, where it is one, else of the model.
-        config: the settings of the model.
-        weights: the files that hold the model's weights.
-        optimizer: the state of the optimiser, which transformers' Trainer puts beside them; None without one.
-        files: all files that are read, and others that 0.1 counted as weights: the digest is of these.
+        path: path of the folder.
+        under: folder of the model; `path` itself, unless an adapter names another folder.
+        adapter: file with an adapter's weights; None for a model without an adapter.
+        settings: settings of the adapter if there is one, otherwise of the model.
+        config: settings of the model.
+        weights: files with the model's weights.
+        optimizer: file with the optimiser's state, which transformers' Trainer writes beside the weights; None if there
+            is none.
+        files: all files that are read, and other files that version 0.1 counted as weights; the digest is of these
+            files.
     """
 
     path: Path
@@ -58,14 +60,14 @@ class Folder:
 
 def is_folder(path: Path) -> bool:
     """Whether a path is a folder of transformers or of an adapter."""
-    return any(os.path.isfile(path / name) for name in (CONFIG, ADAPTER))  # false for a name too long
+    return any(os.path.isfile(path / name) for name in (CONFIG, ADAPTER))  # false for a too long name
 
 
 def folder_at(path: Path) -> Folder:
-    """What is read of the folder at a path, found without reading the weights.
+    """Find the files to read in a folder, without reading the weights.
 
     Raises:
-        InputError: the folder is damaged or incomplete, leads out of itself, or is of a kind that isn't read.
+        InputError: the folder is damaged or incomplete, names files outside itself, or is of a kind that isn't read.
     """
     adapted = (path / ADAPTER).is_file()
     settings = read_json(path / (ADAPTER if adapted else CONFIG))
@@ -81,10 +83,10 @@ def folder_at(path: Path) -> Folder:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file of settings.
+    """The JSON object in a settings file.
 
     Raises:
-        InputError: the file can't be read, or holds something else.
+        InputError: the file can't be read, is too large, or holds something other than an object.
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
@@ -99,23 +101,23 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files in a folder that its tokenizer may read."""
-    found = {file for pattern in _TOKENS for file in folder.glob(pattern) if file.suffix not in _NO_TOKENIZER}
-    return sorted(file for file in found if file.is_file())
+    candidates = {file for pattern in _TOKENS for file in folder.glob(pattern) if file.suffix not in _NO_TOKENIZER}
+    return sorted(file for file in candidates if file.is_file())
 
 
 def tokenizer_digest(folder: Folder) -> str | None:
-    """By which it is known whether two folders have one tokenizer; None for a folder without one."""
+    """Digest of the tokenizer's files, which tells whether two folders have one tokenizer; None without a tokenizer."""
     files = tokenizer_files(tokenizer_place(folder))
     return digest(files) if files else None
 
 
 def tokenizer_place(folder: Folder) -> Path:
-    """An adapter's own folder where that has a tokenizer, else the folder of its model."""
+    """The folder of the tokenizer: the adapter's folder if it has tokenizer files, otherwise the model's folder."""
     return folder.path if tokenizer_files(folder.path) else folder.under
 
 
 def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[list[Path], list[Path]]:
-    """The index, where there is one, and the files of weights: what the configuration names, or the usual ones."""
+    """The index, if any, and the weight files: those that the configuration names, or the usual ones."""
     if (named := config.get("transformers_weights")) is not None:
         (file,) = files_in(folder, [named], folder / CONFIG)
         return ([file], shards_in(folder, file)) if file.name.endswith(_INDEX) else ([], [file])
@@ -126,21 +128,22 @@ def _weights(folder: Path, config: Mapping[str, Any]) -> tuple[list[Path], list[
 
 
 def _adapter(path: Path) -> Path:
-    """The file that holds an adapter's weights, in the order in which peft looks for it.
+    """The file with an adapter's weights, looked for in the order of peft.
 
     Raises:
-        InputError: there is none, where peft would take what a cache has under the folder's name.
+        InputError: there is no such file; peft would then take cached weights under the folder's name.
     """
-    if found := next((path / name for name in _OF_ADAPTERS if (path / name).is_file()), None):
-        return found
+    if weights := next((path / name for name in _OF_ADAPTERS if (path / name).is_file()), None):
+        return weights
     raise InputError(f"{path}: has no weights of an adapter ({listed(_OF_ADAPTERS)}): save the adapter again")
 
 
 def _under(path: Path, settings: Mapping[str, Any]) -> Path:
-    """The folder of the model under an adapter.
+    """The folder of an adapter's base model.
 
     Raises:
-        InputError: it isn't here, or the adapter is of a kind that isn't known to bring only numbers.
+        InputError: the folder isn't on this machine, it has an adapter of its own, or the adapter is of a kind that
+            isn't known to bring only numbers.
     """
     if settings.get("peft_type") not in _KNOWN_ADAPTERS:
         raise InputError(

@@ -1,7 +1,7 @@
-"""Folders of Hugging Face's transformers, and of adapters (PEFT) on top of one, as checkpoints that bring their model.
+"""Read folders of transformers, and of adapters (PEFT) on a base model, as checkpoints that bring their model.
 
-The libraries build the model from the folder's configuration, so that its code is theirs and never the folder's, and
-give it the weights, since their names in a file differ from those in the model.
+The libraries build the model from the folder's configuration. The code that runs is therefore theirs, never the
+folder's. The libraries also load the weights, because the names in a file differ from those in the model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from landscape.loading.pretrained.files import ADAPTER, CONFIG, Folder, folder_a
 from landscape.machine.memory import half_of_memory
 from landscape.reporting.messages import amount, cause, listed, one_line
 
-# What differs between the checkpoints of a run, or between machines, and is no part of the model.
+# Settings that are no part of the model: they differ between the checkpoints of a run, or between machines.
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "peft_version",
                   "base_model_name_or_path", "transformers_weights"}  # fmt: skip
 CLASSIFICATIONS = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "IMAGE_CLASSIFICATION")
@@ -38,10 +38,11 @@ _EXTRA = "install it with `pip install 'landscape-probe[hugging-face]'`, or name
 
 
 def read_folder(path: Path) -> Checkpoint:
-    """The model that a folder describes, with its weights, in the precision in which they are stored.
+    """Read the model that a folder describes, with its weights in the stored dtype.
 
     Raises:
-        InputError: a library is missing, or the folder is damaged, incomplete, quantised or needs code of its own.
+        InputError: a library is missing, or the folder is damaged, incomplete, quantised, changed while it was read or
+            needs code of its own.
     """
     folder = folder_at(path)
     before = identity(folder.files)
@@ -49,7 +50,7 @@ def read_folder(path: Path) -> Checkpoint:
     if folder.adapter is not None:
         model = _adapted(path, folder.adapter, folder.settings, model)
         notes += (f"the adapter's {_varying(model):,} parameters vary, those of {folder.under} are constants",)
-    optimizer, told = _optimizer(folder.optimizer)
+    optimizer, optimizer_notes = _optimizer(folder.optimizer)
     sha256 = digest(folder.files)
     if identity(folder.files) != before:
         raise InputError(f"{path}: changed while it was read; wait until the job that writes it has finished")
@@ -63,18 +64,18 @@ def read_folder(path: Path) -> Checkpoint:
         tokenizer=tokenizer_digest(folder),
         optimizer=optimizer,
         model=model,
-        notes=(*notes, *told),
+        notes=(*notes, *optimizer_notes),
     )
 
 
 def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
-    """The model under an adapter, or the model itself: transformers gets tensors and settings, never the folder."""
+    """Load a model, or an adapter's base model, and notes; transformers gets tensors and settings, never the folder."""
     path = folder.under
     transformers = library("transformers", path)
     name = _architecture(path, folder.config)
     try:
         architecture: Any = getattr(transformers, name, None)
-    except Exception as error:  # the module of an architecture is imported only now
+    except Exception as error:  # transformers imports the module of an architecture only now
         raise InputError(
             f"{path}: {name} of transformers can't be imported ({cause(error)}): install what it needs again"
         ) from error
@@ -86,7 +87,7 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
         )
     state, notes = _state(folder.weights)
     options = {"dtype": "auto", "local_files_only": True, "trust_remote_code": False}
-    options |= {"attn_implementation": "eager", "experts_implementation": "eager"}  # all have two derivatives
+    options |= {"attn_implementation": "eager", "experts_implementation": "eager"}  # all are twice differentiable
     try:
         with quiet(transformers), built_within(folder.config, len(state)):
             config = architecture.config_class.from_pretrained(str(path / CONFIG), local_files_only=True)
@@ -94,7 +95,7 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
             model, report = architecture.from_pretrained(None, **options)
     except InputError as error:
         raise InputError(f"{path / CONFIG}: {error}") from error
-    except Exception as error:  # it has many for damaged folders
+    except Exception as error:  # transformers raises many types for damaged folders
         raise InputError(
             f"{path}: transformers can't load it ({cause(error)}); check or save the model again"
         ) from error
@@ -109,7 +110,7 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
 
 
 def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors in a model's files, read as those of every other checkpoint, and notes on what was left out.
+    """The tensors in a model's files, read as for every other checkpoint, and notes.
 
     Raises:
         InputError: a file is damaged, would run code, or holds something other than tensors.
@@ -118,39 +119,40 @@ def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     for file in files:
         if (kind := recognise(file)) == "safetensors":
-            found, told = load_safetensors([file])
+            tensors, file_notes = load_safetensors([file])
         else:
-            content, told = load_pickled(file, kind, allow_code_execution=False)
+            content, file_notes = load_pickled(file, kind, allow_code_execution=False)
             layout = find_layout(content, file)
-            found, told = layout.state, (*told, *layout.notes)
-        state |= found
-        notes += told
+            tensors, file_notes = layout.state, (*file_notes, *layout.notes)
+        state |= tensors
+        notes += file_notes
     return state, notes
 
 
 def _optimizer(file: Path | None) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
-    """The state_dict of an optimiser in a file, where it can be read without running code, and a note where not.
+    """The optimiser's ``state_dict`` in a file, or None, with notes on what was left out.
 
-    Few measurements need it, so that one which fills the memory doesn't keep the model from being measured.
+    The result is None if the file holds no ``state_dict``, is too large for the memory, or can't be read without
+    running code. The model can still be measured, because few measurements need the optimiser.
     """
     if file is None:
         return None, ()
     if (size := file.stat().st_size) > half_of_memory(torch.device("cpu")):
         return None, (f"the optimiser is left aside: {file} has {amount(size)}, more than half of the memory",)
     try:
-        content, told = load_pickled(file, recognise(file), allow_code_execution=False)
+        content, notes = load_pickled(file, recognise(file), allow_code_execution=False)
     except InputError as error:
         return None, (f"the optimiser is left aside: {error}",)
     if optimizer := optimizer_in({"optimizer": content}):
-        return optimizer, told
+        return optimizer, notes
     return None, (f"the optimiser is left aside: {file} holds no state_dict of a torch optimiser",)
 
 
 def _adapted(path: Path, weights: Path, settings: Mapping[str, Any], base: nn.Module) -> nn.Module:
-    """A model with an adapter, whose parameters alone vary.
+    """The base model with an adapter; only the adapter's parameters vary.
 
     Raises:
-        InputError: the adapter can't be loaded, or its file hasn't all of its weights.
+        InputError: the adapter can't be loaded, or its file lacks some of its weights.
     """
     transformers, peft = library("transformers", path), library("peft", path)
     if (kind := recognise(weights)) != "safetensors":
@@ -174,12 +176,12 @@ def _adapted(path: Path, weights: Path, settings: Mapping[str, Any], base: nn.Mo
 
 
 def _patterns(settings: Mapping[str, Any]) -> list[str]:
-    """What peft matches with the names of modules as regular expressions."""
-    found: list[Any] = [settings.get(key) for key in ("target_modules", "exclude_modules")]
+    """Settings of an adapter that peft matches with the names of modules as regular expressions."""
+    values: list[Any] = [settings.get(key) for key in ("target_modules", "exclude_modules")]
     for key in ("modules_to_save", "layers_pattern", "rank_pattern", "alpha_pattern"):
         each = settings.get(key)
-        found += each if isinstance(each, list | dict) else [each]
-    return [each for each in found if isinstance(each, str)]
+        values += each if isinstance(each, list | dict) else [each]
+    return [each for each in values if isinstance(each, str)]
 
 
 def _varying(model: nn.Module) -> int:
@@ -204,7 +206,10 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """Without its progress bars, warnings and downloads: what matters of these is refused, or among the notes."""
+    """Suppress the progress bars, warnings and downloads of transformers.
+
+    Problems that matter are refused, or are reported in the notes.
+    """
     constants = importlib.import_module("huggingface_hub.constants")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -221,31 +226,39 @@ def quiet(transformers: Any) -> Iterator[None]:
 
 
 def library(name: str, path: Path) -> Any:
+    """Import a library that reading the checkpoint at a path needs.
+
+    Raises:
+        InputError: the library isn't installed, or is broken.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(f"{path}: needs {name} to be read ({cause(error)}): {_EXTRA}") from error
-    except Exception as error:  # of a library beneath it that doesn't fit, such as torchvision
+    except Exception as error:  # raised by an incompatible library that it imports, such as torchvision
         raise InputError(
             f"{path}: {name} is broken here ({cause(error)}): install it and what it needs again"
         ) from error
 
 
 def _fingerprint(*settings: Mapping[str, Any]) -> str:
-    """By which two folders are known to describe one model."""
+    """SHA-256 of the settings that are part of the model; equal for two folders that describe one model."""
     kept = [{key: value for key, value in each.items() if key not in _NOT_THE_MODEL} for each in settings]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def _step(path: Path) -> int | None:
-    """The steps taken, by the journal that transformers' Trainer puts into the folder."""
+    """Training steps taken, from the ``trainer_state.json`` of transformers' Trainer; None without that file."""
     if not (path / "trainer_state.json").is_file():
         return None
     return as_step(read_json(path / "trainer_state.json").get("global_step"))
 
 
 def heads() -> Mapping[str, set[str]]:
-    """What each architecture of transformers predicts; one that is in two lists, as BART is, by the first."""
+    """The architectures of transformers for each task.
+
+    An architecture that is listed for two tasks, such as BART, belongs to the first of these tasks.
+    """
     auto = importlib.import_module("transformers.models.auto.modeling_auto")
     tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "CAUSAL_LM", "MASKED_LM", *CLASSIFICATIONS)
     return {task: set(_flat(getattr(auto, f"MODEL_FOR_{task}_MAPPING_NAMES").values())) for task in tasks}
@@ -257,7 +270,7 @@ def _flat(names: Any) -> Iterator[str]:
 
 
 def tokens_of(model: Any) -> int | None:
-    """How many tokens a model of transformers has a vector for; None where it has no table of these."""
+    """Number of tokens in the embedding table of a transformers model; None if it has no such table."""
     try:
         return len(model.get_input_embeddings().weight)
     except (AttributeError, NotImplementedError, TypeError):
@@ -265,5 +278,5 @@ def tokens_of(model: Any) -> int | None:
 
 
 def given_to(model: nn.Module) -> nn.Module:
-    """The module whose ``forward`` says which inputs there are: the one under an adapter."""
+    """The module whose ``forward`` defines the inputs: the model itself, or an adapter's base model."""
     return getattr(model, "get_base_model", lambda: model)()

@@ -1,4 +1,4 @@
-"""The problem of a checkpoint that brings its model: what is missing are the data, which a person names."""
+"""Pose the problem of a checkpoint that brings its model, with the data that a person names."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from landscape.loading.pretrained.tokenizers import Purpose, Tokenizer, tokenize
 from landscape.problem import Problem
 from landscape.reporting.messages import counted, listed
 
-LENGTH = 128
-_NUMBERS_AT_A_TIME, _SAMPLES_AT_A_TIME = 2**23, 256  # of a batch, where nobody says how large one is
+LENGTH = 128  # tokens of a sequence, by default
+_NUMBERS_AT_A_TIME, _SAMPLES_AT_A_TIME = 2**23, 256  # bounds on a batch of unspecified size
 
 
 @dataclass(frozen=True)
 class PretrainedInputs:
-    """What a person says about a checkpoint that brings its model.
+    """The data, the loss and the sizes that a person chooses for a checkpoint that brings its model.
 
     Attributes:
-        data: a file that `landscape.loading.pretrained.arrays.read_arrays` reads.
-        loss: a name in `landscape.loading.pretrained.tasks.LOSSES`; None takes the architecture's.
-        length: the most tokens of a sequence; None takes 128, or as many as the model has positions for.
-        batch_size: the most samples evaluated at a time; None decides by the size of the output.
+        data: path of a file that `landscape.loading.pretrained.arrays.read_arrays` reads.
+        loss: name of a loss in `landscape.loading.pretrained.tasks.LOSSES`; None takes the architecture's loss.
+        length: most tokens of a sequence; None takes 128, or the model's number of positions if that is smaller.
+        batch_size: most samples evaluated at a time; None decides by the sizes of inputs and output.
     """
 
     data: str | Path | None = None
@@ -45,7 +45,7 @@ class PretrainedInputs:
         """Pose the problem; ``described`` tells one model from another and goes into the record.
 
         Raises:
-            InputError: there are no data, or they don't fit to the model.
+            InputError: the loss is unknown, there are no data, or the data don't fit the model.
         """
         if self.loss not in (None, *LOSSES):
             raise InputError(f"--loss is one of {listed(LOSSES)}, not {self.loss!r}")
@@ -72,7 +72,7 @@ class PretrainedInputs:
         return self._posed(model, replace(posed, notes=notes))
 
     def _sequences(self, model: Any, arrays: Arrays, tokenizer: Tokenizer | None) -> tuple[Arrays, tuple[str, ...]]:
-        """Texts as tokens, and one long row of tokens as sequences."""
+        """Turn texts into tokens, and one long row of tokens into sequences."""
         if not (arrays.texts or arrays.stream):
             return arrays, ()
         length = self._length(getattr(model.config, "max_position_embeddings", None))
@@ -104,18 +104,18 @@ class PretrainedInputs:
             raise InputError(f"an exported program doesn't say what it was trained on: add --loss {listed(LOSSES)}")
         if arrays.texts or arrays.target is None:
             raise InputError("a program needs arrays, and a target: call it 'target' or 'labels'")
-        found: Mapping[str, Tensor] = arrays.inputs
-        if len(program.inputs) == 1 and len(found) == 1:
-            found = {program.inputs[0]: next(iter(found.values()))}
-        if set(found) != set(program.inputs):
-            raise InputError(f"the program takes {listed(program.inputs)}, and there are {listed(found) or 'none'}")
+        inputs: Mapping[str, Tensor] = arrays.inputs
+        if len(program.inputs) == 1 and len(inputs) == 1:
+            inputs = {program.inputs[0]: next(iter(inputs.values()))}
+        if set(inputs) != set(program.inputs):
+            raise InputError(f"the program takes {listed(program.inputs)}, and there are {listed(inputs) or 'none'}")
         target = arrays.target.long() if self.loss == "cross-entropy" else arrays.target.float()
         if program.batch and len(target) % program.batch:
             raise InputError(
                 f"the program was exported for batches of {program.batch} samples, and {len(target)} aren't a "
                 "multiple: export it with a dynamic batch dimension, or give other data"
             )
-        posed = Posed({name: found[name] for name in program.inputs}, target, LOSSES[self.loss]())
+        posed = Posed({name: inputs[name] for name in program.inputs}, target, LOSSES[self.loss]())
         return self._posed(program.model, posed, program.batch, program.by_name)
 
     def _posed(self, model: Any, posed: Posed, fixed: int | None = None, by_name: bool = True) -> Problem:
@@ -130,7 +130,7 @@ class PretrainedInputs:
 
     @staticmethod
     def _fitting(model: Any, posed: Posed) -> int:
-        """So many samples that a batch's inputs and outputs aren't too large."""
+        """Batch size, at most 256, with which each input and the output have at most ``_NUMBERS_AT_A_TIME`` numbers."""
         classes = getattr(getattr(model, "config", None), "vocab_size", None) or 1
         output = posed.target[0].numel() * classes
         numbers = max(1, output, *(tensor[0].numel() for tensor in posed.inputs.values()))
@@ -138,11 +138,11 @@ class PretrainedInputs:
 
 
 def _texts(arrays: Arrays, tokenizer: Any, sizes: list[int], length: int) -> tuple[Arrays, tuple[str, ...]]:
-    """Texts of these numbers of tokens, cut to a length and filled up."""
+    """Tokenize texts, cut to ``length`` tokens and padded; ``sizes`` are their uncut numbers of tokens."""
     uneven = len({min(size, length) for size in sizes}) > 1
     if uneven and tokenizer.pad_token_id is None:
         raise InputError("its texts differ in length, and the tokenizer has no token to fill them up with")
-    made = tokenizer(list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt")
+    encoded = tokenizer(list(arrays.texts), truncation=True, max_length=length, padding=uneven, return_tensors="pt")
     cut = sum(size > length for size in sizes)
     notes = (f"{cut:,} of {counted(len(sizes), 'text')} are cut to {length} tokens (--length)",) if cut else ()
-    return replace(arrays, inputs=arrays.inputs | dict(made)), notes
+    return replace(arrays, inputs=arrays.inputs | dict(encoded)), notes

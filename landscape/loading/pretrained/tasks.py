@@ -1,4 +1,4 @@
-"""What an architecture of Hugging Face predicts, and so how data become batches and which loss they have."""
+"""The task of a Hugging Face architecture, and the inputs, target and loss that follow from it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ LOSSES: dict[str, type[nn.Module]] = {
     "mse": nn.MSELoss,
     "bce": nn.BCEWithLogitsLoss,
 }
-MASKED_SHARE = 0.15  # of the tokens, as in Devlin et al. (2019), section 3.1
+MASKED_SHARE = 0.15  # share of the tokens, as in Devlin et al. (2019), section 3.1
 _MASKING_SEED = 0
 _MASKED = "MASKED_LM"
-_HELD, _TOLERANCE = 2, 1e-3  # samples whose loss is held to the library's; losses may be made in half precision
+_HELD, _TOLERANCE = 2, 1e-3  # samples whose loss is compared with the library's, which may be in half precision
 
 
 @dataclass(frozen=True)
 class Posed:
-    """A problem's parts but for the model.
+    """The parts of a problem other than the model.
 
     Attributes:
-        inputs: keyword arguments of the model, the sample's dimension first.
-        target: of the loss.
+        inputs: keyword arguments of the model, with the sample's dimension first.
+        target: target of the loss.
         loss: a torch loss.
-        read: what it takes of the model's output, where that isn't as `landscape.Problem` has it.
-        notes: what was decided.
-        labels: what transformers is given to make its own loss, where it has one.
+        read: function that takes the loss's argument from the model's output; None reads it as `landscape.Problem`
+            does.
+        notes: decisions taken, a sentence each.
+        labels: labels from which transformers computes its own loss; None takes ``target``.
     """
 
     inputs: dict[str, Tensor]
@@ -51,16 +52,17 @@ class Posed:
 
 
 def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
-    """What a model is asked, and how its answers are judged.
+    """The inputs, target and loss for a model and its data.
 
     Args:
-        model: of transformers, or an adapter on one.
+        model: a model of transformers, or an adapter on one.
         arrays: the data, in sequences.
-        tokenizer: of the model, where one is needed.
-        loss: a name in `LOSSES`; None takes the one that belongs to the architecture, held to the library's own.
+        tokenizer: the model's tokenizer; None if none is needed.
+        loss: a name in `LOSSES`; None takes the loss of the architecture, which is compared with the library's own.
 
     Raises:
-        InputError: the architecture has no loss that is known here, or the data don't fit to it.
+        InputError: the architecture has no known loss, its loss differs from the library's, or the data don't fit the
+            model.
     """
     base: Any = given_to(model)
     name, task = type(base).__name__, _task(base)
@@ -79,7 +81,7 @@ def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: st
 
 
 def draws_masks(model: nn.Module, arrays: Arrays) -> bool:
-    """Whether tokens are masked here, for which a tokenizer says which token masks another."""
+    """Whether tokens are masked here; the tokenizer then has to name the mask token."""
     return _task(given_to(model)) == _MASKED and arrays.target is None
 
 
@@ -88,7 +90,7 @@ def _task(base: nn.Module) -> str | None:
 
 
 def _check_tokens(base: Any, inputs: dict[str, Tensor]) -> None:
-    """Refuse tokens that the model has no vector for, which some kernels read past the end of the table."""
+    """Refuse tokens outside the model's embedding table; some kernels would read past its end."""
     tokens, size = inputs.get("input_ids"), tokens_of(base)
     if tokens is not None and size is not None and not bool(((tokens >= 0) & (tokens < size)).all()):
         raise InputError(
@@ -98,7 +100,7 @@ def _check_tokens(base: Any, inputs: dict[str, Tensor]) -> None:
 
 
 def _filled_up(base: Any, arrays: Arrays) -> Arrays:
-    """With the model's own filling where a mask says that there is nothing: some models find a text's end by it."""
+    """Put the model's padding token where the mask is 0, because some models find a text's end by this token."""
     mask, tokens = arrays.inputs.get("attention_mask"), arrays.inputs.get("input_ids")
     filling = getattr(base.config, "pad_token_id", None)
     if mask is None or tokens is None or filling is None:
@@ -107,32 +109,32 @@ def _filled_up(base: Any, arrays: Arrays) -> Arrays:
 
 
 def _check_against_library(model: nn.Module, posed: Posed) -> None:
-    """Refuse a loss that isn't the one which transformers makes itself of some of the data.
+    """Refuse a loss that differs from the loss that transformers computes on the first samples.
 
     Raises:
-        InputError: it differs by more than single precision explains, or can't be made.
+        InputError: the losses differ by more than ``_TOLERANCE``, or transformers can't compute its loss.
     """
     if "labels" not in inspect.signature(given_to(model).forward).parameters:
         return
-    few = {name: tensor[:_HELD] for name, tensor in posed.inputs.items()}
+    samples = {name: tensor[:_HELD] for name, tensor in posed.inputs.items()}
     labels = posed.target if posed.labels is None else posed.labels
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            output: Any = model(**few, labels=labels[:_HELD])
+            output: Any = model(**samples, labels=labels[:_HELD])
             logits = predicted(output) if posed.read is None else posed.read(output)
-            here, there = float(posed.loss(logits.float(), posed.target[:_HELD])), float(output.loss)
-    except Exception as error:  # of the library, about data that don't fit
+            ours, theirs = float(posed.loss(logits.float(), posed.target[:_HELD])), float(output.loss)
+    except Exception as error:  # raised by the library for data that don't fit
         raise InputError(
             f"{type(given_to(model)).__name__} can't make its loss of these data ({cause(error)})"
         ) from error
     finally:
         model.train(training)
-    if not abs(here - there) <= _TOLERANCE * max(1.0, abs(there)) and not (isnan(here) and isnan(there)):
+    if not abs(ours - theirs) <= _TOLERANCE * max(1.0, abs(theirs)) and not (isnan(ours) and isnan(theirs)):
         raise InputError(
-            f"the loss of {type(given_to(model)).__name__} in transformers is {there:.6g} on some of these data, and "
-            f"{here:.6g} without what it adds or does differently: name a loss (--loss) to take the latter, or pose it "
+            f"the loss of {type(given_to(model)).__name__} in transformers is {theirs:.6g} on some of these data, and "
+            f"{ours:.6g} without what it adds or does differently: name a loss (--loss) to take the latter, or pose it "
             "in a problem factory"
         )
 
@@ -156,7 +158,7 @@ def _tokens(arrays: Arrays) -> Tensor:
 
 
 def _classes_second(output: Any) -> Tensor:
-    """The logits (samples, classes, places) of (samples, places, classes)."""
+    """Logits of shape (samples, classes, places), from the (samples, places, classes) of an output."""
     logits: Tensor = output.logits
     return logits.transpose(1, 2)
 
@@ -207,7 +209,7 @@ def _token_class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: s
 
 
 def _class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
-    """Of a sequence or an image: one class, several yes-or-no answers, or numbers (as transformers decides it)."""
+    """Pose a classification of sequences or images: one class, several labels, or numbers, as transformers decides."""
     target, kinds = _target(base, arrays), {"regression": "mse", "multi_label_classification": "bce"}
     known = kinds.get(str(getattr(base.config, "problem_type", None)))
     guess = "mse" if base.config.num_labels == 1 else "bce" if target.ndim > 1 else "cross-entropy"

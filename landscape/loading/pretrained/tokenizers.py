@@ -1,7 +1,7 @@
-"""The tokenizer of a folder, as far as the folder's files define one.
+"""Load the tokenizer that a folder's files define.
 
 transformers makes up what the files lack: a vocabulary that consists of the special tokens, a mask beyond the
-vocabulary, the rules of a class in place of those in tokenizer.json. Such tokens are refused here, or not used.
+vocabulary, or the rules of a class in place of those in tokenizer.json. Such tokens are refused here, or not used.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from landscape.loading.pretrained.hugging_face import library, quiet, tokens_of
 from landscape.reporting.messages import cause, counted, listed, one_line
 
 _FILE, _SETTINGS, _ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
-# Of vocabularies in other formats, under whichever name a class has for its own.
+# Names of vocabularies in other formats, whatever names a tokenizer's class gives for its files.
 _OTHER_FORMATS = re.compile(r"tekken\.json|tokenizer\.model.*|tiktoken\.model")
-# Padding to a multiple of 1,024 adds less than this to a vocabulary of 20,480 tokens or more.
+# Share of unused places in a model's vocabulary. Padding 20,480 or more to a multiple of 1,024 adds less.
 _PADDING = 1 / 20
-_LINES, _CHARACTERS = 1_000, 1_000  # of the texts, by which a tokenizer is held to its file
+_LINES, _CHARACTERS = 1_000, 1_000  # of the texts, on which a tokenizer is compared with its file
 _SAVE = "save the model's tokenizer into the folder with save_pretrained()"
 
 
 class Purpose(Enum):
-    """What a tokenizer is needed for, and what a person can do without one."""
+    """The use of a tokenizer, and what a person can do without one."""
 
     READ = ("read text", "give tokens, as .npy or as input_ids beside labels")
     MASK = ("mask tokens", "mask some of input_ids, and give those as 'labels', with -100 for all others")
 
     def refusal(self, why: str) -> str:
+        """The error message for a folder without a usable tokenizer."""
         what, instead = self.value
         return f"the folder has no tokenizer to {what} with: {why}: {_SAVE}, or {instead}"
 
@@ -48,9 +49,9 @@ class Tokenizer:
     """A tokenizer that the files of a folder define.
 
     Attributes:
-        made: the tokenizer, of transformers.
-        undefined: tokens that transformers added and that no file defines, by their number.
-        notes: what of the tokenizer is to be known.
+        made: the tokenizer object of transformers.
+        undefined: names of the tokens that transformers added and that no file defines, by token number.
+        notes: remarks on the tokenizer, a sentence each.
     """
 
     made: Any
@@ -58,10 +59,10 @@ class Tokenizer:
     notes: tuple[str, ...]
 
     def mask(self) -> int | None:
-        """The token that masks another; None where there is none.
+        """Number of the mask token; None if the tokenizer has none.
 
         Raises:
-            InputError: no file of the folder defines the token.
+            InputError: no file of the folder defines the mask token.
         """
         mask: int | None = self.made.mask_token_id
         self.check([mask] if mask is not None else [])
@@ -71,24 +72,25 @@ class Tokenizer:
         """Refuse tokens that transformers made up.
 
         Raises:
-            InputError: there are some among these.
+            InputError: there are some among ``tokens``.
         """
-        if found := {self.undefined[token] for token in set(tokens) & self.undefined.keys()}:
-            names = listed(sorted(map(repr, found)))
+        if invented := {self.undefined[token] for token in set(tokens) & self.undefined.keys()}:
+            names = listed(sorted(map(repr, invented)))
             raise InputError(f"no file of the folder has the tokens {names}, which transformers adds: {_SAVE}")
 
     def read(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """What of the texts isn't in their tokens.
+        """Notes on what the tokens of texts don't represent: unknown tokens, and characters without a token.
 
         Args:
-            texts: as the data have them.
-            rows: their tokens, with those that mark the beginning and the end, not cut.
+            texts: the texts of the data.
+            rows: tokens of the texts, not cut, including the tokens that mark the beginning and the end.
 
         Returns:
-            Notes on the unknown tokens and on characters without a token, where there are some.
+            A note on the unknown tokens and a note on the characters without a token, if there are any.
 
         Raises:
-            InputError: these are more than half, so that the loss would be that of one token, or of no text.
+            InputError: more than half of the tokens are unknown, more than half of the characters have no token, there
+                are no tokens, or transformers made up a token. The loss would then be that of one token, or of no text.
         """
         self.check(chain.from_iterable(rows))
         marks = self.made("")["input_ids"]
@@ -98,14 +100,14 @@ class Tokenizer:
         lost -= sum(text.count(name) for text in texts) if name else 0
         counts = Counter(chain.from_iterable(texts))
         letters = [letter for letter in counts if not letter.isspace()]
-        alone = self.made(letters, add_special_tokens=False)["input_ids"] if letters else []
-        without = sum(counts[letter] for letter, found in zip(letters, alone, strict=True) if not found)
+        single = self.made(letters, add_special_tokens=False)["input_ids"] if letters else []
+        without = sum(counts[letter] for letter, ids in zip(letters, single, strict=True) if not ids)
         every = sum(counts[letter] for letter in letters)
-        said = _shares((lost, tokens, f"tokens are unknown to the tokenizer ({one_line(name, 40)})"),
+        shares = _shares((lost, tokens, f"tokens are unknown to the tokenizer ({one_line(name, 40)})"),
                        (without, every, "characters have no token in the tokenizer"))  # fmt: skip
         if 2 * lost > tokens or 2 * without > every or not tokens:
-            raise InputError(f"the folder's tokenizer can't read the text: {listed(said) or 'no tokens'}: {_SAVE}")
-        return said
+            raise InputError(f"the folder's tokenizer can't read the text: {listed(shares) or 'no tokens'}: {_SAVE}")
+        return shares
 
 
 def _shares(*found: tuple[int, int, str]) -> tuple[str, ...]:
@@ -113,41 +115,42 @@ def _shares(*found: tuple[int, int, str]) -> tuple[str, ...]:
 
 
 def tokenizer_of(folder: Folder, model: Any, purpose: Purpose, texts: Sequence[str] = ()) -> Tokenizer:
-    """The tokenizer that the files of a folder define.
+    """Load the tokenizer that the files of a folder define.
 
     Args:
-        folder: of a model, or of an adapter, whose model's folder may have the tokenizer.
-        model: of transformers, whose configuration says of which class a tokenizer is that doesn't say so itself.
-        purpose: what is to be done with the tokenizer.
-        texts: where tokenizer.json and the class of transformers make other tokens of their lines, the file is right.
+        folder: folder of a model, or of an adapter, whose base model's folder may have the tokenizer.
+        model: model of transformers, whose configuration gives the tokenizer's class if the files don't.
+        purpose: use of the tokenizer, for messages.
+        texts: texts on whose lines tokenizer.json is compared with transformers' class. If the tokens differ, those of
+            the file are used.
 
     Raises:
-        InputError: the files define none.
+        InputError: the files define no tokenizer.
     """
     place, transformers = tokenizer_place(folder), library("transformers", folder.path)
     try:
         with quiet(transformers):
-            made = _made(transformers, place, model.config)
+            tokenizer = _made(transformers, place, model.config)
             serialised = _serialised(place)
-            others = _held_to(made, serialised, texts) if serialised is not None and made.is_fast else 0
+            others = _held_to(tokenizer, serialised, texts) if serialised is not None and tokenizer.is_fast else 0
     except Exception as error:
         raise InputError(purpose.refusal(cause(error))) from error
-    name = type(made).__name__
-    if lacking := _lacking(type(made).vocab_files_names, place):
+    name = type(tokenizer).__name__
+    if lacking := _lacking(type(tokenizer).vocab_files_names, place):
         raise InputError(purpose.refusal(f"{name} needs {lacking}"))
-    if len(made) <= len(set(made.all_special_ids)):
-        raise InputError(purpose.refusal(f"its vocabulary is of {counted(len(made), 'special token')}"))
-    notes = _of_sizes(len(made), model)
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise InputError(purpose.refusal(f"its vocabulary is of {counted(len(tokenizer), 'special token')}"))
+    notes = _of_sizes(len(tokenizer), model)
     if others:
         version = f"transformers {transformers.__version__}"
         notes += (f"tokens are as {_FILE} has them: the {name} of {version} makes others of {counted(others, 'line')}",)
-    return Tokenizer(made, _undefined(made, place, serialised), notes)
+    return Tokenizer(tokenizer, _undefined(tokenizer, place, serialised), notes)
 
 
 def _made(transformers: Any, place: Path, config: Any) -> Any:
-    """What transformers makes of copies of the tokenizer's files, without the names of files in its settings.
+    """Build a tokenizer with transformers from copies of its files, without the names of files in its settings.
 
-    Some versions of transformers open what the settings name, wherever that is.
+    Some versions of transformers open the files that the settings name, wherever they lie.
     """
     with TemporaryDirectory() as copies:
         for file in tokenizer_files(place):
@@ -160,18 +163,18 @@ def _made(transformers: Any, place: Path, config: Any) -> Any:
 
 
 def _lacking(names: Mapping[str, str], place: Path) -> str:
-    """The files that a class needs and a folder hasn't; empty where it has them, or where bytes are the tokens."""
-    there = {file.name for file in place.iterdir()}
-    if not names or _FILE in there or any(map(_OTHER_FORMATS.fullmatch, there)):
+    """Files that a tokenizer class needs and the folder lacks; empty if none is lacking, or if the tokens are bytes."""
+    present = {file.name for file in place.iterdir()}
+    if not names or _FILE in present or any(map(_OTHER_FORMATS.fullmatch, present)):
         return ""
     own = [names[key] for key in ("vocab_file", "merges_file") if key in names]
-    if set(own) <= there and there & set(names.values()):
+    if set(own) <= present and present & set(names.values()):
         return ""
     return " or ".join(dict.fromkeys([_FILE, *([" with ".join(own)] if own else [])]))
 
 
 def _serialised(place: Path) -> Any:
-    """The tokenizer that tokenizer.json has, with its rules; None where there is no such file."""
+    """The tokenizer of tokenizer.json, with the rules in that file; None if there is no such file."""
     if not (place / _FILE).is_file():
         return None
     tokenizer = library("tokenizers", place).Tokenizer.from_file(str(place / _FILE))
@@ -181,20 +184,20 @@ def _serialised(place: Path) -> Any:
 
 
 def _held_to(made: Any, serialised: Any, texts: Sequence[str]) -> int:
-    """Give a tokenizer the rules of tokenizer.json where its own make other tokens of texts.
+    """Give a tokenizer the rules of tokenizer.json if its own rules give other tokens for the texts.
 
-    The marks at the beginning and the end stay those of the class where the file has none.
+    The marks at the beginning and the end stay those of the class if the file has none.
 
     Returns:
-        In how many of the first lines tokens differ, the marks left aside.
+        Number of compared lines whose tokens differ, the marks left aside.
     """
     every = (line[:_CHARACTERS] for text in texts for line in text.splitlines() if line.strip())
     lines = list(islice(every, _LINES))
     if not lines:
         return 0
     expected = serialised.encode_batch(lines, add_special_tokens=False)
-    found = made(lines, add_special_tokens=False)["input_ids"]
-    others = sum(tokens != encoded.ids for tokens, encoded in zip(found, expected, strict=True))
+    actual = made(lines, add_special_tokens=False)["input_ids"]
+    others = sum(tokens != encoded.ids for tokens, encoded in zip(actual, expected, strict=True))
     if others:
         backend = made.backend_tokenizer
         backend.model, backend.normalizer = serialised.model, serialised.normalizer
@@ -204,7 +207,7 @@ def _held_to(made: Any, serialised: Any, texts: Sequence[str]) -> int:
 
 
 def _undefined(made: Any, place: Path, serialised: Any) -> dict[int, str]:
-    """The tokens that are in no file: a class of transformers adds those that it expects."""
+    """Names of the tokens that no file defines, by token number; a class of transformers adds those it expects."""
     if not type(made).vocab_files_names:
         return {}
     defined = set(range(made.vocab_size)) if serialised is None else set(serialised.get_vocab().values())
@@ -216,7 +219,7 @@ def _undefined(made: Any, place: Path, serialised: Any) -> dict[int, str]:
 
 
 def _of_sizes(tokens: int, model: Any) -> tuple[str, ...]:
-    """A note where a tokenizer has more tokens than its model, or fewer than padding explains."""
+    """A note if the tokenizer has more tokens than the model, or fewer than padding explains."""
     size = tokens_of(model)
     if size is None or size * (1 - _PADDING) <= tokens <= size:
         return ()
