@@ -88,7 +88,7 @@ def principal_components(points: Sequence[Tensor], steps: np.ndarray, count: int
         )
     centred = torch.stack([each.to(torch.float64) for each in points])
     centred -= centred.mean(0)
-    values, vectors = torch.linalg.eigh(centred @ centred.T)  # Gram matrix (c, c), small as c <= n
+    values, vectors = torch.linalg.eigh(centred @ centred.T)  # Gram matrix (c, c), smaller than (n, n)
     values, vectors = values.flip(0), vectors.flip(1)
     if not values[count - 1] > len(points) * torch.finfo(points[0].dtype).eps * values[0]:
         raise InputError(f"the checkpoints don't differ in {counted(count, 'direction')}: they have fewer components")
