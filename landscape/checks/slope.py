@@ -33,9 +33,9 @@ class Slope:
     Attributes:
         found: slope by central differences of the loss.
         expected: slope by the gradient, the gradient's component along the direction.
-        allowed: largest allowed difference between the two slopes, a sum of three parts: five times the difference
-            between two steps, ten times the change from one rounding of the parameters, and half of the digits of the
-            gradient.
+        allowed: largest allowed difference between the two slopes, a sum of three parts. They are five times the
+            difference between two steps, ten times the change from one rounding of the parameters, and half of the
+            digits of the gradient.
         direction: name of the direction.
     """
 

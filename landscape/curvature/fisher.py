@@ -1,7 +1,7 @@
 """The Fisher matrix, exact and from sampled labels, and the empirical Fisher, which isn't the Fisher matrix.
 
-The objective is sum_i w_i l_i / W over terms i (samples or tokens), with W the sum of the weights and
-l_i = -log p(y_i | x_i, theta) up to a constant. With g_i = grad l_i, the score of a term up to its sign:
+The objective is sum_i w_i l_i / W over terms i (samples or tokens), with W the sum of the weights. Up to a constant,
+l_i = -log p(y_i | x_i, theta). With g_i = grad l_i, the score of a term up to its sign:
 
 - ``unit="term"``: sum_i w_i g_i g_i^T / W;
 - ``unit="sequence"``: sum_n s_n s_n^T / W with s_n = sum_{i in n} w_i g_i, the score of sample n.

@@ -76,9 +76,8 @@ class Categorical(Likelihood):
 
     def weights(self, output: Tensor, target: Tensor) -> Tensor:
         by_class = output.new_ones(output.shape[1]) if self.class_weights is None else self.class_weights
-        if (
-            target.is_floating_point()
-        ):  # smoothing moves the mass of each target, 1 or not, towards the mean over classes
+        # Smoothing moves the mass of each target, 1 or not, towards the mean over classes.
+        if target.is_floating_point():
             mass = torch.tensordot(target.movedim(1, -1), by_class, dims=1)
             return (1 - self.smoothing) * mass + self.smoothing * by_class.mean()
         kept = target != self.ignore_index

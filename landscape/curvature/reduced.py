@@ -22,7 +22,7 @@ class ReducedHessian(Hessian):
     """Products H v with matrix products, convolutions and attention in bfloat16, by torch's automatic mixed precision.
 
     Eight bits of mantissa leave an error of some percent of a product. Vectors, sums over batches and the work of
-    solvers stay in float32. The stated error is that of one random direction. `landscape.top_eigenpairs` and
+    solvers stay in float32. The stated error belongs to one random direction. `landscape.top_eigenpairs` and
     `landscape.spectral_density` measure the error on their own vectors, against products of `full_precision`. Other
     estimators refuse the operator. Nothing is compiled.
 
@@ -73,7 +73,7 @@ class ReducedHessian(Hessian):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        # Casts aren't cached: cached casts would be those of the weights at another point.
+        # Casts aren't cached: cached casts would belong to the weights of another point.
         with super()._evaluating(), torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             yield
 

@@ -43,7 +43,7 @@ class TopShare:
 
 @dataclass(frozen=True)
 class LoopCurvature:
-    """The curvature of a loop's shared weights against that of separate weights for each use.
+    """The curvature in a loop's shared weights, compared with the curvature in separate weights for each use.
 
     Attributes:
         loop: the modules, the number of uses T and the parameters, n numbers for each use.

@@ -264,8 +264,9 @@ def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], t
 def _same(reference: list[Terms], other: Problem, poisoned: bool = True) -> bool:
     """Whether a problem has these losses.
 
-    A problem that can't be evaluated hasn't: a model may refuse NaN, or run its loop another number of times. Without
-    NaN (``poisoned`` false) an InputError, such as for a number of passes that varies, goes on to the user.
+    The answer is no for a problem that can't be evaluated: a model may refuse NaN, or run its loop another number of
+    times. Without NaN (``poisoned`` false) an InputError, such as for a number of passes that varies, goes on to the
+    user.
     """
     try:
         losses = [losses for losses, _ in other.sample_losses()]

@@ -5,7 +5,7 @@ grid steps. Each round has these steps:
 
 - Compute each known point's leave-one-out error: the error of predicting the point from all others (Rippa 1999 gives
   these errors without a fit for each point).
-- Use these errors as the doubt about the points around. The doubt is smaller the nearer a point is to a known point.
+- Take these errors as the doubt about nearby points. The doubt is smaller the nearer a point is to a known point.
 - Evaluate the points of largest doubt. Evaluate some random points too, which see what no neighbour shows.
 - Compare the values at these points with the values predicted before.
 
@@ -28,7 +28,7 @@ from landscape.errors import InputError
 
 _COARSE = 9  # points of each axis at the start
 _BATCH = 0.015  # fraction of all points that a round evaluates
-_AT_RANDOM = 0.2  # fraction of a round
+_AT_RANDOM = 0.2  # fraction of a round that is drawn at random
 _CALM = 2  # rounds in a row that must find small errors
 _SAFETY = 0.7  # fraction of the tolerance that these errors may reach: other points may be worse
 _ADJACENT = 1.5  # grid steps, diagonals included
@@ -138,7 +138,7 @@ def _coarse(shape: tuple[int, int], centre: tuple[int, int]) -> np.ndarray:
 
 
 def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Predicted values (NaN for none), the doubt errors each point, and whether the prediction can be trusted.
+    """Predicted values (NaN for none), the doubt about each point, and whether the prediction can be trusted.
 
     The border of the finite values has infinite doubt: points some of whose nearest known points are finite and some
     aren't, and points that adjoin a finite one. Farther out, where no nearest known point is finite, the prediction is
@@ -186,7 +186,7 @@ def _plane(points: np.ndarray) -> np.ndarray:
 
 
 def _doubtful(points: np.ndarray, evaluated: np.ndarray, doubt: np.ndarray, most: int) -> np.ndarray:
-    """Up to ``most`` points of largest doubt, none nearer to an earlier one than that one is to known points."""
+    """Up to ``most`` points of largest doubt, none nearer to an earlier one than the earlier one is to known points."""
     free = np.flatnonzero(~evaluated)
     free = free[np.argsort(-doubt[free], kind="stable")]
     reach = cKDTree(points[evaluated]).query(points[free])[0]

@@ -85,7 +85,7 @@ def re_estimated(problem: Problem, vector: Tensor) -> tuple[dict[str, Tensor], i
     They are the mean and the biased variance with which BatchNorm in training mode normalises all data as one batch.
     With one batch, in one process, a single pass gives them, because each layer gets its statistics before it
     normalises. With several batches, a layer's statistics are right once the layers before it have theirs. Passes are
-    therefore repeated until one changes nothing, at most as many passes as shard are layers.
+    therefore repeated until one changes nothing, at most as many passes as there are layers.
 
     Args:
         problem: a problem in evaluation mode, with any statistics.

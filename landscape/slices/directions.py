@@ -71,8 +71,8 @@ def gaussian(problem: Problem, seed: int, index: int = 0, normalisation: Normali
         problem: the problem at the point theta.
         seed: seed of the draw.
         index: number of the direction, 0, 1, ..., among those of one seed; default: 0.
-        normalisation: ``filter`` (default) gives each filter of the direction the norm of theta's filter (see the
-            module's docstring), ``layer`` gives each parameter tensor the norm of theta's tensor, ``none`` leaves the
+        normalisation: ``filter`` (default) gives each filter of the direction the norm of theta's filter; see the
+            module's docstring. ``layer`` gives each parameter tensor the norm of theta's tensor. ``none`` leaves the
             entries as drawn, biases included.
 
     Raises:

@@ -54,7 +54,7 @@ def project(points: Iterable[Tensor], centre: Tensor, directions: Sequence[Direc
 class Principal:
     """Principal components of a run's checkpoints.
 
-    A high share of variance shows little by itself. A random walk in many dimensions has no direction at all, yet its
+    A high share of variance shows little by itself. A random walk in many dimensions has no direction at all. Yet its
     first two components explain 61 % and 15 % (Antognini and Sohl-Dickstein 2018, "PCA of high dimensional random walks
     with comparison to neural network training").
 

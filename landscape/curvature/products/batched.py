@@ -224,12 +224,12 @@ class BatchedOperator(SymmetricOperator):
         except RuntimeError as error:
             if "saved tensor hooks" not in str(error):
                 raise
-            # torch.func in the loss allows no hooks. All tensors made are an upper bound on those saved.
+            # torch.func in the loss allows no hooks. All tensors created are an upper bound on those saved.
             saved, of_penalty = self._bytes_saved(), 0
-            with self._evaluating(), Made() as made:
+            with self._evaluating(), Made() as created:
                 penalty = self._penalised()
                 linearised = self._linearise(0)
-            saved.bytes = made.bytes
+            saved.bytes = created.bytes
         for tensor in linearised.tensors:
             saved.pack(tensor)
         saved.let_go()
@@ -296,7 +296,7 @@ class BatchedOperator(SymmetricOperator):
         raise UntraceableError(f"it differs from autograd's by {off:.1e} of the product, rounding by {allowed:.1e}")
 
     def _difference(self, programs: dict[str, Program]) -> tuple[float, float]:
-        """The distance of the programs' product with one vector from autograd's, and the largest by rounding."""
+        """The distance of the programs' product with one vector from autograd's, and its bound by rounding."""
         vector = torch.randn(self.dim, generator=torch.Generator().manual_seed(0)).to(self._vector.detach())
         difference, sizes, rounding = torch.zeros(self.dim, dtype=torch.float64, device=self.device), 0.0, 0.0
         for index, batch in enumerate(self._problem.batches):

@@ -109,7 +109,7 @@ class Route:
 
 
 def cheapest(work: Work, autograd: Route, products: int, compile_products: Compile, device: torch.device) -> Route:
-    """The cheapest route by counted work and fixed rates, which give one choice in each run.
+    """The cheapest route by counted work and fixed rates; the choice doesn't vary between runs.
 
     Args:
         work: work of one gradient over all data; its ``operations`` are those of one batch.

@@ -36,7 +36,7 @@ class Sandwich(BatchedOperator):
 
     Products are exact up to rounding. They need only reverse mode, which nearly every torch layer supports. The map
     u -> J^T u is linear, so the derivative of its own graph along v is J v (the "double-vjp trick", J. Townsend 2017).
-    S and then J^T follow. Neither J nor S is ever formed: memory is that of the graphs. With the graphs kept, a product
+    S and then J^T follow. Neither J nor S is ever formed: only the graphs take memory. With the graphs kept, a product
     is two backward passes. The first one goes only through the part that depends on u.
     """
 

@@ -18,7 +18,8 @@ from landscape.problem.batches import of_all_batches
 class Machine:
     """The rates at which a device works in float32, for the choice between routes.
 
-    The rates are round figures for a device of its type, not measured at run time. Each run therefore makes one choice.
+    The rates are round figures for a device of its type, not measured at run time. The choice therefore doesn't vary
+    between runs.
 
     Attributes:
         flops: floating-point operations of matrix products per second.
