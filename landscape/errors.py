@@ -1,4 +1,4 @@
-"""The exception a user of landscape-probe is meant to see, and the one of processes that lose each other."""
+"""Exceptions: `InputError`, which users see, and `PeerError`, for a process whose peer has ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def in_one_line(text: str) -> str:
-    """``text`` with every character spelt out that a terminal would obey rather than print, ends of lines too."""
+    """``text`` with every unprintable character escaped, such as ends of lines and terminal controls."""
     if text.isprintable():
         return text
     return "".join(
@@ -16,11 +16,11 @@ def in_one_line(text: str) -> str:
 
 
 class InputError(ValueError):
-    """What was given cannot be used.
+    """An input that can't be used.
 
-    The message is one line that says what is wrong, where, and what to do about it. The command line prints it and
-    exits with status 2; in Python it is an ordinary ``ValueError``. A message may quote names out of a file: whatever
-    would end or rewrite the line is spelt out.
+    The message is one line that states what is wrong, where, and what to do about it. The command line prints the
+    message and exits with status 2. In Python the exception is an ordinary ``ValueError``. A message may quote names
+    from a file: characters that would end or rewrite the line are escaped.
     """
 
     def __init__(self, message: str) -> None:
@@ -28,11 +28,11 @@ class InputError(ValueError):
 
 
 def refuse_fractions(**numbers: Any) -> None:
-    """Raise InputError where one of these isn't a whole number (or None): 2.5 probes are not 2, nor is True one."""
+    """Raise InputError for a number that is neither None nor a whole number, such as 2.5 or True."""
     for name, number in numbers.items():
         if number is not None and (isinstance(number, bool) or not isinstance(number, Integral)):
             raise InputError(f"{name} must be a whole number, not {number!r}")
 
 
 class PeerError(Exception):
-    """Another of several processes that work together has ended, and with it the work of all."""
+    """The end of another process that shares the work, which ends the work of all processes."""

@@ -1,4 +1,4 @@
-"""Symmetric linear operators on flat vectors: what every solver takes and every kind of curvature is."""
+"""Symmetric linear operators on flat vectors: the input of every solver, and the base of every kind of curvature."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from landscape.reporting.messages import one_line
 class SymmetricOperator(ABC):
     """A symmetric linear map on flat vectors that counts the products made with it.
 
-    A subclass gives `_product`; everything else is final. ``products`` counts columns: a `matmat` with a
-    (dim, m) block counts m. Operators of one dimension, device and dtype can be added and subtracted, and any can be
-    scaled by a number: ``A + 2 * B``, ``-A / 3``; ``A @ v`` is a product. See also `shifted`.
+    A subclass implements `_product`, and may override `full_precision` and `float64_bytes`. ``products`` counts
+    columns: a `matmat` with a (dim, m) block counts m. Operators of one dimension, device and dtype can be added and
+    subtracted. Every operator can be multiplied and divided by a number: ``A + 2 * B``, ``-A / 3``. ``A @ v`` is a
+    product. See also `shifted`.
 
     Attributes:
         dim: length of the vectors.
-        device: where the vectors live.
-        dtype: their floating-point type.
-        products: products made so far.
-        memory: bytes that the vectors of a solver may take beside it; None for any number.
-        eps: the relative rounding of one operation in a product; that of ``dtype``, unless products are in less.
-        error: what products are off by beyond rounding, as a share of their size; 0 where they are exact.
-        processes: that make each product together, and call the same methods in the same order.
+        device: device of the vectors.
+        dtype: floating-point type of the vectors.
+        products: number of products made so far.
+        memory: bytes that a solver's vectors may take beside the operator; None for no limit.
+        eps: relative rounding of one operation in a product: that of ``dtype``, or a larger one for reduced precision.
+        error: error of a product beyond rounding, relative to the product's norm; 0 for exact products.
+        processes: processes that make each product together, each by an identical sequence of calls.
     """
 
-    __array_ufunc__ = None  # so that a NumPy number times an operator is an operator
+    __array_ufunc__ = None  # NumPy numbers then leave ``*`` to `__rmul__`
     error: float = 0.0
 
     def __init__(
@@ -59,7 +60,7 @@ class SymmetricOperator(ABC):
 
     @property
     def reduced(self) -> bool:
-        """Whether products are made in less precision than vectors have."""
+        """Whether products are made in lower precision than the vectors have."""
         return self.eps > torch.finfo(self.dtype).eps
 
     @property
@@ -69,17 +70,17 @@ class SymmetricOperator(ABC):
 
     @property
     def float64_bytes(self) -> int:
-        """Bytes that products of `full_precision` take beside vectors, more than the operator's own."""
+        """Bytes, beside vectors, that products of `full_precision` take beyond those of the operator's own products."""
         return 0
 
     def full_precision(self) -> SymmetricOperator:
-        """The matrix that the products are meant to be of, by products in float64; itself where these are its own.
+        """The operator with products in float64, the reference against which rounding is measured.
 
-        What rounding does to products is measured against those of this operator. It is made anew at each call, and
-        counts its products itself.
+        An operator whose products are in float64 already returns itself. Otherwise each call makes a new operator,
+        which counts its own products.
 
         Raises:
-            NoFloat64Error: there are no products in float64; says why.
+            NoFloat64Error: there are no products in float64; the message gives the reason.
         """
         if self.in_float64:
             return self
@@ -87,20 +88,20 @@ class SymmetricOperator(ABC):
 
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:
-        """The operator applied to each column of a (dim, m) block of its own device and dtype."""
+        """The operator applied to each column of a (dim, m) block, which has the operator's device and dtype."""
 
     @final
     def matmat(self, vectors: Tensor) -> Tensor:
-        """The products with each column of ``vectors``.
+        """The products A V with the columns of ``vectors``.
 
         Args:
-            vectors: (dim, m), on the operator's device and of its dtype.
+            vectors: block V, (dim, m), of the operator's device and dtype.
 
         Returns:
-            (dim, m), same device and dtype.
+            Products, (dim, m), of the operator's device and dtype.
 
         Raises:
-            InputError: shape, device or dtype isn't the operator's.
+            InputError: the shape, device or dtype of ``vectors`` isn't the operator's.
         """
         self._check(vectors)
         products = self._product(vectors)
@@ -117,7 +118,7 @@ class SymmetricOperator(ABC):
 
     @final
     def to_scipy(self) -> scipy.sparse.linalg.LinearOperator:
-        """The same operator for SciPy: NumPy vectors of the same dtype, products counted here."""
+        """The operator for SciPy, on NumPy vectors of the operator's dtype; its products are counted here."""
 
         def apply(block: np.ndarray) -> np.ndarray:
             columns = torch.as_tensor(block.reshape(self.dim, -1), device=self.device, dtype=self.dtype)
@@ -130,7 +131,7 @@ class SymmetricOperator(ABC):
 
     @final
     def shifted(self, alpha: float) -> LinearCombination:
-        """A + alpha I.
+        """The shifted operator A + alpha I.
 
         Raises:
             InputError: ``alpha`` isn't a finite number.
@@ -157,7 +158,7 @@ class SymmetricOperator(ABC):
 
     @final
     def __matmul__(self, vectors: Tensor) -> Tensor:
-        """``A @ v`` and ``A @ V``: `matvec` of a vector, `matmat` of a block."""
+        """``A @ v`` and ``A @ V``: `matvec` for a vector, `matmat` for a block."""
         return self.matvec(vectors) if isinstance(vectors, Tensor) and vectors.ndim == 1 else self.matmat(vectors)
 
     @final
@@ -184,10 +185,10 @@ class MatrixOperator(SymmetricOperator):
     """A dense symmetric matrix as an operator.
 
     Args:
-        matrix: (n, n), torch or NumPy; float32 and float64 keep their type, anything else becomes float64.
+        matrix: (n, n), torch or NumPy; float32 and float64 stay as they are, any other dtype becomes float64.
 
     Raises:
-        InputError: not square, not finite, or not symmetric to 10 units of rounding times its largest entry.
+        InputError: the matrix isn't square or isn't finite, or max |A - A^T| is above 10 eps max |A|.
     """
 
     def __init__(self, matrix: Tensor | np.ndarray) -> None:
@@ -206,11 +207,11 @@ class MatrixOperator(SymmetricOperator):
         self.matrix = matrix
 
     def full_precision(self) -> SymmetricOperator:
-        """See `SymmetricOperator.full_precision`: the symmetric part of the matrix as it is."""
+        """See `SymmetricOperator.full_precision`: the symmetric part (A + A^T) / 2 of a float32 matrix, in float64."""
         if self.dtype == torch.float64:
             return self
-        wide = self.matrix.to(torch.float64)
-        return MatrixOperator((wide + wide.T) / 2)
+        float64_matrix = self.matrix.to(torch.float64)
+        return MatrixOperator((float64_matrix + float64_matrix.T) / 2)
 
     def _product(self, vectors: Tensor) -> Tensor:
         return self.matrix @ vectors
@@ -218,14 +219,14 @@ class MatrixOperator(SymmetricOperator):
 
 @final
 class LinearCombination(SymmetricOperator):
-    """sum_i c_i A_i + alpha I. Its products are counted here and in every A_i.
+    """The operator sum_i c_i A_i + alpha I, whose products are counted here and in every A_i.
 
     Args:
         terms: pairs (c_i, A_i), at least one.
-        shift: alpha.
+        shift: the shift alpha; default: 0.
 
     Raises:
-        InputError: an A_i is no operator, they differ in dimension, device or dtype, or a number isn't finite.
+        InputError: an A_i isn't an operator, two A_i differ in dimension, device or dtype, or a number isn't finite.
     """
 
     def __init__(self, terms: Sequence[tuple[float, SymmetricOperator]], shift: float = 0.0) -> None:
@@ -272,7 +273,7 @@ def _refuse_unlike(first: SymmetricOperator, other: Any) -> None:
 def _finite(number: Any, nonzero: bool = False) -> float:
     try:
         value = float(number)
-    except (TypeError, ValueError, RuntimeError):  # torch raises the last for a tensor of several numbers
+    except (TypeError, ValueError, RuntimeError):  # torch raises RuntimeError for a tensor of several numbers
         value = math.nan
     if not math.isfinite(value) or (nonzero and not value):
         raise InputError(f"an operator can be scaled and shifted by a finite number, not {one_line(repr(number), 60)}")
@@ -280,10 +281,12 @@ def _finite(number: Any, nonzero: bool = False) -> float:
 
 
 def as_exact_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:
-    """The same as `as_operator`, for numbers that have no error of a kind to cover products in less precision.
+    """The operator of `as_operator`, unless its products are in reduced precision.
+
+    It serves results without an error estimate that covers the rounding of such products.
 
     Raises:
-        InputError: it is neither an operator nor a matrix, or its products are rounded to fewer digits than its dtype.
+        InputError: the argument is neither an operator nor a matrix, or its products have fewer digits than its dtype.
     """
     operator = as_operator(operator_or_matrix)
     if operator.reduced:
@@ -295,10 +298,10 @@ def as_exact_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarra
 
 
 def as_operator(operator_or_matrix: SymmetricOperator | Tensor | np.ndarray) -> SymmetricOperator:
-    """The operator itself, or a dense symmetric matrix as one.
+    """The operator itself, or a dense symmetric matrix as an operator.
 
     Raises:
-        InputError: it is neither.
+        InputError: the argument is neither an operator nor a matrix that `MatrixOperator` takes.
     """
     if isinstance(operator_or_matrix, SymmetricOperator):
         return operator_or_matrix

@@ -1,6 +1,6 @@
-"""What other packages add: measurements, matrices and figures, by their entry points.
+"""Entry points by which other packages add measurements, matrices and figures.
 
-A package names an object in its own metadata, and nothing of the package is imported before somebody asks for the name:
+A package names an object in its own metadata. Nothing of the package is imported before the name is asked for:
 
     [project.entry-points."landscape.measurements"]
     hutchinson = "my_package.measurement:Hutchinson"
@@ -19,26 +19,26 @@ from landscape.errors import InputError
 
 
 def added(group: str) -> dict[str, EntryPoint]:
-    """The entry points of a group, by their names; of two of one name the first by the package's name."""
-    found = sorted(entry_points(group=group), key=lambda each: (each.name, each.dist.name if each.dist else ""))
-    return {each.name: each for each in reversed(found)}
+    """Entry points of a group, by name; of two with one name, the one whose package comes first in the alphabet."""
+    points = sorted(entry_points(group=group), key=lambda each: (each.name, each.dist.name if each.dist else ""))
+    return {each.name: each for each in reversed(points)}
 
 
 def load(entry: EntryPoint, wanted: Callable[[Any], bool]) -> Any:
-    """Import what an entry point names.
+    """Import the object that an entry point names.
 
     Args:
-        entry: as `added` gives it.
-        wanted: whether an object is of the kind that the entry point's group is made of.
+        entry: an entry point from `added`.
+        wanted: ``wanted(object)`` tests whether an object is of the kind that the entry point's group holds.
 
     Raises:
-        InputError: the package fails to be imported, or has something else there.
+        InputError: the package can't be imported, or the entry point names an object of another kind.
     """
     package = entry.dist.name if entry.dist else "a package"
     try:
-        found = entry.load()
-    except Exception as error:  # whatever the package's own code raises
+        loaded = entry.load()
+    except Exception as error:  # the package's own code may raise anything
         raise InputError(f"{entry.name} of {package} can't be loaded: {type(error).__name__}: {error}") from error
-    if not wanted(found):
+    if not wanted(loaded):
         raise InputError(f"{entry.name} of {package} is {entry.value}, which isn't of {entry.group}")
-    return found
+    return loaded

@@ -1,1 +1,1 @@
-"""Is it right on this machine? Checks against closed forms, differences and another library."""
+"""Checks of results on this machine: against closed forms, differences and another library."""

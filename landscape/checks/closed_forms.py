@@ -1,4 +1,4 @@
-"""Problems whose Hessian is known without differentiating, to see whether a machine gets them right."""
+"""Problems whose Hessian is known in closed form, to test the results of a machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ROUNDINGS = 100
 
 @dataclass(frozen=True)
 class ClosedForm:
-    """A problem and its Hessian.
+    """A problem and its Hessian in closed form.
 
     Attributes:
-        name: what it is.
-        problem: in float64 on the CPU.
-        hessian: (dim, dim), float64.
+        name: name of the problem.
+        problem: the problem, in float64 on the CPU.
+        hessian: the Hessian, (dim, dim), float64.
     """
 
     name: str
@@ -35,13 +35,13 @@ class ClosedForm:
 
 @dataclass(frozen=True)
 class Compared:
-    """One quantity beside its closed form.
+    """The error of one computed quantity against its closed form.
 
     Attributes:
-        case: where it is from.
-        quantity: what it is.
-        error: how far it is off.
-        allowed: how far it may be: what the estimate itself states, or rounding.
+        case: name of the problem, and its precision.
+        quantity: name of the quantity.
+        error: absolute error of the quantity.
+        allowed: largest allowed error: the error that an estimate states, if any, plus rounding.
     """
 
     case: str
@@ -51,12 +51,12 @@ class Compared:
 
     @property
     def right(self) -> bool:
-        """Whether it is as near as it says."""
+        """Whether the error is at most the allowed one."""
         return self.error <= self.allowed
 
 
 class _Product(nn.Module):
-    """w_1 w_2 ... w_n x."""
+    """The model w_1 w_2 ... w_n x."""
 
     def __init__(self, weights: Tensor) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _Product(nn.Module):
 
 
 class _Quadratic(nn.Module):
-    """w^T A w / 2, whose Hessian is A."""
+    """The model w^T A w / 2, whose Hessian is A."""
 
     matrix: Tensor
 
@@ -81,7 +81,7 @@ class _Quadratic(nn.Module):
 
 
 def closed_forms() -> list[ClosedForm]:
-    """Four problems: definite, singular with multiple eigenvalues, indefinite, and clustered."""
+    """Four problems, with Hessians that are definite, singular with multiple eigenvalues, indefinite, and clustered."""
     draw = np.random.default_rng(0)
     x = draw.standard_normal((_SAMPLES, _FEATURES))
     data, zeros = torch.from_numpy(x), torch.zeros(_SAMPLES, dtype=torch.float64)
@@ -123,10 +123,10 @@ def _itself(output: Tensor, target: Tensor) -> Tensor:
 
 
 def compare(device: str = "cpu") -> Iterator[Compared]:
-    """Products, top eigenvalues and traces of all closed forms, in both precisions, beside what they are.
+    """Compare products, top eigenvalues and traces with all closed forms, in float32 and float64.
 
     Args:
-        device: where to compute.
+        device: device of the computation; default: the CPU.
     """
     for form in closed_forms():
         for dtype in (torch.float32, torch.float64):
@@ -137,10 +137,10 @@ def compare(device: str = "cpu") -> Iterator[Compared]:
 def _compared(case: str, form: ClosedForm, problem: Problem) -> Iterator[Compared]:
     operator = problem.hessian()
     eye = torch.eye(operator.dim, dtype=problem.dtype, device=problem.device)
-    found = operator.matmat(eye).to("cpu", torch.float64).numpy()
+    computed = operator.matmat(eye).to("cpu", torch.float64).numpy()
     size = float(np.linalg.norm(form.hessian, 2))
     rounding = _ROUNDINGS * torch.finfo(problem.dtype).eps * size
-    yield Compared(case, "products", float(np.abs(found - form.hessian).max()), rounding)
+    yield Compared(case, "products", float(np.abs(computed - form.hessian).max()), rounding)
 
     values = np.linalg.eigvalsh(form.hessian)
     expected = values[np.argsort(-np.abs(values), kind="stable")]

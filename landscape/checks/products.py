@@ -1,4 +1,4 @@
-"""Whether products are those of one symmetric matrix, and of the Hessian: measured, with what rounding explains."""
+"""Check that products are those of one symmetric matrix, and of the Hessian, up to what rounding explains."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _TIMES = 5
 
 @dataclass(frozen=True)
 class ProductCheck:
-    """Errors as shares of the size of a product.
+    """Errors of products, as fractions of the size s = max(||A u||, ||A v||) of a product.
 
     Attributes:
-        repeatability: ||A u - (A u again)||.
-        linearity: ||A (u + v / 3) - A u - (A v) / 3||.
-        symmetry: |u^T A v - v^T A u| by the larger of ||A u|| ||v|| and ||A v|| ||u||.
-        differences: ||A u - d||, or the same of v where it is less, d being central differences of the gradient; None
-            where A isn't the Hessian, or there are no differences.
-        rounding: what the first three may be: half of the digits of the precision.
-        allowed: what ``differences`` may be: the differences' own error, and rounding.
-        reason: why there are no differences; empty if there are, or needn't be.
-        slopes: of the loss along its gradient and a random direction, by differences and by the gradient.
+        repeatability: ||A u - (A u again)|| / s.
+        linearity: ||A (u + v / 3) - A u - (A v) / 3|| / s.
+        symmetry: |u^T A v - v^T A u| / (s ||u||).
+        differences: the smaller of ||A u - d_u|| / s and ||A v - d_v|| / s, with d_u and d_v by central differences of
+            the gradient; None where A isn't the Hessian, or there are no differences.
+        rounding: largest allowed value of the first three: half of the digits of the precision, plus five times the
+            stated error of inexact products.
+        allowed: largest allowed value of ``differences``: five times the differences' own error, plus ``rounding``.
+        reason: why there are no differences; empty if there are, or if none are needed.
+        slopes: slopes of the loss along its gradient and a random direction, by differences and by the gradient.
     """
 
     repeatability: float
@@ -46,16 +47,16 @@ class ProductCheck:
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What isn't as it must be."""
+        """A sentence for each check that fails."""
         exact = {name: getattr(self, name) for name in ("repeatability", "linearity", "symmetry")}
-        found = [f"{name} is off by {value:.1e}, rounding by {self.rounding:.1e}" for name, value in exact.items()
-                 if not value <= self.rounding]  # fmt: skip
+        failures = [f"{name} is off by {value:.1e}, rounding by {self.rounding:.1e}" for name, value in exact.items()
+                    if not value <= self.rounding]  # fmt: skip
         if self.differences is not None and not self.differences <= self.allowed:
-            found.append(
+            failures.append(
                 f"products differ from differences of the gradient by {self.differences:.1e}, whose own error is "
                 f"{self.allowed:.1e}: a backward pass in the model or the loss isn't the derivative of its forward pass"
             )
-        return (*found, *(fault_in(slope) for slope in self.slopes if slope.excess > 1))
+        return (*failures, *(fault_in(slope) for slope in self.slopes if slope.excess > 1))
 
 
 def check_products(
@@ -64,11 +65,11 @@ def check_products(
     """Check an operator's products with two random vectors, by four products and differences of gradient and loss.
 
     Args:
-        problem: at whose point the operator is.
-        operator: of any kind.
-        hessian: whether it is to be the Hessian of the problem's objective.
-        error: what its products are off by, as a share, where they aren't exact.
-        seed: of the vectors.
+        problem: the problem at whose point the operator is taken.
+        operator: an operator of any kind.
+        hessian: whether the operator has to be the Hessian of the problem's objective; default: yes.
+        error: stated error of inexact products, as a fraction of their size; default: 0, exact products.
+        seed: seed of the random vectors; default: 0.
     """
     generator = torch.Generator().manual_seed(seed)
     draws = (torch.randn(operator.dim, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -78,20 +79,20 @@ def check_products(
     if not scale:
         return ProductCheck(0.0, 0.0, 0.0, None, 0.0, 0.0, "all products are zero", slopes)
     length = float(torch.linalg.vector_norm(u))
-    wide_u, wide_v = u.to(torch.float64), v.to(torch.float64)
-    # Half of the digits, as everywhere: rounding that took more would leave no product worth having.
+    float64_u, float64_v = u.to(torch.float64), v.to(torch.float64)
+    # Half of the digits, as in other checks: with more rounding, a product would be of no use.
     rounding = torch.finfo(operator.dtype).eps ** 0.5 + _TIMES * error
     difference, allowed, reason = None, 0.0, ""
     if hessian:
         try:
-            found = _from_differences(problem, [(u, first), (v, other)])
-            difference, allowed = found[0], found[1] + rounding
+            distances = _from_differences(problem, [(u, first), (v, other)])
+            difference, allowed = distances[0], distances[1] + rounding
         except InputError as none:
             reason = str(none)
     return ProductCheck(
         _norm(first - again) / scale,
         _norm(both - first - other / 3) / scale,
-        abs(float(wide_u @ other - wide_v @ first)) / (scale * length),
+        abs(float(float64_u @ other - float64_v @ first)) / (scale * length),
         difference,
         rounding,
         allowed,
@@ -103,23 +104,24 @@ def check_products(
 def _slopes(problem: Problem, seed: int) -> tuple[Slope, ...]:
     try:
         return tuple(check_slopes(problem, seed))
-    except InputError:  # beside the point the loss may be none
+    except InputError:  # the nearby point of the slopes may have no finite loss
         return ()
 
 
 def _from_differences(problem: Problem, products: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """How far products are from differences, and how far these may be off; in float64 where the model can be.
+    """The distance of products from differences, and the distance allowed; in float64 where the model can be evaluated.
 
-    Of all directions the nearest: at a kink differences are off along some, and a wrong backward pass is along each.
+    The distance is the smallest over all directions. At a kink differences are wrong along some directions. A wrong
+    backward pass is wrong along every direction.
     """
     try:
-        wide = problem.to(dtype=torch.float64)
+        precise = problem.to(dtype=torch.float64)
     except (InputError, RuntimeError, TypeError):
-        wide = problem
-    differences = DifferenceHessian(wide)
-    there = [differences.matvec(vector.to(wide.vector)).to(torch.float64) for vector, _ in products]
+        precise = problem
+    differences = DifferenceHessian(precise)
+    by_differences = [differences.matvec(vector.to(precise.vector)).to(torch.float64) for vector, _ in products]
     scale = max(_norm(product) for _, product in products)
-    off = min(_norm(product - each) / scale for (_, product), each in zip(products, there, strict=True))
+    off = min(_norm(product - each) / scale for (_, product), each in zip(products, by_differences, strict=True))
     return off, _TIMES * differences.error
 
 

@@ -1,9 +1,10 @@
-"""The same eigenvalues by PyHessian, on the user's own model, side by side.
+"""Cross-check of the top eigenvalues by PyHessian, on the user's own model.
 
 PyHessian (Yao et al. 2020) finds eigenvalues of largest magnitude one after the other, by power iteration with
-deflation, and stops when an eigenvalue changes little. It differentiates the user's model and loss as they are, by the
-model's own parameters, into which the weights are written for the time: nothing that this package puts into the model's
-places can mislead both. The residuals of what it finds are computed here.
+deflation. It stops when an eigenvalue changes little. PyHessian differentiates the user's model and loss as they are,
+by the model's own parameters. The weights are written into these parameters during the cross-check. An error in the
+tensors that this package puts in the parameters' place can therefore not mislead both solvers. The residual norms of
+PyHessian's eigenpairs are computed here.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from landscape.reporting.messages import cause
 
 @dataclass(frozen=True)
 class CrossCheck:
-    """What PyHessian found.
+    """PyHessian's eigenvalues, their residual norms and their cost.
 
     Attributes:
-        eigenvalues: (k,) in the order it found them.
-        residuals: (k,) ||H v - lambda v||, computed with this package's products.
-        products: Hessian-vector products it made.
-        seconds: it took, its own set-up included.
+        eigenvalues: (k,), in the order in which PyHessian found them.
+        residuals: residual norms ||H v - lambda v||, (k,), computed with this package's products.
+        products: number of Hessian-vector products that PyHessian made.
+        seconds: time that PyHessian took, its own set-up included.
     """
 
     eigenvalues: np.ndarray
@@ -43,24 +44,24 @@ class CrossCheck:
     seconds: float
 
     def plain(self) -> dict[str, Any]:
-        """As dictionaries and lists."""
+        """The cross-check as dictionaries and lists."""
         return {name: getattr(value, "tolist", lambda v=value: v)() for name, value in vars(self).items()}
 
 
 def pyhessian_eigenvalues(
     problem: Problem, k: int, *, tol: float = 1e-3, max_iterations: int = 100, seed: int = 0
 ) -> CrossCheck:
-    """PyHessian's k eigenvalues of largest magnitude; ``tol`` and ``max_iterations`` as its own defaults.
+    """PyHessian's k eigenvalues of largest magnitude; the defaults of the other arguments are PyHessian's own.
 
     Args:
-        problem: on the CPU, or on the CUDA device 0, which are what PyHessian knows.
-        k: how many.
-        tol: relative change of an eigenvalue at which it stops.
-        max_iterations: for each eigenvalue.
-        seed: of its random start vectors.
+        problem: a problem on the CPU or on CUDA device 0, the two devices that PyHessian can use.
+        k: number of eigenvalues.
+        tol: relative change of an eigenvalue at which its iteration stops; default: 1e-3.
+        max_iterations: largest number of iterations for each eigenvalue; default: 100.
+        seed: seed of PyHessian's random start vectors; default: 0.
 
     Raises:
-        InputError: PyHessian can't work where the problem lives, or fails on it.
+        InputError: PyHessian can't use the problem's device, or fails on the problem.
     """
     check_arguments("LM", str(problem.device), "hessian")
     weights = written(problem.model, problem.tensors())
@@ -69,7 +70,7 @@ def pyhessian_eigenvalues(
         try:
             solver = _solver(_Shares(problem, [parameters[name] for name in problem.layout.names]))
             values, vectors = solver.eigenvalues(maxIter=max_iterations, tol=tol, top_n=k)
-        except RuntimeError as error:  # for one, a loss that can be differentiated only once
+        except RuntimeError as error:  # such as for a loss that can be differentiated only once
             raise InputError(f"PyHessian fails on this problem ({cause(error)}); leave the cross-check out") from error
         seconds = time.perf_counter() - started
     columns = torch.stack([torch.cat([part.reshape(-1) for part in vector]) for vector in vectors], dim=1)
@@ -78,11 +79,11 @@ def pyhessian_eigenvalues(
 
 
 def check_arguments(which: str, device: str, matrix: str) -> None:
-    """Refuse what PyHessian doesn't know.
+    """Refuse arguments that PyHessian doesn't support.
 
     Raises:
-        InputError: another matrix than the Hessian, another end of its spectrum than LM, or another device than the CPU
-            or the first GPU.
+        InputError: the matrix isn't the Hessian, the end of the spectrum isn't LM, or the device is neither the CPU nor
+            the first GPU.
     """
     if matrix != "hessian":
         raise InputError(
@@ -103,10 +104,10 @@ def _residuals(problem: Problem, values: np.ndarray, columns: Tensor) -> np.ndar
 
 
 class _Shares(nn.Module):
-    """A model of PyHessian's kind whose output on "sample" i is the objective's share of batch i, times their number.
+    """A model for PyHessian whose output on "sample" i is batch i's share of the objective, times the batches' number.
 
-    PyHessian averages over batches by the size of the input, so a batch with its index as the only sample gives the sum
-    of the shares: the objective itself, whatever its weights.
+    PyHessian averages over batches by the size of the input. Each batch gets its index as the only sample, so the
+    average is the sum of the shares: the objective itself, with any weights.
     """
 
     def __init__(self, problem: Problem, parameters: list[nn.Parameter]) -> None:
@@ -116,7 +117,7 @@ class _Shares(nn.Module):
 
     def forward(self, index: Tensor) -> Tensor:
         share = self.problem.share_as_is(self.problem.batches[int(index)]) * len(self.problem.batches)
-        # PyHessian can't do without a second derivative by every parameter: by this zero, each has one.
+        # PyHessian needs a second derivative by every parameter: this zero gives each parameter one.
         return share + 0 * torch.stack([weight.square().sum() for weight in self.weights]).sum()
 
 
@@ -142,9 +143,9 @@ def counted_products() -> Iterator[_Count]:
     """Count PyHessian's products, which it makes in two places and doesn't count itself."""
     import pyhessian  # noqa: F401
 
-    module: Any = sys.modules["pyhessian.hessian"]  # the package has a class of that name in front of it
+    module: Any = sys.modules["pyhessian.hessian"]  # as an attribute of the package, this name is a class
     count = _Count()
-    kept, loader = module.hessian_vector_product, module.hessian.dataloader_hv_product
+    own, loader = module.hessian_vector_product, module.hessian.dataloader_hv_product
 
     def counted(original: Any) -> Any:
         def wrapper(*args: Any) -> Any:
@@ -153,17 +154,17 @@ def counted_products() -> Iterator[_Count]:
 
         return wrapper
 
-    module.hessian_vector_product = counted(kept)
+    module.hessian_vector_product = counted(own)
     module.hessian.dataloader_hv_product = counted(loader)
     try:
         yield count
     finally:
-        module.hessian_vector_product, module.hessian.dataloader_hv_product = kept, loader
+        module.hessian_vector_product, module.hessian.dataloader_hv_product = own, loader
 
 
 @contextmanager
 def _draws(seed: int) -> Iterator[None]:
-    """PyHessian draws its vectors from the CPU's global generator, and makes torch warn."""
+    """Seed the CPU's global generator, which PyHessian draws from, and silence a warning that PyHessian causes."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
         torch.default_generator.manual_seed(seed)

@@ -1,8 +1,8 @@
-"""Whether the gradient is the derivative of the loss, found out by differences of the loss.
+"""Check by differences of the loss that the gradient is the derivative of the loss.
 
-It isn't with a straight-through estimator, a ``detach`` (semi-gradients, targets of other networks), a layer that
-reverses gradients, or a backward pass of the code's own that is wrong. The Hessian is then the derivative of that
-gradient, and the loss along a slice has another slope and another curvature.
+The gradient isn't the derivative with a straight-through estimator, a ``detach`` (semi-gradients, targets of other
+networks), a layer that reverses gradients, or a wrong backward pass of the code's own. The Hessian is then the
+derivative of that gradient. The loss along a slice has another slope and another curvature.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from landscape.problem.embeddings import without_padding
 from landscape.problem.leaks import Watching
 
 _STEPS = (1.0, 1 / 16, 1 / 256)
-_TIMES = 5  # an error is known by one difference of two numbers, so of size alone
-_APART = 1e-3  # of the parameters' size: off every kink that the point itself lies on
-_SAMPLES = 4  # that are looked at unasked
+_TIMES = 5  # one difference of two numbers shows only the size of an error
+_APART = 1e-3  # distance to the point of the slopes, by the parameters' norm: off the kinks at the point itself
+_SAMPLES = 4  # for the check that `slope_notes` makes unasked
 
 
 @dataclass(frozen=True)
 class Slope:
-    """The slope of the loss along one direction of length 1, in units of the loss by those of a parameter.
+    """The slope of the loss along one direction of length 1, in units of the loss per unit of a parameter.
 
     Attributes:
-        found: by central differences of the loss.
-        expected: the gradient's component along the direction.
-        allowed: how far they may be apart: five times what two steps differ by, ten times what one rounding of the
-            parameters changes, and half of the digits of the gradient.
-        direction: what it is called.
+        found: slope by central differences of the loss.
+        expected: slope by the gradient, the gradient's component along the direction.
+        allowed: largest allowed difference between the two slopes, a sum of three parts. They are five times the
+            difference between two steps, ten times the change from one rounding of the parameters, and half of the
+            digits of the gradient.
+        direction: name of the direction.
     """
 
     found: float
@@ -45,7 +46,7 @@ class Slope:
 
     @property
     def excess(self) -> float:
-        """How far they are apart, in units of what is allowed; above 1, the gradient isn't the derivative."""
+        """The difference between the two slopes divided by ``allowed``; above 1, the gradient isn't the derivative."""
         off = abs(self.found - self.expected)
         return off / self.allowed if self.allowed > 0 and math.isfinite(off) else 0.0
 
@@ -59,15 +60,16 @@ class Slope:
 def check_slopes(problem: Problem, seed: int = 0) -> list[Slope]:
     """Slopes of the loss along its gradient and along a random direction, by some fifteen losses and two gradients.
 
-    They are taken in float64 where the model can be evaluated in it; steps and errors go by the least precise numbers
-    that the model computes with. They are taken a thousandth of the parameters' size beside the point, in a random
-    direction: an ordinary network (ReLU, max-pooling) is differentiable at almost every point, and at weights of zero
-    it may not be. The random direction sees what is detached into parameters of its own, where the gradient is zero.
+    The slopes are computed in float64 where the model can be evaluated in float64. Steps and errors follow the least
+    precise numbers that the model computes with. The point of the slopes lies off the problem's point in a random
+    direction, by a thousandth of the parameters' norm. An ordinary network (ReLU, max-pooling) is differentiable at
+    almost every point, but perhaps not at weights of zero. The random direction covers parameters behind a ``detach``,
+    where the gradient is zero.
 
     Raises:
-        InputError: the losses have no gradient, or they are not finite.
+        InputError: the losses have no gradient, or aren't finite.
     """
-    with contextlib.suppress(InputError, RuntimeError, TypeError):  # in float64, if the model can be
+    with contextlib.suppress(InputError, RuntimeError, TypeError):  # keep the problem as it is if it has no float64
         problem = problem.to(dtype=torch.float64)
     generator = torch.Generator().manual_seed(seed)
 
@@ -91,22 +93,24 @@ def check_slopes(problem: Problem, seed: int = 0) -> list[Slope]:
             continue
         unit = direction / length
         steps = [step * eps ** (1 / 3) * (1 + size) for step in _STEPS]
-        found = [(_loss(problem, problem.vector + h * unit) - _loss(problem, problem.vector - h * unit)) / (2 * h)
-                 for h in steps]  # fmt: skip
+        quotients = [(_loss(problem, problem.vector + h * unit) - _loss(problem, problem.vector - h * unit)) / (2 * h)
+                     for h in steps]  # fmt: skip
         moved = abs(float(unit @ gradient_moved))
         errors = [
-            _TIMES * abs(found[i] - found[i + 1]) + 2 * _TIMES * (rounding / steps[i + 1] + moved) + eps**0.5 * norm
+            _TIMES * abs(quotients[i] - quotients[i + 1])
+            + 2 * _TIMES * (rounding / steps[i + 1] + moved)
+            + eps**0.5 * norm
             for i in range(len(steps) - 1)
         ]
         best = min(range(len(errors)), key=errors.__getitem__)
-        slopes.append(Slope(found[best + 1], float(unit @ gradient), errors[best], name))
+        slopes.append(Slope(quotients[best + 1], float(unit @ gradient), errors[best], name))
     return slopes
 
 
 def slope_notes(problem: Problem) -> tuple[str, ...]:
-    """A note where the gradient isn't the derivative of the loss, from a few samples; nothing where it can't be told.
+    """A note where the gradient isn't the derivative of the loss, from a few samples; empty where no check is possible.
 
-    Cheap enough to be made unasked: about twenty losses of four samples, and six gradients' worth of them.
+    The check is cheap enough to be made unasked: about twenty losses and a few gradients of four samples.
     """
     try:
         slopes = in_room(lambda samples: check_slopes(problem.first_samples(samples)), _SAMPLES, list[Slope]())
@@ -116,7 +120,7 @@ def slope_notes(problem: Problem) -> tuple[str, ...]:
 
 
 def fault_in(slope: Slope) -> str:
-    """What is wrong where a slope isn't the gradient's."""
+    """The sentence about a slope that isn't the gradient's."""
     return (
         "THE GRADIENT ISN'T THE DERIVATIVE OF THE LOSS (a straight-through estimator, a detach, or a backward pass of "
         f"the code's own): {slope}"
@@ -124,7 +128,7 @@ def fault_in(slope: Slope) -> str:
 
 
 def _worst(slopes: list[Slope]) -> list[Slope]:
-    """The slope that is farthest from the gradient's, if one is."""
+    """The slope that is farthest from the gradient's, in a list; an empty list where all slopes agree."""
     return sorted((each for each in slopes if each.excess > 1), key=lambda each: -each.excess)[:1]
 
 
@@ -134,7 +138,7 @@ def _loss(problem: Problem, vector: Tensor) -> float:
 
 
 def _precision(problem: Problem) -> float:
-    """The relative rounding of the least precise floating-point numbers that an evaluation makes."""
+    """The relative rounding of the least precise floating-point type that an evaluation uses."""
     with torch.no_grad(), problem.evaluating(), Watching() as seen:
         problem.sums_at(problem.vector)
     return max(torch.finfo(dtype).eps for dtype in (*seen.precisions, problem.dtype))

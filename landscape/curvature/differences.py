@@ -15,26 +15,27 @@ from landscape.operator import SymmetricOperator
 from landscape.problem import Problem
 
 _STEPS = (1 / 64, 1 / 16, 1 / 4, 1.0, 4.0, 16.0)
-_WORTHLESS = 0.1  # at a kink in the smallest step alone, differences go with 1 / h: they disagree by half
+_WORTHLESS = 0.1  # at a kink within the smallest step, differences go with 1 / h: those of h and 2 h disagree by half
 
 
 @final
 class DifferenceHessian(SymmetricOperator):
     """H v as (g(theta + h v) - g(theta - h v)) / 2h with g the gradient: two gradients a product, and not exact.
 
-    The step has one length, h ||v|| = c eps^(1/3) (1 + ||theta||): at c = 1 what the third derivative adds and what
-    rounding adds are alike where derivatives are of the size of the parameters. They seldom are, so c is chosen of
-    six by how well steps c and 2 c agree, along one random direction. What they differ by there is the error that is
-    stated: it holds for directions of its kind, and a solver measures it again, as rounding, on its own.
+    The step has one length, h ||v|| = c eps^(1/3) (1 + ||theta||). At c = 1 the errors of the third derivative and of
+    rounding are alike where derivatives are of the size of the parameters. Derivatives seldom are. The factor c is
+    therefore chosen from six values, by how well steps c and 2 c agree along one random direction. Their disagreement
+    is the stated error, which holds for directions like the random one. A solver measures the error again, as rounding,
+    on its own directions.
 
     Attributes:
-        route: says so.
-        step: c.
-        error: ||d(c) - d(2 c)|| / ||d(c)|| of the random direction.
+        route: the route, with a note on the error.
+        step: factor c of the step.
+        error: ||d(c) - d(2 c)|| / ||d(c)|| along the random direction, with d(c) the difference at step c.
     """
 
     def __init__(self, problem: Problem, seed: int = 0) -> None:
-        """Choose the step by 24 gradients.
+        """Choose the step, by 24 gradients.
 
         Raises:
             InputError: differences don't agree with each other at any step.
@@ -57,18 +58,18 @@ class DifferenceHessian(SymmetricOperator):
             self.memory = problem.memory - OVERHEAD - 6 * problem.vector.nbytes
 
     def _disagreement(self, direction: Tensor, step: float) -> float:
-        """Infinite where there is no curvature at all, or the gradient isn't finite."""
+        """The relative disagreement of steps c and 2 c; infinite without curvature or with a non-finite gradient."""
         first, second = self._difference(direction, step), self._difference(direction, 2 * step)
         size = float(torch.linalg.vector_norm(first))
         disagreement = float(torch.linalg.vector_norm(first - second)) / size if size else math.inf
         return disagreement if math.isfinite(disagreement) else math.inf
 
     def _difference(self, vector: Tensor, step: float) -> Tensor:
-        """The product with a vector that isn't zero, in float64."""
+        """The product with a nonzero vector, in float64."""
         h = step * self._length / float(torch.linalg.vector_norm(vector, dtype=torch.float64))
         ahead, behind = self._problem.vector + h * vector, self._problem.vector - h * vector
         ends = (self._problem.at(end).gradient().to(torch.float64) for end in (ahead, behind))
-        # By the step that was taken, once the ends were rounded.
+        # Divide by the step between the rounded ends.
         taken = torch.linalg.vector_norm((ahead - behind).to(torch.float64)) / torch.linalg.vector_norm(vector)
         return (next(ends) - next(ends)) / taken
 

@@ -1,13 +1,13 @@
-"""Three matrices that go by the name of Fisher, two of which are: exact, from sampled labels, and empirical.
+"""The Fisher matrix, exact and from sampled labels, and the empirical Fisher, which isn't the Fisher matrix.
 
-They are written for an objective sum_i w_i l_i / W over terms i (samples or tokens) with W the sum of the weights, and
-l_i = -log p(y_i | x_i, theta) up to a constant. With g_i = grad l_i, the score of a term up to its sign:
+The objective is sum_i w_i l_i / W over terms i (samples or tokens), with W the sum of the weights. Up to a constant,
+l_i = -log p(y_i | x_i, theta). With g_i = grad l_i, the score of a term up to its sign:
 
 - ``unit="term"``: sum_i w_i g_i g_i^T / W;
 - ``unit="sequence"``: sum_n s_n s_n^T / W with s_n = sum_{i in n} w_i g_i, the score of sample n.
 
-Given the inputs, labels are independent and scores have mean zero, so that in expectation over the model's own labels
-the second is the first with w_i^2 in place of w_i: weights of 0 and 1 make them equal.
+Given the inputs, labels are independent and scores have mean zero. In expectation over the model's own labels, the
+second matrix is therefore the first one with w_i^2 in place of w_i. With weights of 0 and 1 the two are equal.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ Unit = Literal["term", "sequence"]
 
 @final
 class ExactFisher(Sandwich):
-    """The Fisher matrix, its expectation over the model's own labels taken in closed form.
+    """The exact Fisher matrix, with its expectation over the model's own labels in closed form.
 
     F = sum_i w_i E_{y ~ p(. | x_i)}[g_i g_i^T] / W (Martens 2020, "New insights and perspectives on the natural
     gradient method", also on when it is the generalised Gauss-Newton matrix), for
 
     - CrossEntropyLoss: categorical, softmax of logits (N, C, ...); class weights and ignore_index stay those of the
-      data's targets. NLLLoss the same from log-probabilities (where Gauss-Newton would be zero);
+      data's targets. NLLLoss: categorical too, from log-probabilities (where Gauss-Newton would be zero);
     - BCEWithLogitsLoss: Bernoulli, each element of the output a term of its own;
-    - MSELoss: normal, of variance K/2 in each of a sample's K outputs, since MSELoss is without 1/2 and averages.
+    - MSELoss: normal, of variance K/2 in each of a sample's K outputs, because MSELoss has no factor 1/2 and averages.
 
-    Label smoothing and class probabilities as targets don't change the model's distribution; such a target counts with
-    the sum of its classes' weights. The exact Fisher with ``unit="term"`` then equals `GaussNewton`, but for NLLLoss.
+    Label smoothing and class probabilities as targets don't change the model's distribution. Such a target counts with
+    the sum of its classes' weights. With ``unit="term"``, the exact Fisher then equals `GaussNewton`, except for
+    NLLLoss.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class ExactFisher(Sandwich):
         """Prepare products at the problem's point.
 
         Args:
-            problem: where the Fisher is taken.
-            unit: of which scores; see the module.
+            problem: the problem at whose point the Fisher matrix is taken.
+            unit: unit of a score, ``term`` (default) or ``sequence``; see the module's docstring.
             memory: see `BatchedOperator`.
             route: see `BatchedOperator`.
 
         Raises:
-            InputError: the loss has no known likelihood, or the outputs don't fit it.
+            InputError: the loss has no known likelihood, or the outputs don't fit the likelihood.
         """
         self.check(problem)
         self.unit = _checked(unit)
@@ -63,10 +64,10 @@ class ExactFisher(Sandwich):
 
     @staticmethod
     def check(problem: Problem) -> None:
-        """Refuse, before anything is computed, a problem without a known likelihood.
+        """Refuse a problem without a known likelihood, before anything is computed.
 
         Raises:
-            InputError: it has none.
+            InputError: the problem's loss has no known likelihood.
         """
         _likelihood(problem)
 
@@ -86,15 +87,17 @@ class MonteCarloFisher(Sandwich):
     """An unbiased estimate of the Fisher matrix, from labels sampled from the model's own distribution.
 
     F_S = 1/S sum_s sum_i w_i g_is g_is^T / W, with g_is the gradient of -log p(y_is | x_i) at the s-th of S labels
-    drawn for each term; ``unit="sequence"`` sums the scores of a draw over each sample first. Losses, weights and terms
-    are those of `ExactFisher`, its expectation; for MSELoss a term is a sample, with all K outputs.
+    drawn for each term. ``unit="sequence"`` sums the scores of a draw over each sample first. The expectation is
+    `ExactFisher`, with its losses, weights and terms; for MSELoss a term is a sample, with all K outputs.
 
-    The labels are drawn once and kept: this is one fixed matrix, the same whatever batches the data are in. It is the
-    mean of `draw` (0), ..., `draw` (S - 1), each of which depends on the seed and its number alone. They are
-    independent and alike, so the standard error of v^T F_S v is the standard deviation of theirs over sqrt(S).
+    The labels are drawn once and kept. The operator is therefore one fixed matrix, however the data are batched. It is
+    the mean of `draw` (0), ..., `draw` (S - 1). Each draw depends only on the seed and its number. The draws are
+    independent and identically distributed. The standard error of v^T F_S v is therefore the standard deviation of
+    v^T `draw` (s) v over s, divided by sqrt(S).
 
     Attributes:
-        labels: (samples of the batch, S, places of labels) for each batch, or this process's part of it.
+        labels: sampled labels, (samples of the batch, S, places of labels) for each batch, or for this process's part
+            of it.
     """
 
     def __init__(
@@ -109,10 +112,10 @@ class MonteCarloFisher(Sandwich):
         """Draw the labels and prepare products at the problem's point.
 
         Args:
-            problem: where the Fisher is taken.
-            unit: of which scores; see the module.
-            samples: S, the labels drawn for each term.
-            seed: of the draws, 0 to 2^63 - 1.
+            problem: the problem at whose point the Fisher matrix is taken.
+            unit: unit of a score, ``term`` (default) or ``sequence``; see the module's docstring.
+            samples: number S of labels drawn for each term; default: 1.
+            seed: seed of the draws, 0 (default) to 2^63 - 1.
             memory: see `BatchedOperator`.
             route: see `BatchedOperator`.
 
@@ -134,10 +137,10 @@ class MonteCarloFisher(Sandwich):
         _likelihood(problem)
 
     def draw(self, index: int) -> Self:
-        """The matrix that one of the S draws makes alone, their mean being this one.
+        """The matrix of one of the S draws; the mean of these matrices is the full matrix.
 
         Raises:
-            InputError: there is no draw of this number.
+            InputError: there is no draw with this number.
         """
         samples = self.labels[0].shape[1]
         if not 0 <= index < samples:
@@ -161,11 +164,12 @@ class MonteCarloFisher(Sandwich):
 class EmpiricalFisher(Sandwich):
     """The second moment of the gradients at the data's labels, called the empirical Fisher. It is not the Fisher.
 
-    sum_i w_i g_i g_i^T / W with g_i = grad l_i of the data's own terms, whose labels are not those that the model would
-    draw: away from a model that fits its data's distribution it has neither the Fisher's size nor its directions
-    (Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher approximation"; Martens 2020). It is defined
-    for every loss, likelihood or not, and for `Problem.from_sample_losses`. Terms are those of `Problem.terms`: of
-    BCEWithLogitsLoss over K outputs a sample's mean, whose g_i is 1/K of the sum of its elements' scores.
+    It is sum_i w_i g_i g_i^T / W, with g_i = grad l_i of the data's own terms. The data's labels are not those that the
+    model would draw. For a model that doesn't fit its data's distribution, the empirical Fisher therefore has neither
+    the Fisher's size nor its directions (Kunstner, Hennig and Balles 2019, "Limitations of the empirical Fisher
+    approximation"; Martens 2020). The empirical Fisher is defined for every loss, likelihood or not, and for
+    `Problem.from_sample_losses`. Terms are those of `Problem.terms`. For BCEWithLogitsLoss over K outputs a term is a
+    sample's mean, and g_i is 1/K of the sum of its elements' scores.
     """
 
     def __init__(
@@ -174,8 +178,8 @@ class EmpiricalFisher(Sandwich):
         """Prepare products at the problem's point.
 
         Args:
-            problem: where the gradients are taken.
-            unit: of which gradients; see the module.
+            problem: the problem at whose point the gradients are taken.
+            unit: unit of a gradient, ``term`` (default) or ``sequence``; see the module's docstring.
             memory: see `BatchedOperator`.
             route: see `BatchedOperator`.
         """
@@ -194,10 +198,10 @@ def _outer_products(losses: Tensor, weights: Tensor, unit: Unit, scale: float) -
     """Outer products of gradients: of each loss (N, draws, *places), or of each sample's weighted sum over places.
 
     Args:
-        losses: with their graph.
-        weights: (N, *places).
-        unit: which of them.
-        scale: of every product.
+        losses: losses with their graph, (N, draws, *places).
+        weights: weights of the losses, (N, *places).
+        unit: ``term`` for each loss, ``sequence`` for each sample's sum.
+        scale: factor of every outer product.
     """
     weights = weights.unsqueeze(1)
     if unit == "sequence":
@@ -226,7 +230,7 @@ def _output(problem: Problem, vector: Tensor, batch: object) -> Tensor:
 
 @torch.no_grad()
 def _sampled(problem: Problem, likelihood: Likelihood, samples: int, seed: int) -> list[Tensor]:
-    """Labels (N, samples, *places) for each batch, from one stream of numbers for each draw."""
+    """Sampled labels (N, samples, *places) for each batch; each draw has its own stream of random numbers."""
     streams = [_stream(seed, index) for index in range(samples)]
     with problem.evaluating():
         outputs = (problem.output(problem.vector, batch) for batch in problem.batches)
@@ -236,10 +240,11 @@ def _sampled(problem: Problem, likelihood: Likelihood, samples: int, seed: int) 
 
 
 def _stream(seed: int, index: int) -> np.random.Generator:
-    """The float64 numbers of the CPU that draw number ``index`` is made from.
+    """The random generator of draw number ``index``, of float64 numbers on the CPU.
 
-    The counter-based generator Philox keyed with (seed, index), as for random probes (`landscape.spectrum.probes`), but
-    counting from 2^192 on, which no probe reaches: with one seed for both, probes and labels share nothing.
+    It is the counter-based generator Philox keyed with (seed, index), as for probe vectors
+    (`landscape.spectrum.probes`). It counts from 2^192 on, which no probe vector reaches. With one seed for both, probe
+    vectors and labels therefore share no random numbers.
     """
     key = np.array([seed, index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, 1]))

@@ -1,4 +1,4 @@
-"""A problem in batches small enough for the memory that its products may take."""
+"""Split a problem's batches to fit the memory that its products may take."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SHARE = 4
 
 
 def fitted(problem: Problem) -> Problem:
-    """The same problem, in micro-batches where a product of its batches would take more than half of its memory.
+    """The problem, in micro-batches where a product of its batches would take more than half of its memory.
 
-    What a batch takes is found out from two samples and from four, before anything large is made.
+    The memory of a batch is extrapolated from two samples and from four, before anything large is made.
 
     Raises:
-        InputError: the samples of a batch aren't independent, so that it can't be split.
+        InputError: a batch can't be split, because its samples aren't independent.
     """
     largest = max(problem.batches, key=samples_in)
     if problem.memory is None or samples_in(largest) < 5:

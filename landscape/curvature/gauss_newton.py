@@ -19,37 +19,38 @@ from landscape.problem import Problem
 class GaussNewton(Sandwich):
     """The generalised Gauss-Newton matrix G = J^T H_out J of sum w_i l_i / sum w_i (Schraudolph 2002).
 
-    J is the Jacobian of the model's outputs with respect to the flat parameter vector and H_out the second derivative
-    of the objective with respect to those outputs: the Hessian without the curvature of the model itself. They are
-    equal for a model that is linear in its parameters. Where the loss is convex in the outputs G is positive
-    semidefinite; where it is piecewise linear in them (L1Loss, NLLLoss on log-probabilities) G is zero.
+    J is the Jacobian of the model's outputs with respect to the flat parameter vector. H_out is the second derivative
+    of the objective with respect to the outputs. G is the Hessian without the curvature of the model itself; G and the
+    Hessian are equal for a model that is linear in its parameters. Where the loss is convex in the outputs, G is
+    positive semidefinite. Where the loss is piecewise linear in the outputs (L1Loss, NLLLoss on log-probabilities), G
+    is zero.
 
-    The factor of 2: MSELoss averages the squares of a sample's K outputs, without 1/2, so G = (2/K) sum_n J_n^T J_n / N
-    over N samples. That is the exact Fisher of a normal distribution of variance K/2 around each output; see
-    `landscape.curvature.fisher.ExactFisher`.
+    The factor of 2: MSELoss averages the squares of a sample's K outputs, without 1/2. For MSELoss over N samples
+    therefore G = (2/K) sum_n J_n^T J_n / N. This G is the exact Fisher of a normal distribution of variance K/2 around
+    each output; see `landscape.curvature.fisher.ExactFisher`.
 
     Raises:
-        InputError: the problem is of the form `Problem.from_sample_losses`, which knows no output, or the loss depends
-            on the parameters by another way than the tensors in the model's output.
+        InputError: the problem is of the form `Problem.from_sample_losses`, which knows no output. Or the loss depends
+            on the parameters in another way than through the tensors in the model's output.
     """
 
     @staticmethod
     def check(problem: Problem) -> None:
-        """Refuse, before anything is computed, a problem that doesn't know its model's output.
+        """Refuse a problem that doesn't know its model's output, before anything is computed.
 
         Raises:
-            InputError: it is of the form `Problem.from_sample_losses`.
+            InputError: the problem is of the form `Problem.from_sample_losses`.
         """
         _ = problem.loss_terms
 
     def _parts(self, index: int) -> SandwichParts:
         problem, batch = self._problem, self._problem.batches[index]
         output = problem.output(self._vector, batch)
-        inner: dict[int, Tensor] = {}  # by identity: what occurs twice in the output is one variable
+        inner: dict[int, Tensor] = {}  # by identity: a tensor that occurs twice in the output is one variable
         leaves: dict[int, Tensor] = {}
 
         def as_leaf(tensor: Tensor) -> Tensor:
-            """A variable of the loss for itself, even where one output is a view of another."""
+            """A separate variable of the loss for each tensor, even where one output is a view of another."""
             if not tensor.requires_grad:
                 return tensor
             inner[id(tensor)] = tensor
@@ -76,7 +77,7 @@ class GaussNewton(Sandwich):
 
 
 def _with_tensors(function: Callable[[Tensor], Tensor], output: Any) -> Any:
-    """The same nesting, every container of its own type, with ``function`` applied to every tensor."""
+    """The nesting of ``output``, every container of its own type, with ``function`` applied to every tensor."""
     if isinstance(output, Tensor):
         return function(output)
     if isinstance(output, tuple | list):

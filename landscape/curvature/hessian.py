@@ -11,9 +11,9 @@ from landscape.curvature.products.batched import BatchedOperator, Linearised
 class Hessian(BatchedOperator):
     """The Hessian H of sum w_i l_i / sum w_i with respect to the flat parameter vector.
 
-    Products are exact up to rounding, by differentiating the gradient once more in reverse (Pearlmutter 1994, in its
-    reverse-over-reverse form, which nearly every torch layer supports): 2.0 gradients at the least where the gradient's
-    graph is kept, 3.0 where it is rebuilt. Batches are summed in float64.
+    Products are exact up to rounding. A product differentiates the gradient once more in reverse (Pearlmutter 1994, in
+    its reverse-over-reverse form, which nearly every torch layer supports). It costs at least 2.0 gradients where the
+    gradient's graph is kept, and at least 3.0 where the graph is rebuilt. Batches are summed in float64.
     """
 
     traceable = True

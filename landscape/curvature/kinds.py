@@ -1,7 +1,7 @@
-"""Every kind of matrix: one table for the command, the measurements and Python.
+"""The table of all kinds of matrices, for the command, the measurements and Python.
 
-A kind is one row here and one module with its operator. Another package adds one by an entry point, see
-`landscape.plugins`. Nothing here imports torch before a matrix is made.
+A kind is one row of this table and one module with its operator. Another package adds a kind by an entry point, see
+`landscape.plugins`. This module doesn't import torch before a matrix is made.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Kind:
     """A kind of matrix.
 
     Attributes:
-        title: what the screen calls it.
-        home: ``module:Class`` of its operator, which takes a problem and these settings by name.
-        settings: of ``unit``, ``samples`` and ``seed`` those that the operator takes; and ``route`` and ``products``,
-            where its products can be made in several ways.
-        differentiable: whether differences of the gradient are another way to make its products, to check them by.
-        reduced: whether products are in less precision than vectors.
+        title: name of the kind on the screen.
+        home: ``module:Class`` of the operator, which takes a problem, and the settings by name.
+        settings: names of the settings that the operator takes: some of ``unit``, ``samples`` and ``seed``. ``route``
+            and ``products`` are among them where products can be made in several ways.
+        differentiable: whether products can be checked against differences of the gradient; default: no.
+        reduced: whether products are in lower precision than vectors; default: no.
     """
 
     title: str
@@ -48,35 +48,35 @@ class Kind:
 
     @property
     def operator(self) -> Any:
-        """The class of the operator, imported now."""
+        """The class of the operator, imported on access."""
         module, _, name = self.home.partition(":")
         return getattr(import_module(module), name)
 
     def check(self, problem: Problem) -> None:
-        """Refuse, before anything is computed, a problem that has no such matrix.
+        """Refuse a problem that has no such matrix, before anything is computed.
 
         Raises:
-            InputError: as the operator's own ``check``, where it has one.
+            InputError: the operator's own ``check``, if there is one, refuses the problem.
         """
         check = getattr(self.operator, "check", None)
         if check is not None:
             check(problem)
 
     def make(self, problem: Problem, **settings: Any) -> BatchedOperator | DifferenceHessian:
-        """The operator at a problem's point, in batches that fit into its memory.
+        """The operator at a problem's point, in batches that fit into the problem's memory.
 
         Args:
-            problem: where the matrix is taken.
-            **settings: values for any settings; those that the operator doesn't take are passed over.
+            problem: the problem at whose point the matrix is taken.
+            **settings: values of settings; settings that the operator doesn't take are ignored.
         """
         if "route" in self.settings:
             from landscape.curvature.fitting import fitted
 
             problem = fitted(problem)
-        made: BatchedOperator | DifferenceHessian = self.operator(
+        operator: BatchedOperator | DifferenceHessian = self.operator(
             problem, **{name: settings[name] for name in self.settings if name in settings}
         )
-        return made
+        return operator
 
 
 _ROUTES = ("route", "products")
@@ -102,23 +102,23 @@ BUILT_IN = {
 
 
 def names() -> list[str]:
-    """The kinds there are, those of other packages last."""
+    """Names of all kinds, with those of other packages last."""
     return list(BUILT_IN | added("landscape.matrices"))
 
 
 def kind_of(name: str) -> Kind:
-    """A kind by its name.
+    """The kind with this name.
 
     Raises:
-        InputError: there is none, or another package's can't be loaded.
+        InputError: no kind has this name, or another package's kind can't be loaded.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
     others = added("landscape.matrices")
     if name not in others:
         raise InputError(f"there is no matrix {name!r}; there are {listed(names(), 20)}")
-    found: Kind = load(others[name], lambda each: isinstance(each, Kind))
-    return found
+    loaded: Kind = load(others[name], lambda each: isinstance(each, Kind))
+    return loaded
 
 
 def matrix(
@@ -133,26 +133,27 @@ def matrix(
     """The matrix of a problem, of any kind, as an operator on flat vectors (dim,).
 
     Args:
-        problem: where the matrix is taken.
-        kind: ``hessian``; ``bfloat16``, the Hessian by products in less precision; ``differences``, the Hessian by
-            differences of the gradient, for a loss that can't be differentiated twice; ``ggn``, the generalised
-            Gauss-Newton matrix; ``fisher``, exact under the model's own distribution; ``fisher-mc``, the Fisher from
-            sampled labels; ``fisher-empirical``, the second moment of the gradients at the data's labels, which isn't
-            the Fisher (Kunstner, Hennig and Balles 2019); or one that another package adds.
-        unit: what a score of a Fisher matrix is of: each ``term`` (token), or each sample's sum (``sequence``).
-        samples: labels sampled for each term of ``fisher-mc``.
-        seed: of these labels, and of the step of ``differences``.
-        precondition: the diagonal D (dim,) of D^(-1/2) A D^(-1/2); ``adam`` takes it from the second moments of the
-            problem's optimiser.
+        problem: the problem at whose point the matrix is taken.
+        kind: ``hessian`` (default); ``bfloat16``, the Hessian by products in lower precision; ``differences``, the
+            Hessian by differences of the gradient, for a loss that can't be differentiated twice; ``ggn``, the
+            generalised Gauss-Newton matrix; ``fisher``, the exact Fisher matrix under the model's own distribution;
+            ``fisher-mc``, the Fisher matrix from sampled labels; ``fisher-empirical``, the second moment of the
+            gradients at the data's labels, which isn't the Fisher matrix (Kunstner, Hennig and Balles 2019); or a kind
+            that another package adds.
+        unit: unit of a score of a Fisher matrix: each ``term`` (token; default), or each sample's sum (``sequence``).
+        samples: number of labels sampled for each term of ``fisher-mc``; default: 1.
+        seed: seed of these labels, and of the random direction of ``differences``; default: 0.
+        precondition: diagonal D, (dim,), of D^(-1/2) A D^(-1/2); ``adam`` takes D from the second moments of the
+            problem's optimiser. Default: no preconditioning.
 
     Raises:
-        InputError: the problem has no such matrix, or nothing to precondition with.
+        InputError: the problem has no such matrix, or no usable diagonal to precondition with.
     """
-    found = kind_of(kind)
-    found.check(problem)
-    made = found.make(problem, unit=unit, samples=samples, seed=seed)
+    matrix_kind = kind_of(kind)
+    matrix_kind.check(problem)
+    operator = matrix_kind.make(problem, unit=unit, samples=samples, seed=seed)
     if precondition is None:
-        return made
+        return operator
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal_of
 
-    return Preconditioned(made, adam_diagonal_of(problem) if isinstance(precondition, str) else precondition)
+    return Preconditioned(operator, adam_diagonal_of(problem) if isinstance(precondition, str) else precondition)

@@ -1,8 +1,8 @@
-"""The distributions of labels that losses are negative logarithms of, which is what makes a Fisher matrix a Fisher.
+"""Likelihoods: the distributions of labels whose negative logarithms are losses. Fisher matrices are made of them.
 
-A batch's share of the objective is sum_n 1/(K W) sum_k w_nk (-log p(y_nk | output_n)) with labels y_nk that are
-independent given the outputs: W is the weight of the whole data (`Problem.total_weight`) and K the number of labels
-that a term of the loss averages over. The weights w_nk belong to the data's labels and stay theirs for any other label.
+A batch's share of the objective is sum_n 1/(K W) sum_k w_nk (-log p(y_nk | output_n)), with labels y_nk that are
+independent given the outputs. W is the weight of the whole data (`Problem.total_weight`), and K the number of labels
+that a term of the loss averages over. The weights w_nk come from the data's labels, also where other labels are drawn.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Apply = Callable[[Tensor], Tensor]
 
 
 class Likelihood(ABC):
-    """The distribution of one label for each place of an output (sample, ...), and the loss it comes from.
+    """The distribution of one label for each place of an output (sample, ...), and the loss that it belongs to.
 
-    Labels of a batch of N samples have shape (N, *places), several draws of them (N, draws, *places).
+    Labels of a batch of N samples have shape (N, *places). Several draws of labels have shape (N, draws, *places).
     """
 
     @abstractmethod
@@ -39,15 +39,15 @@ class Likelihood(ABC):
 
     @abstractmethod
     def information(self, output: Tensor, weights: Tensor) -> tuple[Apply, tuple[Tensor, ...]]:
-        """The Fisher matrix of the output itself, each label's part times its weight (N, *places).
+        """The Fisher matrix with respect to the output, with each label's part times its weight (N, *places).
 
         Returns:
-            A map of directions of the output's shape to the same shape, and the tensors that it holds.
+            A map from directions of the output's shape to this shape, and the tensors that the map holds.
         """
 
     @abstractmethod
     def draw(self, output: Tensor, generator: np.random.Generator) -> Tensor:
-        """Labels (N, *places) of the model's own distribution, from one number or more of the generator for each."""
+        """Labels (N, *places) from the model's own distribution; each takes one number or more of the generator."""
 
     @abstractmethod
     def losses(self, output: Tensor, labels: Tensor) -> Tensor:
@@ -59,14 +59,14 @@ class Likelihood(ABC):
 class Categorical(Likelihood):
     """One class of C for each place of an output (N, C, *places): CrossEntropyLoss and NLLLoss.
 
-    A target that is a distribution over classes (class probabilities, label smoothing) weighs as much as all its
-    classes together, sum_c w_c q_c: with it the loss is that many cross-entropies, and has that much curvature.
+    A target q that is a distribution over classes (class probabilities, label smoothing) has the weight of all its
+    classes together, sum_c w_c q_c. The loss is then that many cross-entropies, and has that many times the curvature.
 
     Attributes:
-        logits: whether the output are logits, or log-probabilities.
-        class_weights: (C,), or None for ones.
-        ignore_index: the target of places that don't count.
-        smoothing: the share of a target that label smoothing spreads over all classes.
+        logits: whether the output holds logits; otherwise it holds log-probabilities.
+        class_weights: weights of the classes, (C,), or None for ones.
+        ignore_index: target value of places that don't count.
+        smoothing: fraction of a target that label smoothing spreads over all classes.
     """
 
     logits: bool
@@ -76,7 +76,8 @@ class Categorical(Likelihood):
 
     def weights(self, output: Tensor, target: Tensor) -> Tensor:
         by_class = output.new_ones(output.shape[1]) if self.class_weights is None else self.class_weights
-        if target.is_floating_point():  # smoothing moves the mass of each target, 1 or not, towards the mean of all
+        # Smoothing moves the mass of each target, 1 or not, towards the mean over classes.
+        if target.is_floating_point():
             mass = torch.tensordot(target.movedim(1, -1), by_class, dims=1)
             return (1 - self.smoothing) * mass + self.smoothing * by_class.mean()
         kept = target != self.ignore_index
@@ -111,7 +112,7 @@ class Categorical(Likelihood):
         if self.logits:
             return output.log_softmax(1)
         excess = float(output.detach().logsumexp(1).abs().max())
-        if not excess < 1e-3:  # log(p + 1e-8) passes; what isn't normalised misses by far more
+        if not excess < 1e-3:  # log(p + 1e-8) passes; outputs that aren't normalised miss by far more
             raise InputError(
                 "the outputs aren't the log-probabilities that NLLLoss takes: their log-sum-exp is "
                 f"{excess:.3g}, not 0; end the model in log_softmax, or use CrossEntropyLoss on logits"
@@ -122,11 +123,11 @@ class Categorical(Likelihood):
 @final
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
-    """0 or 1 for each element of an output (N, *places) of logits: BCEWithLogitsLoss.
+    """A label of 0 or 1 for each element of an output (N, *places) of logits: BCEWithLogitsLoss.
 
     Attributes:
         element_weights: the loss's ``weight``, or None for ones.
-        pos_weight: the weight of a target of 1, or None for 1.
+        pos_weight: weight of a target of 1, or None for 1.
     """
 
     element_weights: Tensor | None
@@ -157,7 +158,7 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """One normal vector for each sample of an output (N, ...) of K elements, of variance K/2 in each: MSELoss.
 
-    That variance makes |y - output|^2 / K, the mean of squares without 1/2, the negative log-likelihood.
+    This variance makes |y - output|^2 / K, the mean of squares without 1/2, the negative log-likelihood.
     """
 
     def weights(self, output: Tensor, target: Tensor) -> Tensor:
@@ -184,10 +185,10 @@ class Gaussian(Likelihood):
 
 
 def likelihood_of(loss: Loss) -> Likelihood:
-    """The distribution whose negative logarithm a loss is (a torch module, as `LossTerms.reduced` has it).
+    """The distribution whose negative logarithm is ``loss``, a loss in the form of `LossTerms.reduced`.
 
     Raises:
-        InputError: none is known.
+        InputError: no such distribution is known.
     """
     # Subclasses may compute anything. A function of torch.nn.functional keeps its tensors under the module's names.
     kind: Any = loss.function if isinstance(loss, FunctionAsModule) else type(loss)

@@ -1,4 +1,4 @@
-"""An operator in coordinates that a positive diagonal rescales, and the diagonal that Adam has."""
+"""An operator preconditioned by a positive diagonal, and Adam's diagonal."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ from landscape.reporting.messages import listed
 class Preconditioned(SymmetricOperator):
     """D^(-1/2) A D^(-1/2) with a positive diagonal D: the curvature A in the coordinates D^(1/2) theta.
 
-    It is symmetric, and has the eigenvalues of D^(-1) A, the curvature that a step preconditioned by D sees (for Adam:
-    Cohen et al. 2022, "Adaptive gradient methods at the edge of stability"). Products are counted here and in A.
+    The operator is symmetric and has the eigenvalues of D^(-1) A, the curvature that a step preconditioned by D sees
+    (for Adam: Cohen et al. 2022, "Adaptive gradient methods at the edge of stability"). Products are counted here and
+    in A.
 
     Attributes:
-        scale: (dim,), the diagonal of D^(-1/2): an eigenvector u belongs to the direction ``scale * u`` of parameters.
+        scale: diagonal of D^(-1/2), (dim,). An eigenvector u belongs to the direction ``scale * u`` of parameters.
     """
 
     def __init__(self, operator: SymmetricOperator, diagonal: Tensor | np.ndarray | Sequence[float]) -> None:
         """Rescale an operator.
 
         Args:
-            operator: A.
-            diagonal: (dim,), the entries of D, on any device and of any real type.
+            operator: the operator A.
+            diagonal: entries of D, (dim,), on any device and of any real type.
 
         Raises:
             InputError: see `inverse_root`.
@@ -62,15 +63,16 @@ def inverse_root(diagonal: Tensor | np.ndarray | Sequence[float], dim: int, dtyp
     """The entries of D^(-1/2) for a diagonal D, computed in float64.
 
     Args:
-        diagonal: (dim,), the entries of D.
-        dim: of the operator.
-        dtype: of the result.
+        diagonal: entries of D, (dim,).
+        dim: dimension of the operator.
+        dtype: dtype of the result.
 
     Returns:
-        (dim,), on the CPU.
+        Entries of D^(-1/2), (dim,), on the CPU.
 
     Raises:
-        InputError: another shape; an entry that isn't positive and finite, or whose inverse root isn't in ``dtype``.
+        InputError: ``diagonal`` has another shape, an entry isn't positive and finite, or an entry's inverse root isn't
+            representable in ``dtype``.
     """
     diagonal = torch.as_tensor(diagonal).detach().cpu()
     if diagonal.shape != (dim,) or diagonal.is_complex():
@@ -92,7 +94,7 @@ def adam_diagonal_of(problem: Problem) -> Tensor:
     """The diagonal (dim,) by which Adam preconditions a problem, from the state of the problem's optimiser.
 
     Raises:
-        InputError: the problem has no optimiser's state, or see `adam_diagonal`.
+        InputError: the problem has no optimiser state, or `adam_diagonal` refuses this state.
     """
     if problem.optimizer is None:
         raise InputError(
@@ -102,25 +104,25 @@ def adam_diagonal_of(problem: Problem) -> Tensor:
 
 
 def adam_diagonal(optimizer_state_dict: Mapping[str, Any], model: nn.Module, layout: ParameterLayout) -> Tensor:
-    """What Adam divides its steps by: D = sqrt(v / (1 - beta_2^t)) + eps (Kingma and Ba 2015, algorithm 1).
+    """The divisor of Adam's steps: D = sqrt(v / (1 - beta_2^t)) + eps (Kingma and Ba 2015, algorithm 1).
 
-    Of an AMSGrad optimiser v is the largest that there was, as torch has it. NAdam divides by the same D. RAdam's
-    states can't be told from Adam's, so they get this D too, but its first steps divide by nothing and later ones by D
-    up to a common factor.
+    For an AMSGrad optimiser v is the largest second moment so far, as in torch. NAdam divides by this D too. RAdam's
+    states look like Adam's and therefore also get this D. But RAdam's first steps divide by nothing, and its later
+    steps divide by D up to a common factor.
 
     Args:
-        optimizer_state_dict: of torch.optim.Adam or AdamW. It numbers parameters; they are found by the names in it (an
-            optimiser made of ``model.named_parameters()``, of the model wrapped or not), else by their order, which
-            must be that of the model's parameters (all, or the trainable ones) within each group and leave one way to
-            place the groups' shapes.
-        model: whose parameters were optimised.
-        layout: the parameters that are wanted, in the order of the flat vector.
+        optimizer_state_dict: ``state_dict`` of torch.optim.Adam or AdamW, which numbers the parameters. Parameters are
+            found by the names in it (an optimiser made of ``model.named_parameters()``, of the model wrapped or not),
+            else by their order. Within each group this must be the order of the model's parameters (all, or the
+            trainable ones), and it must leave one way to place the groups' shapes.
+        model: the model whose parameters were optimised.
+        layout: parameters of the diagonal, in the order of the flat vector.
 
     Returns:
-        (dim,), float64 on the CPU.
+        Diagonal of D, (dim,), float64 on the CPU.
 
     Raises:
-        InputError: there are no second moments for some parameter, or it can't be told whose they are.
+        InputError: a parameter has no second moments, or can't be matched to its second moments.
     """
     by_name = entries_by_name(optimizer_state_dict, model)
     return torch.cat(
@@ -129,7 +131,7 @@ def adam_diagonal(optimizer_state_dict: Mapping[str, Any], model: nn.Module, lay
 
 
 def _denominator(name: str, shape: torch.Size, by_name: Mapping[str, Entry]) -> Tensor:
-    """One parameter's part of the diagonal, flat."""
+    """One parameter's part of the diagonal, flattened."""
     if name not in by_name:
         raise InputError(f"the optimiser has no parameter {name}; it has {listed(by_name)}")
     entry = by_name[name]

@@ -1,4 +1,4 @@
-"""The Hessian with its matrix products in bfloat16: in about half of the time, and not exact."""
+"""The Hessian with its matrix products in bfloat16: cheaper products (docs/performance.md), but not exact."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from landscape.reporting.messages import cause
 
 @final
 class ReducedHessian(Hessian):
-    """H v where torch's automatic mixed precision has matrix products, convolutions and attention in bfloat16.
+    """Products H v with matrix products, convolutions and attention in bfloat16, by torch's automatic mixed precision.
 
-    Eight bits of mantissa leave an error of some percent of a product; vectors, sums over batches and what solvers do
-    stay in float32. The error is stated for one random direction, and `landscape.top_eigenpairs` and
-    `landscape.spectral_density` measure it on their own, against products of `full_precision`. Other estimators refuse
-    the operator. Nothing is compiled.
+    Eight bits of mantissa leave an error of some percent of a product. Vectors, sums over batches and the work of
+    solvers stay in float32. The stated error belongs to one random direction. `landscape.top_eigenpairs` and
+    `landscape.spectral_density` measure the error on their own vectors, against products of `full_precision`. Other
+    estimators refuse the operator. Nothing is compiled.
 
     Attributes:
         error: ||H' v - H v|| / ||H v|| of the products H' v in bfloat16, along one random direction v.
@@ -35,10 +35,10 @@ class ReducedHessian(Hessian):
     def __init__(
         self, problem: Problem, memory: int | None = None, route: str | None = None, *, products: int | None = None
     ) -> None:
-        """Prepare products at the problem's point, see `BatchedOperator`, and measure their error by two of them.
+        """Prepare products at the problem's point, see `BatchedOperator`, and measure their error by two products.
 
         Raises:
-            InputError: the problem is in float64, of which nothing is reduced; and as for the Hessian.
+            InputError: the problem isn't in float32, or `Hessian` refuses the problem.
         """
         self.check(problem)
         self._exact = Hessian(problem, memory=0, compile_products="off")
@@ -68,17 +68,17 @@ class ReducedHessian(Hessian):
 
     @property
     def peak_bytes(self) -> int:
-        """See `BatchedOperator`; an exact product beside what is kept has a graph of twice the bytes, twice."""
+        """See `BatchedOperator`; an exact product beside the kept graphs takes twice a graph of twice the bytes."""
         return super().peak_bytes + 3 * self._first_bytes
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        # What is cast isn't kept: it would be of the weights at another point.
+        # Casts aren't cached: cached casts would belong to the weights of another point.
         with super()._evaluating(), torch.autocast(self.device.type, torch.bfloat16, cache_enabled=False):
             yield
 
     def full_precision(self) -> SymmetricOperator:
-        """See `SymmetricOperator.full_precision`: the Hessian in float64, or where there is none in float32."""
+        """See `SymmetricOperator.full_precision`: the Hessian in float64, or in float32 where float64 fails."""
         try:
             return self._exact.full_precision()
         except NoFloat64Error:

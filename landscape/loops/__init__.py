@@ -1,7 +1,7 @@
-"""How the passes of a loop act together on curvature: the tied Hessian by the blocks of the untied one.
+"""Curvature of looped models: the tied Hessian by the blocks of the untied Hessian.
 
-For a module that is used T times, H_tied = E^T H_untied E = sum_ij H_ij; see `landscape.loops.untied`. The blocks
-H_ii are what each use has by itself, those with i != j are what the uses have together ("cross-loop").
+For a module that is used T times, H_tied = E^T H_untied E = sum_ij H_ij; see `landscape.loops.untied`. A block H_ii is
+the curvature of one use by itself. The blocks H_ij with i != j couple different uses ("cross-loop").
 """
 
 from landscape.loops.blocks import BlockEstimates

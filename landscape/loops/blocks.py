@@ -1,15 +1,16 @@
-"""Products with the blocks H_ij of an untied matrix, and the blocks' traces and norms.
+"""Products with the blocks H_ij of an untied matrix, and estimates of the blocks' traces and norms.
 
-From probes v with independent entries +1 or -1, as E v^T A v = tr A and E ||A v||^2 = ||A||_F^2, once a few directions
-are done exactly. With outliers of the blocks among what the probes see, the samples of a share are far from normal: its
-interval from ten of them holds in some 85 % of cases instead of 95 %. For *any* orthonormal Q, with P = I - Q Q^T,
+The estimates come from probe vectors v with independent entries +1 or -1: E v^T A v = tr A, E ||A v||^2 = ||A||_F^2.
+A few directions are treated exactly first (deflation). If the probe vectors saw the outliers of the blocks, the samples
+of a share would be far from normal. The share's interval would then hold in fewer than the stated 95 % of cases. For
+*any* orthonormal Q, with P = I - Q Q^T,
 
     tr H_ij = tr Q^T H_ij Q + tr P H_ij P,
     ||H_ij||_F^2 = ||H_ij Q||_F^2 + ||P H_ji Q||_F^2 + ||P H_ij P||_F^2      (since H_ij^T = H_ji),
 
-so that nothing is biased; compare `landscape.spectrum.trace`. Q spans the T parts of products of the untied matrix with
-a few random vectors: part i is in the range of the blocks H_i1, ..., H_iT, and has most of their outliers, whatever
-their sign. With Q = I, all unit vectors, nothing is left to probe.
+so deflation adds no bias; compare `landscape.spectrum.trace`. The untied matrix is multiplied with a few random
+vectors, and Q spans the T parts of these products. Part i is in the range of the blocks H_i1, ..., H_iT. It contains
+most of their outliers, of either sign. With Q = I, all unit vectors, nothing is left to probe.
 """
 
 from __future__ import annotations
@@ -36,27 +37,28 @@ FEWEST_PROBES = 10
 """A standard error from fewer is too uncertain to stop by."""
 
 _DEFLATION = 15
-_NUMBER_OF_SKETCH = 1 << 32  # no probe has it, so that Q doesn't depend on the probes
+_NUMBER_OF_SKETCH = 1 << 32  # no probe has this number: Q is independent of the probes
 
 
 @dataclass(frozen=True)
 class BlockEstimates:
-    """Traces and norms of the blocks H_ij, from random probes or exact.
+    """Traces and norms of the blocks H_ij, from random probe vectors or exact.
 
     Attributes:
         traces: (T, T), tr H_ij; symmetric.
-        trace_errors: (T, T), their standard errors; 0 where ``exact``.
+        trace_errors: (T, T), standard errors of ``traces``; 0 where ``exact``.
         squared_norms: (T, T), ||H_ij||_F^2; symmetric.
-        squared_norm_errors: (T, T), their standard errors; 0 where ``exact``.
+        squared_norm_errors: (T, T), standard errors of ``squared_norms``; 0 where ``exact``.
         total: tr H_tied, the sum of ``traces``.
-        total_error: its standard error.
+        total_error: standard error of ``total``; 0 where ``exact``.
         share: sum_{i != j} tr H_ij / tr H_tied; see `landscape.loops.share.share_of_means`.
-        deflation: how many directions were done exactly, n where ``exact``.
-        probes: how many saw the rest, 0 where ``exact``.
-        rounding: what rounding may have done to ``total``: T sqrt(2 n) times the rounding measured in one product with
-            a vector of signs, which is as large as ||R||_F of the errors R of all columns. The sum over the columns of
-            E is tr R E E^T <= ||R||_F ||E E^T||_F = T sqrt(n) ||R||_F; Q and the probes share the n.
-        goal: the standard error of the share that was asked for.
+        deflation: number of directions treated exactly, n where ``exact``.
+        probes: number of probe vectors for the remaining directions, 0 where ``exact``.
+        rounding: error that rounding may cause in ``total``: T sqrt(2 n) (r + d). The number r is the rounding measured
+            in one product with a vector of signs; it is as large as ||R||_F of the errors R of all columns. The number
+            d is ``frobenius`` of `landscape.spectrum.rounding.distance`. The sum over the columns of E is
+            tr R E E^T <= ||R||_F ||E E^T||_F = T sqrt(n) ||R||_F. Q and the probe vectors share the n dimensions.
+        goal: requested standard error of the share.
     """
 
     traces: np.ndarray
@@ -73,28 +75,28 @@ class BlockEstimates:
 
     @property
     def exact(self) -> bool:
-        """Up to rounding, from all n unit vectors."""
+        """Whether the estimates are exact up to rounding, from all n unit vectors."""
         return self.probes == 0
 
     @property
     def vanishing(self) -> bool:
-        """The trace is zero as far as rounding lets it be told: its share is undefined, whatever the probes."""
+        """Whether the trace is zero within rounding; no number of probe vectors then defines the share."""
         return abs(self.total) + 2 * self.total_error <= self.rounding
 
     @property
     def converged(self) -> bool:
-        """Exact, or the share's standard error is at most the goal, or no probes will define it."""
+        """Whether the estimates are exact, the share's standard error meets the goal, or the trace is vanishing."""
         return self.exact or self.share.error <= self.goal or self.vanishing
 
 
 @final
 class UseBlock(SymmetricOperator):
-    """H_ii, the curvature in the weights of one use alone; a product is one with the untied matrix.
+    """The block H_ii, the curvature in the weights of one use; each product costs one product of the untied matrix.
 
     Args:
         whole: the untied matrix, of dimension T n.
-        loop: whose uses its blocks are.
-        use: i, from 0.
+        loop: the loop whose uses define the blocks.
+        use: index i of the use, from 0.
     """
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, use: int) -> None:
@@ -118,10 +120,12 @@ class UseBlock(SymmetricOperator):
 
 
 def products_by_use(whole: SymmetricOperator, loop: Loop, vector: Tensor) -> Tensor:
-    """H_ij v for a vector (n,), as (T, T, n) float64: T products, of the vector in the place of each use.
+    """The products H_ij v for a vector (n,), as (T, T, n) float64, from T products with the untied matrix.
+
+    Product j has the vector in the place of use j, and zeros elsewhere.
 
     Raises:
-        InputError: one of them isn't finite.
+        InputError: a product isn't finite.
     """
     vector = vector.to(whole.device, whole.dtype)
     uses = torch.eye(loop.uses, device=whole.device, dtype=whole.dtype)
@@ -133,16 +137,16 @@ def products_by_use(whole: SymmetricOperator, loop: Loop, vector: Tensor) -> Ten
 def estimate_blocks(
     whole: SymmetricOperator, loop: Loop, probes: int, goal: float, seed: int, tell: Callable[[Progress], None]
 ) -> BlockEstimates:
-    """Traces and norms of all blocks, exactly where n is at most ``probes``, else to a goal of the share.
+    """Traces and norms of all blocks, exact where n is at most ``probes``, else estimated to a goal for the share.
 
-    The goal is judged at 10 probes and at each doubling, since each look is a chance to stop too early.
+    The goal is checked at 10 probe vectors and at each doubling, because each check is a chance to stop too early.
 
     Args:
         whole: the untied matrix, of dimension T n.
-        loop: whose uses its blocks are.
-        probes: the most that are drawn.
-        goal: standard error of the share.
-        seed: of the probes and of the vectors that Q is made from.
+        loop: the loop whose uses define the blocks.
+        probes: largest number of probe vectors.
+        goal: standard error of the share at which probing stops.
+        seed: seed of the probe vectors and of the random vectors that Q is made from.
         tell: called after the T products of each vector.
     """
     exact = loop.dim <= probes
@@ -173,17 +177,17 @@ def estimate_blocks(
 
 
 def _orthonormal(sketch: Tensor, loop: Loop) -> Tensor:
-    """Q (n, 15 or n) from the parts, one for each use, of columns (T n, m)."""
+    """Q, (n, min(15, n)), from the T parts, one for each use, of the columns of the products (T n, m)."""
     parts = sketch.unflatten(0, (loop.uses, loop.dim)).movedim(1, 0).flatten(1)
     return torch.linalg.qr(parts)[0][:, :_DEFLATION]
 
 
 class _Samples:
-    """Traces and squared norms of the blocks: what Q has of them, and a (T, T) table of the rest for every probe."""
+    """Samples of the blocks' traces and squared norms: the exact part within Q, and each probe's part outside Q."""
 
     def __init__(self, whole: SymmetricOperator, loop: Loop, basis: Tensor) -> None:
         self._whole, self._loop, self._rows = whole, loop, basis.T
-        self._within = np.zeros((2, loop.uses, loop.uses))  # of traces and of squared norms
+        self._within = np.zeros((2, loop.uses, loop.uses))  # for the traces and for the squared norms
         self._rest: list[np.ndarray] = []
 
     def include(self, direction: Tensor) -> None:
@@ -192,17 +196,17 @@ class _Samples:
         self._within += _tables(products @ direction, _squares(products) + _squares(outside(products, self._rows)))
 
     def draw(self, vector: Tensor) -> None:
-        """Add a probe (n,)."""
+        """Add a probe vector (n,)."""
         vector = outside(vector.to(self._rows), self._rows)
         products = products_by_use(self._whole, self._loop, vector)
         self._rest.append(_tables(products @ vector, _squares(outside(products, self._rows))))
 
     def _both(self) -> np.ndarray:
-        """(m, 2, T, T): unbiased samples of traces and squared norms; a single one where Q has everything."""
+        """Unbiased samples of traces and squared norms, (m, 2, T, T); a single sample where Q spans everything."""
         return self._within + np.array(self._rest) if self._rest else self._within[None]
 
     def estimates(self, rounding: float, goal: float) -> BlockEstimates:
-        """Everything, from what was sampled so far."""
+        """The estimates from all samples so far."""
         samples = self._both()
         errors = standard_error(samples) if self._rest else np.zeros(samples.shape[1:])
         (traces, squares), (trace_errors, square_errors) = samples.mean(0), errors
@@ -227,6 +231,6 @@ def _squares(products: Tensor) -> Tensor:
 
 
 def _tables(forms: Tensor, squares: Tensor) -> np.ndarray:
-    """(2, T, T), each made symmetric: H_ij and H_ji are transposes of each other, with one trace and one norm."""
+    """Traces and squared norms, (2, T, T), made symmetric: H_ij and H_ji are transposes of each other."""
     tables = torch.stack([forms, squares])
     return ((tables + tables.mT) / 2).cpu().numpy()

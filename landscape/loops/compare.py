@@ -1,4 +1,4 @@
-"""The tied matrix of a loop beside the untied one: eigenvalues, and what of them is between different passes."""
+"""Compare the tied matrix of a loop with the untied one: eigenvalues, and the parts between different passes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ PROBES = 100
 
 @dataclass(frozen=True)
 class TopShare:
-    """The tied top eigenvalue by blocks, at its unit eigenvector v.
+    """The contribution of each block to the tied top eigenvalue lambda, at its unit eigenvector v.
 
     Attributes:
-        table: (T, T), v^T H_ij v / lambda, which sum to 1; NaN where the share is undefined.
-        share: v^T (sum_{i != j} H_ij) v / lambda, the sum off the diagonal. Its error bounds what the error of v, by
-            its residual and the gap to the next eigenvalue, can make of it; infinite where these two eigenvalues aren't
-            separated. Undefined where |lambda| is below its error.
+        table: (T, T), v^T H_ij v / lambda, entries that sum to 1; NaN where the share is undefined.
+        share: v^T (sum_{i != j} H_ij) v / lambda, the sum of ``table`` off the diagonal. Its error is a bound that
+            follows from the error of v: from v's residual norm and the gap to the next eigenvalue. The error is
+            infinite where the two eigenvalues aren't separated. The share is undefined where rounding and the residual
+            norm together reach |lambda|.
     """
 
     table: np.ndarray
@@ -42,18 +43,18 @@ class TopShare:
 
 @dataclass(frozen=True)
 class LoopCurvature:
-    """The curvature of a loop's shared weights against that of separate weights for each use.
+    """The curvature in a loop's shared weights, compared with the curvature in separate weights for each use.
 
     Attributes:
         loop: the modules, the number of uses T and the parameters, n numbers for each use.
-        tied: the largest eigenvalues of H_tied, (n, n), the Hessian in the shared weights.
-        untied: those of H_untied, (T n, T n), the Hessian in separate weights.
-        own: for each use the largest eigenvalue of its own block H_ii.
+        tied: largest eigenvalues of H_tied, (n, n), the Hessian in the shared weights.
+        untied: largest eigenvalues of H_untied, (T n, T n), the Hessian in separate weights.
+        own: largest eigenvalue of the block H_ii, for each use i.
         blocks: traces and norms of all blocks.
-        top: the tied top eigenvalue by blocks.
-        defect: ||H_tied v - sum_ij H_ij v|| / sum_ij ||H_ij v|| at the tied top eigenvector; what it is above rounding
+        top: contributions of the blocks to the tied top eigenvalue.
+        defect: ||H_tied v - sum_ij H_ij v|| / sum_ij ||H_ij v|| at the tied top eigenvector v; a defect above rounding
             is an error of products.
-        products: made with the tied matrix and with the untied one.
+        products: numbers of products made with the tied and with the untied matrix.
     """
 
     loop: Loop
@@ -67,13 +68,13 @@ class LoopCurvature:
 
     @property
     def ratio(self) -> float:
-        """Tied by untied top eigenvalue: T at most where that is positive, and T for passes that act as one."""
+        """Tied by untied top eigenvalue: at most T where the untied one is positive, T for passes that act as one."""
         tied, untied = float(self.tied.eigenvalues[0]), float(self.untied.eigenvalues[0])
         return tied / untied if untied else math.nan
 
     @property
     def ratio_interval(self) -> tuple[float, float]:
-        """What the errors of both eigenvalues leave of the ratio; unbounded where the untied one may be zero."""
+        """Interval of the ratio from the errors of both eigenvalues; unbounded where the untied one may be zero."""
         above, below = self.tied.intervals[0], self.untied.intervals[0]
         if below[0] <= 0 <= below[1]:
             return -math.inf, math.inf
@@ -82,7 +83,7 @@ class LoopCurvature:
 
     @property
     def converged(self) -> bool:
-        """Every eigenpair is complete, and the trace's share is as exact as was asked for."""
+        """Whether every eigenpair is complete and the cross-loop share of the trace has reached its goal."""
         return all(pairs.complete for pairs in (self.tied, self.untied, *self.own)) and self.blocks.converged
 
 
@@ -98,26 +99,27 @@ def loop_curvature(
     operator: Callable[[Problem], SymmetricOperator] = Hessian,
     progress: Callable[[Progress], None] | None = None,
 ) -> LoopCurvature:
-    """Compare the curvature in the weights that a loop shares with that in separate weights for each of its passes.
+    """Compare curvature in the weights that a loop shares with curvature in separate weights for each of its passes.
 
-    A probe costs T untied products, and so does each of the 15 directions that are done exactly before the first one.
-    The loop's parameters alone vary; all others are constants.
+    A probe vector costs T untied products. So does each of the 15 directions that are treated exactly beforehand. Only
+    the loop's parameters vary; all other parameters are constants.
 
     Args:
-        problem: of a model that calls a module several times in each forward pass; it isn't changed.
-        module: the module's name, or that of a container of such modules; default: found.
-        k: eigenpairs of the tied and of the untied matrix, at the upper end; at least 2, for the gap between them, or
-            as many as there are.
-        tol: goal for their relative residuals.
-        probes: the most that are drawn, at least 10; where they are no fewer than the parameters of the loop, unit
-            vectors take their place and the traces are exact.
-        error: standard error of the trace's cross-loop share at which no more are drawn.
-        seed: of start vectors and probes.
-        operator: makes the matrix, called once with the tied problem, then with the untied one; default: the Hessian.
+        problem: the problem of a model that calls a module several times in each forward pass; it isn't changed.
+        module: name of the module, or of a container of such modules; default: the modules that the model repeats.
+        k: number of eigenpairs of the tied and of the untied matrix, at the upper end; default: 3. At least 2 are
+            computed, because the gap between the first two is needed; a smaller matrix has fewer.
+        tol: goal for the relative residual norms of the eigenpairs; default: 1e-3.
+        probes: largest number of probe vectors, at least 10; default: 100. Where the loop has no more parameters than
+            this number, unit vectors take the place of probe vectors and the traces are exact.
+        error: standard error of the trace's cross-loop share at which probing stops; default: 0.02.
+        seed: seed of start vectors and probe vectors; default: 0.
+        operator: function that makes a problem's matrix, called with the tied problem, then with the untied one;
+            default: the Hessian.
         progress: called after every product of the solves and after every probe, with the fraction of the whole.
 
     Raises:
-        InputError: there is no loop, or its passes can't be told apart; an argument is out of range; the blocks don't
+        InputError: there is no loop, or its passes can't be separated; an argument is out of range; the blocks don't
             add up to the tied matrix.
     """
     check_arguments(k, tol, probes, error, seed)
@@ -132,20 +134,20 @@ def loop_curvature(
     shared = operator(problem.restricted(glob.escape(name) for name in loop.parameters))
     tied = upper_end(shared, max(k, 2), "tied")
     vector = tied.eigenvectors[:, 0]
-    product, made = shared.matvec(vector), shared.products
-    del shared  # what it keeps of graphs, before the untied one keeps as much
+    product, tied_products = shared.matvec(vector), shared.products
+    del shared  # frees its graphs before the untied operator keeps graphs of its own
     whole = operator(separate)
     by_use = products_by_use(whole, loop, vector)
     defect = _checked_defect(product, by_use)
-    wide = upper_end(whole, max(k, 2), "untied")
+    untied_pairs = upper_end(whole, max(k, 2), "untied")
     own = tuple(upper_end(UseBlock(whole, loop, use), 1, f"use {use + 1}") for use in range(loop.uses))
     blocks = estimate_blocks(whole, loop, probes, error, seed, tell["traces"])
     top = _top_share(tied, by_use, blocks)
-    return LoopCurvature(loop, tied, wide, own, blocks, top, defect, (made, whole.products))
+    return LoopCurvature(loop, tied, untied_pairs, own, blocks, top, defect, (tied_products, whole.products))
 
 
 def check_arguments(k: int, tol: float, probes: int, error: float, seed: int) -> None:
-    """Raise the InputError that `loop_curvature` would raise for these arguments, whatever the problem."""
+    """Raise the InputError that `loop_curvature` would raise for these arguments with any problem."""
     refuse_fractions(k=k, probes=probes)
     if k < 1 or probes < FEWEST_PROBES or not error > 0:
         raise InputError(
@@ -155,14 +157,14 @@ def check_arguments(k: int, tol: float, probes: int, error: float, seed: int) ->
 
 
 def _checked_defect(product: Tensor, by_use: Tensor) -> float:
-    """How far the blocks' products with a vector are from the tied one (n,), relative to the sum of their norms.
+    """Distance of the blocks' summed products from the tied product (n,), relative to the sum of the products' norms.
 
     Raises:
-        InputError: by more than rounding could explain.
+        InputError: the distance is more than rounding could explain.
     """
     scale = float(torch.linalg.vector_norm(by_use, dim=2).sum())
     difference = float(torch.linalg.vector_norm(product.to(torch.float64) - by_use.sum((0, 1))))
-    # Wrong derivatives are off by percents, rounding by far less.
+    # Wrong derivatives cause errors of percents, rounding far smaller ones.
     if difference > 0.01 * scale:
         raise InputError(
             f"the blocks of the loop don't add up to the tied matrix: they miss it by {difference:.2g} of {scale:.2g}; "
@@ -172,12 +174,12 @@ def _checked_defect(product: Tensor, by_use: Tensor) -> float:
 
 
 def _top_share(tied: Eigenpairs, by_use: Tensor, blocks: BlockEstimates) -> TopShare:
-    """The parts of the tied top eigenvalue, from the products H_ij v, (T, T, n), with its eigenvector v.
+    """Contributions of the blocks to the tied top eigenvalue, from the products H_ij v, (T, T, n), with eigenvector v.
 
-    The true eigenvector is cos v + sin w with w orthogonal to v and sin <= residual / gap (Davis and Kahan 1970). For
-    C = sum_{i != j} H_ij, its u^T C u then differs from c = v^T C v by at most 2 sin ||C v - c v|| +
-    sin^2 (||C|| + |c|), and the true eigenvalue from lambda by at most residual^2 / gap. ||C|| is taken from the
-    Frobenius norms; the rounding of c comes on top.
+    The true eigenvector is u = cos v + sin w, with w orthogonal to v and sin <= residual / gap (Davis and Kahan 1970).
+    For C = sum_{i != j} H_ij, u^T C u then differs from c = v^T C v by at most 2 sin ||C v - c v|| +
+    sin^2 (||C|| + |c|). The true eigenvalue differs from lambda by at most residual^2 / gap. ||C|| is bounded by the
+    sum of the blocks' Frobenius norms. The rounding of c is added.
     """
     vector = tied.eigenvectors[:, 0].to(by_use)
     forms = (by_use @ vector).cpu().numpy()
@@ -198,11 +200,11 @@ def _top_share(tied: Eigenpairs, by_use: Tensor, blocks: BlockEstimates) -> TopS
 def _errors_of_pair(tied: Eigenpairs, residual: float) -> tuple[float, float]:
     """Bounds on the sine of the angle to the true top eigenvector, and on the error of the top eigenvalue.
 
-    They need the second pair to be the second one, so a solve that isn't complete has none.
+    Both are infinite for an incomplete solve, because its second pair need not have the second eigenvalue.
     """
     if not tied.complete:
         return math.inf, math.inf
-    if len(tied.eigenvalues) == 1:  # in one dimension
+    if len(tied.eigenvalues) == 1:  # a matrix of dimension 1
         return 0.0, residual
     below = tied.eigenvalues[1] + tied.residuals[1] + tied.rounding
     gap = float(tied.eigenvalues[0] - below)

@@ -1,4 +1,4 @@
-"""Finds the module that one forward pass of a model calls several times."""
+"""Find the module that one forward pass of a model calls several times."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from landscape.reporting.messages import listed
 
 @dataclass(frozen=True)
 class Repeated:
-    """What a forward pass repeats: one module, or several that are each called equally often.
+    """The modules that a forward pass repeats: one module, or several that are each called equally often.
 
     Attributes:
-        modules: by the first of their names in the model, in its order.
-        uses: how often each is called.
+        modules: the repeated modules by the first of their names in the model, in the model's order.
+        uses: number of calls of each module in one forward pass.
     """
 
     modules: dict[str, nn.Module]
@@ -33,40 +33,41 @@ class Repeated:
 def find_repeated(problem: Problem, name: str | None = None) -> Repeated:
     """The outermost modules with trainable parameters that the model calls at least twice in one forward pass.
 
-    Calls are counted in one evaluation of the first batch, during the first call of the model itself. What a repeated
-    module calls in its turn belongs to its own calls, however often.
+    Calls are counted in one evaluation of the first batch, during the first call of the model itself. Modules that a
+    repeated module calls belong to its own calls, however often they are called.
 
     Args:
-        problem: whose model, and whose parameters count as trainable.
-        name: a module that is called at least twice, or a container that isn't called itself, such as a
-            ``ModuleList``: then the outermost repeated modules in it. Default: those of the whole model.
+        problem: the problem of the model to search; the parameters of its flat vector count as trainable.
+        name: name of a module that is called at least twice, or of a container that isn't called itself, such as a
+            ``ModuleList``. A container stands for the outermost repeated modules in it. Default: the outermost
+            repeated modules of the whole model.
 
     Raises:
-        InputError: there is none, there are several with different counts, or ``name`` can't be taken.
+        InputError: no module is repeated, several are repeated with different counts, or ``name`` can't be used.
     """
     survey = _Survey(problem)
-    found = survey.outermost() if name is None else survey.named(name)
-    if not found:
+    modules = survey.outermost() if name is None else survey.named(name)
+    if not modules:
         raise InputError(
             f"no module with trainable parameters is called more than once in a forward pass of "
             f"{type(problem.model).__name__}: there is no loop (weights that different modules share, or that are used "
             "without a call of their module, aren't seen as one)"
         )
-    counts = {module: survey.calls[id(module)] for module in found.values()}
+    counts = {module: survey.calls[id(module)] for module in modules.values()}
     if len(set(counts.values())) > 1:
-        told = listed(f"{place} ({counts[module]} times)" for place, module in found.items())
+        listing = listed(f"{place} ({counts[module]} times)" for place, module in modules.items())
         raise InputError(
-            f"a forward pass repeats modules differently often: {told}; choose one with --loop-module NAME"
+            f"a forward pass repeats modules differently often: {listing}; choose one with --loop-module NAME"
         )
-    return Repeated(found, next(iter(counts.values())))
+    return Repeated(modules, next(iter(counts.values())))
 
 
 class _Survey:
-    """The modules of a model with all their names, and how often each is called.
+    """The modules of a model with all their names, and the number of calls of each.
 
     Attributes:
-        modules: by every name; a shared module has several.
-        calls: by the module's id.
+        modules: every module, by each of its names; a shared module has several names.
+        calls: number of calls in one forward pass, by the module's id.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -77,7 +78,7 @@ class _Survey:
         self._trainable = {id(m) for m in model.modules() if any(id(p) in varying for p in m.parameters())}
 
     def outermost(self, inside: str = "") -> dict[str, nn.Module]:
-        """The repeated modules, with trainable parameters, of which no name lies under another one of them."""
+        """Repeated modules with trainable parameters, none of whose names lies under another such module's name."""
         prefix = f"{inside}." if inside else ""
         scope = {name: module for name, module in self.modules.items() if name and name.startswith(prefix)}
         repeated = {name for name, module in scope.items() if self.repeats(module)}
@@ -89,11 +90,11 @@ class _Survey:
         return {name: scope[name] for name in first.values()}
 
     def repeats(self, module: nn.Module) -> bool:
-        """Whether a module is called at least twice and owns something trainable."""
+        """Whether a module is called at least twice and has trainable parameters."""
         return self.calls[id(module)] > 1 and id(module) in self._trainable
 
     def named(self, name: str) -> dict[str, nn.Module]:
-        """The module that the user chose, or what a container that isn't called holds."""
+        """The module of this name, or the repeated modules in a container that isn't called itself."""
         if name not in self.modules:
             close = difflib.get_close_matches(name, self.modules)
             repeated = listed((place for place, module in self.modules.items() if self.repeats(module)), 12)
@@ -113,14 +114,14 @@ class _Survey:
 
 
 def _parents(name: str) -> Iterator[str]:
-    """``a.b.c`` lies under ``a.b`` and ``a``."""
+    """The names of the modules around a module: ``a.b`` and ``a`` for ``a.b.c``."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name
 
 
 def _count_calls(problem: Problem) -> Counter[int]:
-    """How often each module (by its id) is called in the first call of the model on the first batch.
+    """The number of calls of each module, by its id, in the model's first call on the first batch.
 
     Raises:
         InputError: the loss doesn't call the model itself.
@@ -128,7 +129,7 @@ def _count_calls(problem: Problem) -> Counter[int]:
     calls: Counter[int] = Counter()
 
     def enter(module: nn.Module, _: Any) -> None:
-        # Outside the first pass, before it or after it, nothing but another call of the model is counted.
+        # Outside the first pass, before or after, only further calls of the model itself are counted.
         if module is problem.model or (calls[id(problem.model)] == 1 and running):
             calls[id(module)] += 1
         if module is problem.model:
@@ -157,8 +158,8 @@ def hooked(
 ) -> Iterator[None]:
     """Call ``enter`` before and ``leave`` after every call of these modules, even one that ends in an exception.
 
-    ``enter`` comes before the modules' own hooks, some of which (`torch.nn.utils.weight_norm`) make the weights, and
-    ``leave`` after them.
+    ``enter`` runs before the modules' own hooks, some of which (`torch.nn.utils.weight_norm`) make the weights.
+    ``leave`` runs after the modules' own hooks.
     """
     handles = []
     try:

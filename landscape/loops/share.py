@@ -1,4 +1,4 @@
-"""A part of a whole as a share, with an interval that holds although the whole is uncertain too."""
+"""The share of a part in a whole, with an interval that accounts for the uncertainty of both."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Share:
-    """A part of a whole, which may be negative or exceed 1 where parts have different signs.
+    """The share of a part in a whole, which may be negative or exceed 1 where parts have different signs.
 
     Attributes:
-        value: the share; NaN where it is undefined, the whole being no larger than its own error.
-        error: of ``value``; NaN where undefined.
-        interval: its lower and upper bound; -inf and inf where undefined or unknown.
+        value: the share, part / whole; NaN where it is undefined, because the whole is no larger than its own error.
+        error: error of ``value``; NaN where undefined.
+        interval: lower and upper bound of the share; -inf and inf where undefined or unknown.
     """
 
     value: float
@@ -25,7 +25,7 @@ class Share:
 
     @property
     def defined(self) -> bool:
-        """Whether the whole could be told from zero."""
+        """Whether the whole is distinguishable from zero."""
         return not math.isnan(self.value)
 
 
@@ -33,17 +33,18 @@ UNDEFINED = Share(math.nan, math.nan, (-math.inf, math.inf))
 
 
 def share_of_means(parts: np.ndarray, wholes: np.ndarray, rounding: float) -> Share:
-    """The mean of ``parts`` by that of ``wholes``, from m independent pairs; a single pair is taken as exact.
+    """The mean of ``parts`` divided by the mean of ``wholes``, from m independent pairs; a single pair is exact.
 
-    Its error is the standard error by linearisation, its interval Fieller's at 95 % (Fieller 1954), which is exact for
-    normal means: with R the ratio of the means and d = a - R b for a pair (a, b), all R + x for which
-    x^2 (b^2 - t^2 v_bb) + 2 x t^2 v_db <= t^2 v_dd, where v are (co)variances of the means. Both are widened by the
-    rounding. Undefined where the t-interval of the whole contains zero, for the share is unbounded then.
+    The error is the standard error by linearisation. The interval is Fieller's at 95 % (Fieller 1954), which is exact
+    for normal means. Let R be the ratio of the means and d = a - R b for a pair (a, b). The interval holds all R + x
+    with x^2 (b^2 - t^2 v_bb) + 2 x t^2 v_db <= t^2 v_dd, where v are (co)variances of the means. Error and interval are
+    both widened by ``rounding``. Where the t-interval of the whole contains zero, the share is unbounded and counts as
+    undefined.
 
     Args:
-        parts: (m,).
-        wholes: (m,).
-        rounding: the error of both means that isn't in their spread.
+        parts: values of the part, (m,).
+        wholes: values of the whole, (m,).
+        rounding: error of both means that their spread doesn't show.
     """
     whole = float(wholes.mean())
     t = float(stdtrit(len(wholes) - 1, 0.975)) if len(wholes) > 1 else 0.0
@@ -60,5 +61,5 @@ def share_of_means(parts: np.ndarray, wholes: np.ndarray, rounding: float) -> Sh
 
 
 def _covariances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(2, 2): variances and covariance of the means of m pairs of values; zero for a single pair."""
+    """Variances and covariance, (2, 2), of the means of m pairs of values; zero for a single pair."""
     return np.cov(x, y) / len(x) if len(x) > 1 else np.zeros((2, 2))

@@ -1,6 +1,6 @@
 """A looped model with a copy of the loop's weights for each pass, and the Problem posed on these copies.
 
-For weights that a model uses T times, let E map them to T copies, one for each use. Then the loss is L(E w), and by the
+Let a model use its weights w T times, and let E map w to T copies, one for each use. The loss is then L(E w). By the
 chain rule its Hessian is H_tied = E^T H_untied E = sum_ij H_ij, with the blocks H_ij of the untied model's Hessian.
 """
 
@@ -31,10 +31,11 @@ class Loop:
 
     Attributes:
         modules: names of the modules that one pass of the loop calls.
-        uses: T, how often each is called in one forward pass of the model.
+        uses: T, the number of calls of each module in one forward pass of the model.
         parameters: names of the trainable parameters that have a copy for each use, in the order of the flat vector.
-        dim: n, their number of entries; the untied flat vector is [copy 1; ...; copy T], of length T n.
-        notes: what was decided on the user's behalf, a sentence each.
+        dim: n, the number of entries of these parameters. The untied flat vector is [copy 1; ...; copy T], of length
+            T n.
+        notes: decisions made on the user's behalf, a sentence each.
     """
 
     modules: tuple[str, ...]
@@ -44,28 +45,30 @@ class Loop:
     notes: tuple[str, ...]
 
     def spread(self, vectors: Tensor) -> Tensor:
-        """E: a vector (n,) or block (n, m), once for each use: (T n,) or (T n, m)."""
+        """E, which repeats a vector (n,) or block (n, m) once for each use: (T n,) or (T n, m)."""
         return torch.cat([vectors] * self.uses)
 
     def gather(self, vectors: Tensor) -> Tensor:
-        """E^T: the sum over uses of a vector (T n,) or block (T n, m): (n,) or (n, m)."""
+        """E^T, which sums a vector (T n,) or block (T n, m) over the uses: (n,) or (n, m)."""
         return vectors.unflatten(0, (self.uses, self.dim)).sum(0)
 
 
 def untied(problem: Problem, module: str | None = None) -> tuple[Problem, Loop]:
-    """The same objective with separate weights for every use of a repeated module.
+    """The problem's objective with separate weights for every use of a repeated module, and the loop.
 
-    Its flat vector holds T copies of the loop's trainable parameters and nothing else, all equal to the tied ones;
-    every other parameter is a constant. The user's model isn't changed: while it runs, hooks put the t-th copy into the
-    loop's places at its t-th call. Parameters that are used outside these calls too, by another module or the loss,
-    can't be separated: they stay tied, among the constants, and the loop's notes say so. Buffers are shared.
+    The new problem's flat vector holds T copies of the loop's trainable parameters and nothing else. All copies equal
+    the tied parameters, and every other parameter is a constant. The user's model isn't changed: while it runs, hooks
+    put the t-th copy into the loop's places at its t-th call.
+
+    Parameters that another module or the loss also uses outside these calls can't be separated. They stay tied, among
+    the constants, and the loop's notes name them. Buffers are shared.
 
     Args:
-        problem: in which a module is called several times in each forward pass.
-        module: which, by name; default: found, see `landscape.loops.repeats.find_repeated`.
+        problem: a problem whose model calls a module several times in each forward pass.
+        module: name of this module; default: see `landscape.loops.repeats.find_repeated`.
 
     Raises:
-        InputError: there is no such loop, or its uses can't be told apart; one line that says why.
+        InputError: there is no such loop, or its uses can't be separated; the message gives the reason in one line.
     """
     _refuse_compiled(problem.model)
     repeated = find_repeated(problem, module)
@@ -77,18 +80,19 @@ def untied(problem: Problem, module: str | None = None) -> tuple[Problem, Loop]:
 
 
 class Untied(nn.Module):
-    """A model around another one, whose repeated modules find other parameters at each of their calls.
+    """A wrapper of a model that gives its repeated modules other parameters at each of their calls.
 
-    Attributes that it doesn't have itself are the inner model's, so that a loss function may read them.
+    Attributes that the wrapper doesn't have are the inner model's. A loss function can therefore read them.
     """
 
     def __init__(self, model: nn.Module, repeated: Repeated, parameters: Sequence[nn.Parameter]) -> None:
         """Wrap a model.
 
         Args:
-            model: the user's, which is never written to but for the time of a call.
-            repeated: whose calls are told apart.
-            parameters: the model's own, to have a copy for each use. The copies share their memory.
+            model: the user's model, which is written to only during a call.
+            repeated: the modules whose calls get separate weights.
+            parameters: the parameters of the model that get a copy for each use. The copies share the parameters'
+                memory.
         """
         super().__init__()
         self._inner = model
@@ -101,7 +105,7 @@ class Untied(nn.Module):
         """The inner model's output, with the t-th copies in use at the t-th call of each repeated module.
 
         Raises:
-            InputError: a module isn't called as often as in the pass that was counted.
+            InputError: the number of calls of a module differs from that in the counted pass.
         """
         exchange = _Exchange([list(copy.parameters()) for copy in self._copies], self._places)
         try:
@@ -126,7 +130,7 @@ class Untied(nn.Module):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a module holds a parameter, and which of the copied ones it is."""
+    """A place where a module holds a parameter, and the parameter's index among the copied ones."""
 
     owner: nn.Module
     attribute: str
@@ -134,7 +138,7 @@ class _Place:
 
 
 def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> list[_Place]:
-    """Every place in or under a module that holds one of these parameters; a tied one has several."""
+    """Every place in or under a module that holds one of these parameters; a tied parameter has several."""
     index = {id(parameter): i for i, parameter in enumerate(parameters)}
     return [
         _Place(owner, attribute, index[id(parameter)])
@@ -145,18 +149,19 @@ def _places(module: nn.Module, parameters: Sequence[nn.Parameter]) -> list[_Plac
 
 
 class _Exchange:
-    """Puts copies into their places for the time of each call of a module, during one forward pass.
+    """Puts copies of parameters into their places during each call of a module, in one forward pass.
 
-    Straight into ``_parameters``, as `functional_call` does, whose own tensors stand there and are put back.
+    A copy goes straight into ``_parameters``, as in `functional_call`. The tensor that `functional_call` put there is
+    put back afterwards.
 
     Attributes:
-        calls: how often each module, by its id, was called.
+        calls: number of calls of each module so far, by its id.
     """
 
     def __init__(self, copies: list[list[Tensor]], places: dict[int, list[_Place]]) -> None:
         self.calls: Counter[int] = Counter()
         self._copies, self._places = copies, places
-        self._replaced: list[tuple[nn.Module, list[tuple[_Place, Any]]]] = []  # of the calls that are running
+        self._replaced: list[tuple[nn.Module, list[tuple[_Place, Any]]]] = []  # for the calls that are running
 
     def enter(self, module: nn.Module, _: Any) -> None:
         if parametrize._cache_enabled:
@@ -164,7 +169,7 @@ class _Exchange:
                 "torch's parametrize.cached() keeps one weight for all passes of the loop: leave it out of the forward "
                 "pass"
             )
-        copy = self._copies[min(self.calls[id(module)], len(self._copies) - 1)]  # too many calls are told afterwards
+        copy = self._copies[min(self.calls[id(module)], len(self._copies) - 1)]  # `forward` refuses too many calls
         self.calls[id(module)] += 1
         places = self._places[id(module)]
         self._replaced.append((module, [(place, place.owner._parameters[place.attribute]) for place in places]))
@@ -176,7 +181,7 @@ class _Exchange:
             self._undo()
 
     def undo_all(self) -> None:
-        """Put back what calls left that ended in more than an `Exception`, such as an interrupt."""
+        """Put back the tensors of calls that ended without `leave`, such as by an interrupt."""
         while self._replaced:
             self._undo()
 
@@ -189,13 +194,13 @@ class _Exchange:
 
 
 def _pose(problem: Problem, repeated: Repeated, names: Iterable[str], poisoned: Iterable[str] = ()) -> Problem:
-    """The problem on the untied model, varying copies of the parameters ``names``.
+    """The problem on the untied model, with copies of the parameters ``names`` as its flat vector.
 
     Args:
-        problem: the tied one.
+        problem: the tied problem.
         repeated: the loop.
-        names: of parameters in it.
-        poisoned: of parameters whose value outside the loop is NaN.
+        names: names of the parameters to copy, all of them in the loop.
+        poisoned: names of the parameters whose value outside the loop is set to NaN.
     """
     parameters, tensors = dict(problem.model.named_parameters()), problem.tensors()
     copies = {f"_copies.{use}.{i}": tensors[name] for use in range(repeated.uses) for i, name in enumerate(names)}
@@ -208,9 +213,10 @@ def _pose(problem: Problem, repeated: Repeated, names: Iterable[str], poisoned: 
 
 @dataclass(frozen=True)
 class _SpreadPenalty:
-    """A penalty of the tied model, as the mean over the uses of the penalty with the copy of that use.
+    """The tied model's penalty, evaluated with the copy of each use and averaged over the uses.
 
-    For equal copies it is the tied one, E^T H E is its Hessian, and it couples no copy with another.
+    For equal copies the mean is the tied penalty. With H the mean's Hessian, E^T H E is the tied penalty's Hessian. The
+    mean couples no copy with another.
     """
 
     tied: Penalty
@@ -224,9 +230,10 @@ class _SpreadPenalty:
 
 
 def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The loop's trainable parameters that nothing outside it uses, and a note on those that are left out.
+    """Names of the loop's trainable parameters that nothing outside it uses, and a note on the parameters left out.
 
-    With separate copies in the loop, a parameter's own value is used nowhere: the losses stay the same when it is NaN.
+    With separate copies in the loop, nothing uses such a parameter's own value. The losses therefore don't change when
+    this value is NaN.
     """
     parameters = {id(p): name for name, p in problem.model.named_parameters() if name in problem.layout.names}
     inside = {id(p) for module in repeated.modules.values() for p in module.parameters()}
@@ -257,8 +264,9 @@ def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], t
 def _same(reference: list[Terms], other: Problem, poisoned: bool = True) -> bool:
     """Whether a problem has these losses.
 
-    Not, if it can't be evaluated: a model may refuse NaN, or go round its loop another number of times. Without NaN a
-    refusal of our own, such as a number of passes that varies, is the user's to see.
+    The answer is no for a problem that can't be evaluated: a model may refuse NaN, or run its loop another number of
+    times. Without NaN (``poisoned`` false) an InputError, such as for a number of passes that varies, goes on to the
+    user.
     """
     try:
         losses = [losses for losses, _ in other.sample_losses()]
@@ -267,7 +275,7 @@ def _same(reference: list[Terms], other: Problem, poisoned: bool = True) -> bool
             raise
         return False
     pairs = zip(reference, losses, strict=True)
-    return all(found.shape == expected.shape and equal_losses(expected, found) for (expected, _), found in pairs)
+    return all(actual.shape == expected.shape and equal_losses(expected, actual) for (expected, _), actual in pairs)
 
 
 def _refuse_compiled(model: nn.Module) -> None:
@@ -280,8 +288,8 @@ def _refuse_compiled(model: nn.Module) -> None:
 
 
 def _refuse_recomputation(posed: Problem, repeated: Repeated) -> None:
-    """Activation checkpointing calls modules in the backward pass, when the copies are no longer in their places."""
-    again: list[nn.Module] = []
+    """Refuse activation checkpointing: it calls modules in the backward pass, after the copies left their places."""
+    recomputed: list[nn.Module] = []
     modules = {id(m): m for module in repeated.modules.values() for m in module.modules()}
     vector = posed.vector.clone().requires_grad_()
     with posed.evaluating():
@@ -293,14 +301,14 @@ def _refuse_recomputation(posed: Problem, repeated: Repeated) -> None:
                 "under reentrant activation checkpointing; switch that off"
             ) from error
         try:
-            with hooked(modules.values(), lambda module, _: again.append(module)):
+            with hooked(modules.values(), lambda module, _: recomputed.append(module)):
                 torch.autograd.grad(share, vector)
         except RuntimeError as error:
             if ran_out(error):
                 raise
-            if not again:
+            if not recomputed:
                 raise InputError(f"the loss can't be differentiated ({cause(error)})") from error
-    if again:
+    if recomputed:
         raise InputError(
             f"{listed(repeated.modules)} runs again in the backward pass (activation checkpointing?), where its passes "
             "can't be told apart: switch that off"

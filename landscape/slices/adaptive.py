@@ -1,14 +1,18 @@
-"""A surface on a grid from a part of its points: looked at where it isn't known yet, interpolated elsewhere.
+"""A surface on a grid from a part of its points: evaluated where it is uncertain, interpolated elsewhere.
 
-The surface through the points that were looked at is a sum of cubic radial functions r^3 and a plane (Duchon 1977), in
-grid steps. Each round asks how badly every known point would be predicted by the others (Rippa 1999 has it without a
-fit for each), takes that for the doubt about the points around it, less the nearer they are to a known one, and looks
-where the doubt is largest, and at some points at random, which see what no neighbour tells of. What was predicted there
-is then held against what is found. So the error isn't estimated by a formula: it is measured, on the points where it
-was believed to be largest.
+The interpolant is a sum of cubic radial functions r^3 and a plane through the evaluated points (Duchon 1977), with r in
+grid steps. Each round has these steps:
 
-An interpolant of the whole grid fails on kinks, along which the loss of networks bends; this one only needs more points
-there.
+- Compute each known point's leave-one-out error: the error of predicting the point from all others (Rippa 1999 gives
+  these errors without a fit for each point).
+- Take these errors as the doubt about nearby points. The doubt is smaller the nearer a point is to a known point.
+- Evaluate the points of largest doubt. Evaluate some random points too, which see what no neighbour shows.
+- Compare the values at these points with the values predicted before.
+
+The error is therefore measured, not estimated by a formula: on the points where it was expected to be largest.
+
+An interpolant of the whole grid fails on kinks, along which the loss of networks bends. This interpolant only needs
+more points there.
 """
 
 from __future__ import annotations
@@ -23,14 +27,14 @@ from scipy.spatial.distance import cdist
 from landscape.errors import InputError
 
 _COARSE = 9  # points of each axis at the start
-_BATCH = 0.015  # of all points in a round
-_AT_RANDOM = 0.2  # of a round
+_BATCH = 0.015  # fraction of all points that a round evaluates
+_AT_RANDOM = 0.2  # fraction of a round that is drawn at random
 _CALM = 2  # rounds in a row that must find small errors
-_SAFETY = 0.7  # of the tolerance, which they must not exceed: what wasn't looked at may be worse
+_SAFETY = 0.7  # fraction of the tolerance that these errors may reach: other points may be worse
 _ADJACENT = 1.5  # grid steps, diagonals included
-_MOST = 4000  # known points: a round takes their cube in time and their square in memory
-_ROUNDING = 1e-10  # of the values, that solving for the surface may leave
-_NEIGHBOURS = 8  # known points whose errors make the doubt about one
+_MOST = 4000  # known points: the time of a round goes with their cube, the memory with their square
+_ROUNDING = 1e-10  # rounding of a fit, relative to the values
+_NEIGHBOURS = 8  # known points whose errors make the doubt about one point
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,14 @@ class Adapted:
     """A surface on a grid.
 
     Attributes:
-        values: (q, p) found where ``evaluated``, else interpolated, within the range of those found; NaN among points
-            that aren't finite.
-        evaluated: (q, p) whether a point was looked at.
-        error: the largest difference between what was predicted and what was found in the last two rounds, in the unit
-            of the values; 0 where every point was looked at. It is of the points that were most in doubt, and some at
-            random: on surfaces with kinks the largest error of all is 1.4 times this in the median, and up to 2.2.
-        points: how many were looked at.
+        values: values of the surface, (q, p): evaluated where ``evaluated``, else interpolated and clipped to the range
+            of the finite evaluated ones; NaN among points that aren't finite.
+        evaluated: whether each point was evaluated, (q, p).
+        error: largest difference between predicted and evaluated values in the last two rounds, in the unit of the
+            values; 0 where every point was evaluated. These rounds took the points of largest doubt and some random
+            points. On surfaces with kinks the largest error of all points is 1.4 times ``error`` in the median, and up
+            to 2.2 times (tests/slices/test_adaptive.py).
+        points: number of evaluated points.
     """
 
     values: np.ndarray
@@ -53,7 +58,7 @@ class Adapted:
 
     @property
     def points(self) -> int:
-        """See the class."""
+        """Number of evaluated points."""
         return int(self.evaluated.sum())
 
 
@@ -64,14 +69,14 @@ def adapt(
     tol: float,
     seed: int = 0,
 ) -> Adapted:
-    """Look at points of a grid until what is predicted is right to a tolerance.
+    """Evaluate points of a grid until predicted values are right to a tolerance.
 
     Args:
-        evaluate: the value at a row and a column; NaN or infinite where it is.
-        shape: (q, p) of the grid.
-        centre: a row and a column that are looked at first.
-        tol: largest error by the range of the finite values, above 0 and below 1.
-        seed: of the points at random.
+        evaluate: ``evaluate(row, column)`` gives the value at a point, which may be NaN or infinite.
+        shape: numbers of rows and columns of the grid, (q, p).
+        centre: a row and a column that the first points include.
+        tol: largest error, relative to the range of the finite values; above 0 and below 1.
+        seed: seed of the random points; default: 0.
 
     Raises:
         InputError: the tolerance is out of range.
@@ -95,8 +100,8 @@ def adapt(
             break
         predicted, doubt, is_known = _predict(points, values, evaluated)
         chosen = _doubtful(points, evaluated, doubt, batch - round(_AT_RANDOM * batch))
-        rest = np.setdiff1d(np.flatnonzero(~evaluated), chosen)
-        chosen = np.append(chosen, generator.permutation(rest)[: batch - len(chosen)])
+        others = np.setdiff1d(np.flatnonzero(~evaluated), chosen)
+        chosen = np.append(chosen, generator.permutation(others)[: batch - len(chosen)])
         look(chosen)
         is_settled = is_known and np.isfinite(doubt[~evaluated]).all()
         errors.append(_largest_error(predicted[chosen], values[chosen]) if is_settled else np.inf)
@@ -112,19 +117,19 @@ def adapt(
 
 
 def refuse_tolerance(tol: float) -> None:
-    """Raise InputError where a tolerance isn't a share of the range."""
+    """Raise InputError for a tolerance that isn't above 0 and below 1."""
     if not 0 < tol < 1:
         raise InputError(f"an adaptive plane's error is a share of the loss's range, above 0 and below 1, not {tol}")
 
 
 def span(values: np.ndarray) -> float:
-    """The range of the finite ones; 0 where there are none."""
+    """Range (largest less smallest) of the finite values; 0 where no value is finite."""
     finite = values[np.isfinite(values)]
     return float(np.ptp(finite)) if len(finite) else 0.0
 
 
 def _coarse(shape: tuple[int, int], centre: tuple[int, int]) -> np.ndarray:
-    """Indices of a grid of few rows and columns, both ends and the centre's among them."""
+    """Indices of a coarse grid, with the first, the last and the centre's row and column among its own."""
     rows, columns = (
         np.unique([*np.round(np.linspace(0, length - 1, min(_COARSE, length))).astype(int), middle])
         for length, middle in zip(shape, centre, strict=True)
@@ -133,11 +138,12 @@ def _coarse(shape: tuple[int, int], centre: tuple[int, int]) -> np.ndarray:
 
 
 def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-    """What is believed of every point, the doubt about it, and whether anything can be believed.
+    """Predicted values (NaN for none), the doubt about each point, and whether the prediction can be trusted.
 
-    Where known points about one are finite and others aren't, the border is in doubt without limit, and so is what
-    adjoins it; farther on, where none is finite, it isn't either. Of too few finite points, or points in a row, nothing
-    is told but that their neighbours come first.
+    The border of the finite values has infinite doubt: points some of whose nearest known points are finite and some
+    aren't, and points that adjoin a finite one. Farther out, where no nearest known point is finite, the prediction is
+    NaN without doubt. Too few finite points, or finite points in one row, give no prediction. The doubt then ranks
+    points by how near they are to the finite ones.
     """
     known = evaluated & np.isfinite(values)
     predicted, doubt = np.full(len(points), np.nan), np.zeros(len(points))
@@ -147,19 +153,19 @@ def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> t
         return predicted, doubt, not known.any()
     free = np.flatnonzero(~evaluated)
     coefficients, left_out = _fit(points[known], values[known])
-    believed = cdist(points[free], points[known]) ** 3 @ coefficients[:-3] + _plane(points[free]) @ coefficients[-3:]
-    believed = believed.clip(values[known].min(), values[known].max())
-    wrong = np.full(len(points), np.nan)
-    wrong[known] = np.abs(left_out)
+    surface = cdist(points[free], points[known]) ** 3 @ coefficients[:-3] + _plane(points[free]) @ coefficients[-3:]
+    surface = surface.clip(values[known].min(), values[known].max())
+    left_out_errors = np.full(len(points), np.nan)
+    left_out_errors[known] = np.abs(left_out)
     seen = np.flatnonzero(evaluated)
     tree = cKDTree(points[seen])
     distance, nearest = tree.query(points[free], k=_NEIGHBOURS)
     spacing = tree.query(points[seen], k=2)[0][:, 1]
-    about = wrong[seen][nearest]  # (free, neighbours), NaN where they aren't finite
-    finite = np.isfinite(about)
-    doubt[free] = np.nan_to_num(about * np.minimum(1, distance[:, :1] / spacing[nearest])).max(axis=1)
+    errors = left_out_errors[seen][nearest]  # (free, neighbours), NaN for neighbours that aren't finite
+    finite = np.isfinite(errors)
+    doubt[free] = np.nan_to_num(errors * np.minimum(1, distance[:, :1] / spacing[nearest])).max(axis=1)
     doubt[free[finite.any(axis=1) & ~finite.all(axis=1)]] = np.inf
-    predicted[free] = np.where(finite.any(axis=1), believed, np.nan)
+    predicted[free] = np.where(finite.any(axis=1), surface, np.nan)
     beyond = free[~finite.any(axis=1)]
     reached = cKDTree(points[known | np.isfinite(predicted)]).query(points[beyond])[0]
     doubt[beyond[reached < _ADJACENT]] = np.inf
@@ -167,7 +173,7 @@ def _predict(points: np.ndarray, values: np.ndarray, evaluated: np.ndarray) -> t
 
 
 def _fit(points: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (m + 3,) of the surface through points (m, 2), and the error of each if it were left out (m,)."""
+    """Coefficients (m + 3,) of the surface through points (m, 2), and the points' leave-one-out errors (m,)."""
     count, plane = len(points), _plane(points)
     system = np.block([[cdist(points, points) ** 3, plane], [plane.T, np.zeros((3, 3))]])
     inverse = np.linalg.inv(system)
@@ -180,23 +186,23 @@ def _plane(points: np.ndarray) -> np.ndarray:
 
 
 def _doubtful(points: np.ndarray, evaluated: np.ndarray, doubt: np.ndarray, most: int) -> np.ndarray:
-    """Up to so many points of the largest doubt, none nearer to another than to what is known."""
+    """Up to ``most`` points of largest doubt, none nearer to an earlier one than the earlier one is to known points."""
     free = np.flatnonzero(~evaluated)
     free = free[np.argsort(-doubt[free], kind="stable")]
     reach = cKDTree(points[evaluated]).query(points[free])[0]
     chosen: list[int] = []
-    open_ = np.ones(len(free), dtype=bool)
+    allowed = np.ones(len(free), dtype=bool)
     for place, index in enumerate(free):
         if len(chosen) == most:
             break
-        if open_[place]:
+        if allowed[place]:
             chosen.append(int(index))
-            open_ &= np.linalg.norm(points[free] - points[index], axis=1) >= reach[place]
+            allowed &= np.linalg.norm(points[free] - points[index], axis=1) >= reach[place]
     return np.array(chosen, dtype=np.int64)
 
 
 def _largest_error(predicted: np.ndarray, found: np.ndarray) -> float:
-    """Infinite where one is finite and the other isn't."""
+    """Largest difference between predicted and evaluated values; infinite where only one of the two is finite."""
     both, either = np.isfinite(predicted) & np.isfinite(found), np.isfinite(predicted) | np.isfinite(found)
     if (either & ~both).any():
         return float("inf")

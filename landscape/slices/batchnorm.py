@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics computed anew from the data, as exactly as one batch of all samples gives them."""
+"""Re-estimate BatchNorm's running statistics from the data, as exactly as from one batch of all samples."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ class _Moments:
     """Mean and variance of a layer's inputs, channel by channel, over batches of any sizes.
 
     Attributes:
-        calls: how often the layer was called.
+        calls: number of calls of the layer.
     """
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.calls = 0
-        # For each channel: entries, mean, sum of squared deviations from the mean.
+        # For each channel: number of entries, mean, sum of squared deviations from the mean.
         self._sums = torch.zeros(3, channels, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor) -> None:
         """Add the input (samples, channels, ...) of one call."""
         self.calls += 1
         along = [dim for dim in range(inputs.ndim) if dim != 1]
-        wide = inputs.detach().to(torch.float64)
-        mean = wide.mean(along, keepdim=True)
-        squares = (wide - mean).square().sum(along)  # torch.var_mean takes fifty times as long on a CPU
+        float64_inputs = inputs.detach().to(torch.float64)
+        mean = float64_inputs.mean(along, keepdim=True)
+        squares = (float64_inputs - mean).square().sum(along)  # torch.var_mean is far slower on a CPU
         mean = mean.flatten()
-        count = torch.full_like(mean, wide.numel() // len(mean))
+        count = torch.full_like(mean, float64_inputs.numel() // len(mean))
         self._sums = _joined(torch.stack([self._sums, torch.stack([count, mean, squares])]))
 
     def over(self, processes: Processes) -> tuple[Tensor, Tensor] | None:
-        """Mean and biased variance over the batches of all processes; None of a layer that wasn't called."""
+        """Mean and biased variance over the batches of all processes; None for a layer that wasn't called."""
         parts = self._sums.new_zeros(processes.size, *self._sums.shape)
         parts[processes.rank] = self._sums
         count, mean, squares = _joined(processes.total(parts))
@@ -47,7 +47,7 @@ class _Moments:
 
 
 def _joined(parts: Tensor) -> Tensor:
-    """Entries, mean and squared deviations (3, channels) of several parts (parts, 3, channels)."""
+    """Number of entries, mean and squared deviations, (3, channels), of several parts (parts, 3, channels)."""
     count, mean, squares = parts.unbind(1)
     share = count / count.sum(0).clamp(min=1)
     whole = (share * mean).sum(0)
@@ -64,7 +64,7 @@ def _layers(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 def statistics_of(model: nn.Module) -> dict[str, tuple[str, str]]:
-    """The names of the buffers with running means and variances, by the name of their BatchNorm layer."""
+    """Names of the buffers with the running mean and the running variance, by the name of their BatchNorm layer."""
     names = {id(buffer): name for name, buffer in model.named_buffers()}
     return {
         place: (names[id(each.running_mean)], names[id(each.running_var)]) for place, each in _layers(model).items()
@@ -72,7 +72,7 @@ def statistics_of(model: nn.Module) -> dict[str, tuple[str, str]]:
 
 
 def refuse_no_statistics(problem: Problem) -> None:
-    """Raise InputError where there are no running statistics to compute anew."""
+    """Raise InputError where a problem has no running statistics to re-estimate."""
     if problem.training:
         raise InputError("in training mode BatchNorm takes the statistics of the batch: there are none to re-estimate")
     if not _layers(problem.model):
@@ -82,41 +82,41 @@ def refuse_no_statistics(problem: Problem) -> None:
 def re_estimated(problem: Problem, vector: Tensor) -> tuple[dict[str, Tensor], int]:
     """The running statistics that the whole data give at a flat vector; call inside `Problem.evaluating`.
 
-    They are the mean and the biased variance by which BatchNorm in training mode normalises all data as one batch.
-    With one batch a single pass gives them, since each layer gets its statistics before it normalises. With several
-    batches a layer's statistics are those of the whole data once the layers before it have theirs. So passes are
-    repeated until one changes nothing, at most as many as there are layers.
+    They are the mean and the biased variance with which BatchNorm in training mode normalises all data as one batch.
+    With one batch, in one process, a single pass gives them, because each layer gets its statistics before it
+    normalises. With several batches, a layer's statistics are right once the layers before it have theirs. Passes are
+    therefore repeated until one changes nothing, at most as many passes as there are layers.
 
     Args:
-        problem: in evaluation mode, with any statistics.
-        vector: (dim,), the point.
+        problem: a problem in evaluation mode, with any statistics.
+        vector: flat vector of the point, (dim,).
 
     Returns:
         Means and variances by the names of their buffers, and the number of passes over the data.
 
     Raises:
-        InputError: a layer is called more than once a batch.
+        InputError: a layer is called more than once for each batch.
     """
     layers, names, buffers = _layers(problem.model), statistics_of(problem.model), problem.buffers()
-    found = {name: buffers[name].clone() for pair in names.values() for name in pair}
+    current = {name: buffers[name].clone() for pair in names.values() for name in pair}
 
     def write(place: str, moments: _Moments) -> None:
-        """Give a layer the statistics of its inputs; one that wasn't called keeps what it has."""
+        """Give a layer the statistics of its inputs; a layer that wasn't called keeps its own."""
         if (statistics := moments.over(problem.processes)) is not None:
             for name, values in zip(names[place], statistics, strict=True):
-                found[name].copy_(values)
+                current[name].copy_(values)
 
-    there = problem.with_buffers(found).local_shard()  # it sees what is written into the clones
-    at_once = len(there.batches) == 1 and problem.processes.size == 1
+    shard = problem.with_buffers(current).local_shard()  # its buffers are the clones, which `write` changes
+    at_once = len(shard.batches) == 1 and problem.processes.size == 1
     passes = 0
     while passes < (1 if at_once else len(layers)):
-        before = {name: buffer.clone() for name, buffer in found.items()}
-        for place, moments in _one_pass(there, vector, layers, write if at_once else None).items():
+        before = {name: buffer.clone() for name, buffer in current.items()}
+        for place, moments in _one_pass(shard, vector, layers, write if at_once else None).items():
             write(place, moments)
         passes += 1
-        if all(torch.equal(found[name], before[name]) for name in found):
+        if all(torch.equal(current[name], before[name]) for name in current):
             break
-    return found, passes
+    return current, passes
 
 
 def _one_pass(
@@ -125,7 +125,7 @@ def _one_pass(
     layers: Mapping[str, _BatchNorm],
     write: Callable[[str, _Moments], None] | None,
 ) -> dict[str, _Moments]:
-    """The moments of every layer's inputs over all batches, shown to ``write`` before the layer normalises them."""
+    """The moments of every layer's inputs over all batches, given to ``write`` before the layer normalises them."""
     moments = {place: _Moments(module.num_features, problem.device) for place, module in layers.items()}
 
     def see(place: str, inputs: Tensor) -> None:
@@ -147,7 +147,7 @@ def _one_pass(
 
 @contextmanager
 def _watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor], None]) -> Iterator[None]:
-    """Show the input of each layer to a function before the layer itself is called."""
+    """Call ``see`` with the name and the input of each layer, before the layer itself is called."""
 
     def shown(place: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

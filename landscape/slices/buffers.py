@@ -1,10 +1,10 @@
-"""Buffers along a slice: running statistics, and whatever else a model keeps beside its parameters.
+"""Buffers along a slice: running statistics, and the other tensors that a model keeps beside its parameters.
 
 A point of a slice is theta + sum_k a_k d_k, and its loss depends on the buffers too. A direction to another problem
-knows that problem's buffers e, so that at a point with the coefficient c of that direction the buffers are
-b + c (e - b), with b those of the centre: at the other problem's place they are its own. A buffer that isn't a real or
-complex number everywhere (a counter, a mask of truth values or infinities) is the other problem's from c = 1/2 on.
-Variances that extrapolation would make negative are 0. Along any other direction nothing is known of the buffers.
+knows that problem's buffers e. At a point with coefficient c of that direction the buffers are b + c (e - b), with b
+the buffers of the centre. At c = 1 they are the other problem's own buffers. Entries that aren't finite real or complex
+numbers (counters, masks of truth values or infinities) are the other problem's from c = 1/2 on. Variances that
+extrapolation would make negative are 0. Along any other direction nothing is known of the buffers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FOLLOWING = ("running_mean", _VARIANCE, "_u", "_v", "weight_u", "weight_v")  # 
 
 
 def refuse_rule(problem: Problem, rule: BufferRule) -> None:
-    """Raise InputError where the buffers of a problem can't follow a rule, or there is no such rule."""
+    """Raise InputError for an unknown rule, or a rule that the problem's buffers can't follow."""
     if rule not in get_args(BufferRule):
         raise InputError(f"buffers must be {', '.join(get_args(BufferRule))}, not {rule!r}")
     if rule == "re-estimate":
@@ -36,7 +36,7 @@ def refuse_rule(problem: Problem, rule: BufferRule) -> None:
 
 
 def differing(problem: Problem, buffers: Mapping[str, Tensor]) -> list[str]:
-    """The names of the buffers that have other values than the problem's own; without BatchNorm's counters of steps."""
+    """Names of the buffers whose values differ from the problem's own, without BatchNorm's counters of steps."""
     own = problem.buffers()
     return [
         name
@@ -46,14 +46,14 @@ def differing(problem: Problem, buffers: Mapping[str, Tensor]) -> list[str]:
 
 
 class Points:
-    """A problem at the points of a slice, with the buffers that belong to each.
+    """A problem at the points of a slice, with the buffers that belong to each point.
 
     Args:
-        problem: at the centre.
-        directions: of the slice.
-        rule: ``interpolate`` between the buffers of the centre and those that directions know; ``keep`` those of the
-            centre; ``re-estimate`` BatchNorm's running statistics from the problem's data, see
-            `landscape.slices.batchnorm`, and interpolate all others.
+        problem: the problem at the centre of the slice.
+        directions: directions of the slice.
+        rule: the buffers at a point: ``interpolate`` (default) between the buffers of the centre and those that
+            directions know; ``keep`` those of the centre; ``re-estimate`` BatchNorm's running statistics from the
+            problem's data, see `landscape.slices.batchnorm`, and interpolate all others.
 
     Raises:
         InputError: there is no such rule, or there are no statistics to re-estimate.
@@ -75,20 +75,20 @@ class Points:
         """The problem with the buffers of a point; call inside `Problem.evaluating`.
 
         Args:
-            vector: (dim,), the point.
-            positions: its coefficients of the directions.
+            vector: flat vector of the point, (dim,).
+            positions: the point's coefficients of the directions.
         """
         if self._rule == "keep":
             return self._problem
-        there = self._problem.with_buffers(self._interpolated(positions))
+        interpolated = self._problem.with_buffers(self._interpolated(positions))
         if self._rule == "interpolate":
-            return there
-        statistics, passes = re_estimated(there, vector)
+            return interpolated
+        statistics, passes = re_estimated(interpolated, vector)
         self._passes = max(self._passes, passes)
-        return there.with_buffers(statistics)
+        return interpolated.with_buffers(statistics)
 
     def sums_at(self, vector: Tensor, positions: Sequence[float]) -> SampleSums:
-        """What every sample adds to the objective at a point; see `at`."""
+        """The sums of every sample's part of the objective at a point; see `at`."""
         return self.at(vector, positions).sums_at(vector)
 
     def _interpolated(self, positions: Sequence[float]) -> dict[str, Tensor]:
@@ -96,17 +96,17 @@ class Points:
         for position, direction in zip(positions, self._directions, strict=True):
             for end, share in direction.ends.items():
                 shares[end] = shares.get(end, 0.0) + float(position) * share
-        found = {
+        values = {
             name: _between(self._own[name], [(end.buffers[name], share) for end, share in shares.items()])
             for name in dict.fromkeys(name for names in self._moving.values() for name in names)
         }
-        negative = [name for name, value in found.items() if _last(name) == _VARIANCE and (value < 0).any()]
+        negative = [name for name, value in values.items() if _last(name) == _VARIANCE and (value < 0).any()]
         self._clipped += bool(negative)
-        return found | {name: found[name].clamp(min=0) for name in negative}
+        return values | {name: values[name].clamp(min=0) for name in negative}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What became of the buffers at the points so far, a sentence each."""
+        """Notes on the buffers at the points so far, a sentence each."""
         notes = [note for end in self._moving for note in end.notes]
         following = [name for name in self._own if name not in self._anew and _last(name) in _FOLLOWING]
         unknown = [each.name for each in self._directions if not each.ends]
@@ -134,17 +134,17 @@ class Points:
 
 
 def _last(name: str) -> str:
-    """A buffer's name in its own module."""
+    """A buffer's name within its own module."""
     return name.rpartition(".")[2]
 
 
 def _between(own: Tensor, ends: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """A buffer at a point, from its value at the centre and those at the ends with their coefficients."""
+    """A buffer at a point, from its value at the centre, and its values at the ends with their coefficients."""
     nearest, largest = max(ends, key=lambda end: end[1])
     chosen = nearest if largest >= 0.5 else own
     if not (own.is_floating_point() or own.is_complex()):
         return chosen
-    wide = torch.promote_types(own.dtype, torch.float64)
-    value = own.to(wide) + sum(share * (end.to(wide) - own.to(wide)) for end, share in ends)
+    wide_dtype = torch.promote_types(own.dtype, torch.float64)
+    value = own.to(wide_dtype) + sum(share * (end.to(wide_dtype) - own.to(wide_dtype)) for end, share in ends)
     finite = torch.stack([own, *(end for end, _ in ends)]).isfinite().all(0)
     return torch.where(finite, value.to(own.dtype), chosen)

@@ -1,9 +1,9 @@
-"""Directions in parameter space, and what has been done to them.
+"""Directions in parameter space: random and normalised, along the gradient, towards another point.
 
-Random directions of networks are made comparable by the normalisation of Li, Xu, Taylor, Studer and Goldstein (2018,
-"Visualizing the loss landscape of neural nets", section 4): each filter of a Gaussian direction gets the norm of the
-weights' own filter. A filter is what makes one output, see `landscape.slices.filters`. Biases and the scales and shifts
-of normalisation layers are left out of the direction, as in the authors' figures: it has zeros there.
+Random directions of different networks are made comparable by the normalisation of Li, Xu, Taylor, Studer and Goldstein
+(2018, "Visualizing the loss landscape of neural nets", section 4). Each filter of a Gaussian direction gets the norm of
+the weights' own filter. A filter is the weights of one output, see `landscape.slices.filters`. The direction is zero
+for biases and for the scales and shifts of normalisation layers, as in the authors' figures.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Normalisation = Literal["filter", "layer", "none"]
 
 @dataclass(frozen=True, eq=False)
 class End:
-    """Another problem that directions lead to, as far as it isn't trainable parameters.
+    """The tensors of another problem that directions lead to, without its trainable parameters.
 
     Attributes:
-        buffers: its buffers and frozen parameters, under the names, on the device and of the dtype of the centre's.
-        notes: what of the other problem isn't met there, a sentence each.
+        buffers: buffers and frozen parameters of the other problem, with the names, device and dtype of the centre's.
+        notes: differences that remain between this end and the other problem, a sentence each.
     """
 
     buffers: Mapping[str, Tensor]
@@ -44,10 +44,10 @@ class Direction:
     """A direction of a slice: position a on it is the point theta + a vector.
 
     Attributes:
-        vector: (n,), on the problem's device and of its dtype, in the units of the parameters; not of unit length
-            unless it says so.
-        name: what it is, for an axis or a table.
-        ends: the problems that it leads to, each with the coefficient that the way to it has in this direction; none
+        vector: (n,), on the problem's device and of its dtype, in the units of the parameters; its length is 1 only
+            where that is stated.
+        name: label of the direction for an axis or a table.
+        ends: ends that the direction leads to, each with the fraction of the way to it that position 1 is at; empty
             where nothing is known of buffers. See `landscape.slices.buffers`.
     """
 
@@ -57,24 +57,26 @@ class Direction:
 
     @property
     def norm(self) -> float:
-        """Its length, which is how far a step of 1 goes."""
+        """Length of the direction: the distance that a step of 1 goes."""
         return float(torch.linalg.vector_norm(self.vector, dtype=torch.float64))
 
 
 def gaussian(problem: Problem, seed: int, index: int = 0, normalisation: Normalisation = "filter") -> Direction:
     """A random direction with independent normal entries, made comparable between networks.
 
-    It depends on ``seed`` and ``index`` and on the sizes of the parameters: at two checkpoints it is the same draw.
+    The draw depends only on ``seed``, ``index`` and the number of parameters. Two checkpoints of a model therefore get
+    one draw.
 
     Args:
-        problem: at the point theta.
-        seed: of the draw.
-        index: 0, 1, ...: further directions of the same seed.
-        normalisation: ``filter`` gives each filter of the direction the norm of theta's (see the module's docstring),
-            ``layer`` each parameter tensor as a whole, ``none`` leaves the entries as drawn, biases included.
+        problem: the problem at the point theta.
+        seed: seed of the draw.
+        index: number of the direction, 0, 1, ..., among those of one seed; default: 0.
+        normalisation: ``filter`` (default) gives each filter of the direction the norm of theta's filter; see the
+            module's docstring. ``layer`` gives each parameter tensor the norm of theta's tensor. ``none`` leaves the
+            entries as drawn, biases included.
 
     Raises:
-        InputError: an argument is out of range, or nothing is left: all of theta that counts is zero.
+        InputError: an argument is out of range, or the direction is zero because the parts of theta that count are.
     """
     drawn = probe(problem.layout.dim, seed, index, "gaussian").to(problem.device, problem.dtype)
     if normalisation == "none":
@@ -86,13 +88,13 @@ def normalised(problem: Problem, vector: Tensor, name: str, normalisation: Norma
     """A vector (n,) made comparable between networks, such as an eigenvector; see `gaussian`.
 
     Args:
-        problem: at the point theta.
-        vector: the direction.
-        name: what to call it.
-        normalisation: ``filter`` or ``layer``.
+        problem: the problem at the point theta.
+        vector: the direction, (n,).
+        name: name of the direction.
+        normalisation: ``filter`` (default) or ``layer``.
 
     Raises:
-        InputError: the normalisation is another, or nothing is left: all of theta that counts is zero.
+        InputError: the normalisation is unknown, or the direction is zero because the parts of theta that count are.
     """
     if normalisation not in ("filter", "layer"):
         raise InputError(f"a direction is normalised by filter, layer or none, not {normalisation!r}")
@@ -109,7 +111,7 @@ def normalised(problem: Problem, vector: Tensor, name: str, normalisation: Norma
 
 
 def _normalised(along: Tensor, at: Tensor, filters: Filters | None, normalisation: Normalisation) -> Tensor:
-    """One tensor of a direction with the norms of the weights' filters, zeros where these or the direction are zero."""
+    """One tensor of a direction with the norms of the weights' filters; zeros where either one's filter is zero."""
     if filters is None:
         return torch.zeros_like(along)
     if normalisation == "layer":
@@ -129,15 +131,15 @@ def gradient_direction(problem: Problem) -> Direction:
 
 
 def towards(problem: Problem, end: Tensor, name: str = "line") -> Direction:
-    """The line to another point: position 0 is theta, and position 1 the other (Goodfellow, Vinyals and Saxe 2015).
+    """The line to another point: position 0 is theta, position 1 the other (Goodfellow, Vinyals and Saxe 2015).
 
     Args:
-        problem: at the point theta.
-        end: (n,) the other point.
-        name: what to call the direction.
+        problem: the problem at the point theta.
+        end: the other point, (n,).
+        name: name of the direction; default: ``line``.
 
     Raises:
-        InputError: it has another shape or isn't finite, or is theta itself.
+        InputError: ``end`` has another shape than theta, isn't finite, or is theta itself.
     """
     difference = problem.at(end).vector - problem.vector
     if not difference.any():
@@ -150,52 +152,51 @@ Aim = Direction | Callable[[Problem], Direction]
 
 
 def toward(end: Problem, name: str = "line") -> Callable[[Problem], Direction]:
-    """The line to another problem of the same model, from wherever a slice begins.
+    """The line to another problem of one model, from the centre of whichever slice it is used for.
 
-    ``line(problem, toward(end), positions)`` is the line from ``problem`` to ``end``.
-    Position 1 is the other problem with its parameters, its buffers and its frozen parameters, so that the loss there
-    is its own on the data of the slice.
+    ``line(problem, toward(end), positions)`` is the line from ``problem`` to ``end``. Position 1 has the parameters,
+    buffers and frozen parameters of ``end``. The loss there is therefore the loss of ``end`` on the slice's data.
 
     Args:
-        end: at the other point; of the same model, on any data.
-        name: what to call the direction.
+        end: the problem at the other point, with the centre's model, on any data.
+        name: name of the direction; default: ``line``.
 
     Returns:
         A function of the problem at the centre that returns the direction. It raises InputError where names or shapes
-        of parameters or buffers differ, or both problems are at the same point.
+        of parameters or buffers differ, or both problems are at one point.
     """
 
     def seen_from(problem: Problem) -> Direction:
         shapes = [{key: value.shape for key, value in each.tensors().items()} for each in (problem, end)]
         if shapes[0] != shapes[1]:
             raise InputError("the line leads to another model: its parameters or buffers have other names or shapes")
-        there = problem.with_state(end.tensors())
-        direction = towards(problem, there.vector, name)
-        return replace(direction, ends={End(there.buffers(), _staying(problem, there, name)): 1.0})
+        end_problem = problem.with_state(end.tensors())
+        direction = towards(problem, end_problem.vector, name)
+        return replace(direction, ends={End(end_problem.buffers(), _staying(problem, end_problem, name)): 1.0})
 
     return seen_from
 
 
 def _staying(problem: Problem, end: Problem, name: str) -> tuple[str, ...]:
-    """A note on parameters that differ at the end of a line and don't vary along it."""
-    here, there = problem.tensors(), end.tensors()
-    fixed = here.keys() - problem.layout.names - problem.buffers().keys()
-    staying = [each for each in here if each in fixed and not torch.equal(here[each], there[each])]
+    """A note on parameters that differ at the end of a line but don't vary along it."""
+    own, others = problem.tensors(), end.tensors()
+    fixed = own.keys() - problem.layout.names - problem.buffers().keys()
+    staying = [each for each in own if each in fixed and not torch.equal(own[each], others[each])]
     if not staying:
         return ()
     return (f"{listed(staying)} differ at the end of {name} and don't vary: its loss at position 1 is of a mixture",)
 
 
 def aimed(problem: Problem, aim: Aim) -> Direction:
-    """The direction that is meant at the centre of a slice."""
+    """The direction that an aim gives at the centre of a slice."""
     return aim if isinstance(aim, Direction) else aim(problem)
 
 
 def unit(vector: Tensor, name: str) -> Direction:
-    """A vector (n,) made one of length 1.
+    """A vector (n,) scaled to length 1.
 
     Raises:
-        InputError: it is zero or not finite.
+        InputError: the vector is zero or isn't finite.
     """
     length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     if not 0 < length < math.inf:
@@ -204,27 +205,27 @@ def unit(vector: Tensor, name: str) -> Direction:
 
 
 def orthogonalised(directions: Sequence[Direction]) -> list[Direction]:
-    """Each of one direction or more without its part along those before it, at the length it had.
+    """Each direction without its part along those before it, rescaled to its original length.
 
     Raises:
-        InputError: one of them lies within the span of those before it, up to rounding.
+        InputError: a direction lies within the span of those before it, up to rounding.
     """
     first, *others = directions
-    found, rows = [first], (first.vector.to(torch.float64) / first.norm).unsqueeze(0)
+    orthogonal, rows = [first], (first.vector.to(torch.float64) / first.norm).unsqueeze(0)
     for each in others:
-        wide = each.vector.to(torch.float64)
-        rest = outside(wide, rows)
-        length = float(torch.linalg.vector_norm(rest))
-        if not length > math.sqrt(len(rest)) * torch.finfo(each.vector.dtype).eps * each.norm:
+        float64_vector = each.vector.to(torch.float64)
+        remainder = outside(float64_vector, rows)
+        length = float(torch.linalg.vector_norm(remainder))
+        if not length > math.sqrt(len(remainder)) * torch.finfo(each.vector.dtype).eps * each.norm:
             raise InputError(f"{each.name} lies within the span of the directions before it, so they make no plane")
-        ends = _ends_outside(each, found, rows @ wide, each.norm / length)
-        rows = torch.cat([rows, (rest / length).unsqueeze(0)])
-        found.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name, ends))
-    return found
+        ends = _ends_outside(each, orthogonal, rows @ float64_vector, each.norm / length)
+        rows = torch.cat([rows, (remainder / length).unsqueeze(0)])
+        orthogonal.append(Direction((rows[-1] * each.norm).to(each.vector.dtype), each.name, ends))
+    return orthogonal
 
 
 def _ends_outside(direction: Direction, before: Sequence[Direction], along: Tensor, factor: float) -> dict[End, float]:
-    """The ends of a direction without its parts along those before it, which are of these lengths, times a factor."""
+    """The ends of a direction without its parts along those before it, of lengths ``along``, times a factor."""
     ends = {end: factor * share for end, share in direction.ends.items()}
     for each, part in zip(before if ends else (), along.tolist() if ends else (), strict=True):
         for end, share in each.ends.items():

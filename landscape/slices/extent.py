@@ -1,4 +1,4 @@
-"""How far a slice has to go for something to be seen: to where the loss has risen, on each side."""
+"""The extent of a slice: how far it goes on each side for the loss to rise."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Extent:
     Attributes:
         low: the lower end, negative.
         high: the upper end, positive.
-        rise: by how much the loss rises there.
-        risen: whether it does, at the lower and at the upper end; where not, the end is as far as was looked.
+        rise: rise of the loss that marks an end, in the units of the loss.
+        risen: whether the loss rises that far at the lower and at the upper end; where not, the end is the farthest
+            position evaluated.
     """
 
     low: float
@@ -36,14 +37,14 @@ class Extent:
 
 
 def natural_scale(problem: Problem) -> float:
-    """What a loss of nothing learnt is: the unit in which a rise is large or small.
+    """The loss of a model that has learnt nothing: the unit in which a rise is large or small.
 
-    For cross-entropy over K classes log K, the loss of a uniform guess; for the mean squared error the variance of the
-    targets, the loss of guessing their mean, if they vary and have one shape; for any other loss its value at the
-    point, as far as that can tell.
+    For cross-entropy over K classes it is log K, the loss of a uniform guess. For the mean squared error it is the
+    variance of the targets, the loss of guessing their mean, if the targets vary and have one shape. In all other cases
+    it is the loss at the point in absolute value, as a substitute.
 
     Returns:
-        A number in the units of the loss; 0 where it can't be told.
+        The natural scale, in the units of the loss; 0 where none of these gives one.
     """
     loss = problem.torch_loss
     if isinstance(loss, nn.CrossEntropyLoss):
@@ -62,16 +63,17 @@ def natural_scale(problem: Problem) -> float:
 def find_extent(
     problem: Problem, direction: Aim, rise: float | None = None, buffers: BufferRule = "interpolate"
 ) -> Extent:
-    """The positions at which the loss has risen, the first such on each side as far as doubling steps see it.
+    """The first position on each side at which the loss has risen, as far as doubling steps can see.
 
-    Beginning where a step is a thousandth of theta's length (or of 1, where theta is zero) the step is doubled until
-    the loss has risen or isn't finite, or halved until it has not; then the place is bisected to a tenth.
+    The first step is a thousandth of theta's norm, or of 1 where theta is zero. The step is doubled until the loss has
+    risen or isn't finite. If the loss has risen after the first step, the step is halved until it hasn't. The position
+    is then bisected to a tenth.
 
     Args:
-        problem: at the point theta.
-        direction: whose positions are looked at.
-        rise: above the loss at theta; default: max(|L|, a tenth of `natural_scale`).
-        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
+        problem: the problem at the point theta.
+        direction: direction of the slice.
+        rise: rise above the loss L at theta; default: max(|L|, a tenth of `natural_scale`), or 1 where both are 0.
+        buffers: rule for the buffers at the points, see `landscape.slices.buffers.Points`; default: ``interpolate``.
 
     Raises:
         InputError: the direction is zero, the rise isn't positive, or the loss at theta isn't finite.
@@ -89,7 +91,7 @@ def find_extent(
     length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
 
     def above(position: float) -> bool:
-        """Whether the loss has risen at a position; a loss that isn't finite has."""
+        """Whether the loss has risen at a position, or isn't finite."""
         if abs(position) > torch.finfo(problem.dtype).max:
             return True
         value = points.sums_at(torch.add(problem.vector, direction.vector, alpha=position), [position]).mean
@@ -103,7 +105,7 @@ def find_extent(
 
 
 def _end(above: Callable[[float], bool], step: float) -> tuple[float, bool]:
-    """A step at which the loss has risen, to a tenth, and whether it has; else the largest that was looked at."""
+    """The step at which the loss has risen, to a tenth, and True; else the largest step evaluated, and False."""
     low, high = 0.0, step
     for _ in range(_DOUBLINGS):
         if above(high):

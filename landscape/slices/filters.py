@@ -1,7 +1,7 @@
 """Filters: the weights of one output, by the kind of module that holds them.
 
-A filter is ``weights[i]`` of a linear layer, of a convolution or of an embedding. Other modules keep their outputs in
-the second dimension: a transposed convolution, in as many blocks as it has groups, and the ``Conv1D`` of GPT-2. A
+A filter is ``weights[i]`` of a linear layer, of a convolution or of an embedding. Two modules have their outputs in the
+second dimension of their weights: a transposed convolution, in one block for each group, and the ``Conv1D`` of GPT-2. A
 weight-normalised or otherwise parametrised weight is treated as the weight itself.
 """
 
@@ -22,8 +22,8 @@ class Filters:
     """How the entries of one parameter make filters.
 
     Attributes:
-        view: a shape of as many entries.
-        within: the dimensions of ``view`` along which a filter lies; the others tell filters apart.
+        view: a shape with the parameter's number of entries.
+        within: the dimensions of ``view`` along which a filter lies; the other dimensions number the filters.
     """
 
     view: Shape
@@ -34,23 +34,23 @@ class Filters:
         return torch.linalg.vector_norm(tensor.reshape(self.view), dim=self.within, keepdim=True)
 
     def scaled(self, tensor: Tensor, factors: Tensor) -> Tensor:
-        """The parameter with each of its filters multiplied by a factor in the shape of `lengths`."""
+        """The parameter with each filter multiplied by its factor; ``factors`` has the shape of `lengths`."""
         return (tensor.reshape(self.view) * factors).reshape(tensor.shape)
 
 
 def filters_of(model: nn.Module) -> dict[str, Filters | None]:
     """The filters of every parameter, by its first name; None for those that random directions leave out.
 
-    Left out are parameters of one dimension or none, which are biases and the scales and shifts of normalisation, and
-    those of LayerNorm and RMSNorm over several dimensions.
+    Left out are parameters of one dimension or none, such as biases and the scales and shifts of normalisation layers.
+    Left out too are parameters of LayerNorm and RMSNorm over several dimensions.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found: dict[str, Filters | None] = {}
+    filters: dict[str, Filters | None] = {}
     for prefix, module in model.named_modules():
         owner = model.get_submodule(f".{prefix}".partition(".parametrizations.")[0].removeprefix("."))
         for parameter in module.parameters(recurse=False):
-            found.setdefault(names[id(parameter)], _filters(owner, tuple(parameter.shape)))
-    return found
+            filters.setdefault(names[id(parameter)], _filters(owner, tuple(parameter.shape)))
+    return filters
 
 
 def _filters(module: nn.Module, shape: Shape) -> Filters | None:
@@ -64,9 +64,9 @@ def _rows(_: nn.Module, shape: Shape) -> Filters:
 
 
 def _transposed_convolution(module: nn.Module, shape: Shape) -> Filters:
-    """Of weights (in, out / groups, ...), whose inputs and outputs lie group by group."""
+    """The filters of weights (in, out / groups, ...), whose inputs and outputs lie group by group."""
     assert isinstance(module, _ConvTransposeNd)
-    groups = module.groups if shape[0] == module.in_channels else 1  # else the lengths of weight_norm along outputs
+    groups = module.groups if shape[0] == module.in_channels else 1  # else: lengths of weight_norm along outputs
     return Filters((groups, shape[0] // groups, shape[1], -1), (1, 3))
 
 
@@ -81,7 +81,7 @@ def _is_conv1d(module: nn.Module) -> bool:
     )
 
 
-# The modules whose outputs are in the second dimension of their weights.
+# Modules whose outputs are in the second dimension of their weights.
 _SECOND: list[tuple[Callable[[nn.Module], bool], Callable[[nn.Module, Shape], Filters]]] = [
     (lambda module: isinstance(module, _ConvTransposeNd), _transposed_convolution),
     (_is_conv1d, _columns),

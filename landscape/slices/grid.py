@@ -1,4 +1,4 @@
-"""The positions at which a slice is evaluated: evenly spaced, and the centre always among them."""
+"""Positions of a slice: evenly spaced, with the centre always among them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from landscape.errors import InputError
 def positions(low: float, high: float, points: int) -> np.ndarray:
     """Evenly spaced positions from ``low`` to ``high`` with exactly 0 among them.
 
-    An even number of points between ends on either side of 0 is raised by one. The spacing is the same on both sides of
-    0 where the ends are equally far; else each side has its own, as equal as whole numbers of points allow.
+    Where the ends are on either side of 0, an even number of points is raised by one. The spacing is equal on both
+    sides of 0 where both ends are equally far. Otherwise each side has its own spacing, and the two are as equal as
+    whole numbers of points allow.
 
     Returns:
-        (m,) float64 ascending; m is ``points`` or one more.
+        Positions, (m,) float64, ascending; m is ``points`` or one more.
 
     Raises:
         InputError: the ends aren't finite and ordered, 0 isn't between them, or there are fewer than 3 points.

@@ -22,16 +22,16 @@ class Line:
     """L(theta + a d) at positions a, with the buffers that `landscape.slices.buffers` gives each point.
 
     Attributes:
-        positions: (m,) float64, a, ascending, 0 among them.
-        losses: (m,) float64, the objective; NaN or infinite where it is.
-        standard_errors: (m,) of the objective as a mean over samples.
-        accuracies: (m,) weighted share of terms that are right; NaN where the loss has no classes.
-        sample_losses: (samples, m), each sample's mean loss over its own terms; NaN for one that is masked.
-        sample_weights: (samples,) their weights in the objective: sum_i w_i l_i / sum_i w_i is ``losses``.
-        slope: d^T g with the gradient g at theta and its buffers, as computed in the problem's precision.
-        curvature: d^T H d with the same buffers, as computed in that precision.
-        norm: ||d||.
-        notes: what became of the buffers along the line, a sentence each.
+        positions: positions a, (m,) float64, ascending, with 0 among them.
+        losses: values of the objective, (m,) float64; they may be NaN or infinite.
+        standard_errors: standard errors of the objective as a mean over samples, (m,).
+        accuracies: weighted share of terms that are right, (m,); NaN where the loss has no classes.
+        sample_losses: each sample's mean loss over its own terms, (samples, m); NaN for a masked sample.
+        sample_weights: weights of the samples in the objective, (samples,): sum_i w_i l_i / sum_i w_i is ``losses``.
+        slope: d^T g, with g the gradient at theta with theta's buffers, from a gradient in the problem's precision.
+        curvature: d^T H d at theta with theta's buffers, from a product in the operator's precision.
+        norm: length of the direction, ||d||.
+        notes: notes on the buffers along the line, a sentence each.
     """
 
     positions: np.ndarray
@@ -52,7 +52,7 @@ class Line:
 
     @property
     def quadratic(self) -> np.ndarray:
-        """(m,) what the quadratic model predicts: L + a d^T g + a^2 d^T H d / 2."""
+        """Losses of the quadratic model, (m,): L + a d^T g + a^2 d^T H d / 2."""
         along = self.positions
         return np.asarray(self.losses[self.centre] + self.slope * along + self.curvature * along**2 / 2)
 
@@ -69,16 +69,17 @@ def line(
 ) -> Line:
     """Evaluate the loss along a line.
 
-    Each point is one axpy from the stored centre, so that nothing drifts, and the model isn't touched.
+    Each point is one axpy from the stored centre. No error accumulates along the line, and the model isn't touched.
 
     Args:
-        problem: at the point theta.
-        direction: d, or what makes it of the problem, such as `toward` another.
-        positions: (m,) a; see `landscape.slices.grid.positions`.
-        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
-        operator: the Hessian at theta, for the quadratic model; default: made.
-        model: make the quadratic model, which takes a gradient and a product; else slope and curvature are NaN.
-        progress: called after every point.
+        problem: the problem at the point theta.
+        direction: direction d, or a function that makes it of the problem, such as `toward` another.
+        positions: positions a, (m,); see `landscape.slices.grid.positions`.
+        buffers: rule for the buffers at the points, see `landscape.slices.buffers.Points`; default: ``interpolate``.
+        operator: Hessian at theta for the quadratic model; default: the problem's Hessian, made here.
+        model: whether to make the quadratic model (default), which takes a gradient and a product. Without it slope and
+            curvature are NaN.
+        progress: function that is called after every point.
 
     Raises:
         InputError: the Hessian's product with d isn't finite, or the buffers can't follow the rule.
@@ -87,8 +88,8 @@ def line(
     points, sums = Points(problem, [direction], buffers), []
     with torch.no_grad(), problem.evaluating():
         for index, position in enumerate(positions):
-            there = torch.add(problem.vector, direction.vector, alpha=float(position))
-            sums.append(points.sums_at(there, [position]))
+            point = torch.add(problem.vector, direction.vector, alpha=float(position))
+            sums.append(points.sums_at(point, [position]))
             if progress is not None:
                 progress(points_made(index + 1, len(positions)))
     weights = sums[0].weights.cpu().numpy()
@@ -112,19 +113,19 @@ def line(
 
 
 def points_made(points: int, total: int) -> Progress:
-    """How far a slice has come."""
+    """The progress of a slice."""
     return Progress("slicing", points, np.empty(0), points / total, "points")
 
 
 def quadratic_form(problem: Problem, direction: Direction, operator: SymmetricOperator | None) -> tuple[float, float]:
-    """d^T g and d^T H d, in float64 from a product with the direction made one of length 1, which can't overflow.
+    """d^T g and d^T H d in float64, from a product with d scaled to length 1, which can't overflow.
 
     Raises:
         InputError: the product isn't finite.
     """
     scaled = direction.vector / direction.norm
     product = finite_products(operator or problem.hessian(), scaled.unsqueeze(1)).squeeze(1)
-    wide = scaled.to(torch.float64)
-    slope = float(wide @ problem.gradient().to(torch.float64)) * direction.norm
-    curvature = float(wide @ product.to(torch.float64)) * direction.norm**2
+    float64_direction = scaled.to(torch.float64)
+    slope = float(float64_direction @ problem.gradient().to(torch.float64)) * direction.norm
+    curvature = float(float64_direction @ product.to(torch.float64)) * direction.norm**2
     return slope, curvature if math.isfinite(curvature) else math.nan

@@ -1,4 +1,4 @@
-"""The way of a run through parameter space, seen on a plane, and the plane that shows most of it."""
+"""The path of a run, projected onto a plane, and the plane of its principal components."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Path:
     """Points of parameter space, projected orthogonally onto the span of directions through a centre.
 
     Attributes:
-        coordinates: (c, d) float64, in steps along each direction: the nearest point of the span is centre + sum_k
-            coordinates[:, k] d_k, whatever the angles between the directions.
-        distances: (c,) from that point, in the units of the parameters: how far off the plane a point is.
+        coordinates: coordinates of the projections, (c, d) float64, in steps along each direction. The projection is
+            centre + sum_k coordinates[:, k] d_k, whatever the angles between the directions.
+        distances: distance of each point from its projection, (c,), in the units of the parameters.
     """
 
     coordinates: np.ndarray
@@ -29,7 +29,7 @@ class Path:
 
 
 def project(points: Iterable[Tensor], centre: Tensor, directions: Sequence[Direction]) -> Path:
-    """Project points (n,) onto the span of directions through a centre (n,); they are taken one at a time.
+    """Project points (n,) onto the span of directions through a centre (n,), one point at a time.
 
     Raises:
         InputError: the directions are linearly dependent.
@@ -54,15 +54,15 @@ def project(points: Iterable[Tensor], centre: Tensor, directions: Sequence[Direc
 class Principal:
     """Principal components of a run's checkpoints.
 
-    A high share says little by itself: of a random walk in many dimensions, which has no direction at all, the first
-    two components explain 61 % and 15 % (Antognini and Sohl-Dickstein 2018, "PCA of high dimensional random walks with
-    comparison to neural network training").
+    A high share of variance shows little by itself. A random walk in many dimensions has no direction at all. Yet its
+    first two components explain 61 % and 15 % (Antognini and Sohl-Dickstein 2018, "PCA of high dimensional random walks
+    with comparison to neural network training").
 
     Attributes:
-        directions: of length 1 and orthogonal to each other, each with the last checkpoint further along than the
-            first.
-        shares: (k,) of the variance of the checkpoints about their mean, one for each direction.
-        random_walk: (k,) the shares for a random walk in many dimensions, looked at after as many steps.
+        directions: the components, of length 1 and orthogonal to each other. Along each, the last checkpoint is further
+            than the first.
+        shares: share of each component in the variance of the checkpoints about their mean, (k,).
+        random_walk: shares for a random walk in many dimensions, sampled at the checkpoints' steps, (k,).
     """
 
     directions: list[Direction]
@@ -74,12 +74,12 @@ def principal_components(points: Sequence[Tensor], steps: np.ndarray, count: int
     """The leading principal components of a run's checkpoints about their mean (Li et al. 2018, section 7).
 
     Args:
-        points: (n,) each, in the order of training.
-        steps: (c,) at which they were, for the comparison with a random walk.
-        count: how many components.
+        points: parameter vectors of the c checkpoints, (n,) each, in the order of training.
+        steps: training steps of the checkpoints, (c,), for the comparison with a random walk.
+        count: number of components.
 
     Raises:
-        InputError: there are not so many: of c checkpoints at most c - 1, and none along which they don't differ.
+        InputError: ``count`` is above c - 1, or above the number of dimensions in which the checkpoints differ.
     """
     if count > len(points) - 1:
         raise InputError(
@@ -88,7 +88,7 @@ def principal_components(points: Sequence[Tensor], steps: np.ndarray, count: int
         )
     centred = torch.stack([each.to(torch.float64) for each in points])
     centred -= centred.mean(0)
-    values, vectors = torch.linalg.eigh(centred @ centred.T)  # (c, c), which c <= n points make small
+    values, vectors = torch.linalg.eigh(centred @ centred.T)  # Gram matrix (c, c), smaller than (n, n)
     values, vectors = values.flip(0), vectors.flip(1)
     if not values[count - 1] > len(points) * torch.finfo(points[0].dtype).eps * values[0]:
         raise InputError(f"the checkpoints don't differ in {counted(count, 'direction')}: they have fewer components")
@@ -103,12 +103,12 @@ def principal_components(points: Sequence[Tensor], steps: np.ndarray, count: int
 
 
 def random_walk_shares(steps: np.ndarray) -> np.ndarray:
-    """Shares of variance (c - 1,) of the principal components of a random walk, as its dimension grows.
+    """Shares of variance, (c - 1,), of the principal components of a random walk, as its dimension grows.
 
-    Positions at steps s and t then have the inner product min(s, t), each dimension adding the same.
+    Positions at steps s and t then have the inner product min(s, t), to which each dimension adds equally.
 
     Args:
-        steps: (c,) ascending, at which the walk is looked at.
+        steps: steps at which the walk is sampled, (c,), ascending.
     """
     since = np.asarray(steps, dtype=np.float64) - steps[0]
     inner = np.minimum.outer(since, since)

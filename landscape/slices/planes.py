@@ -23,16 +23,16 @@ class Plane:
     """L(theta + a d1 + b d2) on a rectangular grid, with the buffers that `landscape.slices.buffers` gives each point.
 
     Attributes:
-        first: (p,) float64, positions a along d1, ascending, 0 among them.
-        second: (q,) positions b along d2.
-        losses: (q, p) float64: row j, column i is the loss at a_i, b_j; NaN or infinite where it is.
-        standard_errors: (q, p) of the objective as a mean over samples; NaN where it wasn't evaluated.
-        accuracies: (q, p) weighted share of terms that are right; NaN without classes and where it wasn't evaluated.
-        norms: ||d1|| and ||d2||.
-        cosine: of the angle between d1 and d2.
-        evaluated: (q, p) where the loss was evaluated; elsewhere it is interpolated.
-        interpolation_error: the largest error that was found in what was interpolated; see `adaptive.Adapted`.
-        notes: what became of the buffers on the plane, a sentence each.
+        first: positions a along d1, (p,) float64, ascending, with 0 among them.
+        second: positions b along d2, (q,) float64, ascending, with 0 among them.
+        losses: losses, (q, p) float64: row j, column i is the loss at a_i, b_j, which may be NaN or infinite.
+        standard_errors: standard errors of the objective as a mean over samples, (q, p); NaN where it wasn't evaluated.
+        accuracies: weighted share of terms that are right, (q, p); NaN without classes and at points not evaluated.
+        norms: lengths of the directions, ||d1|| and ||d2||.
+        cosine: cosine of the angle between d1 and d2.
+        evaluated: whether the loss was evaluated at each point, (q, p); elsewhere it is interpolated.
+        interpolation_error: largest error found in interpolated losses; see `landscape.slices.adaptive.Adapted`.
+        notes: notes on the buffers on the plane, a sentence each.
     """
 
     first: np.ndarray
@@ -64,19 +64,19 @@ def plane(
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
 ) -> Plane:
-    """Evaluate the loss over a plane; see `landscape.slices.lines.line` for how.
+    """Evaluate the loss over a plane; see `landscape.slices.lines.line` for the evaluation of a point.
 
     Args:
-        problem: at the point theta.
-        first: d1, drawn to the right.
-        second: d2, drawn upwards. They need not be orthogonal; see `landscape.slices.orthogonalised`.
-        first_positions: (p,) a.
-        second_positions: (q,) b.
-        buffers: what buffers are at the points; see `landscape.slices.buffers.Points`.
-        adaptive: evaluate as many of the points as it takes to find no larger error than this share of the loss's
-            range where the others are interpolated; see `landscape.slices.adaptive`. Default: all.
-        seed: of the points that are then evaluated at random.
-        progress: called after every point.
+        problem: the problem at the point theta.
+        first: direction d1, drawn to the right.
+        second: direction d2, drawn upwards. It need not be orthogonal to d1; see `landscape.slices.orthogonalised`.
+        first_positions: positions a along d1, (p,).
+        second_positions: positions b along d2, (q,).
+        buffers: rule for the buffers at the points, see `landscape.slices.buffers.Points`; default: ``interpolate``.
+        adaptive: tolerance for interpolated losses, as a fraction of the loss's range. Points are evaluated until no
+            larger error is found; see `landscape.slices.adaptive`. Default: evaluate all points.
+        seed: seed of the random points that ``adaptive`` evaluates; default: 0.
+        progress: function that is called after every point.
 
     Raises:
         InputError: ``adaptive`` isn't above 0 and below 1, or the buffers can't follow the rule.
@@ -86,20 +86,20 @@ def plane(
     across, up = (np.asarray(each, dtype=np.float64) for each in (first_positions, second_positions))
     shape = len(up), len(across)
     losses, errors, accuracies = (np.full(shape, np.nan) for _ in range(3))
-    made = count(1)
+    points_so_far = count(1)
 
-    @lru_cache(maxsize=1)  # of one row at a time: whole planes go row by row
+    @lru_cache(maxsize=1)  # for one row at a time: whole planes go row by row
     def start(row: int) -> torch.Tensor:
         return torch.add(problem.vector, second.vector, alpha=float(up[row]))
 
     def evaluate(row: int, column: int) -> float:
-        there = torch.add(start(row), first.vector, alpha=float(across[column]))
-        sums = points.sums_at(there, [across[column], up[row]])
+        point = torch.add(start(row), first.vector, alpha=float(across[column]))
+        sums = points.sums_at(point, [across[column], up[row]])
         estimate = sums.estimate()
         losses[row, column], errors[row, column] = estimate.loss, estimate.standard_error
         accuracies[row, column] = sums.accuracy
         if progress is not None:
-            progress(points_made(next(made), losses.size))
+            progress(points_made(next(points_so_far), losses.size))
         return float(estimate.loss)
 
     evaluated, error = np.ones(shape, dtype=bool), 0.0

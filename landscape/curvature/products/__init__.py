@@ -1,1 +1,1 @@
-"""How products with a matrix of curvature are made from a Problem."""
+"""Products with a curvature matrix, made from a Problem."""

@@ -1,4 +1,4 @@
-"""What all curvature of a Problem shares: batches whose contributions are linear maps, once their graph is made."""
+"""The base of a Problem's curvature operators: each batch contributes a linear map, once its graph is made."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Linearised:
-    """One batch's contribution to an operator as a linear map, with the graph it goes through.
+    """One batch's contribution to an operator as a linear map, with the graph that the map goes through.
 
-    It must not refer to its operator: the cycle would keep graphs alive whose size Python's collector doesn't see.
+    The map must not refer to its operator. Such a cycle would keep graphs alive whose size Python's garbage collector
+    doesn't see.
 
     Attributes:
-        apply: the contribution (dim,) to the product with a vector (dim,).
-        derivatives: the first derivatives that ``apply`` differentiates once more.
-        tensors: what ``apply`` holds beside the graph and one flat vector, for the memory to be counted.
+        apply: map from a vector (dim,) to the contribution (dim,) to the product with this vector.
+        derivatives: first derivatives that ``apply`` differentiates once more.
+        tensors: tensors that ``apply`` holds beside the graph and one flat vector; their memory is counted.
     """
 
     apply: Callable[[Tensor], Tensor]
@@ -47,20 +48,20 @@ class Linearised:
 
 
 _REMEDY = "use layers and a loss that can be, or the Hessian by differences of the gradient (--matrix differences)"
-# By how many measured roundings a program may differ from autograd: compiled, sums are in another order.
+# Measured roundings by which a program may differ from autograd. Compiled sums are in another order.
 _ROUNDINGS = 30
-# Bytes of a batch's graph up to which that in float64 is made whole.
+# Bytes of a batch's graph up to which the graph in float64 isn't made in pieces.
 _SMALL = 16_000_000
 
 
 @renamed_settings(compiling="compile_products")
 class BatchedOperator(SymmetricOperator):
-    """Curvature of a Problem's objective as a sum over its batches, made in float64.
+    """Curvature of a Problem's objective as a sum over its batches, added up in float64.
 
-    A subclass gives `_linearise`, which is called by the constructor: what it needs is set before that.
+    A subclass implements `_linearise`. The constructor calls `_linearise`, so a subclass sets its attributes before.
 
     Attributes:
-        route: which way the products are made and why; see `landscape.curvature.products.route.Route`.
+        route: the way in which products are made, and the reason; see `landscape.curvature.products.route.Route`.
     """
 
     traceable: ClassVar[bool] = False
@@ -78,22 +79,23 @@ class BatchedOperator(SymmetricOperator):
         """Prepare products at the problem's point.
 
         Args:
-            problem: where the curvature is taken.
-            memory: bytes that kept graphs may hold; default: half of the problem's, or of the device's. 0 rebuilds
-                always.
-            route: the name of one, to make products as an earlier run did; default: the cheapest within the memory.
-            products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
-            compile_products: see `Problem`; default: the problem's.
+            problem: the problem at whose point the curvature is taken.
+            memory: bytes that kept graphs may hold; default: half of the problem's memory, or of the device's. With 0
+                graphs are always rebuilt.
+            route: name of a route, to make products as an earlier run did; default: the cheapest within the memory.
+            products: expected number of products, which decides what is worth preparing; default: the number that ten
+                eigenpairs take.
+            compile_products: see `Problem`; default: the problem's setting.
 
         Raises:
-            InputError: the problem isn't of a kind that this curvature is defined for, or has no second derivative.
+            InputError: this curvature isn't defined for the problem, or the problem has no second derivative.
         """
         super().__init__(problem.layout.dim, problem.device, problem.dtype, processes=problem.processes)
         self._whole, self._problem = problem, problem.local_shard()
         with differentiating():
             self._vector = problem.vector.clone().requires_grad_()
             self._one = torch.ones((), device=problem.device, dtype=problem.dtype, requires_grad=True)
-        self._programs: dict[str, Program] = {}  # by the shape of the batch
+        self._programs: dict[str, Program] = {}  # by the batch's shape
         if memory is None:
             device = half_of_memory(problem.device)
             memory = device if problem.memory is None else (problem.memory - OVERHEAD) // 2
@@ -105,16 +107,16 @@ class BatchedOperator(SymmetricOperator):
             self.route = autograd.named(route, self.traceable)
         self._prepare()
         if problem.memory is not None:
-            # The same for all processes, as they decide by it.
+            # One number for all processes, because their decisions depend on it.
             self.memory = problem.memory - problem.processes.largest(self.peak_bytes)
 
     def full_precision(self) -> SymmetricOperator:
-        """See `SymmetricOperator.full_precision`: the same curvature of the problem in float64, with nothing kept."""
+        """See `SymmetricOperator.full_precision`: this curvature of the problem in float64, with no graph kept."""
         if self.dtype == torch.float64:
             return self
         if not fast_float64(self.device):
             raise NoFloat64Error(f"{self.device} has no fast float64")
-        # Graphs of half the bytes of those in float32, unless these are small anyway.
+        # Graphs of four pieces have half the bytes of those in float32. Small graphs are made whole.
         whole = self._whole.in_float64(pieces=4 if self._first_bytes > _SMALL else 1)
         other = self._at(whole.local_shard(), self._vector.to(torch.float64))
         SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
@@ -133,7 +135,7 @@ class BatchedOperator(SymmetricOperator):
         return other
 
     def _at(self, problem: Problem, vector: Tensor) -> Self:
-        """The same curvature of another problem, at a vector (dim,), with nothing prepared."""
+        """This curvature of another problem, at a vector (dim,), with nothing prepared."""
         other = copy.copy(self)
         other._problem, other._vector = problem, vector.detach().requires_grad_()
         other._one = torch.ones((), device=vector.device, dtype=vector.dtype, requires_grad=True)
@@ -141,12 +143,12 @@ class BatchedOperator(SymmetricOperator):
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """The state in which contributions are made and applied."""
+        """The context in which contributions are made and applied."""
         with differentiating(), self._problem.evaluating():
             yield
 
     def _prepare(self) -> None:
-        """Make what all products share."""
+        """Make the parts that all products share."""
         with self._evaluating():
             if self.route.traced:
                 self._trace()
@@ -155,35 +157,35 @@ class BatchedOperator(SymmetricOperator):
 
     @property
     def peak_bytes(self) -> int:
-        """About what is taken while a product is made, beyond model and data: what is kept, and a batch's work."""
+        """Estimated bytes that a product takes beyond model and data: kept graphs, and the work of one batch."""
         first = self._first_bytes
         vectors = 4 * self._vector.nbytes + 8 * self.dim * (len(self._problem.batches) > 1)
         return (self.route.graph_bytes if self.route.keeps else first) + first + vectors + OVERHEAD
 
     @property
     def float64_bytes(self) -> int:
-        """See `SymmetricOperator.float64_bytes`: the data in float64, and the graphs, which are larger there."""
+        """See `SymmetricOperator.float64_bytes`: the data in float64, and the extra bytes of graphs in float64."""
         tensors = (each for batch in self._whole.batches for each in tensors_in(batch) if each.is_floating_point())
-        # A graph has twice the bytes, or in pieces half of them, and as much again is taken while it is gone through.
+        # A float64 graph has twice the bytes, or half of them in pieces. Going through it takes as many bytes again.
         first = self._first_bytes
         return sum(8 * each.numel() for each in tensors) + max(0, min(4 * first, max(first, 4 * _SMALL)) - first)
 
     @property
     def _first_bytes(self) -> int:
-        """What the graph of the first batch holds."""
+        """Bytes that the graph of the first batch holds."""
         batches = self._problem.batches
         return self.route.graph_bytes * samples_in(batches[0]) // sum(map(samples_in, batches))
 
     @abstractmethod
     def _linearise(self, index: int) -> Linearised:
-        """The contribution of the batch of this index at ``_vector``; called inside `Problem.evaluating`.
+        """The contribution of batch number ``index`` at ``_vector``; called inside `Problem.evaluating`.
 
-        What is differentiated first is multiplied by ``_one``: then all of its derivative has a graph, and what
-        has no second derivative can be told from what is constant.
+        A subclass multiplies the function that it differentiates first by ``_one``. The whole derivative then has a
+        graph, and a part without a second derivative is distinguishable from a constant.
         """
 
     def _penalised(self) -> Linearised | None:
-        """The penalty's Hessian, which every matrix of a penalised objective has; its graph is kept on every route."""
+        """The penalty's Hessian, a part of every matrix of a penalised objective; its graph is kept on every route."""
         penalty = self._problem.penalty_at(self._vector)
         if not penalty.requires_grad:
             return None
@@ -207,11 +209,11 @@ class BatchedOperator(SymmetricOperator):
                 yield Linearised(apply, (), tensors)
 
     def _linearise_first(self, problem: Problem, point: Tensor) -> Callable[[Tensor], Tensor]:
-        """The same curvature of another problem's first batch."""
+        """This curvature of another problem's first batch, as a map of vectors."""
         return self._at(problem, point)._linearise(0).apply
 
     def _graph_bytes(self) -> int:
-        """What the graphs would hold: deterministic, at the price of making one batch's."""
+        """Bytes that the graphs of all batches would hold: a reproducible number, at the cost of one batch's graph."""
         batches = self._problem.batches
         saved = self._bytes_saved()
         try:
@@ -222,12 +224,12 @@ class BatchedOperator(SymmetricOperator):
         except RuntimeError as error:
             if "saved tensor hooks" not in str(error):
                 raise
-            # torch.func in the loss allows no hooks: at most everything that is made is saved.
+            # torch.func in the loss allows no hooks. All tensors created are an upper bound on those saved.
             saved, of_penalty = self._bytes_saved(), 0
-            with self._evaluating(), Made() as made:
+            with self._evaluating(), Made() as created:
                 penalty = self._penalised()
                 linearised = self._linearise(0)
-            saved.bytes = made.bytes
+            saved.bytes = created.bytes
         for tensor in linearised.tensors:
             saved.pack(tensor)
         saved.let_go()
@@ -235,7 +237,7 @@ class BatchedOperator(SymmetricOperator):
         return of_penalty + of_all_batches(batches, saved.bytes - of_penalty) + len(batches) * self._vector.nbytes
 
     def _chosen(self, autograd: Route, products: int, compile_products: Compile) -> Route:
-        """The cheapest route within the memory. What it goes by is counted only where programs might pay."""
+        """The cheapest route within the memory; the work is counted only where a program might pay."""
         if not self.traceable:
             return replace(autograd, note=NOT_COMPILED) if compile_products == "on" else autograd
         if compile_products != "on" and products * autograd.graph_bytes < WORTH_COUNTING:
@@ -245,18 +247,18 @@ class BatchedOperator(SymmetricOperator):
         return cheapest(counting.work.of_all(self._problem.batches), autograd, products, compile_products, self.device)
 
     def _bytes_saved(self) -> _SavedBytes:
-        """A count of the bytes that are saved beyond parameters and data, of the first batch."""
+        """A counter of the bytes that the first batch's graph saves beyond parameters and data."""
         problem = self._problem
         return _SavedBytes([self._vector, problem.vector, *problem.constants(), *tensors_in(problem.batches[0])])
 
     def _trace(self) -> None:
-        """Get the programs of the route; where there are none, or they keep too much, take the route without."""
+        """Get the programs of the route; without programs, or where they keep too much, take a route without them."""
         problem = self._problem
         asked = type(self).__name__, self.route.name, problem.signature(problem.batches[0])
         if problem.programs.failure(asked) is None:
             try:
                 self._programs = self._held_to_autograd()
-            except Exception as error:  # whatever torch, a compiler or the model says to being traced
+            except Exception as error:  # torch, a compiler or the model may raise anything while traced
                 if ran_out(error):
                     raise
                 problem.programs.fail(asked, str(error) if isinstance(error, UntraceableError) else cause(error))
@@ -266,21 +268,22 @@ class BatchedOperator(SymmetricOperator):
         saved = self._bytes_saved()
         for tensor in next(self._linearised()).tensors:
             saved.pack(tensor)
-        held = of_all_batches(problem.batches, saved.bytes)
-        if self.route.keeps and held > self.route.budget_bytes:
+        kept_bytes = of_all_batches(problem.batches, saved.bytes)
+        if self.route.keeps and kept_bytes > self.route.budget_bytes:
             self._programs = {}
-            self.route = self.route.without_program(f"its program would keep {amount(held)}")
+            self.route = self.route.without_program(f"its program would keep {amount(kept_bytes)}")
         elif self.route.keeps:
-            self.route = replace(self.route, graph_bytes=held)
+            self.route = replace(self.route, graph_bytes=kept_bytes)
 
     def _held_to_autograd(self) -> dict[str, Program]:
-        """Programs that give autograd's product here, with every batch; those known of another point first.
+        """Programs that give autograd's product at this point; programs known from another point are tried first.
 
-        A trace keeps numbers that Python took from tensors by ways that torch doesn't see (``tolist``), and what the
-        model or the loss were like when it was made: a program is believed where it was tried.
+        A trace keeps numbers that Python took from tensors unseen by torch (``tolist``). It also keeps the state that
+        the model and the loss had when it was made. A program is therefore trusted only where it was compared with
+        autograd.
 
         Raises:
-            UntraceableError: programs traced just now give something else.
+            UntraceableError: programs traced just now give another product.
             Exception: see `programs_of`.
         """
         for fresh in (False, True):
@@ -293,14 +296,14 @@ class BatchedOperator(SymmetricOperator):
         raise UntraceableError(f"it differs from autograd's by {off:.1e} of the product, rounding by {allowed:.1e}")
 
     def _difference(self, programs: dict[str, Program]) -> tuple[float, float]:
-        """How far the programs' product with one vector is from autograd's, and how far it may be for rounding."""
+        """The distance of the programs' product with one vector from autograd's, and its bound by rounding."""
         vector = torch.randn(self.dim, generator=torch.Generator().manual_seed(0)).to(self._vector.detach())
         difference, sizes, rounding = torch.zeros(self.dim, dtype=torch.float64, device=self.device), 0.0, 0.0
         for index, batch in enumerate(self._problem.batches):
             eager = self._linearise(index)
             part = _apply(eager, vector)
             size = float(torch.linalg.vector_norm(part))
-            if index == 0 and size:  # whose rounding is seen by another scale
+            if index == 0 and size:  # the rounding shows at another scale of the vector
                 again = 3 * _apply(eager, vector / 3)
                 rounding = float(torch.linalg.vector_norm(again - part)) / size
             product, _ = prepared(programs[shape_of(batch)], self._problem, batch)
@@ -319,7 +322,7 @@ class BatchedOperator(SymmetricOperator):
                     products[:, column] += _apply(linearised, vector)
                 del linearised  # or a rebuilt graph would outlive the making of the next
             products = self._problem.processes.total(products)
-            if self._penalty is not None:  # once, whatever the batches and processes
+            if self._penalty is not None:  # once, for any number of batches and processes
                 for column, vector in enumerate(vectors.unbind(1)):
                     products[:, column] += _apply(self._penalty, vector)
         return products.to(self.dtype)
@@ -328,16 +331,16 @@ class BatchedOperator(SymmetricOperator):
 def _apply(linearised: Linearised, vector: Tensor) -> Tensor:
     try:
         return linearised.apply(vector)
-    except RuntimeError as error:  # nothing runs here but the graph of the user's model and loss
+    except RuntimeError as error:  # only the graph of the user's model and loss runs here
         if ran_out(error):
             raise
         raise InputError(f"the loss can't be differentiated twice ({cause(error)}); {_REMEDY}") from error
 
 
 def _refuse_once_differentiable(derivatives: Iterable[Tensor]) -> None:
-    """Refuse what `torch.autograd.function.once_differentiable` marks: `autograd.grad` takes it for constant.
+    """Refuse what `torch.autograd.function.once_differentiable` marks, because `autograd.grad` takes it for constant.
 
-    The node that would raise leads to none of the wanted inputs, so it is never run.
+    The node that would raise leads to none of the wanted inputs and is therefore never run.
     """
     seen: set[Any] = set()
     waiting: list[Any] = [derivative.grad_fn for derivative in derivatives]
@@ -355,15 +358,15 @@ def _refuse_once_differentiable(derivatives: Iterable[Tensor]) -> None:
 
 
 class _SavedBytes:
-    """Counts the bytes of distinct storages that a graph saves, leaving out those that exist anyway."""
+    """A counter of the bytes of distinct storages that a graph saves, without storages that exist anyway."""
 
     def __init__(self, existing: Iterable[Tensor]) -> None:
         self.seen = {part.untyped_storage().data_ptr() for tensor in existing for part in strided(tensor)}
-        self.saved: list[Tensor] = []  # kept alive, so that no address is used twice
+        self.saved: list[Tensor] = []  # kept alive: no address may be used twice
         self.bytes = 0
 
     def pack(self, tensor: Tensor) -> int:
-        """Take a tensor from the graph; its place in the list stands for it."""
+        """Take a tensor from the graph; the returned place in the list stands for the tensor."""
         for part in strided(tensor):
             storage = part.untyped_storage()
             if storage.data_ptr() not in self.seen:

@@ -1,4 +1,4 @@
-"""A product as a program: traced once, split into what is the same for every vector and what isn't, and compiled."""
+"""A product as a program: traced once, split into a part for all vectors and a part for each, and compiled."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 
-# Of the values of tensors, which differ between points and batches, a program can't depend but by its operations.
+# Values of tensors differ between points and batches. Operations with these tags would bind a program to such values.
 _BY_VALUE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded}
 
 
 class UntraceableError(Exception):
-    """A product has no program, or none that does what autograd does; the message says why."""
+    """A product without a program, or with none that agrees with autograd; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Program:
     """A linear map of vectors that depends on a point, as two programs: one for the point, and one for each vector.
 
-    What doesn't depend on the vector is made once: of a Hessian product, that leaves two thirds of the matrix products.
-    The operations are those that autograd runs, without autograd.
+    The part that doesn't depend on the vector is computed once. Of a Hessian product, two thirds of the matrix products
+    remain for each vector. The operations are those that autograd runs, without autograd.
 
     Attributes:
-        prepare: ``prepare(point, *tensors)`` gives the tensors that ``apply`` needs.
-        apply: ``apply(*prepared, vector)`` gives (product,).
+        prepare: program for the point: ``prepare(point, *tensors)`` gives the tensors that ``apply`` needs.
+        apply: program for a vector: ``apply(*prepared, vector)`` gives the tuple (product,).
     """
 
     prepare: Callable[..., tuple[Tensor, ...]]
@@ -38,16 +38,16 @@ class Program:
     def trace(cls, product: Callable[..., Tensor], point: Tensor, tensors: tuple[Tensor, ...]) -> Program:
         """Trace ``product(point, vector, *tensors)``, linear in the vector, at a point.
 
-        The programs hold for other points and other tensors of the same shapes. All else is as in this one run: numbers
-        that Python computed, and the ways it took.
+        The programs hold for other points and other tensors of equal shapes. Everything else is fixed as in this run:
+        numbers that Python computed, and the branches that Python took.
 
         Raises:
             UntraceableError: an operation draws random numbers, or the shape of its result depends on values.
-            Exception: whatever torch says to being traced, of a model whose way depends on values among others.
+            Exception: any exception of torch while tracing, such as for a model whose branches depend on values.
         """
         inputs = point, torch.zeros_like(point), *tensors
         traced = make_fx(product)(*inputs)
-        # A prepared tensor serves many products, so nothing may be changed in place.
+        # A prepared tensor serves many products, so no operation may change it in place.
         if any(operation._schema.is_mutable for operation in _operations(traced.graph)):
             traced = make_fx(functionalize(traced, remove="mutations"))(*inputs)
         traced.graph.eliminate_dead_code()
@@ -55,15 +55,15 @@ class Program:
         return cls(*_split(traced))
 
     def compiled(self, prepared: tuple[Tensor, ...], vector: Tensor) -> Program:
-        """The same with ``apply`` compiled by TorchInductor, for tensors like these.
+        """This program with ``apply`` compiled by TorchInductor, for tensors like these.
 
         Raises:
-            Exception: there is no compiler here, or it fails.
+            Exception: there is no compiler here, or the compiler fails.
         """
-        import torch._inductor  # late, as it takes a second
+        import torch._inductor  # imported late, because the import is slow
 
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, on its own inner matters
+            warnings.simplefilter("ignore")  # torch's warnings about its own internals
             compiled: Callable[..., tuple[Tensor]] = torch._inductor.compile(self.apply, [*prepared, vector])  # type: ignore[arg-type]
         return replace(self, apply=compiled)
 
@@ -82,13 +82,13 @@ def _refuse_by_value(graph: fx.Graph) -> None:
 
 
 def _is_mask(index: fx.Node | None) -> bool:
-    if index is None or index.op == "get_attr":  # a constant, whose values don't differ
+    if index is None or index.op == "get_attr":  # a constant, with fixed values
         return False
     return index.meta["tensor_meta"].dtype in (torch.bool, torch.uint8)
 
 
 def _split(traced: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """A traced ``product(point, vector, *tensors)`` as the part that is free of the vector, and the rest."""
+    """A traced ``product(point, vector, *tensors)``, as the part without the vector and the part with it."""
     *nodes, output = traced.graph.nodes
     inputs = [node for node in nodes if node.op == "placeholder"]
     body = [node for node in nodes if node.op != "placeholder"]
@@ -97,19 +97,19 @@ def _split(traced: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     for node in body:
         if not bound.isdisjoint(node.all_input_nodes):
             bound.add(node)
-    rest = [node for node in body if node in bound]
-    wanted = {each for node in (*rest, output) for each in node.all_input_nodes}
+    dependent = [node for node in body if node in bound]
+    wanted = {each for node in (*dependent, output) for each in node.all_input_nodes}
     prepared = [node for node in nodes if node in wanted - bound]
     return (
         _program(traced, inputs, [node for node in body if node not in bound], prepared),
-        _program(traced, [*prepared, vector], rest, output.all_input_nodes),
+        _program(traced, [*prepared, vector], dependent, output.all_input_nodes),
     )
 
 
 def _program(
     traced: fx.GraphModule, inputs: Iterable[fx.Node], body: Iterable[fx.Node], outputs: Iterable[fx.Node]
 ) -> fx.GraphModule:
-    """Some nodes of a traced graph as a program of its own, which gives a tuple."""
+    """Some nodes of a traced graph as a separate program, which returns a tuple."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(f"input_{i}") for i, node in enumerate(inputs)}
     for node in body:

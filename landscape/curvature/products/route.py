@@ -1,4 +1,4 @@
-"""The ways of making products, and the choice between them: by memory first, then by what all products will cost."""
+"""Routes (ways of making products), and the choice between them: first by memory, then by the cost of all products."""
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ _INEXACT = "central differences of the gradient"
 _REBUILT = {"rebuilt": "graph rebuilt for each product",
             "recompiled": "compiled, with all that it needs made anew for each product"}  # fmt: skip
 
-# In gradients, from trials on one thread (docs/performance.md); `python -m benchmarks.peers` measures them anew.
+# Costs in gradients on one thread, rounded. `python -m benchmarks.peers` measures them (docs/performance.md).
 _CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
 WORTH_COUNTING = 5e9
 """Bytes of graphs that all products together go through, below which no program pays: some seconds' work."""
 
-_CHECKING = _REBUILDING + _PREPARING + _LINEARISED  # a program's product beside autograd's, once
-# Seconds for each operation of a gradient, which makes some six in the program of a product.
+_CHECKING = _REBUILDING + _PREPARING + _LINEARISED  # comparing a program's product with autograd's, once
+# Seconds for each operation of a gradient. One such operation becomes some six in the program of a product.
 _TRACING, _COMPILING = 0.02, 0.15
-# What compiling saves of the time of everything but matrix products. Networks whose products are convolutions gain
-# nothing: what is saved there goes into changes of layout.
+# Fraction of the time outside matrix products that compiling saves. Networks whose products are convolutions gain
+# nothing: changes of layout cost the time saved.
 _FUSED = 0.45
 
 
 @dataclass(frozen=True)
 class Route:
-    """How products are made, decided once before the first of them.
+    """The way in which products are made, decided once, before the first product.
 
     Attributes:
-        name: ``cached`` keeps the graph of every batch, so that a product is two backward passes through what exists;
-            ``rebuilt`` makes the graph anew for each product; ``linearised`` keeps, of a program of the product, what
-            is the same for every vector; ``compiled`` has the rest of it compiled; ``recompiled`` as well, and keeps
-            nothing. ``differences`` are of the gradient, and not exact.
-        graph_bytes: what the graphs of all batches hold beyond parameters and data: counted on the first batch and
-            scaled to all by the number of samples, and a flat vector for each batch.
-        budget_bytes: the most that kept graphs may hold.
-        note: why another route that would have been cheaper wasn't taken; empty if none.
+        name: name of the route. ``cached`` keeps the graph of every batch; a product is two backward passes through
+            this graph. ``rebuilt`` makes the graph anew for each product. ``linearised`` traces a program of the
+            product, and keeps the results that don't depend on the vector. ``compiled`` also compiles the other part of
+            the program. ``recompiled`` compiles this part too, and keeps nothing. ``differences`` takes differences of
+            the gradient, which aren't exact.
+        graph_bytes: bytes that the graphs of all batches hold beyond parameters and data. They are counted on the first
+            batch and scaled to all by the number of samples, with a flat vector for each batch.
+        budget_bytes: largest number of bytes that kept graphs may hold.
+        note: reason why another route wasn't taken, or the error of inexact products; empty if there is neither.
     """
 
     name: str
@@ -56,7 +57,7 @@ class Route:
 
     @property
     def keeps(self) -> bool:
-        """Whether something of every batch is kept from one product to the next."""
+        """Whether a graph or prepared tensors of every batch are kept from one product to the next."""
         return self.name in _KEPT
 
     @property
@@ -66,15 +67,15 @@ class Route:
 
     @property
     def compiles(self) -> bool:
-        """Whether these are compiled."""
+        """Whether these programs are compiled."""
         return self.name in ("compiled", "recompiled")
 
     def plain(self) -> dict[str, str | int]:
-        """As a dictionary, the form in which a record keeps it."""
+        """The route as a dictionary, the form in which a record keeps it."""
         return asdict(self)
 
     def inexact(self, note: str, compile_products: Compile) -> Route:
-        """The same with a note of what its products are off by; of such a matrix nothing is compiled."""
+        """This route with a note on the error of its products; nothing is compiled for such a matrix."""
         return replace(self, note=f"{note}; {NOT_COMPILED}" if compile_products == "on" else note)
 
     def without_program(self, why: str) -> Route:
@@ -83,10 +84,10 @@ class Route:
         return replace(self, name="cached" if fits else "rebuilt", note=why)
 
     def named(self, name: str, traceable: bool) -> Route:
-        """The same with another name, of an operator whose products can be traced or not.
+        """This route with another name, for an operator whose products can be traced or not.
 
         Raises:
-            InputError: there is no such route.
+            InputError: the operator has no route of this name.
         """
         other = replace(self, name=name)
         if name not in (*_KEPT, *_REBUILT) or (other.traced and not traceable):
@@ -95,7 +96,7 @@ class Route:
         return other
 
     def __str__(self) -> str:
-        """What the screen says of it."""
+        """The route in words, for the screen."""
         note = f" ({self.note})" if self.note else ""
         if self.name == "differences":
             return f"{_INEXACT}{note}"
@@ -108,14 +109,14 @@ class Route:
 
 
 def cheapest(work: Work, autograd: Route, products: int, compile_products: Compile, device: torch.device) -> Route:
-    """The cheapest route by counted work and round figures, so the same in each run.
+    """The cheapest route by counted work and fixed rates; the choice doesn't vary between runs.
 
     Args:
-        work: of one gradient over all data; its operations are those of one batch.
-        autograd: the route without programs, within the memory that there is.
-        products: so many are expected.
-        compile_products: ``on`` compiles whatever it costs, ``off`` never.
-        device: where.
+        work: work of one gradient over all data; its ``operations`` are those of one batch.
+        autograd: the route without programs, within the memory available.
+        products: expected number of products.
+        compile_products: ``on`` always compiles, ``off`` never compiles, ``auto`` compiles where it is cheapest.
+        device: device of the computation.
     """
     seconds = _seconds(work, autograd.keeps, device, products)
     routes = [replace(autograd, name=name) for name in seconds]
@@ -124,7 +125,7 @@ def cheapest(work: Work, autograd: Route, products: int, compile_products: Compi
 
 
 def _seconds(work: Work, kept: bool, device: torch.device, products: int) -> dict[str, float]:
-    """What each route would take in all, with what is kept or without."""
+    """Total seconds of each route, among the routes that keep graphs or among those that don't."""
     gradient = work.seconds(device)
     checking = _CHECKING * gradient
     saved = 0.0 if 2 * work.convolutions > work.flops else _FUSED * work.pointwise(device)

@@ -1,4 +1,4 @@
-"""Curvature of the form J^T S J, of which the Gauss-Newton matrix and every kind of Fisher are one."""
+"""Curvature of the form J^T S J, such as the Gauss-Newton matrix and every kind of Fisher matrix."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class SandwichParts:
     """One batch's J^T S J as its two parts.
 
     Attributes:
-        inner: the values of the map that J is the Jacobian of, with their graph down to the flat vector.
-        middle: S: directions of the shapes of ``inner`` to the same shapes; symmetric.
-        derivatives: the first derivatives that ``middle`` differentiates once more.
-        tensors: what ``middle`` holds beside their graph.
+        inner: values of the map that J is the Jacobian of, with their graph down to the flat vector.
+        middle: S, a symmetric linear map of directions that have the shapes of ``inner``.
+        derivatives: first derivatives that ``middle`` differentiates once more.
+        tensors: tensors that ``middle`` holds beside the graph of ``derivatives``.
     """
 
     inner: tuple[Tensor, ...]
@@ -34,15 +34,15 @@ class SandwichParts:
 class Sandwich(BatchedOperator):
     """A sum over batches of J^T S J, with J the Jacobian of some map of the parameters.
 
-    Products are exact up to rounding and in reverse mode alone, which nearly every torch layer supports: u -> J^T u is
-    linear, so the derivative of its own graph along v is J v (the "double-vjp trick", J. Townsend 2017); then S, then
-    J^T. Neither J nor S is ever formed: memory is that of the graphs. With the graphs kept, a product is two backward
-    passes, of which the first goes through the part that depends on u alone.
+    Products are exact up to rounding. They need only reverse mode, which nearly every torch layer supports. The map
+    u -> J^T u is linear, so the derivative of its own graph along v is J v (the "double-vjp trick", J. Townsend 2017).
+    S and then J^T follow. Neither J nor S is ever formed: only the graphs take memory. With the graphs kept, a product
+    is two backward passes. The first one goes only through the part that depends on u.
     """
 
     @abstractmethod
     def _parts(self, index: int) -> SandwichParts:
-        """The parts of the batch of this index at ``_vector``; called inside `Problem.evaluating`."""
+        """The parts of batch number ``index`` at ``_vector``; called inside `Problem.evaluating`."""
 
     def _linearise(self, index: int) -> Linearised:
         vector, parts = self._vector, self._parts(index)

@@ -19,15 +19,16 @@ Linearise = Callable[[Problem, Tensor], Product]
 def programs_of(
     problem: Problem, linearise: Linearise, kind: str, compile_products: bool, fresh: bool = False
 ) -> dict[str, Program]:
-    """A program for each shape that the problem's batches have; those of an earlier point are taken as they are.
+    """A program for each shape of the problem's batches; programs from an earlier point are used as they are.
 
     Args:
-        problem: where products are made; call inside `Problem.evaluating`.
-        linearise: ``linearise(problem, point)`` gives the products of a problem's first batch at a flat vector, by
-            autograd.
-        kind: what they are products of.
-        compile_products: compile the program of the first batch. A batch of another shape keeps its traced program.
-        fresh: trace also what is known.
+        problem: the problem at whose point products are made; call inside `Problem.evaluating`.
+        linearise: ``linearise(problem, point)`` gives a function for the products of a problem's first batch at a flat
+            vector, by autograd.
+        kind: name of the matrix that the products are of.
+        compile_products: whether to compile the program of the first batch. A batch of another shape keeps its traced
+            program.
+        fresh: whether to trace programs anew that are known already; default: no.
 
     Raises:
         Exception: see `Program.trace` and `Program.compiled`.
@@ -45,13 +46,13 @@ def programs_of(
 
 
 def prepared(program: Program, problem: Problem, batch: Any) -> tuple[Product, tuple[Tensor, ...]]:
-    """The batch's share of a product with any vector, and the tensors that were made for it."""
+    """The function for a batch's share of a product with a vector, and the tensors prepared for this function."""
     with torch.no_grad():
         tensors = program.prepare(problem.vector, *problem.constants(), *tensors_in(batch))
 
     def product(vector: Tensor) -> Tensor:
         with torch.no_grad():
-            # Compiled programs take the strides of one vector for those of all.
+            # Compiled programs assume the strides of one vector for all vectors.
             return program.apply(*tensors, vector.contiguous())[0]
 
     return product, tensors

@@ -1,4 +1,4 @@
-"""How much work a computation is, counted while it runs once: what the choice between routes goes by."""
+"""The work of a computation, counted while it runs once; the choice between routes uses it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from landscape.problem.batches import of_all_batches
 
 @dataclass(frozen=True)
 class Machine:
-    """The rates at which a device works, in float32, as far as a choice between routes needs them.
+    """The rates at which a device works in float32, for the choice between routes.
 
-    They are round figures of a device like it and not measured at run time, so that the choice is the same in each run.
+    The rates are round figures for a device of its type, not measured at run time. The choice therefore doesn't vary
+    between runs.
 
     Attributes:
-        flops: floating-point operations of matrix products a second.
-        bytes: read and written by everything else a second.
+        flops: floating-point operations of matrix products per second.
+        bytes: bytes that all other operations read and write per second.
         operation: seconds that starting an operation takes.
     """
 
@@ -32,8 +33,8 @@ class Machine:
 
     @classmethod
     def of(cls, device: torch.device) -> Machine:
-        """A device of this type; of a CPU, with the threads that torch uses."""
-        if device.type == "cpu":  # measured on one thread: docs/performance.md
+        """The rates of a device of this type; for a CPU, with the number of threads that torch uses."""
+        if device.type == "cpu":  # round figures for one thread
             threads = torch.get_num_threads()
             return cls(8e10 * threads, 1.2e10 * threads, 6e-6)
         return cls(2e13, 1e12, 1e-5)
@@ -41,13 +42,13 @@ class Machine:
 
 @dataclass
 class Work:
-    """What was counted.
+    """Counted work of a computation.
 
     Attributes:
-        flops: operations of matrix products and convolutions, a multiplication and an addition each.
-        convolutions: those of convolutions.
-        bytes: what all other operations read and write.
-        operations: how many there were, of one batch; views aren't any.
+        flops: floating-point operations of matrix products and convolutions; a multiplication and an addition are two.
+        convolutions: the part of ``flops`` in convolutions.
+        bytes: bytes that all other operations read and write.
+        operations: number of operations, for one batch; views don't count.
     """
 
     flops: int = 0
@@ -56,25 +57,25 @@ class Work:
     operations: int = 0
 
     def of_all(self, batches: list[Any]) -> Work:
-        """What was counted on the first batch, scaled to all by the number of samples."""
+        """The work counted on the first batch, scaled to all batches by the number of samples."""
         flops, convolutions, read = (of_all_batches(batches, n) for n in (self.flops, self.convolutions, self.bytes))
         return Work(flops, convolutions, read, self.operations)
 
     def seconds(self, device: torch.device) -> float:
-        """How long it takes on a device of this type, roughly."""
+        """Estimated seconds of this work on a device of this type."""
         machine = Machine.of(device)
         return self.flops / machine.flops + self.pointwise(device) + self.operations * machine.operation
 
     def pointwise(self, device: torch.device) -> float:
-        """The part of these seconds that goes by what isn't matrix products."""
+        """The part of these seconds for reading and writing outside matrix products."""
         return self.bytes / Machine.of(device).bytes
 
 
 class Made(DispatchMode):
-    """Counts what is made within: a graph saves no more.
+    """Counts the bytes of tensors made within this context, an upper bound on those that a graph saves.
 
     Attributes:
-        bytes: of all results but views.
+        bytes: bytes of all results so far, without views.
     """
 
     def __init__(self) -> None:
@@ -91,10 +92,10 @@ class Made(DispatchMode):
 
 
 class Counting(DispatchMode):
-    """Counts the work of what runs within.
+    """Counts the work of operations within this context.
 
     Attributes:
-        work: so far.
+        work: work so far.
     """
 
     def __init__(self) -> None:
