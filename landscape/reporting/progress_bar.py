@@ -15,17 +15,17 @@ from landscape.reporting.progress import Progress
 
 
 class ProgressBar:
-    """Shows products made, current residuals and time left; called with each `Progress` of a solve.
+    """Shows the number of products, the largest residual and the time left; called with each `Progress` of a solve.
 
         with landscape.ProgressBar() as bar:
             pairs = landscape.top_eigenpairs(problem.hessian(), 10, progress=bar)
 
-    The part done is judged by how far the residuals have fallen, so the time left is an estimate, marked "about".
+    The fraction done is estimated from the fall of the residuals. So the time left is an estimate too, marked "about".
     Where standard error is neither a terminal nor a notebook's, nothing is shown.
     """
 
     def __init__(self, label: str = "", *, shown: bool = True) -> None:
-        """Prepare a bar with a label in front; ``shown=False`` makes one that stays silent."""
+        """Prepare a bar with a label in front; with ``shown=False`` the bar stays silent."""
         console = Console(stderr=True)
         self._bar = bars.Progress(
             # No markup: a file may be called "a[/b].pt". The widths add up to less than 80 columns.
@@ -42,11 +42,11 @@ class ProgressBar:
 
     def label(self, text: str) -> None:
         """Begin another piece of work under another label."""
-        with suppress(OSError):  # a terminal that is gone is no reason to end
+        with suppress(OSError):  # a closed terminal must not end the work
             self._bar.reset(self._task, description=text, detail="", total=1.0)
 
     def __call__(self, progress: Progress) -> None:
-        """Show where a solve stands."""
+        """Show the progress of a solve."""
         worst = f", residual {np.max(progress.residuals):.0e}" if len(progress.residuals) else ""
         detail = f"{progress.phase} {progress.products} {progress.counted}{worst}"
         with suppress(OSError):
@@ -62,6 +62,6 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove the bar."""
-        if not self._bar.disable:  # rich before 15 ends even a bar that wasn't shown with an empty line
+        if not self._bar.disable:  # rich before 15 ends even a hidden bar with an empty line
             with suppress(OSError):
                 self._bar.stop()
