@@ -29,7 +29,7 @@ class Displacement:
         path_shares: shares of the parts in the summed squared lengths of the updates, (e, 4).
         net_shares: shares of the parts in the squared length of the summed updates, (e, 4); NaN where the run came back
             to its start.
-        random_shares: shares expected of a random direction, (e, 4): the dimension of each part by n.
+        random_shares: shares expected of a random direction, (e, 4): the dimension of each part divided by n.
         straightness: length of the summed updates within a part, divided by the sum of their lengths there, (e, 4): 1
             for straight progress, near 0 for steps to and fro; NaN for a part without steps.
     """

@@ -13,8 +13,8 @@ threshold of stability.
 - A direction *hops* where successive positions lie on opposite sides of the floor too often, and too far from the
   floor, for independent positions. The test is Wilcoxon's signed rank test (1945) on the products of successive offsets
   from the floor. The test is exact for positions that scatter independently and symmetrically about a known floor,
-  whatever their sizes: this is the boundary. A positive correlation, as in descent with eta lambda < 1, makes the test
-  conservative.
+  whatever their sizes. Such positions are the boundary between hops and rest. A positive correlation, as in descent
+  with eta lambda < 1, makes the test conservative.
 - A direction *drifts* where its updates change sign less often than independent updates that are as likely positive as
   negative. The number of changes of such updates is binomial.
 - A direction is *like noise* where neither is significant at 5 % for all directions of all windows together (Holm
@@ -79,7 +79,10 @@ class Hops:
 
     @property
     def p_values(self) -> np.ndarray:
-        """Two-sided p-values of neither hops nor drift, (k,), for each direction by itself; `verdicts` joins them."""
+        """Two-sided p-values of neither hops nor drift, (k,), each direction by itself.
+
+        `verdicts` judges all directions together.
+        """
         return np.minimum(1.0, 2 * np.minimum(self.hop_p_values, self.drift_p_values))
 
     @property

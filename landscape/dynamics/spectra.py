@@ -157,7 +157,7 @@ def _negative_mass_range(values: np.ndarray, floor: float) -> tuple[float, float
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of one subspace lies in another of the same dimension.
+    """Share of a subspace that lies in another subspace of equal dimension.
 
     Attributes:
         value: overlap ||V^T W||_F^2 / k, from 0 (orthogonal) to 1 (equal).
@@ -202,7 +202,7 @@ _ORTHONORMAL = 1e-3
 def orthonormal(columns: np.ndarray, name: str) -> tuple[np.ndarray, float]:
     """Check columns (n, k): the columns in float64, and the relative error bound of projections on them.
 
-    With V^T V = I + D and d the spectral norm of D, V (V^T V)^(-1/2) is orthonormal, and squared projections on it
+    Let V^T V = I + D, and d the spectral norm of D. Then V (V^T V)^(-1/2) is orthonormal. Squared projections on it
     differ from those on V by a factor between 1 / (1 + d) and 1 / (1 - d).
 
     Raises:

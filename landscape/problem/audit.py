@@ -25,7 +25,7 @@ class Audit(NamedTuple):
 
     Attributes:
         total_weight: weight of the whole data, sum w_i.
-        notes: sentences on what was switched on the user's behalf.
+        notes: sentences on switches set on the user's behalf.
         terms: losses and weights of the smallest batch of several samples.
     """
 

@@ -23,7 +23,7 @@ Count = Callable[[Any], int]
 
 @dataclass(frozen=True)
 class Counted:
-    """A batch whose samples are counted by a function of the user's.
+    """A batch whose samples are counted by the user's function.
 
     Attributes:
         content: the batch as the user gave it.

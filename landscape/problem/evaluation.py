@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def vector(self) -> Tensor:
-        """(dim,), the flat vector of the parameters that vary."""
+        """The flat vector of the parameters that vary, (dim,)."""
         return self.point.vector
 
     @property
@@ -121,7 +121,7 @@ class Evaluation:
         return loss if isinstance(loss, nn.Module) else None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer at this point, under the first of its names."""
+        """Every parameter and buffer at this point, by the first of its names."""
         return self.point.tensors()
 
     def constants(self) -> Iterable[Tensor]:

@@ -180,7 +180,7 @@ class PairForm(_Form):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what a user may not know of the loss; complete once batches were checked."""
+        """Sentences on facts of the loss that a user may not know; complete once batches were checked."""
         shapes = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
         return tuple(filter(None, (shapes, _fixed(self.given, self.model))))
 

@@ -105,7 +105,7 @@ def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
 
 @contextmanager
 def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Make the parameters show NaN; each parameter, however large, shows a single number of memory."""
+    """Make the parameters show NaN; each parameter takes the memory of a single number, however large it is."""
     floating: list[Tensor] = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
     nan = {
         each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating

@@ -55,7 +55,7 @@ class Problem(Evaluation):
         objective: the model, the loss and the penalty.
         point: the flat vector and the model's other tensors.
         total_weight: weight of the whole data, sum w_i.
-        notes: sentences on what was decided or changed on the user's behalf.
+        notes: sentences on decisions and changes on the user's behalf.
         mixing: whether the terms of a sample were seen to depend on the other samples of its batch.
         compile_products: whether products of curvature are compiled: ``on``, ``off``, or ``auto`` (where it pays).
         memory: bytes that a measurement may take beyond model and data; None leaves the limit to each measurement.
@@ -382,7 +382,7 @@ class Problem(Evaluation):
         """The Hessian of the objective at this point, as an operator on flat vectors.
 
         Args:
-            products: expected number of products, which decides what is worth preparing; default: the number for ten
+            products: expected number of products, which decides how much preparation pays; default: the number for ten
                 eigenpairs.
         """
         # The one upward import: a Problem only names its Hessian, while curvature is built on Problem.
