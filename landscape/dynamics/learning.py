@@ -86,7 +86,7 @@ def half_way(losses: np.ndarray, least: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Grouping:
-    """A partition of n samples into g groups.
+    """Assignment of n samples to g groups.
 
     Attributes:
         names: names of the g groups.
