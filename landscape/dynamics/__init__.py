@@ -1,8 +1,8 @@
-"""What a run of checkpoints says. Arrays in, numbers with their errors and nulls out; NumPy and SciPy alone.
+"""Analysis of a run of checkpoints: arrays in, numbers with their errors and nulls out, by NumPy and SciPy only.
 
-`spectra` sums one spectrum up, `information` compares two, `stability` tells how far an optimiser's steps are from
-instability, `hops` and `displacement` where a run's steps go, `phases` what course a
-curve takes, and `learning` when samples are learnt.
+`spectra` summarises one spectrum, and `information` compares two. `stability` measures how far an optimiser's steps are
+from instability. `hops` and `displacement` find where a run's steps go. `phases` classifies the course of a curve, and
+`learning` finds when samples are learnt.
 """
 
 from landscape.dynamics.displacements import PARTS, Displacement, displacement

@@ -1,7 +1,8 @@
-"""Where a run's steps go: into the valley, along the river or down the negative directions, and how straight.
+"""Where a run's steps go (into the valley, along the river or down the negative directions), and how straight.
 
 By Gong, Teng and Liu (2025, arXiv 2510.10089, Definition 1) the valley is spanned by the eigenvectors of the Hessian
-with lambda > eps and the river by those with |lambda| <= eps; those with lambda < -eps are neither.
+with lambda > eps, and the river by the eigenvectors with |lambda| <= eps. Eigenvectors with lambda < -eps belong to
+neither.
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ PARTS = ("valley", "river", "negative", "unresolved")
 class Displacement:
     """The updates of a window, split at e thresholds into the four `PARTS`.
 
-    The last part is what lies outside the eigenvectors that are known; it is empty where all are.
+    The last part lies outside the known eigenvectors; it is empty where all eigenvectors are known.
 
     Attributes:
-        eps: (e,) thresholds, in the units of the eigenvalues.
-        path_shares: (e, 4) of the summed squared lengths of the updates.
-        net_shares: (e, 4) of the squared length of their sum; NaN where the run came back to where it was.
-        random_shares: (e, 4) of a random direction's, which are the parts' dimensions by n.
-        straightness: (e, 4) length of the sum of the updates within a part by the sum of their lengths there: 1 of
-            straight progress, near 0 of steps to and fro; NaN where there are none.
+        eps: thresholds, (e,), in the units of the eigenvalues.
+        path_shares: shares of the parts in the summed squared lengths of the updates, (e, 4).
+        net_shares: shares of the parts in the squared length of the summed updates, (e, 4); NaN where the run came back
+            to its start.
+        random_shares: shares expected of a random direction, (e, 4): the dimension of each part divided by n.
+        straightness: length of the summed updates within a part, divided by the sum of their lengths there, (e, 4): 1
+            for straight progress, near 0 for steps to and fro; NaN for a part without steps.
     """
 
     eps: np.ndarray
@@ -45,14 +47,14 @@ def displacement(
     """Split the updates of a window by the eigenvectors at one point of it.
 
     Args:
-        updates: (t, n) differences of successive points of a run.
-        eigenvectors: (n, m) orthonormal.
-        eigenvalues: (m,) in the order of the eigenvectors.
-        eps: one threshold or several (e,), at least 0.
+        updates: differences of successive points of a run, (t, n).
+        eigenvectors: orthonormal eigenvectors, (n, m).
+        eigenvalues: eigenvalues in the order of the eigenvectors, (m,).
+        eps: one threshold or several, (e,), at least 0, in the units of the eigenvalues.
 
     Raises:
-        InputError: shapes don't fit, something isn't finite, the eigenvectors aren't orthonormal, a threshold is
-            negative, or nothing moves.
+        InputError: shapes don't fit, a number isn't finite, the eigenvectors aren't orthonormal, a threshold is
+            negative, or all updates are zero.
     """
     updates, _ = checked_updates(updates)
     eigenvectors, _ = orthonormal(eigenvectors, "the eigenvectors")
@@ -69,7 +71,7 @@ def displacement(
     within = updates @ eigenvectors  # (t, m)
     outside = np.linalg.norm(updates - within @ eigenvectors.T, axis=1)
     net_outside = float(np.linalg.norm(updates.sum(0) - eigenvectors @ within.sum(0)))
-    if len(values) == updates.shape[1]:  # what is left is rounding
+    if len(values) == updates.shape[1]:  # all eigenvectors are known: the remainder is rounding
         outside, net_outside = np.zeros_like(outside), 0.0
     split = [_split(within, outside, net_outside, masks) for masks in (_masks(values, each) for each in eps)]
     path, net, straightness = (np.array(each) for each in zip(*split, strict=True))
@@ -85,7 +87,7 @@ def _masks(values: np.ndarray, eps: float) -> list[np.ndarray]:
 def _split(
     within: np.ndarray, outside: np.ndarray, net_outside: float, masks: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shares of the path, of the net displacement, and the straightness of each part, (4,) each."""
+    """Shares of the path, shares of the net displacement, and straightness of each part, (4,) each."""
     lengths = np.array([*(np.linalg.norm(within[:, mask], axis=1) for mask in masks), outside])  # (4, t)
     net = np.array([*(np.linalg.norm(within[:, mask].sum(0)) for mask in masks), net_outside])
     with np.errstate(invalid="ignore"):

@@ -1,22 +1,23 @@
-"""How far an eigenvalue is from where an optimiser's steps on a quadratic stop to converge.
+"""Ratio of an eigenvalue to the threshold at which an optimiser's steps on a quadratic stop converging.
 
-On a quadratic each eigendirection follows a linear recurrence of its own, and it is unstable once a root of its
-characteristic polynomial leaves the unit circle. For these optimisers the first one leaves at z = -1, the iterate
-jumping from side to side, at an eigenvalue lambda of the Hessian where the ratio is 1 (learning rate eta):
+On a quadratic each eigendirection follows its own linear recurrence. A direction is unstable once a root of the
+recurrence's characteristic polynomial leaves the unit circle. For these optimisers the first root leaves at z = -1,
+where the iterate jumps from side to side. This happens at the eigenvalue lambda of the Hessian whose ratio is 1
+(learning rate eta, momentum b):
 
     gradient descent   lambda eta / 2
     heavy ball         lambda eta / (2 (1 + b))
     Nesterov           lambda eta (1 + 2 b) / (2 (1 + b))
     Adam, AdamW        lambda eta (1 - b1) / ((1 + b1) (2 - eta w)), lambda of D^-1 H with Adam's D held fixed
 
-The first three are of Cohen, Kaur, Li, Kolter and Talwalkar (2021, "Gradient descent on neural networks typically
-occurs at the edge of stability"), the last of Cohen et al. (2022, "Adaptive gradient methods at the edge of
-stability"), where w = 0. Weight decay w of SGD is coupled: it adds w to lambda. AdamW's is decoupled and multiplies
-theta by 1 - eta w beside the step; the polynomial is then z^2 - (1 + b1 - eta w - eta (1 - b1) lambda) z
-+ b1 (1 - eta w).
+The first three ratios are from Cohen, Kaur, Li, Kolter and Talwalkar (2021, "Gradient descent on neural networks
+typically occurs at the edge of stability"). The last is from Cohen et al. (2022, "Adaptive gradient methods at the edge
+of stability"), with w = 0 there. Weight decay w of SGD is coupled: w is added to lambda. Weight decay of AdamW is
+decoupled: theta is multiplied by 1 - eta w beside the step. The polynomial is then
+z^2 - (1 + b1 - eta w - eta (1 - b1) lambda) z + b1 (1 - eta w).
 
-These are statements on full gradients and a fixed quadratic: minibatches are unstable earlier, and bias correction
-makes the first steps of Adam longer.
+The ratios hold for full gradients and a fixed quadratic. Minibatches are unstable earlier, and bias correction makes
+the first steps of Adam longer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 from landscape.errors import InputError
 from landscape.reporting.messages import listed
 
-# The keys of param_groups of torch 2.13 that change a step, without `maximize` and what says only how it is computed.
+# Keys of param_groups in torch 2.13 that change a step, without `maximize`. Keys in _SILENT don't change a step.
 _SGD = {"lr", "momentum", "dampening", "weight_decay", "nesterov"}
 _ADAM = {"lr", "betas", "eps", "weight_decay", "amsgrad"}
 _DECOUPLED = "decoupled_weight_decay"
@@ -39,17 +40,17 @@ _OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_moment
 
 @dataclass(frozen=True)
 class Stability:
-    """An optimiser's threshold of stability.
+    """An optimiser's threshold of stability, or the reason why none is claimed.
 
     Attributes:
-        name: ``gradient descent``, ``heavy ball``, ``Nesterov``, ``Adam`` or ``AdamW``; empty where nothing is claimed.
-        learning_rate: eta; NaN where nothing is claimed.
-        momentum: b, or b1 of Adam; NaN where nothing is claimed.
-        weight_decay: w; NaN where nothing is claimed.
-        preconditioned: whether the ratio takes an eigenvalue of D^-1 H, not of H.
-        threshold: the eigenvalue at which the ratio is 1; infinite for a learning rate of 0, NaN where nothing is
-            claimed. Weight decay of SGD may make it negative.
-        reason: why nothing is claimed; empty otherwise.
+        name: ``gradient descent``, ``heavy ball``, ``Nesterov``, ``Adam`` or ``AdamW``; empty without a claim.
+        learning_rate: learning rate eta; NaN without a claim.
+        momentum: momentum b, or b1 of Adam; NaN without a claim.
+        weight_decay: weight decay w; NaN without a claim.
+        preconditioned: whether the ratio takes an eigenvalue of D^-1 H instead of H.
+        threshold: eigenvalue at which the ratio is 1; infinite for a learning rate of 0, NaN without a claim. Weight
+            decay of SGD may make the threshold negative.
+        reason: why no threshold is claimed; empty otherwise.
     """
 
     name: str
@@ -61,12 +62,14 @@ class Stability:
     reason: str
 
     def ratio(self, eigenvalue: float) -> float:
-        """1 at the threshold, above it where the direction is unstable; NaN where nothing is claimed.
+        """Ratio of an eigenvalue to the threshold: above 1 the direction is unstable; NaN without a claim.
 
-        Below 0 (less weight decay) the loss falls along the direction for ever, which no step size makes stable.
+        Below 0 the loss (with SGD's weight decay) falls along the direction for ever. A smaller step size doesn't make
+        such a direction stable.
 
         Args:
-            eigenvalue: of the Hessian of the loss without weight decay, or of D^-1 H: see ``preconditioned``.
+            eigenvalue: eigenvalue of the Hessian of the loss without weight decay, or of D^-1 H: see
+                ``preconditioned``.
         """
         if self.reason:
             return math.nan
@@ -75,16 +78,16 @@ class Stability:
 
 
 def stability(optimizer_state_dict: Mapping[str, Any] | None) -> Stability:
-    """Recognise an optimiser by the settings in its state.
+    """Recognise an optimiser by the settings in its state, and compute its threshold of stability.
 
-    Only sets of settings that are those of torch's SGD, Adam or AdamW are recognised. An optimiser of another library
-    with just these settings can't be told from them.
+    Only the exact sets of settings of torch's SGD, Adam and AdamW are recognised. An optimiser of another library with
+    exactly these settings can't be distinguished from torch's.
 
     Args:
-        optimizer_state_dict: of a torch optimiser; None where there is none.
+        optimizer_state_dict: ``state_dict`` of a torch optimiser; None where there is none.
 
     Raises:
-        InputError: it is no state of a torch optimiser.
+        InputError: the mapping isn't the ``state_dict`` of a torch optimiser.
     """
     if optimizer_state_dict is None:
         return _nothing("there is no state of an optimiser")

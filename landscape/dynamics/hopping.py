@@ -1,24 +1,28 @@
 """Valley hopping: whether a run's steps cross the valley's floor along an eigenvector, or drift along it, or neither.
 
-The components c_t = <theta_{t+1} - theta_t, v> of successive updates along a fixed direction v add up to the position
-x_t along v, up to a constant. Changes of sign of c_t alone are no hops: at rest in a quadratic noisy gradient descent
-has x_{t+1} = (1 - eta lambda) x_t + noise, so that c_t changes sign at a rate of 1/2 + asin(eta lambda / 2) / pi,
-which is 2/3 at eta lambda = 1, though no step crosses the floor by itself. What tells hops from rest is the position:
-its correlation from step to step about the floor is 1 - eta lambda, and below zero where a step overshoots the floor.
-With heavy-ball momentum b it is 1 - eta lambda / (1 + b). In both cases hops begin at half of the threshold of
-stability.
+Successive updates have the components c_t = <theta_{t+1} - theta_t, v> along a fixed direction v. Their sums are the
+positions x_t along v, up to a constant.
 
-- A direction *hops* where successive positions lie on opposite sides of the floor too often, and too far from it, for
-  independent positions. The test is Wilcoxon's signed rank test (1945) on the products of successive offsets from the
-  floor. It is exact for positions that scatter independently and symmetrically about a known floor, whatever their
-  sizes, which is the boundary; a positive correlation, as of descent with eta lambda < 1, makes it conservative.
-- A direction *drifts* where its updates change sign less often than independent ones that are as likely positive as
-  negative: the number of their changes is binomial.
-- It is *like noise* where neither can be told, at 5 % for all directions of all windows together (Holm 1979).
+Changes of sign of c_t by themselves are no hops. Noisy gradient descent at rest in a quadratic has
+x_{t+1} = (1 - eta lambda) x_t + noise. Then c_t changes sign at a rate of 1/2 + asin(eta lambda / 2) / pi, which is 2/3
+at eta lambda = 1, though no step crosses the floor by itself. The position distinguishes hops from rest: the
+correlation of successive positions about the floor is 1 - eta lambda, and is negative where a step overshoots the
+floor. With heavy-ball momentum b the correlation is 1 - eta lambda / (1 + b). In both cases hops begin at half of the
+threshold of stability.
 
-The floor is a straight line in time, so that one that drifts evenly is followed: Theil's incomplete slope (1950) and a
-median, of the means of successive positions, which lie on the floor where positions alternate. A floor that bends by
-more than the hops' width hides them.
+- A direction *hops* where successive positions lie on opposite sides of the floor too often, and too far from the
+  floor, for independent positions. The test is Wilcoxon's signed rank test (1945) on the products of successive offsets
+  from the floor. The test is exact for positions that scatter independently and symmetrically about a known floor,
+  whatever their sizes. Such positions are the boundary between hops and rest. A positive correlation, as in descent
+  with eta lambda < 1, makes the test conservative.
+- A direction *drifts* where its updates change sign less often than independent updates that are as likely positive as
+  negative. The number of changes of such updates is binomial.
+- A direction is *like noise* where neither is significant at 5 % for all directions of all windows together (Holm
+  1979).
+
+The floor is a straight line in time, so a floor that drifts evenly is followed. The line has Theil's incomplete slope
+(1950) and a median as its offset, both of the means of successive positions. These means lie on the floor where
+positions alternate. A floor that bends by more than the hops' width hides the hops.
 """
 
 from __future__ import annotations
@@ -39,9 +43,9 @@ from landscape.errors import InputError
 Verdict = Literal["hops", "drifts", "like noise", "undecided"]
 
 _LEVEL = 0.05
-_SEEN = 1e3  # machine epsilons of the largest component: below it a sign is rounding's
+_SEEN = 1e3  # machine epsilons of the largest component; below this, rounding decides the sign
 _RANDOM_DIRECTIONS = 200
-_EXACT = 100  # up to so many products their ranks' distribution is exact, beyond normal
+_EXACT = 100  # up to this many products the distribution of the rank sum is exact, beyond it normal
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,17 @@ class Hops:
     """How often steps cross the floor along k directions, and how often their updates change sign.
 
     Attributes:
-        components: (t, k) of the updates, in the units of the parameters.
-        usable: (k,) how many of these are above 1e3 machine epsilons of the largest one; the others are left out, as
-            their signs are rounding's.
-        rates: (k,) changes of sign by pairs of successive usable components; NaN where there is no pair.
-        rate_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent changes.
-        crossing_rates: (k,) pairs of successive positions on opposite sides of the floor, by all pairs; NaN without
-            one.
-        crossing_intervals: (k, 2) 95 % of Clopper and Pearson, as for independent pairs.
-        random_rate: the mean of the rates of sign changes along random directions of the whole space.
-        random_interval: 95 % of their rates.
-        hop_p_values: (k,) of positions that are independent from step to step, one-sided.
-        drift_p_values: (k,) of updates that are, one-sided.
+        components: components of the updates, (t, k), in the units of the parameters.
+        usable: number of components above 1e3 machine epsilons of the largest component of their direction, (k,).
+            Smaller components are left out, since rounding decides their signs.
+        rates: changes of sign per pair of successive usable components, (k,); NaN without a pair.
+        rate_intervals: 95 % intervals of Clopper and Pearson, (k, 2), as for independent changes.
+        crossing_rates: share of pairs of successive positions on opposite sides of the floor, (k,); NaN without a pair.
+        crossing_intervals: 95 % intervals of Clopper and Pearson, (k, 2), as for independent pairs.
+        random_rate: mean rate of sign changes along random directions of the whole space.
+        random_interval: 95 % interval of the rates along these directions.
+        hop_p_values: one-sided p-values of positions that are independent from step to step, (k,).
+        drift_p_values: one-sided p-values of updates that are independent from step to step, (k,).
     """
 
     components: np.ndarray
@@ -76,25 +79,28 @@ class Hops:
 
     @property
     def p_values(self) -> np.ndarray:
-        """(k,) of neither hops nor drift, two-sided, each direction by itself; `verdicts` judges them together."""
+        """Two-sided p-values of neither hops nor drift, (k,), each direction by itself.
+
+        `verdicts` judges all directions together.
+        """
         return np.minimum(1.0, 2 * np.minimum(self.hop_p_values, self.drift_p_values))
 
     @property
     def verdicts(self) -> list[Verdict]:
-        """(k,) of this window alone; see `landscape.dynamics.verdicts`."""
+        """Verdicts on the k directions by this window only; see `landscape.dynamics.verdicts`."""
         return verdicts([self])[0]
 
 
 def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
-    """Tell whether successive updates cross the valley's floor along directions.
+    """Test whether successive updates cross the valley's floor along directions.
 
     Args:
-        updates: (t, n) differences of successive points of a run, in the order of training, of the points' type.
-        basis: (n, k) orthonormal, such as valley eigenvectors at one point of the window.
-        seed: of the random directions.
+        updates: differences of successive points of a run, (t, n), in the order of training and of the points' type.
+        basis: orthonormal directions, (n, k), such as valley eigenvectors at one point of the window.
+        seed: seed of the random directions; default: 0.
 
     Raises:
-        InputError: shapes don't fit, something isn't finite, the basis isn't orthonormal, or there are fewer than two
+        InputError: shapes don't fit, a number isn't finite, the basis isn't orthonormal, or there are fewer than two
             updates.
     """
     updates, epsilon = checked_updates(updates)
@@ -122,40 +128,40 @@ def hops(updates: np.ndarray, basis: np.ndarray, *, seed: int = 0) -> Hops:
 
 
 def verdicts(windows: Sequence[Hops]) -> list[list[Verdict]]:
-    """What each direction does in each window, at 5 % for all directions of all windows together.
+    """Judge each direction in each window, at 5 % for all directions of all windows together.
 
     Returns:
-        for each window k verdicts: ``hops``, ``drifts``, ``like noise``, or ``undecided`` where there are too few
+        For each window k verdicts: ``hops``, ``drifts``, ``like noise``, or ``undecided`` where there are too few
         components for any answer.
     """
     usable, hopping, drifting = (
         np.concatenate([getattr(each, name) for each in windows])
         for name in ("usable", "hop_p_values", "drift_p_values")
     )
-    told = iter(_holm(usable, hopping, drifting))
-    return [[next(told) for _ in each.rates] for each in windows]
+    in_order = iter(_holm(usable, hopping, drifting))
+    return [[next(in_order) for _ in each.rates] for each in windows]
 
 
 @lru_cache
 def fewest_updates(directions: int) -> int:
-    """The least number of updates with which so many directions can be told to hop: those of alternating positions."""
+    """Least number of updates by which ``directions`` directions can be found to hop, if positions alternate."""
     enough = (n for n in itertools.count(2) if 2 * _signed_rank(np.full(n, -1.0)) <= _LEVEL / directions)
     return next(enough)
 
 
 def checked_updates(updates: np.ndarray) -> tuple[np.ndarray, float]:
-    """Updates (t, n) in float64, and the machine epsilon of the type that they came in."""
-    given = np.asarray(updates)
-    epsilon = float(np.finfo(given.dtype).eps) if given.dtype.kind == "f" else float(np.finfo(np.float64).eps)
-    wide = given.astype(np.float64)
-    if wide.ndim != 2 or len(wide) < 2 or not np.isfinite(wide).all():
-        raise InputError(f"updates are at least two finite rows (t, n), one for each step, not of shape {wide.shape}")
-    return wide, epsilon
+    """Check updates (t, n): the updates in float64, and the machine epsilon of their original type."""
+    original = np.asarray(updates)
+    epsilon = float(np.finfo(original.dtype).eps) if original.dtype.kind == "f" else float(np.finfo(np.float64).eps)
+    rows = original.astype(np.float64)
+    if rows.ndim != 2 or len(rows) < 2 or not np.isfinite(rows).all():
+        raise InputError(f"updates are at least two finite rows (t, n), one for each step, not of shape {rows.shape}")
+    return rows, epsilon
 
 
 @dataclass(frozen=True)
 class _Signs:
-    """The signs of one sequence of updates: how many there are, and how often they change."""
+    """The signs of one sequence of updates: number of signs, and number of changes."""
 
     count: int
     changes: int
@@ -176,13 +182,13 @@ class _Signs:
 
     @property
     def p_value(self) -> float:
-        """Of so few changes, where each pair changes with a chance of one half."""
+        """Probability of at most this many changes, where each pair changes with probability 1/2."""
         return float(special.bdtr(self.changes, self.pairs, 0.5)) if self.pairs else 1.0
 
 
 @dataclass(frozen=True)
 class _Crossings:
-    """Successive positions about the floor: how many pairs there are, and how many lie on opposite sides."""
+    """Successive positions about the floor: number of pairs, and number of pairs on opposite sides."""
 
     pairs: int
     count: int
@@ -201,21 +207,21 @@ class _Crossings:
 
 
 def _offsets(positions: np.ndarray) -> np.ndarray:
-    """Positions (m,) less the line that is their floor."""
+    """Offsets (m,) of positions from their floor, a straight line in time."""
     middles = (positions[1:] + positions[:-1]) / 2
-    apart = 2 * (len(middles) // 4)  # an even number, or alternating positions would have a slope
+    apart = 2 * (len(middles) // 4)  # even, or alternating positions would have a slope
     slope = float(np.median(middles[apart:] - middles[:-apart])) / apart if apart else 0.0
-    time = np.arange(len(positions)) - 0.5  # of a position, where middles have whole numbers
+    time = np.arange(len(positions)) - 0.5  # of the positions; the middles are at whole numbers
     return positions - slope * time - np.median(middles - slope * np.arange(len(middles)))
 
 
 def _signed_rank(products: np.ndarray) -> float:
-    """The chance of so small a sum of the ranks of positive products, where every sign is a fair coin's.
+    """Probability of a rank sum of the positive products at most this small, where every sign is a fair coin's.
 
-    The floor was fitted to the positions, which takes about sigma^2 from the sum of n products, as a mean would, so
-    sigma^2 / n from each. The sum of ranks is the number of pairs of products whose mean is positive, of n^2 / 2 pairs,
-    and the mean of two products of normal numbers has a density of 1 / sigma^2 at zero (Laplace's). So the fit takes
-    n / 2 from the sum of ranks, which is given back.
+    The floor was fitted to the positions. Like the fit of a mean, this takes about sigma^2 from the sum of n products,
+    and so sigma^2 / n from each product. The rank sum is the number of pairs of products whose mean is positive, of
+    n^2 / 2 pairs. The mean of two products of normal numbers has the density 1 / sigma^2 at zero (Laplace's). So the
+    fit takes n / 2 from the rank sum, and n / 2 is added back.
     """
     n = len(products)
     if not n:
@@ -230,17 +236,17 @@ def _signed_rank(products: np.ndarray) -> float:
 
 @lru_cache(maxsize=_EXACT)
 def _signed_rank_chances(n: int) -> np.ndarray:
-    """The probability of each sum of the ranks 1 to n, where each is in it or not by the toss of a coin."""
+    """Probability of each sum of the ranks 1 to n, where each rank is in the sum with probability 1/2."""
     chances = np.zeros(n * (n + 1) // 2 + 1)
     chances[0] = 1.0
     for rank in range(1, n + 1):
-        chances[rank:] += chances[:-rank]  # the right side is made first
+        chances[rank:] += chances[:-rank]  # NumPy copies the overlapping right side first
         chances /= 2
     return chances
 
 
 def _interval(count: int, pairs: int) -> tuple[float, float]:
-    """Of the chance of so many out of so many pairs, 95 % (Clopper and Pearson 1934)."""
+    """95 % interval of a probability, from ``count`` of ``pairs`` (Clopper and Pearson 1934)."""
     if not pairs:
         return math.nan, math.nan
     low = special.betaincinv(count, pairs - count + 1, 0.025) if count else 0.0
@@ -249,13 +255,13 @@ def _interval(count: int, pairs: int) -> tuple[float, float]:
 
 
 def _holm(usable: np.ndarray, hopping: np.ndarray, drifting: np.ndarray) -> list[Verdict]:
-    """Holm's procedure: the smallest p-value at 5 % by their number, the next by one less, until one isn't enough."""
+    """Holm's procedure: test the smallest of n p-values at 5 % / n, the next at 5 % / (n - 1), until one fails."""
     p_values = 2 * np.minimum(hopping, drifting)
     needed = fewest_updates(len(p_values))
-    told: list[Verdict] = ["undecided" if count < needed else "like noise" for count in usable]
+    labels: list[Verdict] = ["undecided" if count < needed else "like noise" for count in usable]
     for rank, index in enumerate(np.argsort(p_values, kind="stable")):
         if p_values[index] > _LEVEL / (len(p_values) - rank):
             break
-        if told[index] != "undecided":
-            told[index] = "hops" if hopping[index] < drifting[index] else "drifts"
-    return told
+        if labels[index] != "undecided":
+            labels[index] = "hops" if hopping[index] < drifting[index] else "drifts"
+    return labels

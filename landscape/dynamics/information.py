@@ -1,17 +1,18 @@
 """Mutual information between the spectra of two successive checkpoints, in two readings, each beside its null.
 
-The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) follows it over training; how it estimates it isn't public. Two
-readings suggest themselves:
+The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) follows the mutual information over training. The paper's
+estimator isn't public. Two readings suggest themselves:
 
-- *rank-paired*: the i-th eigenvalue before and the i-th one after are taken for n draws of a pair. As both are sorted,
-  the pairs lie on a monotone curve whatever the spectra have to do with each other: two unrelated matrices with these
-  spectra have exactly this value. The null, of two independent spectra of one shape (the eigenvalues of both, dealt at
-  random to either), says what is there without any relation; beyond it two spectra are more alike than that.
+- *rank-paired*: the i-th eigenvalue before and the i-th eigenvalue after count as one of n draws of a pair. Both
+  spectra are sorted, so the pairs lie on a monotone curve, however the spectra are related: two unrelated matrices with
+  these spectra have exactly this value. The null is two independent spectra of one shape: the eigenvalues of both,
+  dealt at random to either. It shows the value without any relation. Two spectra with a value beyond the null are more
+  alike than two independent spectra.
 - *joint law*: p_i <v_i, v'_j>^2 with p_i = |lambda_i| / sum_j |lambda_j| is a law of pairs of eigenvectors, the squared
-  amplitudes of one basis in the other. It is large where eigenvectors stay what they are and small where they mix; its
-  null are bases turned at random.
+  amplitudes of one basis in the other. Its mutual information is large where eigenvectors stay unchanged, and small
+  where they mix. The null is a basis turned at random.
 
-All in nats.
+All values are in nats.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from landscape.dynamics.spectra import checked_spectrum
 from landscape.errors import InputError
 
 _LEVELS = (0.025, 0.975)
-_ROUNDING = 1e-4  # by which shares may miss being a law: overlaps are of eigenvectors in single precision
+_ROUNDING = 1e-4  # error allowed of a law: overlaps come from eigenvectors in single precision
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class Information:
     """A mutual information with its null.
 
     Attributes:
-        value: in nats, at least 0.
-        most: the entropy of the law after, which the value can't exceed.
-        null: its mean where there is no relation.
-        null_interval: 95 % of the draws of the null.
-        edges: of the bins, in the units of the eigenvalues; empty for the joint law, which has none.
+        value: mutual information in nats, at least 0.
+        most: upper bound of the value in nats: the entropy of the binned eigenvalues before (rank-paired), or of the
+            coarse-grained shares (joint law).
+        null: mean value in nats where there is no relation.
+        null_interval: 95 % interval of the draws of the null, in nats.
+        edges: edges of the bins, in the units of the eigenvalues; empty for the joint law, which has no bins.
     """
 
     value: float
@@ -51,21 +53,24 @@ class Information:
 def rank_paired_information(
     before: np.ndarray, after: np.ndarray, floor: float, *, bins: int = 32, draws: int = 200, seed: int = 0
 ) -> Information:
-    """Mutual information of the eigenvalues of two spectra, paired by rank, on bins that both share.
+    """Mutual information of the eigenvalues of two spectra, paired by rank, on bins shared by both.
 
     The bins are equally wide in asinh(lambda / floor): logarithmic for either sign above the floor, and linear within
-    it, where eigenvalues can't be told from zero. They span both spectra.
+    the floor, where eigenvalues can't be distinguished from zero. The bins span both spectra.
 
     Args:
-        before: (n,) eigenvalues.
-        after: (n,) eigenvalues.
-        floor: positive, what an eigenvalue must exceed to be told from zero, in their units.
-        bins: how many.
-        draws: of the null: all eigenvalues dealt at random to two spectra, which is exact for spectra of one shape.
-        seed: of the draws.
+        before: eigenvalues of the checkpoint before, (n,).
+        after: eigenvalues of the checkpoint after, (n,).
+        floor: magnitude above which an eigenvalue can be distinguished from zero, positive, in the units of the
+            eigenvalues.
+        bins: number of bins for each spectrum; default: 32.
+        draws: number of draws of the null; default: 200. Each draw deals all eigenvalues at random to two spectra,
+            which is exact for spectra of one shape.
+        seed: seed of the draws; default: 0.
 
     Raises:
-        InputError: the spectra are of different lengths or aren't finite, or the floor isn't positive.
+        InputError: the spectra are of different lengths or aren't finite, the floor isn't positive, or there are fewer
+            than two bins.
     """
     before, after = checked_spectrum(before), checked_spectrum(after)
     if before.shape != after.shape:
@@ -102,18 +107,18 @@ def joint_information(
 ) -> Information:
     """Mutual information of the joint law p_i <v_i, v'_j>^2 of two eigenbases, coarse-grained to the leading vectors.
 
-    All eigenvectors but the leading ones are one outcome on either side, so that the value is at most that of the
-    whole law (the data-processing inequality); with all eigenvectors leading it is that value.
+    All eigenvectors except the leading ones are one outcome on either side. So the value is at most that of the whole
+    law (the data-processing inequality), and equals that value if all eigenvectors are leading.
 
     Args:
-        shares: (n,) p_i, adding up to 1, those of the k leading eigenvectors first.
-        squared_overlaps: (k, l) <v_i, v'_j>^2 with the l leading eigenvectors of the checkpoint before.
-        mass_on_previous: (l,) sum_i p_i <v_i, v'_j>^2 over all n.
-        draws: of the null: the l vectors turned at random in the whole space.
-        seed: of the draws.
+        shares: shares p_i, which add up to 1, (n,), with the k leading eigenvectors first.
+        squared_overlaps: <v_i, v'_j>^2 with the l leading eigenvectors of the checkpoint before, (k, l).
+        mass_on_previous: sum_i p_i <v_i, v'_j>^2 over all n eigenvectors, (l,).
+        draws: number of draws of the null; default: 100. Each draw turns the l vectors at random in the whole space.
+        seed: seed of the draws; default: 0.
 
     Raises:
-        InputError: the arguments are no law.
+        InputError: the arguments don't form a law.
     """
     shares, overlaps, mass = (
         np.asarray(each, dtype=np.float64) for each in (shares, squared_overlaps, mass_on_previous)
@@ -138,7 +143,7 @@ def joint_information(
 
 
 def _coarse(shares: np.ndarray, overlaps: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """The law (k + 1, l + 1) of the leading vectors and the rest."""
+    """Coarse-grained law (k + 1, l + 1): the leading vectors, and one outcome for all other vectors on each side."""
     k, known = len(overlaps), shares[: len(overlaps), None] * overlaps
     table = np.zeros((k + 1, overlaps.shape[1] + 1))
     table[:k, :-1] = known
@@ -165,5 +170,5 @@ def _mutual(table: np.ndarray) -> float:
 
 
 def _entropy(law: np.ndarray) -> float:
-    some = law[law > 0]
-    return -float(some @ np.log(some))
+    positive = law[law > 0]
+    return -float(positive @ np.log(positive))

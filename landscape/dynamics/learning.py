@@ -1,9 +1,9 @@
-"""When each sample is learnt, and forgotten, and how groups of samples learn: from their losses at each checkpoint.
+"""When each sample is learnt and forgotten, and how groups of samples learn, from the losses at each checkpoint.
 
-That a model learns the simple samples first and the complex ones later, or never, is claim 3 of Gong, Teng and Liu
-(2025, arXiv 2510.10089): here it is a curve for each group with its band, the step at which the group has made half of
-its progress with its interval, and the difference between groups, whose interval says whether one is before the other.
-Forgetting is counted as in Toneva et al. (2019, "An empirical study of example forgetting").
+A model learns the simple samples first and the complex samples later, or never: this is claim 3 of Gong, Teng and Liu
+(2025, arXiv 2510.10089). Here each group of samples has a curve with a band, and a step with an interval at which the
+group has made half of its progress. The delay after the first group has an interval too, which shows whether a group is
+later than the first. Forgetting is counted as in Toneva et al. (2019, "An empirical study of example forgetting").
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _LEVELS = (0.025, 0.975)
 
 @dataclass(frozen=True)
 class Milestones:
-    """What became of each of n samples over c checkpoints.
+    """Steps at which each of n samples is learnt and forgotten, over c checkpoints.
 
-    Between two checkpoints nobody looked, so that a step is known up to the checkpoint before.
+    A sample's state between two checkpoints is unknown. So a change may have come at any time since the checkpoint
+    before its step.
 
     Attributes:
-        learnt: (n,) step at which it is first known; NaN if never.
-        learnt_after: (n,) step of the checkpoint before, at which it wasn't known yet; NaN if there is none.
-        forgotten: (n,) step at which it is last found to be known no more; NaN if never.
-        times_forgotten: (n,) how often it went from known to unknown.
-        known: (c, n) whether it is known at each checkpoint.
+        learnt: first step at which the sample is known, (n,); NaN if never.
+        learnt_after: step of the checkpoint before, at which the sample wasn't known yet, (n,); NaN if there is none.
+        forgotten: last step at which the sample is unknown after it was known at the checkpoint before, (n,); NaN if
+            never.
+        times_forgotten: number of changes from known to unknown, (n,).
+        known: whether the sample is known at each checkpoint, (c, n).
     """
 
     learnt: np.ndarray
@@ -42,11 +44,11 @@ class Milestones:
 
 
 def milestones(steps: np.ndarray, known: np.ndarray) -> Milestones:
-    """The steps at which samples are learnt and forgotten.
+    """Find the steps at which samples are learnt and forgotten.
 
     Args:
-        steps: (c,) ascending.
-        known: (c, n) whether a sample counts as known; see `half_way` for a criterion.
+        steps: ascending steps of the checkpoints, (c,).
+        known: whether each sample counts as known at each checkpoint, (c, n); see `half_way` for a criterion.
 
     Raises:
         InputError: shapes don't fit, or steps don't ascend.
@@ -67,28 +69,28 @@ def milestones(steps: np.ndarray, known: np.ndarray) -> Milestones:
 
 
 def half_way(losses: np.ndarray, least: float) -> np.ndarray:
-    """Whether each sample's loss is below the mean of its first and its lowest one: half of what it will ever gain.
+    """Whether each sample has made half of its gain: a loss at most the mean of its first and its lowest loss.
 
     Args:
-        losses: (c, n) at each checkpoint.
-        least: a sample that gains less than this, in the units of the loss, is never known: it isn't learnt but noise.
+        losses: losses at each checkpoint, (c, n).
+        least: gain, in the units of the loss, that a sample must exceed to be known. A smaller gain counts as noise.
 
     Returns:
-        (c, n) booleans.
+        Booleans, (c, n).
     """
     losses = np.asarray(losses, dtype=np.float64)
     first, lowest = losses[0], losses.min(axis=0)
-    with np.errstate(invalid="ignore"):  # one that is infinite throughout gains nothing
+    with np.errstate(invalid="ignore"):  # a loss that is infinite throughout gains nothing
         return np.isfinite(losses) & (losses <= (first + lowest) / 2) & (first - lowest > least)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Samples in groups.
+    """Assignment of n samples to g groups.
 
     Attributes:
-        names: of the g groups.
-        of: (n,) the index of each sample's group; -1 for one that is in none.
+        names: names of the g groups.
+        of: index of each sample's group, (n,); -1 for a sample in no group.
     """
 
     names: list[str]
@@ -96,17 +98,17 @@ class Grouping:
 
     @classmethod
     def by_label(cls, labels: Sequence[str] | np.ndarray) -> Grouping:
-        """A group for each label, in the order in which they first occur."""
+        """A group for each label, in the order of first occurrence."""
         texts = [str(label) for label in labels]
         names = list(dict.fromkeys(texts))
         return cls(names, np.array([names.index(text) for text in texts], dtype=np.int64))
 
     @classmethod
     def by_quantile(cls, values: np.ndarray, name: str, parts: int = 3) -> Grouping:
-        """Groups of about equal size by a number that is known of each sample, named by its ranges, ascending.
+        """Groups of about equal size by a number of each sample, ascending and named by their ranges.
 
         Raises:
-            InputError: there are too few different values for so many groups.
+            InputError: there are too few different values for ``parts`` groups.
         """
         values = np.asarray(values, dtype=np.float64)
         edges = np.quantile(values, np.linspace(0, 1, parts + 1))
@@ -122,10 +124,10 @@ class GroupCurves:
     """The mean of a quantity for each of g groups of samples at c checkpoints.
 
     Attributes:
-        sizes: (g,) samples in each.
-        means: (c, g) weighted means.
-        intervals: (c, g, 2) 95 % by Student's t over samples, which covers less where few samples are skewed; of values
-            that are 0 or 1 by Wilson's score. NaN for a group of one.
+        sizes: number of samples in each group, (g,).
+        means: weighted means, (c, g).
+        intervals: 95 % intervals, (c, g, 2), by Student's t over samples, which cover less where few samples are
+            skewed. Intervals of values that are all 0 or 1 are by Wilson's score. NaN for a group of one sample.
     """
 
     sizes: np.ndarray
@@ -134,14 +136,14 @@ class GroupCurves:
 
 
 def group_curves(values: np.ndarray, groups: Grouping, weights: np.ndarray | None = None) -> GroupCurves:
-    """Means over groups of samples, with bands.
+    """Means over groups of samples, with 95 % bands.
 
     A weighted mean is that of a ratio estimator, whose error comes from the spread between samples.
 
     Args:
-        values: (c, n) such as losses or accuracies; NaN throughout where there is none.
-        groups: of the n samples.
-        weights: (n,) of the samples; default: equal. Samples of weight 0 count nowhere.
+        values: values such as losses or accuracies, (c, n); NaN throughout where there is none.
+        groups: groups of the n samples.
+        weights: weights of the samples, (n,); default: equal weights. Samples of weight 0 are left out.
 
     Raises:
         InputError: shapes don't fit, or no sample has a weight.
@@ -158,7 +160,7 @@ def _means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _band(values: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """(c, 2) of a weighted mean over samples."""
+    """95 % band (c, 2) of a weighted mean over samples."""
     n = len(weights)
     if n < 2:
         return np.full((len(means), 2), np.nan)
@@ -172,7 +174,7 @@ def _band(values: np.ndarray, weights: np.ndarray, means: np.ndarray) -> np.ndar
 
 
 def _wilson(shares: np.ndarray, n: float) -> np.ndarray:
-    """(c, 2) of shares of about n samples (Wilson 1927), within 0 and 1 and of no zero width."""
+    """95 % intervals (c, 2) of shares of about n samples (Wilson 1927), within 0 and 1 and never of zero width."""
     z = stats.norm.ppf(_LEVELS[1])
     middle = (shares + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(shares * (1 - shares) / n + z**2 / (4 * n**2))
@@ -181,16 +183,17 @@ def _wilson(shares: np.ndarray, n: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class HalfSteps:
-    """The steps at which groups have made half of their progress, and by how much each is later than the first group.
+    """Steps at which groups have made half of their progress, and delays of the groups after the first group.
 
     Attributes:
-        steps: (g,) at which a group's mean first crosses the mean of its first and its lowest value, interpolated
-            between checkpoints; NaN where a group makes no progress.
-        intervals: (g, 2) from the 2.5 % quantile of the checkpoint before to the 97.5 % quantile of the one after, by
-            resampling the samples of each group: what happens between two checkpoints isn't known. NaN where more than
-            1 in 40 resamples makes no progress.
-        delays: (g,) steps after the first group's.
-        delay_intervals: (g, 2) likewise, at the least and at the most.
+        steps: steps at which a group's mean first crosses the mean of its first and its lowest value, (g,),
+            interpolated between checkpoints; NaN where a group makes no progress.
+        intervals: 95 % intervals of the steps, (g, 2), by resampling the samples of each group. An interval reaches
+            from the 2.5 % quantile of the checkpoint before to the 97.5 % quantile of the checkpoint after, since the
+            curve between them isn't known. NaN where more than 1 in 40 resamples makes no progress.
+        delays: number of steps after the first group's step, (g,).
+        delay_intervals: 95 % intervals of the delays, (g, 2): the 2.5 % quantile of the least and the 97.5 % quantile
+            of the largest possible delay.
     """
 
     steps: np.ndarray
@@ -209,16 +212,16 @@ def half_steps(
     resamples: int = 1000,
     seed: int = 0,
 ) -> HalfSteps:
-    """When each group of samples has made half of its progress.
+    """Find the step at which each group of samples has made half of its progress.
 
     Args:
-        steps: (c,) ascending.
-        losses: (c, n).
-        groups: of the n samples.
-        weights: (n,) of the samples; default: equal.
-        least: a group whose mean falls by no more than this, in the units of the loss, makes no progress.
-        resamples: of the bootstrap over samples, within groups.
-        seed: of it.
+        steps: ascending steps of the checkpoints, (c,).
+        losses: losses of the samples at each checkpoint, (c, n).
+        groups: groups of the n samples.
+        weights: weights of the samples, (n,); default: equal weights.
+        least: largest fall of a group's mean, in the units of the loss, that counts as no progress; default: 0.
+        resamples: number of resamples of the bootstrap over samples, within groups; default: 1000.
+        seed: seed of the bootstrap; default: 0.
 
     Raises:
         InputError: shapes don't fit, or steps don't ascend.
@@ -252,9 +255,9 @@ def half_steps(
 
 
 def _crossings(steps: np.ndarray, curves: np.ndarray, least: float) -> np.ndarray:
-    """Where each of b curves (b, c) falls to the mean of its first and its lowest value, and the steps about it (3, b).
+    """Steps (3, b) of half the fall of each of b curves (b, c): interpolated, at the checkpoint before, and after.
 
-    NaN if it falls by no more than ``least``.
+    Half of the fall is the mean of the first and the lowest value. NaN if a curve falls by no more than ``least``.
     """
     fallen = curves[:, 0] - curves.min(axis=1) > least
     half = (curves[:, 0] + curves.min(axis=1)) / 2
@@ -264,12 +267,15 @@ def _crossings(steps: np.ndarray, curves: np.ndarray, least: float) -> np.ndarra
     high, low = curves[at, before], curves[at, place]
     with np.errstate(invalid="ignore", divide="ignore"):
         part = (high - half) / (high - low)
-    found = np.stack([steps[before] + part * (steps[place] - steps[before]), steps[before], steps[place]])
-    return np.where(fallen, found, np.nan)
+    crossings = np.stack([steps[before] + part * (steps[place] - steps[before]), steps[before], steps[place]])
+    return np.where(fallen, crossings, np.nan)
 
 
 def _interval(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """(g, 2): the lower quantile of one (g, b) and the upper of the other; NaN where it would have no end."""
+    """Intervals (g, 2) from the 2.5 % quantile of ``low`` (g, b) to the 97.5 % quantile of ``high`` (g, b).
+
+    NaN where more than 2.5 % of a row are NaN.
+    """
     known = np.isnan(low).mean(axis=1) <= _LEVELS[0]
     ends = [
         np.nanquantile(np.where(known[:, None], each, 0.0), level, axis=1)
@@ -288,7 +294,7 @@ def _checked_steps(steps: np.ndarray) -> np.ndarray:
 def _checked_samples(
     values: np.ndarray, groups: Grouping, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values, groups and weights of the samples that have a weight."""
+    """Check values, groups and weights, and keep the samples of positive weight."""
     values = np.asarray(values, dtype=np.float64)
     weights = np.ones(len(groups.of)) if weights is None else np.asarray(weights, dtype=np.float64)
     if values.ndim != 2 or groups.of.shape != values.shape[1:] or weights.shape != groups.of.shape:

@@ -1,12 +1,13 @@
-"""Does a curve over training pass through phases? Change points against candidates that have none.
+"""Phases of a curve over training: candidates with change points, compared with candidates without.
 
-The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) reads *collapse, diversification, stabilisation* off a curve: it
-falls, rises, and stays. An eye finds that in much, so here it has to beat other accounts of the same points: a level, a
-monotone curve of any form, one turn, and any other course with two turns. And since that comparison is made on
-few points and by search, its false alarms are measured on each curve anew: on its points in shuffled orders, and on the
-monotone curve that is nearest to it, with the same noise. Noise is not the only thing that looks like phases: a curve
-that wanders does too, so the gain over the accounts without phases is also held to that of the same changes from point
-to point in a random order.
+The paper (Gong, Teng and Liu 2025, arXiv 2510.10089) reads *collapse, diversification, stabilisation* off a curve: the
+curve falls, rises, and stays. An eye finds this pattern in many curves. So here the pattern has to beat other accounts
+of the curve: a level, a monotone curve of any form, one turn, and any other course with two turns.
+
+This comparison has few points and searches for change points. So its false alarms are measured anew on each curve: on
+the curve's points in shuffled orders, and on the nearest monotone curve with the noise of this curve. A curve that
+wanders looks like phases too. So the gain over the accounts without phases is also compared with the gain of curves
+that make this curve's changes from point to point in a random order.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ THREE_PHASES: Label = "collapse, diversification, stabilisation"
 FEWEST_POINTS = 8
 
 _WITHOUT: tuple[Label, ...] = ("level", "monotone")
-_SEGMENT = 3  # points between two change points at the least
+_SEGMENT = 3  # least number of points between two change points
 _ALARMS = 0.05
-# A change point costs as much as three parameters in the criterion, as it is searched for: its place and what the
-# search gains by chance (Hall, Osborn and Sakkas 2013, "Inference on structural breaks using information criteria").
+# A change point costs three parameters in the criterion, since it is searched for: its place, and the gain of the
+# search by chance (Hall, Osborn and Sakkas 2013, "Inference on structural breaks using information criteria").
 _CHANGE = 3
 _MOST_CHANGES = 2
 
 
 @dataclass(frozen=True)
 class Phases:
-    """What course a curve takes, and how often the procedure would say so of a curve without phases.
+    """Course of a curve, and how often the procedure would find phases in a curve without phases.
 
     Attributes:
         label: ``level`` or ``monotone`` (no phases); ``fall, rise`` or ``rise, fall``; ``collapse, diversification,
-            stabilisation``; ``other`` for another course with two turns; ``undecided`` where phases are found that
-            more than 5 % of curves without any have too, of any of the three kinds below.
-        found: the label by the criterion alone.
-        change_steps: (c,) steps of the change points of ``found``.
-        change_intervals: (c, 2) 95 % of these by resampled residuals, from the point before to the point after: where
-            between two points a curve changes isn't known.
-        criteria: by candidate, the Bayesian information criterion less that of the best.
-        false_alarms_shuffled: how often phases are found in shuffled orders of the same values.
-        false_alarms_shuffled_interval: its 95 % interval (Clopper and Pearson).
-        false_alarms_monotone: the same for monotone curves with the noise of this one.
-        false_alarms_monotone_interval: its interval.
-        chance_wandering: the chance of as large a gain in the criterion over the best account without phases, for a
-            curve that makes the changes of this one in a random order.
+            stabilisation``; ``other`` for another course with two turns. It is ``undecided`` where phases are found,
+            but also in more than 5 % of curves without phases, of any of the three kinds below.
+        found: label by the criterion only.
+        change_steps: steps of the change points of ``found``, (c,).
+        change_intervals: 95 % intervals of the change points, (c, 2), by resampled residuals. An interval reaches from
+            the point before to the point after, since a change may lie anywhere between two points.
+        criteria: Bayesian information criterion of each candidate, less that of the best.
+        false_alarms_shuffled: share of shuffled orders of this curve's values in which phases are found.
+        false_alarms_shuffled_interval: 95 % interval of this share (Clopper and Pearson).
+        false_alarms_monotone: share of monotone curves with this curve's noise in which phases are found.
+        false_alarms_monotone_interval: 95 % interval of this share (Clopper and Pearson).
+        chance_wandering: probability of as large a gain in the criterion over the best account without phases, for a
+            curve that makes this curve's changes in a random order.
     """
 
     label: Label
@@ -73,18 +74,18 @@ class Phases:
 
 
 def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int = 0) -> Phases:
-    """Tell the course of a curve.
+    """Classify the course of a curve.
 
-    Change points lie on the points' own axis, their order, so that unevenly kept checkpoints count alike.
+    The time axis is the order of the points, so unevenly kept checkpoints count alike.
 
     Args:
-        steps: (m,) ascending.
-        values: (m,) such as the matrix entropy at each.
-        draws: of each kind of curve without phases, and of resampled residuals.
-        seed: of these.
+        steps: ascending steps, (m,).
+        values: values at the steps, (m,), such as the matrix entropy.
+        draws: number of curves without phases of each kind, and of resampled residuals; default: 200.
+        seed: seed of the draws; default: 0.
 
     Raises:
-        InputError: there are fewer than 8 points, one isn't finite, or the steps don't ascend.
+        InputError: there are fewer than 8 points, a value isn't finite, or the steps don't ascend.
     """
     steps, values = (np.asarray(each, dtype=np.float64) for each in (steps, values))
     if values.shape != steps.shape or values.ndim != 1 or len(values) < FEWEST_POINTS:
@@ -96,21 +97,21 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
         raise InputError("phases are told from finite values at steps that ascend")
     unit = (values - values.mean()) / (float(np.ptp(values)) or 1.0)
     fits = _fit(unit[None])
-    found, gain = _best(fits)[0], float(_gains(fits)[0])
-    curve, changes = fits[found].curves[0], steps[fits[found].changes[0]]
+    best, gain = _best(fits)[0], float(_gains(fits)[0])
+    curve, changes = fits[best].curves[0], steps[fits[best].changes[0]]
     generator = np.random.default_rng(seed)
     noise = generator.choice(unit - curve, (2, draws, len(unit)))
     shuffled = np.array([generator.permutation(unit) for _ in range(draws)])
     wandering = np.array([np.append(0, generator.permutation(np.diff(unit))).cumsum() for _ in range(draws)])
     alarms = [int((_gains(_fit(each)) > 0).sum()) for each in (shuffled, fits["monotone"].curves[0] + noise[0])]
     chance = (1 + int((_gains(_fit(wandering)) >= gain).sum())) / (1 + draws)
-    refitted = _fit(curve + noise[1])[found].changes
+    refitted = _fit(curve + noise[1])[best].changes
     intervals = [stats.binomtest(count, draws).proportion_ci(0.95, "exact") for count in alarms]
     least = min(float(fit.criteria[0]) for fit in fits.values())
-    unsure = found not in _WITHOUT and max(*(count / draws for count in alarms), chance) > _ALARMS
+    unsure = best not in _WITHOUT and max(*(count / draws for count in alarms), chance) > _ALARMS
     return Phases(
-        label="undecided" if unsure else found,
-        found=found,
+        label="undecided" if unsure else best,
+        found=best,
         change_steps=changes,
         change_intervals=_beside(steps, refitted),
         criteria={label: float(fit.criteria[0]) - least for label, fit in fits.items()},
@@ -123,7 +124,7 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
 
 
 def _beside(steps: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(c, 2): the steps beside 95 % of places (b, c)."""
+    """Intervals (c, 2): the steps just outside the central 95 % of places (b, c)."""
     if not places.shape[1]:
         return np.empty((0, 2))
     low = np.quantile(places, 0.025, axis=0, method="lower") - 1
@@ -133,7 +134,7 @@ def _beside(steps: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Fit:
-    """One candidate's best fit to each of b curves: criterion (b,), curves (b, m), change points (b, c)."""
+    """Best fit of one candidate to each of b curves: criteria (b,), curves (b, m), change points (b, c)."""
 
     criteria: np.ndarray
     curves: np.ndarray
@@ -141,7 +142,7 @@ class _Fit:
 
 
 def _fit(curves: np.ndarray) -> dict[Label, _Fit]:
-    """The best fit of every label."""
+    """Best fit of every label to each curve."""
     free = [_Pieces.of(curves, changes, level_end=False) for changes in range(_MOST_CHANGES + 1)]
     level_end = [_Pieces.of(curves, _MOST_CHANGES, level_end=True)]
     return {
@@ -155,13 +156,13 @@ def _fit(curves: np.ndarray) -> dict[Label, _Fit]:
 
 
 def _best(fits: dict[Label, _Fit]) -> list[Label]:
-    """The label of the smallest criterion for each curve."""
+    """Label of the smallest criterion, for each curve."""
     labels = list(fits)
     return [labels[index] for index in np.array([fit.criteria for fit in fits.values()]).argmin(axis=0)]
 
 
 def _gains(fits: dict[Label, _Fit]) -> np.ndarray:
-    """By how much the best account with phases is better than the best one without, for each curve."""
+    """Gain in the criterion of the best account with phases over the best account without, for each curve."""
     without, phased = (
         np.min([fit.criteria for label, fit in fits.items() if (label in _WITHOUT) == wanted], axis=0)
         for wanted in (True, False)
@@ -170,7 +171,7 @@ def _gains(fits: dict[Label, _Fit]) -> np.ndarray:
 
 
 def _better(fits: list[_Fit]) -> _Fit:
-    """Curve by curve the fit of the smallest criterion."""
+    """Fit of the smallest criterion, for each curve."""
     best, at = np.array([fit.criteria for fit in fits]).argmin(axis=0), np.arange(len(fits[0].criteria))
     return _Fit(
         *(np.array([getattr(fit, name) for fit in fits])[best, at] for name in ("criteria", "curves", "changes"))
@@ -178,7 +179,7 @@ def _better(fits: list[_Fit]) -> _Fit:
 
 
 def _criterion(squares: np.ndarray, parameters: np.ndarray | int, points: int) -> np.ndarray:
-    """Schwarz's criterion of a normal model; squares within rounding of zero, in units of the range, are that much."""
+    """Schwarz's criterion of a normal model; 1e-24, in units of the squared range, stands for the rounding of zero."""
     return np.asarray(points * np.log(squares / points + 1e-24) + parameters * math.log(points))
 
 
@@ -189,7 +190,7 @@ def _level(curves: np.ndarray) -> _Fit:
 
 
 def _isotonic(curves: np.ndarray) -> _Fit:
-    """Isotonic regression either way; its degrees of freedom are its levels (Meyer and Woodroofe 2000)."""
+    """Isotonic regression, up or down; its degrees of freedom are its number of levels (Meyer and Woodroofe 2000)."""
     fits = []
     for increasing in (True, False):
         fit = np.array([isotonic_regression(curve, increasing=increasing).x for curve in curves])
@@ -205,14 +206,14 @@ def _none(curves: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Pieces:
-    """Continuous straight pieces, fitted to b curves for each of g places of their c change points.
+    """Continuous straight pieces, fitted to b curves for each of g placements of the c change points.
 
     Attributes:
-        squares: (b, g) what they leave.
-        signs: (b, g, c + 1) of the slopes of the pieces.
-        along: (b, g, p) the fit's coordinates in the basis of a place.
-        places: (g, c).
-        bases: (g, m, p), orthonormal.
+        squares: sums of squared residuals, (b, g).
+        signs: signs of the slopes of the pieces, (b, g, c + 1).
+        along: coordinates of the fit in the basis of a placement, (b, g, p).
+        places: indices of the change points, (g, c).
+        bases: orthonormal bases of the placements, (g, m, p).
     """
 
     squares: np.ndarray
@@ -232,7 +233,7 @@ class _Pieces:
         return cls(squares, np.sign(slopes), along, places, bases)
 
     def best(self, pattern: tuple[int, ...]) -> _Fit:
-        """The best fit to each curve whose slopes have these signs, neighbours of equal sign being one."""
+        """Best fit to each curve whose slopes have the signs of ``pattern``; neighbours of equal sign count as one."""
         turns = self.signs[:, :, 1:] != self.signs[:, :, :-1]
         stage = np.pad(np.cumsum(turns, axis=2), ((0, 0), (0, 0), (1, 0)))
         expected = np.array([*pattern, *[9] * self.signs.shape[2]])[stage]
@@ -250,7 +251,7 @@ class _Pieces:
 
 @lru_cache(maxsize=16)
 def _bases(points: int, changes: int, level_end: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For every place of the change points (g, c): orthonormal bases (g, m, p), and what gives the slopes (g, p, p)."""
+    """Placements of the change points (g, c), orthonormal bases (g, m, p), and matrices to the slopes (g, p, p)."""
     inner = range(_SEGMENT - 1, points - _SEGMENT + 1)
     places = [
         each

@@ -1,1 +1,1 @@
-"""What the machine has: devices and precisions, memory, processes."""
+"""Resources of the machine: devices and precisions, memory, processes."""

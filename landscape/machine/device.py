@@ -1,4 +1,4 @@
-"""Where a problem is computed, and how precisely."""
+"""Device and floating-point type of a problem's computations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from landscape.errors import InputError
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model under what spreads or compiles it: only the plain one can be given other parameters.
+    """The plain module under wrappers that distribute or compile it: only a plain module takes other parameters.
 
     Raises:
-        InputError: it is no module, or one of TorchScript.
+        InputError: the model isn't a module, or is a module of TorchScript.
     """
     while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
         wrapper: Any = model
-        model = wrapper._orig_mod if hasattr(wrapper, "_orig_mod") else wrapper.module  # the former is torch.compile's
+        model = wrapper._orig_mod if hasattr(wrapper, "_orig_mod") else wrapper.module  # _orig_mod is torch.compile's
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
@@ -29,11 +29,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def resolve_device_and_dtype(
     model: nn.Module, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype to compute in: as asked for, else those of the first trainable parameter."""
+    """Device and dtype of the computation: those given, else those of the first trainable parameter."""
     first = next((p for p in model.parameters() if p.requires_grad), None)
     if first is None:
         raise InputError(f"{type(model).__name__} has no trainable parameters; set requires_grad on those to probe")
-    # Half-precision weights are upcast: their products would drown in rounding.
+    # Half-precision weights are upcast: rounding would swamp their products.
     return checked_device_and_dtype(
         device or first.device, dtype or (torch.float64 if first.dtype == torch.float64 else torch.float32)
     )
@@ -46,10 +46,10 @@ def checked_device_and_dtype(device: torch.device | str, dtype: torch.dtype) -> 
 
 
 def available_device(device: torch.device | str) -> torch.device:
-    """A device by name, with its index, once it is known to work.
+    """Find a device by name, check that it works, and give it with its index.
 
     Raises:
-        InputError: no such device here.
+        InputError: the device isn't available.
     """
     try:
         return torch.empty(0, device=device).device

@@ -1,4 +1,4 @@
-"""Modes that see every operation, without torch's compiler."""
+"""A dispatch mode that sees every operation, without importing torch's compiler."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class DispatchMode(TorchDispatchMode):
-    """A dispatch mode for code that nobody compiles.
+    """A dispatch mode for code that isn't compiled.
 
-    Torch keeps its compiler from compiling what a mode does, and imports the compiler for that, which takes longer than
-    importing torch. Inside `landscape.Problem.evaluating` compiled parts run as they were written.
+    By default torch keeps its compiler from compiling the code of a mode. For that torch imports the compiler, which
+    takes longer than importing torch. Inside `landscape.Problem.evaluating` this isn't needed: compiled parts run
+    uncompiled there.
     """
 
     @classmethod

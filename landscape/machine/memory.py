@@ -1,4 +1,4 @@
-"""How much memory may be taken, beyond what a model and its data have: said, and measured."""
+"""Memory beyond that of a model and its data: limits, exhaustion, and measured growth."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ OVERHEAD = 30_000_000
 
 
 def bytes_of(text: str) -> int:
-    """``8GB``, ``500 MB``, ``1.5 GiB`` or a number of bytes.
+    """Parse an amount of memory: ``8GB``, ``500 MB``, ``1.5 GiB`` or a number of bytes.
 
     Raises:
-        InputError: it is none of these, or too little for a process to compute anything in.
+        InputError: the text is no amount of memory, or too little for a process to compute anything.
     """
     parts = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
     try:
@@ -45,19 +45,19 @@ def bytes_of(text: str) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an exception says that there is no memory: torch's of a GPU, its allocator's of a CPU, Python's."""
+    """Whether an exception says that memory ran out: torch's on a GPU, its allocator's on a CPU, or Python's."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
 
 
 def in_room(function: Callable[[int], T], samples: int, otherwise: T) -> T:
-    """What a function gives for a number of samples, halved as often as memory runs out.
+    """Call a function with a number of samples, and halve the number whenever memory runs out.
 
     Args:
-        function: of the number.
-        samples: to begin with.
-        otherwise: what is given where there is no room for one sample.
+        function: function of the number of samples.
+        samples: first number of samples.
+        otherwise: result where memory doesn't suffice for one sample.
     """
     while samples:
         try:
@@ -70,9 +70,10 @@ def in_room(function: Callable[[int], T], samples: int, otherwise: T) -> T:
 
 
 def half_of_memory(device: torch.device) -> int:
-    """Half of the device's memory in bytes: of its total, so that what follows from it doesn't depend on the moment.
+    """Half of the device's total memory in bytes.
 
-    Processes that torchrun has started on one machine have an equal part of its memory each.
+    The total, unlike the free memory, doesn't depend on the moment. Processes that torchrun has started on one machine
+    each have an equal part of its CPU memory.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 2
@@ -80,7 +81,7 @@ def half_of_memory(device: torch.device) -> int:
 
 
 class Growth:
-    """By how much memory has grown since this was made: a GPU's, or a process's on a CPU under Linux."""
+    """Growth of memory since the object was made: of a GPU, or of the process on a CPU under Linux."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -88,23 +89,23 @@ class Growth:
             torch.cuda.reset_peak_memory_stats(device)
             self._before = torch.cuda.memory_allocated(device)
         elif _CLEAR.exists():
-            _CLEAR.write_text("5")  # the maximum starts again from here (proc(5))
+            _CLEAR.write_text("5")  # resets the peak VmHWM (proc(5))
             self._before = _resident("VmRSS")
 
     def now(self) -> float:
-        """The bytes there are now, above those before; NaN where nothing tells."""
+        """Bytes in use now, above those at the start; NaN where memory can't be measured."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device) - self._before
         return _resident("VmRSS") - self._before if _CLEAR.exists() else float("nan")
 
     def most(self) -> float:
-        """The most bytes there were since, above those before; NaN where nothing tells."""
+        """Peak of the bytes in use since the start, above those at the start; NaN where memory can't be measured."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device) - self._before
         return _resident("VmHWM") - self._before if _CLEAR.exists() else float("nan")
 
 
 def _resident(field: str) -> int:
-    """Resident bytes of the process: VmRSS now, VmHWM at most so far."""
+    """Resident bytes of the process: the present number (VmRSS) or the peak (VmHWM)."""
     line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024

@@ -1,9 +1,9 @@
-"""Several processes that work as one: each has a part of the data, and sums over the data are added up.
+"""Several processes that work as one: each has a shard of the data, and sums over the data are added up.
 
     torchrun --nproc-per-node 4 -m landscape CHECKPOINT --hessian
 
-All of them run the same program: only products and losses are made of parts, and what is added up is the same in each
-of them to the last bit. So nothing but these sums is exchanged, as long as the machines compute alike.
+All processes run one program. Only products and losses are computed on shards. Each added-up sum is equal in all
+processes to the last bit. So only these sums are exchanged, as long as the machines compute alike.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that work together; by default, one alone.
+    """The processes that work together; by default, a single process.
 
     Attributes:
-        rank: the number of this one.
-        size: how many there are.
+        rank: number of this process, from 0; default: 0.
+        size: number of processes; default: 1.
     """
 
     rank: int = 0
@@ -38,11 +38,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this is the process that writes and prints for all."""
         return self.rank == 0
 
     def total(self, part: Tensor) -> Tensor:
-        """The sum of every process's tensor, in the place of this one's.
+        """Sum a tensor over all processes, in place.
 
         Raises:
             PeerError: another process has ended.
@@ -53,7 +53,7 @@ class Processes:
         return part
 
     def largest(self, number: int) -> int:
-        """The largest of every process's numbers.
+        """The largest of all processes' numbers.
 
         Raises:
             PeerError: another process has ended.
@@ -63,11 +63,11 @@ class Processes:
         return int(self.total(numbers).max())
 
     def share(self, length: int) -> slice:
-        """This process's of so many places, which are given out in order and evenly."""
+        """This process's slice of ``length`` places, which are shared out in order and evenly."""
         return slice(length * self.rank // self.size, length * (self.rank + 1) // self.size)
 
     def in_order(self, function: Callable[[], T]) -> T:
-        """Call a function in the first process and, when that is done, in the others.
+        """Call a function in the first process and, after it has returned there, in the others.
 
         Raises:
             PeerError: another process has ended.
@@ -80,7 +80,7 @@ class Processes:
             distributed.barrier()
         if not self.first:
             result = function()
-        with _peers():  # or the first would go on while the others look at what it left
+        with _peers():  # or the first would go on while the others still read its files
             distributed.barrier()
         return result
 
@@ -90,7 +90,7 @@ SINGLE_PROCESS = Processes()
 
 @contextmanager
 def process_group() -> Iterator[Processes]:
-    """The processes that ``torchrun`` started with this one; this one alone where it was started by itself."""
+    """The processes that ``torchrun`` started with this one; a single process without ``torchrun``."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
         return

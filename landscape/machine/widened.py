@@ -1,4 +1,4 @@
-"""Evaluation in float64 throughout, of models that cast to float32 on their way."""
+"""Evaluation in float64 throughout, for models that cast to float32 inside."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _FEWER_DIGITS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class NoFloat64Error(Exception):
-    """An operator has no products in float64; the message says why, as the end of a sentence."""
+    """An operator has no products in float64; the message gives the reason, as the end of a sentence."""
 
 
 @contextmanager
 def widened() -> Iterator[None]:
     """Evaluate in float64: casts of float64 tensors to float32 stay in float64.
 
-    Layers such as RMSNorm, and softmax with a ``dtype``, cast to float32 to have more digits than half precision. In an
-    evaluation in float32 such a cast does nothing: the function that is evaluated is the one without the cast.
+    Layers such as RMSNorm, and softmax with a ``dtype``, cast to float32 to have more digits than half precision. In
+    float32 such a cast does nothing. So the function without the cast is evaluated in float64 too.
     """
     with _Widening():
         yield
 
 
 class _Widening(TorchFunctionMode):
-    """Puts float64 where a function of a float64 tensor is asked for float32."""
+    """Replaces float32 by float64 in the arguments of a function of a float64 tensor."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -43,10 +43,10 @@ class _Widening(TorchFunctionMode):
 
 
 class Rounds(TorchFunctionMode):
-    """Notes what an evaluation in float64 rounds to fewer digits, of all that depends on the parameters.
+    """Records the first function of a float64 evaluation that rounds to fewer digits, if it depends on the parameters.
 
     Attributes:
-        what: the first function that does; None where none was seen.
+        what: name of that function with the type it rounds to, or ``autocast``; None where none was seen.
     """
 
     def __init__(self) -> None:
@@ -70,15 +70,15 @@ def _is_float64(value: Any) -> bool:
 
 
 def _wider(value: Any) -> Any:
-    """The type float64 for float32; anything else as it is."""
+    """The type float64 for float32; any other value unchanged."""
     return torch.float64 if value is torch.float32 else value
 
 
 def fast_float64(device: torch.device) -> bool:
     """Whether a device computes in float64 at no less than a quarter of its float32 rate.
 
-    CPUs do. Of CUDA devices those of compute capability x.0 do, from 6.0 on; others have 1/32 or 1/64 of the float32
-    rate (NVIDIA, CUDA C++ Programming Guide, "Arithmetic instructions"). MPS has no float64.
+    CPUs do. CUDA devices do if their compute capability is 6.0, 7.0, 8.0, 9.0 or 10.0. Other CUDA devices have 1/32 or
+    1/64 of the float32 rate (NVIDIA, CUDA C++ Programming Guide, "Arithmetic instructions"). MPS has no float64.
     """
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)

@@ -1,4 +1,4 @@
-"""A model, a loss and a data set at one point of parameter space: what everything is measured on."""
+"""The problem that every measurement takes: a model, a loss and a data set at one point of parameter space."""
 
 from landscape.problem.problem import Problem
 

@@ -1,8 +1,9 @@
-"""Blocks that make their activations again in the backward pass (`torch.utils.checkpoint`), evaluated as plain ones.
+"""Evaluation of checkpointed blocks (`torch.utils.checkpoint`) as plain blocks, which keep their activations.
 
-A block is made again when the parameters that were put in for one evaluation are gone: from the model's own, silently,
-so that a derivative at any other point would be of another function. Its activations are kept instead, which the
-memory that is counted includes.
+A checkpointed block recomputes its activations in the backward pass. By then the parameters that were put in for one
+evaluation are gone, and the block would silently recompute with the model's own parameters. A derivative at any other
+point would then be that of another function. So each block keeps its activations instead. The memory that is counted
+includes them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.utils import checkpoint
 from landscape.errors import InputError
 
 _PATCHED = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
-if not all(hasattr(checkpoint, name) for name in _PATCHED):  # derivatives would be wrong without a word
+if not all(hasattr(checkpoint, name) for name in _PATCHED):  # or derivatives would silently be wrong
     raise InputError(
         f"torch {torch.__version__} runs checkpointed blocks in another way than landscape-probe knows "
         f"(torch.utils.checkpoint has not both of {', '.join(_PATCHED)}): use the torch of constraints.txt"
@@ -24,7 +25,7 @@ if not all(hasattr(checkpoint, name) for name in _PATCHED):  # derivatives would
 
 
 def _without_hooks(*args: Any, **kwargs: Any) -> Iterator[None]:
-    """In place of what `checkpoint.checkpoint` runs before and after the block."""
+    """Do nothing before and after the block, where `checkpoint.checkpoint` would save and recompute."""
     yield
 
 
@@ -39,11 +40,11 @@ PLAIN = _without_hooks, _Plain
 
 
 def implementation() -> tuple[Any, Any]:
-    """How torch runs checkpointed blocks now, a part for each of the two kinds."""
+    """Torch's present implementation of checkpointed blocks: the non-reentrant and the reentrant part."""
     return checkpoint._checkpoint_without_reentrant_generator, checkpoint.CheckpointFunction
 
 
 def set_implementation(parts: tuple[Any, Any]) -> None:
-    """Have torch run checkpointed blocks in another way, in all threads."""
-    torchs: Any = checkpoint
-    torchs._checkpoint_without_reentrant_generator, torchs.CheckpointFunction = parts
+    """Replace torch's implementation of checkpointed blocks (both parts), in all threads."""
+    module: Any = checkpoint
+    module._checkpoint_without_reentrant_generator, module.CheckpointFunction = parts

@@ -1,4 +1,4 @@
-"""What is looked at before anything is computed: that the objective is a function of the parameters, and finite."""
+"""Check a new Problem: finite parameters, a deterministic loss, one non-negative weight per term."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from landscape.reporting.messages import listed
 
 
 class Audit(NamedTuple):
-    """What was seen of a problem.
+    """Results of the check of a problem.
 
     Attributes:
-        total_weight: the weight of the whole data.
-        notes: on what was switched on the user's behalf.
+        total_weight: weight of the whole data, sum w_i.
+        notes: sentences on switches set on the user's behalf.
         terms: losses and weights of the smallest batch of several samples.
     """
 
@@ -35,10 +35,10 @@ class Audit(NamedTuple):
 
 
 def audit(objective: Objective, point: Point, data: Data) -> Audit:
-    """Evaluate an objective once, at a point, on data.
+    """Check an objective at a point: evaluate every batch of the data once, and the first batch twice more.
 
     Raises:
-        InputError: something makes the objective ill-defined.
+        InputError: the objective is ill-defined.
     """
     _refuse_nonfinite_parameters(objective, point)
     _refuse_mixing_in_training(objective, data)
@@ -60,9 +60,10 @@ def audit(objective: Objective, point: Point, data: Data) -> Audit:
 
 
 def first_samples(objective: Objective, point: Point, data: Data, samples: int) -> tuple[Data, float | None]:
-    """The first samples of the data for this process alone, or the first batch if it can't be split; and their weight.
+    """Select the first samples of the data, for this process only, and find their weight.
 
-    The weight is None where these are all the data, or where the objective refuses any part of them.
+    If the objective refuses these samples, the whole first batch is taken. The weight is None where the samples are all
+    the data, and where the objective refuses the first batch too.
     """
     whole = data.alone(data.batches)
     if len(data.batches) == 1 and samples_in(data.batches[0]) <= samples:
@@ -71,17 +72,19 @@ def first_samples(objective: Objective, point: Point, data: Data, samples: int) 
         part = data.alone(batches)
         try:
             return part, audit(objective, point, part).total_weight
-        except Exception as error:  # whatever the model or the loss says to a part of a batch
+        except Exception as error:  # of any kind: the user's own code gets only a part of a batch
             if ran_out(error):
                 raise
     return part, None
 
 
 def refuse_dependent_samples(objective: Objective, point: Point, data: Data, size: int) -> None:
-    """Refuse data whose batches can't be split into ``size`` samples, by the largest: a small one might not be split.
+    """Refuse data whose batches can't be split into micro-batches of ``size`` samples.
+
+    The largest batch is evaluated whole and in micro-batches, since a small batch might not be split at all.
 
     Raises:
-        InputError: ``size`` isn't positive, or the samples of a batch aren't independent or can't be told apart.
+        InputError: ``size`` isn't positive, or the samples of a batch aren't independent or can't be separated.
     """
     whole = data.largest
     pieces = split(whole, size)
@@ -130,7 +133,7 @@ def _refuse_mixing_in_training(objective: Objective, data: Data) -> None:
 
 
 def _refuse_changing_losses(objective: Objective, point: Point, data: Data) -> None:
-    """A landscape is a function: the same point must give the same losses."""
+    """Refuse losses that differ between two evaluations at one point: a landscape is a function of the point."""
     first, again = (objective.terms(point, point.vector, data.batches[0])[0] for _ in range(2))
     if not equal_losses(first, again):
         raise InputError(
@@ -140,16 +143,19 @@ def _refuse_changing_losses(objective: Objective, point: Point, data: Data) -> N
 
 
 def company_notes(objective: Objective, point: Point, data: Data, terms: Terms) -> tuple[str, ...]:
-    """A note where the terms of a sample depend on the other samples of its batch, and so on how the data are split.
+    """Note company: the terms of a sample depend on the other samples of its batch, and so on how the data are split.
 
-    BatchNorm that normalises by the batch is known by its type. Any other dependence is found by evaluating the
+    BatchNorm that normalises by the batch is recognised by its type. Any other dependence is found by evaluating the
     smallest batch of several samples with other samples, see `_dependence`.
 
     Args:
-        objective: as it was audited,
-        point: at this point,
-        data: on these data.
-        terms: of the smallest batch.
+        objective: audited objective.
+        point: point of the audit.
+        data: data of the audit.
+        terms: losses and weights of the smallest batch.
+
+    Returns:
+        One note; empty where no dependence is found.
     """
     mixing = [
         name
@@ -157,43 +163,47 @@ def company_notes(objective: Objective, point: Point, data: Data, terms: Terms) 
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (objective.training or module.running_mean is None)
     ]
     if mixing:
-        found = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
-    elif not (found := _dependence(objective, point, _smallest(data), terms)):
+        dependence = f"BatchNorm takes the statistics of each batch ({listed(mixing)})"
+    elif not (dependence := _dependence(objective, point, _smallest(data), terms)):
         return ()
     batches = "1 batch" if len(data.batches) == 1 else f"{len(data.batches):,} batches"
-    return (f"{found}: the objective depends on how the data are split, and is that of the {batches} as given",)
+    return (f"{dependence}: the objective depends on how the data are split, and is that of the {batches} as given",)
 
 
 def _dependence(objective: Objective, point: Point, batch: Any, given: Terms) -> str:
-    """How the terms of a batch's samples depend on the other samples, in words; empty if they don't.
+    """Describe how the terms of a sample depend on the other samples of its batch; empty if they don't.
 
-    Every second sample becomes a copy of the first, and one copy more comes behind; the samples that stay must keep
-    their losses and weights. Copies keep every index in the data within its range, which fewer samples wouldn't.
+    Every second sample is replaced by a copy of the first, and one more copy is appended. The samples that stay must
+    keep their losses and weights. With copies every index in the data stays within its range; with fewer samples it
+    might not.
     """
     samples = samples_in(batch)
     places = torch.arange(samples + 1)
     places[1::2] = places[samples] = 0
     stay = torch.arange(0, samples, 2)
     with torch.no_grad(), objective.evaluating(point.dtype):
-        for size in (samples + 1, samples):  # some models take batches of one size alone
+        for size in (samples + 1, samples):  # some models take batches of only one size
             try:
                 others = objective.terms(point, point.vector, select(batch, places[:size]))
-            except Exception as error:  # of any kind: the user's own code is given another batch
+            except Exception as error:  # of any kind: the user's own code gets another batch
                 if ran_out(error):
                     raise
                 continue
-            # Sums in another order, which deep networks amplify, leave half of the digits.
+            # Another batch may be summed in another order. Deep networks amplify the rounding: half the digits remain.
             tolerance = math.sqrt(torch.finfo(given[0].dtype).eps)
             same = (
-                there.shape == (size, *here.shape[1:]) and equal_losses(here[stay], there[stay], tolerance)
-                for here, there in zip(given, others, strict=True)
+                other.shape == (size, *expected.shape[1:]) and equal_losses(expected[stay], other[stay], tolerance)
+                for expected, other in zip(given, others, strict=True)
             )
             return "" if all(same) else "the loss of a sample depends on the other samples of its batch"
     return "the samples of a batch can't be told apart, since the model or the loss takes no other batch"
 
 
 def equal_losses(first: Tensor, again: Tensor, tolerance: float | None = None) -> bool:
-    """Whether two evaluations gave the same losses, up to some hundred roundings for reductions in another order."""
+    """Whether two evaluations gave equal losses, up to ``tolerance``, a relative error.
+
+    The default tolerance is 300 roundings, since reductions may run in another order.
+    """
     tolerance = 300 * torch.finfo(first.dtype).eps if tolerance is None else tolerance
     scale = float(first.nan_to_num(0, 0, 0).abs().mean())
     return torch.allclose(first, again, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
@@ -212,7 +222,7 @@ def _refuse_wrong_shapes(losses: Tensor, weights: Tensor, samples: int) -> None:
 
 
 class _FunctionsCalled(TorchFunctionMode):
-    """Notes which torch functions run, so that what the audit says is what was seen."""
+    """Records which torch functions run, so that the audit notes attention only where attention ran."""
 
     def __init__(self) -> None:
         super().__init__()

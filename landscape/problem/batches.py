@@ -1,4 +1,4 @@
-"""The data a problem is posed on: read once, kept, split into micro-batches, and named by a hash."""
+"""The batches of a problem: read once, kept, split into micro-batches, and identified by a hash."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Count = Callable[[Any], int]
 
 @dataclass(frozen=True)
 class Counted:
-    """A batch whose samples are counted by a function of the user's.
+    """A batch whose samples are counted by the user's function.
 
     Attributes:
         content: the batch as the user gave it.
-        samples: how many there are.
+        samples: number of samples in the batch.
     """
 
     content: Any
@@ -40,14 +40,14 @@ def content(batch: Any) -> Any:
 
 
 def _opened(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]] | None:
-    """What a container holds, and what makes one like it of other contents; None for what isn't a container.
+    """Open a container: its items, and a function that rebuilds the container from other items.
 
     Containers are tuples, lists, mappings, packed sequences, dataclasses, and objects with ``clone`` and ``apply``,
-    as torch_geometric's are.
+    such as those of torch_geometric. Any other value gives None.
     """
     if isinstance(value, Mapping):
         return list(value.values()), lambda items: dict(zip(value, items, strict=True))
-    if isinstance(value, PackedSequence):  # whose sizes stay on the CPU
+    if isinstance(value, PackedSequence):  # batch sizes stay on the CPU
         return list(value), lambda items: PackedSequence(items[0], items[1].cpu(), *items[2:])
     if isinstance(value, tuple | list):
         kind: Any = type(value)
@@ -58,30 +58,30 @@ def _opened(value: Any) -> tuple[list[Any], Callable[[list[Any]], Any]] | None:
         def rebuilt(items: list[Any]) -> Any:
             other = copy.copy(value)
             for name, item in zip(names, items, strict=True):
-                object.__setattr__(other, name, item)  # of a frozen one too
+                object.__setattr__(other, name, item)  # a frozen dataclass refuses setattr
             return other
 
         return [getattr(value, name) for name in names], rebuilt
     if not isinstance(value, type) and callable(getattr(value, "clone", None)) and hasattr(value, "apply"):
-        held: list[Any] = []
+        tensors: list[Any] = []
 
         def collected(tensor: Tensor) -> Tensor:
-            held.append(tensor)
+            tensors.append(tensor)
             return tensor
 
         def refilled_with(items: list[Any]) -> Any:
-            rest = iter(items)
-            return value.clone().apply(lambda _: next(rest))
+            replacements = iter(items)
+            return value.clone().apply(lambda _: next(replacements))
 
         value.clone().apply(collected)
-        return held, refilled_with
+        return tensors, refilled_with
     return None
 
 
 def map_tensors(
     function: Callable[[Tensor], Any], batch: Any, other: Callable[[Any], Any] = lambda value: value
 ) -> Any:
-    """The same nesting of containers, ``function`` applied to tensors and ``other`` to the rest."""
+    """Rebuild a nesting of containers with ``function`` applied to tensors and ``other`` to all other values."""
     if isinstance(batch, Tensor):
         return function(batch)
     opened = _opened(batch)
@@ -92,14 +92,14 @@ def map_tensors(
 
 
 def outline(batch: Any, tensor: Callable[[Tensor], str] = lambda _: "tensor") -> str:
-    """A nesting of containers as text, with a word for each tensor; arrays go by their bytes, the rest as it prints."""
+    """A nesting of containers as text: a word for each tensor, a hash for each array, ``repr`` for other values."""
     return repr(_outlined(batch, tensor))
 
 
 def _outlined(batch: Any, tensor: Callable[[Tensor], str]) -> Any:
     if isinstance(batch, Tensor):
         return tensor(batch)
-    if isinstance(batch, np.ndarray):  # which prints shortened
+    if isinstance(batch, np.ndarray):  # the repr of a large array is shortened
         return f"{batch.dtype} {batch.shape} {hashlib.sha256(batch.tobytes()).hexdigest()}"
     opened = _opened(batch)
     if opened is None:
@@ -120,7 +120,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def strided(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The tensors that hold a tensor's numbers and their places: itself, unless it is sparse."""
+    """Strided tensors with the indices and the values of a sparse tensor; the tensor itself if it is strided."""
     if tensor.layout is torch.strided:
         return (tensor,)
     tensor = tensor.detach()
@@ -133,12 +133,12 @@ def strided(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def strided_in(batch: Any) -> Iterator[Tensor]:
-    """See `strided`, of every tensor of a batch."""
+    """The strided tensors of every tensor of a batch, see `strided`."""
     return (part for tensor in tensors_in(batch) for part in strided(tensor))
 
 
 def _first_count(batch: Any) -> int | None:
-    """The samples of the first thing in a batch that has a number of them."""
+    """Number of samples by the first item of a batch that has a number; None if no item has one."""
     if isinstance(batch, Counted):
         return batch.samples
     if isinstance(batch, PackedSequence):
@@ -150,51 +150,52 @@ def _first_count(batch: Any) -> int | None:
 
 
 def samples_in(batch: Any) -> int:
-    """The number of samples of a batch: by the user's count, or the leading dimension of the first tensor with one."""
+    """Number of samples of a batch: the user's count, or the leading dimension of the first tensor that has one."""
     return _first_count(batch) or 0
 
 
 def shape_of(batch: Any) -> str:
-    """What two batches have in common where tensors of one can take the places of the other's."""
+    """Outline of a batch with the `signature` of each tensor; batches of equal outline can exchange their tensors."""
     return outline(batch, signature)
 
 
 def signature(tensor: Tensor) -> str:
-    """What two tensors have in common where one can take the other's place."""
+    """Type, shape and strides (or sparse layout) of a tensor; tensors of equal signature can replace each other."""
     stride = tensor.stride() if tensor.layout is torch.strided else tensor.layout
     return f"{tensor.dtype} {tuple(tensor.shape)} {stride}"
 
 
 def refilled(batch: Any, tensors: Iterable[Tensor]) -> Any:
-    """The same nesting with other tensors, in the order of `tensors_in`."""
-    rest = iter(tensors)
-    return map_tensors(lambda _: next(rest), batch)
+    """Rebuild a nesting of containers with other tensors, in the order of `tensors_in`."""
+    replacements = iter(tensors)
+    return map_tensors(lambda _: next(replacements), batch)
 
 
 def of_all_batches(batches: list[Any], count: int) -> int:
-    """What was counted on the first batch, scaled to all by the number of samples."""
+    """Scale a count on the first batch to all batches, by the number of samples."""
     return count * sum(map(samples_in, batches)) // samples_in(batches[0])
 
 
 def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype, count: Count | None = None) -> list[Any]:
-    """Read the batches once, on ``device``, floating-point tensors as ``dtype``.
+    """Read the batches once, and copy them to ``device`` with floating-point tensors as ``dtype``.
 
     Args:
         batches: a list or a loader.
-        device: where they are wanted.
-        dtype: of floating-point tensors.
-        count: of the samples of a batch; default: the leading dimension of its first tensor.
+        device: device of the copies.
+        dtype: type of floating-point tensors.
+        count: function that counts the samples of a batch; default: the leading dimension of its first tensor.
 
     Raises:
-        InputError: not iterable, empty, a batch without samples, not finite, or larger than half the machine's memory.
+        InputError: the batches aren't iterable or are empty, a batch has no samples, the data aren't finite, or they
+            need more than half the machine's memory.
     """
     if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
         raise InputError(f"batches must be a list or loader of batches, not {type(batches).__name__}")
     limit = psutil.virtual_memory().total // 2
     frozen: list[Any] = []
     size = 0
-    for index, given in enumerate(batches):
-        batch = _with_count(given, index, count)
+    for index, raw in enumerate(batches):
+        batch = _with_count(raw, index, count)
         if not samples_in(batch):
             raise InputError(
                 f"batch {index} holds no samples: it needs a tensor with a leading sample dimension, or say what a "
@@ -224,7 +225,10 @@ def _with_count(batch: Any, index: int, count: Count | None) -> Any:
 
 
 def convert(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """A copy of a batch on a device, floating-point tensors of a type: loaders may fill the same memory again."""
+    """Copy a batch to a device, with floating-point tensors as ``dtype``.
+
+    Every tensor is copied, since a loader may reuse its memory for the next batch.
+    """
 
     def copied(tensor: Tensor) -> Tensor:
         kind = dtype if tensor.is_floating_point() else tensor.dtype
@@ -234,15 +238,15 @@ def convert(batch: Any, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def _as_leaf(given: Tensor, tensor: Tensor) -> Tensor:
-    """A tensor made of a given one; a loss may differentiate by it where the given one said so."""
+    """``tensor`` as a leaf, which requires a gradient if ``given`` does: a loss may differentiate by its input."""
     return tensor.detach().requires_grad_() if given.requires_grad else tensor
 
 
 def select(batch: Any, index: Tensor) -> Any:
-    """The samples of a batch at some places; what isn't by sample is shared.
+    """Samples of a batch at the places in ``index``; tensors and lists that aren't by sample are shared.
 
-    By sample are tensors with as many entries in their first dimension as there are samples, and where samples are
-    counted by a function, lists of as many items too.
+    A tensor is by sample if its first dimension is the number of samples. Where the user's function counts samples, a
+    list with as many items is by sample too.
     """
     return _taken(batch, samples_in(batch), index)
 
@@ -262,12 +266,12 @@ def _taken(batch: Any, samples: int, index: Tensor, counted: bool = False) -> An
 
 
 def _by_sample(items: list[Any], samples: int) -> bool:
-    """Whether a list is of things that each have all samples, rather than of a thing for each sample."""
+    """Whether every item of a list is a tensor over all samples, and so no item stands for one sample."""
     return all(isinstance(each, Tensor) and each.ndim > 0 and len(each) == samples for each in items)
 
 
 def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    """Some rows: as a view where they are one after the other."""
+    """Rows of a tensor, as a view where the rows are consecutive."""
     if tensor.layout is torch.sparse_coo:
         return tensor.index_select(0, index.to(tensor.device))
     if tensor.layout is not torch.strided:
@@ -279,7 +283,7 @@ def _rows(tensor: Tensor, index: Tensor) -> Tensor:
 
 
 def split(batch: Any, size: int) -> list[Any]:
-    """A batch as micro-batches of at most ``size`` samples; what isn't by sample is shared.
+    """Split a batch into micro-batches of at most ``size`` samples; tensors that aren't by sample are shared.
 
     Raises:
         InputError: ``size`` isn't positive.
@@ -290,21 +294,21 @@ def split(batch: Any, size: int) -> list[Any]:
 
 
 def part(batch: Any, start: int, stop: int) -> Any:
-    """Some samples of a batch in a row, as views; see `select`."""
+    """Samples ``start`` to ``stop`` of a batch, as views; see `select`."""
     return select(batch, torch.arange(start, min(stop, samples_in(batch))))
 
 
 def bounds(samples: int, rank: int, size: int) -> tuple[int, int]:
-    """The first and the end of the samples of a batch that a process has; shares differ by at most one."""
+    """Start and stop of a process's shard of ``samples`` samples; shards differ by at most one sample."""
     return samples * rank // size, samples * (rank + 1) // size
 
 
 def digest(batches: list[Any]) -> str:
-    """SHA-256 of everything in the batches, in order: tensors by type, shape and bytes, the rest as it prints.
+    """SHA-256 of the batches in order: tensors by type, shape and bytes, other values as `outline` prints them.
 
-    Numbers of samples that a user's function counted are in it too: with others, samples are other things.
+    Samples that the user's function counted are hashed too, since another count means other samples.
 
-    Addresses in what prints are left out: an object that prints its own has another each time.
+    Memory addresses in a ``repr`` are left out, since they differ in every process.
     """
     sha = hashlib.sha256()
     for batch in batches:

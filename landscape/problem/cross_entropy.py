@@ -1,8 +1,8 @@
-"""Cross-entropy of a large vocabulary, twice differentiable without the copies of the logits that torch's own keeps.
+"""Cross-entropy over a large vocabulary, twice differentiable, without the copies of the logits that torch keeps.
 
-With p = softmax(z) the loss of row i is log sum exp z_i - z_i[t_i]. For a cotangent g its derivative is
-r_i = g_i (p_i - e[t_i]), and that of v^T r is g_i p_i (v_i - p_i^T v_i) by z_i and p_i^T v_i - v_i[t_i] by g_i. All of
-it is made from z, a block of rows at a time, so that beside z and what is returned there is a block alone.
+With p = softmax(z) the loss of row i is log sum exp z_i - z_i[t_i]. For a cotangent g the derivative of the loss is
+r_i = g_i (p_i - e[t_i]). The derivative of v^T r is g_i p_i (v_i - p_i^T v_i) by z_i and p_i^T v_i - v_i[t_i] by g_i.
+All derivatives are computed from z, one block of rows at a time. Beside z and the result, memory holds only one block.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 CLASSES = 1024
 """A vocabulary has as many."""
-_BLOCK_BYTES = {"cpu": 1 << 22}  # what stays in a cache; on other devices enough to be worth an operation
-_LARGE_BLOCK = 1 << 28
+_BLOCK_BYTES = {"cpu": 1 << 22}  # a block that stays in a cache
+_LARGE_BLOCK = 1 << 28  # on other devices: large enough to be worth an operation
 
 
 def large(loss: nn.Module, logits: Any, target: Any) -> bool:
-    """Whether a loss is the plain cross-entropy of indices into a vocabulary.
+    """Whether a loss is the plain cross-entropy of class indices into a large vocabulary.
 
-    Not while a program is traced, whose compiler makes blocks of its own, nor under transforms of `torch.func`, which
+    False while a program is traced: its compiler makes blocks of its own. False under transforms of `torch.func`: they
     would need other rules.
     """
     return (
@@ -42,11 +42,11 @@ def large(loss: nn.Module, logits: Any, target: Any) -> bool:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """What `torch.nn.functional.cross_entropy` gives for class indices without reduction, (n, ...).
+    """Losses (n, ...) of `torch.nn.functional.cross_entropy` for class indices, without reduction.
 
     Args:
-        logits: (n, classes, ...).
-        target: (n, ...).
+        logits: logits z, (n, classes, ...).
+        target: class indices t, (n, ...).
         ignore_index: the target whose loss is 0.
     """
     rows = logits.movedim(1, -1).flatten(0, -2)
@@ -62,20 +62,20 @@ def _blocks(rows: Tensor) -> Iterator[slice]:
 
 
 def _softmax(rows: Tensor, most: Tensor, logarithm: Tensor) -> Tensor:
-    """From the largest logit of each row and the logarithm of the sum of exponentials above it."""
+    """Softmax of rows z, from each row's largest logit and the logarithm of sum exp(z - largest logit)."""
     return rows.sub(most[:, None]).sub_(logarithm[:, None]).exp_()
 
 
 class _Losses(torch.autograd.Function):
-    """Logits (n, classes) and targets (n,) to losses (n,)."""
+    """Map logits (n, classes) and targets (n,) to losses (n,)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
-        most = rows.amax(1)
-        sums = [(rows[block] - most[block, None]).exp_().sum(1) for block in _blocks(rows)]
+        largest = rows.amax(1)
+        sums = [(rows[block] - largest[block, None]).exp_().sum(1) for block in _blocks(rows)]
         logarithm = torch.cat(sums).log_()
-        ctx.save_for_backward(rows, places, most, logarithm)
-        return logarithm - (rows.gather(1, places[:, None])[:, 0] - most)
+        ctx.save_for_backward(rows, places, largest, logarithm)
+        return logarithm - (rows.gather(1, places[:, None])[:, 0] - largest)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Any:
@@ -83,7 +83,7 @@ class _Losses(torch.autograd.Function):
 
 
 class _Residuals(torch.autograd.Function):
-    """The same and a cotangent g (n,) to r (n, classes)."""
+    """Map logits, targets and a cotangent g (n,) to the derivative r (n, classes)."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor, most: Tensor, logarithm: Tensor, cotangent: Tensor) -> Tensor:
@@ -97,11 +97,11 @@ class _Residuals(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> Any:
-        rows, places, most, logarithm, cotangent = ctx.saved_tensors
+        rows, places, largest, logarithm, cotangent = ctx.saved_tensors
         mean = torch.empty_like(cotangent)
         by_rows = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         for block in _blocks(rows):
-            softmax = _softmax(rows[block], most[block], logarithm[block])
+            softmax = _softmax(rows[block], largest[block], logarithm[block])
             mean[block] = (softmax * v[block]).sum(1)
             if by_rows is not None:
                 torch.sub(v[block], mean[block, None], out=by_rows[block])

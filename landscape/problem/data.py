@@ -1,4 +1,4 @@
-"""The data of a problem: batches that were read once, what is known of their samples, and who evaluates which."""
+"""The data of a problem: batches that were read once, facts about their samples, and the shard of each process."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Data:
     """Batches, on one device and of one floating-point type.
 
     Attributes:
-        batches: each with the sample's dimension first in every tensor that is by sample.
-        about: what the data set says of its samples: arrays (samples,) of text or numbers, by name.
-        sha256: of the batches as they were read, and of ``about``.
-        processes: that share the evaluation.
+        batches: batches with the sample's dimension first in every tensor that is by sample.
+        about: facts about the samples by name: arrays (samples,) of text or numbers.
+        sha256: digest of the batches as they were read, and of ``about``.
+        processes: processes that share the evaluation.
     """
 
     batches: list[Any]
@@ -39,14 +39,14 @@ class Data:
         return cls(freeze(batches, device, dtype, count))
 
     def described(self, about: Mapping[str, Sequence[Any] | np.ndarray] | None) -> Self:
-        """These data with what is known of the samples, and with their digest.
+        """These data with facts about the samples, and with their digest.
 
         Raises:
             InputError: see `landscape.problem.samples.about_samples`.
         """
         checked = about_samples(about, self.samples)
-        told = {name: values.tolist() for name, values in checked.items()}
-        return replace(self, about=checked, sha256=digest([*self.batches, told] if told else self.batches))
+        facts = {name: values.tolist() for name, values in checked.items()}
+        return replace(self, about=checked, sha256=digest([*self.batches, facts] if facts else self.batches))
 
     @property
     def sizes(self) -> list[int]:
@@ -60,7 +60,7 @@ class Data:
 
     @property
     def largest(self) -> Any:
-        """The batch of most samples."""
+        """The batch with the most samples."""
         return max(self.batches, key=samples_in)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -72,7 +72,7 @@ class Data:
         return replace(self, batches=[piece for batch in self.batches for piece in split(batch, size)])
 
     def alone(self, batches: list[Any]) -> Self:
-        """Other batches for this process alone, of whose samples nothing is known."""
+        """Other batches, for this process only and without facts about their samples."""
         return replace(self, batches=batches, about={}, processes=SINGLE_PROCESS)
 
     def first(self, samples: int) -> list[Any]:
@@ -80,13 +80,13 @@ class Data:
         return [part(self.batches[0], 0, samples)]
 
     def halves(self) -> tuple[Self, Self]:
-        """Two halves of the data, each with half of every batch.
+        """Split the data into two halves, each with half of every batch.
 
         Raises:
-            InputError: no batch has two samples, or a process would have none of a half.
+            InputError: there is only one sample, or a process would have no sample of a half.
         """
         halved = [split(batch, math.ceil(samples_in(batch) / 2)) for batch in self.batches]
-        # A batch of odd size has a larger half, which goes to either side in turn; one of a single sample likewise.
+        # The larger half of a batch of odd size goes to either side in turn, and so does a batch of one sample.
         parts: tuple[list[Any], list[Any]] = ([], [])
         for index, pieces in enumerate(halved):
             for place, piece in enumerate(pieces):
@@ -97,10 +97,10 @@ class Data:
         return one, other
 
     def sampled(self, count: int, seed: int) -> Self:
-        """``count`` samples, drawn without replacement.
+        """Draw ``count`` samples without replacement.
 
         Raises:
-            InputError: a process would have none of them.
+            InputError: a process would have no sample.
         """
         sizes = self.sizes
         chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:count])
@@ -114,7 +114,7 @@ class Data:
     # ------------------------------------------------------------------ several processes
 
     def shared(self, processes: Processes) -> Self:
-        """These data, of which each process evaluates a part of every batch.
+        """Share these data between processes: each process evaluates a shard of every batch.
 
         Raises:
             InputError: a process would have no sample.
@@ -128,16 +128,16 @@ class Data:
         return other
 
     def local_shard(self) -> Self:
-        """The part of this process."""
+        """The shard of this process."""
         return self if self.processes.size == 1 else replace(self, batches=self.local_parts(self.batches))
 
     def local_parts(self, batches: list[Any]) -> list[Any]:
-        """The part of this process of any batches with as many samples as these; without empty parts."""
+        """This process's shard of any batches that have as many samples as these; empty parts are left out."""
         parts = self._parts([samples_in(batch) for batch in batches], self.processes.rank)
         return [part(batches[index], start, stop) for index, start, stop in parts]
 
     def gathered(self, sums: SampleSums) -> SampleSums:
-        """The sums of all samples, from those of this process's part."""
+        """Sums of all samples, gathered from the shards of all processes."""
         if self.processes.size == 1:
             return sums
         starts = np.cumsum([0, *self.sizes])
@@ -146,8 +146,8 @@ class Data:
         return sums.among(places, self.samples, self.processes.total)
 
     def _parts(self, sizes: list[int], rank: int) -> list[tuple[int, int, int]]:
-        """Of a process: the index of each batch of which it has samples, its first sample there, and the end."""
+        """Shard of a process: (index, start, stop) of its samples in each batch of which it has any."""
         size = self.processes.size
-        # Each batch begins with another process, so that none has all that remains of a division.
+        # Each batch begins with another process. Otherwise one process would get the remainder of every division.
         parts = [(index, *bounds(samples, (rank + index) % size, size)) for index, samples in enumerate(sizes)]
         return [(index, start, stop) for index, start, stop in parts if stop > start]

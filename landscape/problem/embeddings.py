@@ -1,15 +1,15 @@
-"""Tables of embeddings as functions that are differentiated like any other.
+"""Embedding lookups that are differentiated like any other function.
 
-Two settings of `torch.nn.Embedding` make a gradient that isn't the derivative of the loss, and one makes a gradient
-that second derivatives can't be taken of:
+Two settings of `torch.nn.Embedding` make a gradient that isn't the derivative of the loss. A third setting makes a
+gradient that has no second derivative:
 
-- ``max_norm`` writes shortened rows into the table while a loss is computed. Here the rows are shortened on their way,
-  and the shortening is differentiated;
-- ``scale_grad_by_freq`` divides gradients by how often a token occurs. Here nothing is divided;
-- ``sparse`` changes how a gradient is stored, not its numbers. Here gradients are stored densely.
+- ``max_norm`` writes shortened rows into the table while a loss is computed. Here the lookup takes shortened rows, and
+  the shortening is differentiated.
+- ``scale_grad_by_freq`` divides gradients by how often a token occurs. Here nothing is divided.
+- ``sparse`` changes how a gradient is stored, not its numbers. Here gradients are dense.
 
 ``padding_idx`` names a row that isn't trained: its gradient is 0, and the row counts as a constant. A direction along
-which a loss is held to its gradient must leave that row alone, see `without_padding`.
+which a loss is compared with its gradient must not change that row, see `without_padding`.
 """
 
 from __future__ import annotations
@@ -28,35 +28,35 @@ from landscape.problem.parameters import ParameterLayout
 
 _SIGNATURES = {each: inspect.signature(each) for each in (functional.embedding, functional.embedding_bag)}
 _PLAIN = {"max_norm": None, "scale_grad_by_freq": False, "sparse": False}
-_TINY = 1e-7  # what torch adds to a norm that it divides by
+_TINY = 1e-7  # torch adds this to a norm before dividing by the norm
 
 
 def plain_embeddings(model: nn.Module) -> AbstractContextManager[Any]:
-    """Look up embeddings without the settings that change gradients, if a table of the model has one."""
+    """Context without the embedding settings that change gradients; does nothing if no table of the model has one."""
     tables = (module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag))
     special = any(getattr(table, name) not in (None, False) for table in tables for name in _PLAIN)
     return _Plain() if special else contextlib.nullcontext()
 
 
 class _Plain(TorchFunctionMode):
-    """Replaces lookups by plain ones of rows that are shortened beforehand."""
+    """Replaces each lookup by a plain lookup in a table whose rows were shortened before."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func in _SIGNATURES:
-            given = _SIGNATURES[func].bind(*args, **kwargs)
-            given.apply_defaults()
-            if (limit := given.arguments["max_norm"]) is not None:
-                given.arguments["weight"] = _shortened(given.arguments["weight"], limit, given.arguments["norm_type"])
-            given.arguments.update(_PLAIN)
-            args, kwargs = given.args, given.kwargs
+            bound = _SIGNATURES[func].bind(*args, **kwargs)
+            bound.apply_defaults()
+            if (limit := bound.arguments["max_norm"]) is not None:
+                bound.arguments["weight"] = _shortened(bound.arguments["weight"], limit, bound.arguments["norm_type"])
+            bound.arguments.update(_PLAIN)
+            args, kwargs = bound.args, bound.kwargs
         return func(*args, **kwargs)
 
 
 def _shortened(table: Tensor, limit: float, order: float) -> Tensor:
-    """The table with rows of at most this norm, as `torch.embedding_renorm_` makes them."""
+    """The table with rows shortened to the norm ``limit``, as `torch.embedding_renorm_` shortens them."""
     norms = torch.linalg.vector_norm(table, order, dim=1, keepdim=True)
     beyond = norms > limit
     return torch.where(beyond, table * (limit / (torch.where(beyond, norms, 1.0) + _TINY)), table)

@@ -1,4 +1,4 @@
-"""Losses, sums over samples and the gradient of an objective, at one point, on one data set."""
+"""Evaluation of an objective at one point on one data set: losses, sums per sample, gradient."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from landscape.problem.switches import differentiating
 
 
 class Evaluation:
-    """What can be computed of an objective at a point, on data; the part of `landscape.Problem` that evaluates.
+    """Evaluations of an objective at a point on data; the base class of `landscape.Problem`.
 
     Attributes:
-        data: the batches, with what is known of their samples.
+        data: the batches, with facts about their samples.
         objective: the model, the loss and the penalty.
         point: the flat vector and the model's other tensors.
-        total_weight: the weight of the whole data, sum w_i.
+        total_weight: weight of the whole data, sum w_i.
     """
 
     data: Data
@@ -42,7 +42,7 @@ class Evaluation:
 
     @property
     def model(self) -> nn.Module:
-        """The user's model, without what wraps or compiles it."""
+        """The user's model, without wrappers and without compilation."""
         return self.objective.model
 
     @property
@@ -52,7 +52,7 @@ class Evaluation:
 
     @property
     def penalty(self) -> Penalty | None:
-        """What the objective has beside its terms; None for nothing."""
+        """Function of the parameters that is added to the mean loss; None for no penalty."""
         return self.objective.penalty
 
     @property
@@ -62,12 +62,12 @@ class Evaluation:
 
     @property
     def vector(self) -> Tensor:
-        """(dim,), the flat vector of the parameters that vary."""
+        """The flat vector of the parameters that vary, (dim,)."""
         return self.point.vector
 
     @property
     def device(self) -> torch.device:
-        """Where everything is computed."""
+        """Device of all computations."""
         return self.point.device
 
     @property
@@ -77,27 +77,27 @@ class Evaluation:
 
     @property
     def batches(self) -> list[Any]:
-        """The data, in micro-batches."""
+        """The data in micro-batches."""
         return self.data.batches
 
     @property
     def about(self) -> dict[str, np.ndarray]:
-        """What the data set says of its samples: arrays (samples,) of text or numbers, by name."""
+        """Facts about the samples by name: arrays (samples,) of text or numbers."""
         return self.data.about
 
     @property
     def data_sha256(self) -> str:
-        """Digest of the data as they were read."""
+        """SHA-256 of the data as they were read."""
         return self.data.sha256
 
     @property
     def processes(self) -> Processes:
-        """Who shares the work, see `distributed_over`."""
+        """Processes that share the work, see `landscape.Problem.distributed_over`."""
         return self.data.processes
 
     @property
     def description(self) -> str:
-        """See `landscape.problem.objective.Objective.description`."""
+        """The model, the loss and the penalty as text; see `landscape.problem.objective.Objective.description`."""
         return self.objective.description
 
     @property
@@ -111,13 +111,17 @@ class Evaluation:
 
     @property
     def torch_loss(self) -> nn.Module | None:
-        """The torch loss module that the terms are of; None where the loss is the user's own."""
+        """The loss as a torch module.
+
+        None for a plain function of the user's own, for a torch loss of more than two arguments, and for the form
+        `from_sample_losses`.
+        """
         form = self.objective.form
         loss = form.loss.reduced if isinstance(form, PairForm) else None
         return loss if isinstance(loss, nn.Module) else None
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer at this point, under the first of its names."""
+        """Every parameter and buffer at this point, by the first of its names."""
         return self.point.tensors()
 
     def constants(self) -> Iterable[Tensor]:
@@ -125,7 +129,7 @@ class Evaluation:
         return self.point.constants.values()
 
     def signature(self, batch: Any) -> Hashable:
-        """What two points and batches must have in common for a computation traced at one to hold at the other."""
+        """Key of a traced computation: points and batches of equal signature can share the computation."""
         constants = tuple((name, signature(tensor)) for name, tensor in self.point.constants.items())
         point = self.layout.names, self.dtype, self.device, self.training
         return self.objective.form, self.total_weight, point, constants, shape_of(batch)
@@ -144,7 +148,7 @@ class Evaluation:
         """The model's output on one batch at a flat vector, differentiable in the vector; call inside `evaluating`.
 
         Raises:
-            InputError: the problem is of the form `from_sample_losses`, in which only the user's function sees it.
+            InputError: the problem is of the form `from_sample_losses`. Only the user's function sees the output there.
         """
         return self.objective.output(self.point, vector, batch)
 
@@ -152,20 +156,20 @@ class Evaluation:
         """The penalty at a flat vector, differentiable in the vector, 0 if there is none; call inside `evaluating`.
 
         Raises:
-            InputError: the penalty gives no scalar tensor.
+            InputError: the penalty isn't a scalar tensor.
         """
         return self.objective.penalty_at(self.point, vector)
 
     def share(self, vector: Tensor, batch: Any) -> Tensor:
-        """One batch's part of the objective, sum w l / W with W the weight of the whole data; a scalar with a graph.
+        """One batch's part of the objective: sum w l / W, a scalar with a graph, with W the weight of the whole data.
 
         Raises:
-            InputError: the losses don't depend on the vector as far as autograd knows.
+            InputError: autograd sees no dependence of the losses on the vector.
         """
         return self._weigh(self.terms(vector, batch))
 
     def share_of_output(self, vector: Tensor, output: Any, batch: Any) -> Tensor:
-        """One batch's part of the objective as `share` gives it, from the model's output on the batch at that vector.
+        """One batch's part of the objective, see `share`, from the model's output on the batch at the vector.
 
         Raises:
             InputError: the problem is of the form `from_sample_losses`, or the losses don't depend on the output.
@@ -173,9 +177,9 @@ class Evaluation:
         return self._weigh(self.objective.terms_of_output(self.point, vector, output, batch))
 
     def share_as_is(self, batch: Any) -> Tensor:
-        """One batch's part of the objective by the model and the loss as they are, whatever weights are in the model.
+        """One batch's part of the objective, by the model with the weights that it holds now.
 
-        Call inside `evaluating`. The penalty is spread over the batches.
+        Call inside `evaluating`. The penalty is spread evenly over the batches.
         """
         share = self.objective.as_is(batch) / self.total_weight
         return share if self.penalty is None else share + self.objective.penalty_as_is() / len(self.batches)
@@ -189,30 +193,31 @@ class Evaluation:
         return (weights * losses).sum() / self.total_weight
 
     def sample_losses(self) -> list[Terms]:
-        """Losses and weights of every term, a pair for each batch, the sample's dimension first."""
+        """Losses and weights of every term: a pair for each batch, with the sample's dimension first."""
         return [(losses, weights) for losses, weights, _ in self.evaluated_terms()]
 
     def evaluated_terms(self) -> list[EvaluatedTerms]:
-        """Losses and weights of every term, and which terms are right, for each batch.
+        """Losses, weights and correctness of every term: a triple for each batch.
 
-        A term is right by 1 or 0, or by a number between for several outputs; None where nothing tells.
+        Correctness is 1 or 0, or a share between them for several outputs. It is None where the loss has no classes or
+        the form is `from_sample_losses`.
         """
         with torch.no_grad(), self.evaluating():
-            found = (self.objective.evaluated_terms(self.point, self.vector, batch) for batch in self.batches)
-            return [(losses.detach(), weights.detach(), right) for losses, weights, right in found]
+            evaluated = (self.objective.evaluated_terms(self.point, self.vector, batch) for batch in self.batches)
+            return [(losses.detach(), weights.detach(), right) for losses, weights, right in evaluated]
 
     def by_sample(self) -> SampleSums:
-        """What every sample adds to the objective, by one evaluation; nothing is refused, a NaN is a NaN.
+        """Per-sample sums of the objective at this point, by one evaluation; NaN and infinite losses aren't refused.
 
-        The penalty is in the loss of every term, so that the objective is the mean of these losses.
+        The penalty is added to the loss of every term, so the objective is the mean of these losses.
         """
         with torch.no_grad(), self.evaluating():
             return self.sums_at(self.vector)
 
     def sums_at(self, vector: Tensor) -> SampleSums:
-        """What every sample adds to the objective at a flat vector (dim,), which may be non-finite.
+        """Per-sample sums of the objective at a flat vector (dim,), which may be non-finite.
 
-        Call inside `evaluating`, entered once for many points.
+        Call inside `evaluating`, which may be entered once for many points.
         """
         evaluated_terms = (
             self.objective.evaluated_terms(self.point, vector, batch) for batch in self.data.local_shard().batches
@@ -223,7 +228,7 @@ class Evaluation:
         """The objective at this point, summed in float64.
 
         Raises:
-            InputError: it is NaN or infinite; says in which batch and for how many terms.
+            InputError: see `evaluate`.
         """
         return self.evaluate().loss
 
@@ -231,7 +236,8 @@ class Evaluation:
         """The objective with its standard error; see `LossEstimate`.
 
         Raises:
-            InputError: a loss is NaN or infinite; says in which batch and for how many terms.
+            InputError: a loss is NaN or infinite (the message gives the batch and the number of terms), or the weights
+                of the losses depend on the parameters.
         """
         sums = self.by_sample()
         if not sums.losses.isfinite().all():
@@ -253,7 +259,7 @@ class Evaluation:
         raise InputError("the penalty is NaN or infinite here; check the weights and the function")
 
     def gradient(self) -> Tensor:
-        """The gradient (dim,) of the objective, accumulated over batches in float64."""
+        """Gradient (dim,) of the objective, summed over batches in float64."""
         with differentiating(), self.evaluating():
             total = torch.zeros(self.layout.dim, device=self.device, dtype=torch.float64)
             vector = self.vector.clone().requires_grad_()

@@ -1,10 +1,10 @@
-"""How a batch becomes its terms: the model and the loss, both while other tensors are in the model's places.
+"""The two forms of an objective's terms: ``loss(model(input), target)`` and the user's own ``fn(model, batch)``.
 
-There are two forms, ``loss(model(input), target)`` and the user's own ``fn(model, batch)``. Both have
+A form evaluates the model and the loss on a batch, while other tensors are in the model's places. Both forms have
 
-- ``terms``, the loss and the weight of each term of a batch, and ``evaluated_terms``, with the terms answered rightly;
-- ``check``, which refuses terms that no sum of losses can have;
-- ``as_is``, a batch's sum of weighted losses with whatever tensors the model holds now;
+- ``terms``: loss and weight of each term of a batch; ``evaluated_terms``: the terms with their correctness;
+- ``check``: the terms of a batch, compared with the loss itself where the loss has a value of its own;
+- ``as_is``: the sum of a batch's weighted losses, with the tensors that the model holds now;
 - ``on`` (the form on another device or in another precision), ``with_model`` and ``loss_name``.
 """
 
@@ -28,11 +28,11 @@ from landscape.reporting.messages import listed
 T = TypeVar("T")
 SampleLosses = Callable[[nn.Module, Any], Tensor | Terms]
 Read = Callable[[Any], Any]
-EvaluatedTerms = tuple[Tensor, Tensor, Tensor | None]  # terms, and which of them are right where that can be told
+EvaluatedTerms = tuple[Tensor, Tensor, Tensor | None]  # losses, weights, correctness (None: unknown)
 
 
 def _loss_name(loss: Loss) -> str:
-    """A loss with its settings; a torch module prints none of them."""
+    """Name of a loss with its settings, which the repr of a torch module leaves out."""
     if not isinstance(loss, nn.Module):
         return repr(loss)
     plain = {name: value for name, value in vars(loss).items() if isinstance(value, str | int | float)}
@@ -40,10 +40,10 @@ def _loss_name(loss: Loss) -> str:
 
 
 def predicted(output: Any) -> Any:
-    """What a torch loss is of: of a mapping or an object what is called ``logits``, of a tuple the first.
+    """Input of a torch loss in a model's output: the ``logits`` of a mapping or an object, the first item of a tuple.
 
     Raises:
-        InputError: it is a list, or a mapping of several things of which none is called so.
+        InputError: the output is a list, or a mapping of several entries without ``logits``.
     """
     if isinstance(output, Mapping):
         if "logits" not in output and len(output) != 1:
@@ -59,19 +59,19 @@ def predicted(output: Any) -> Any:
 
 
 class _Form:
-    """What both forms share: how their functions are called.
+    """Common part of both forms: the calls of the model and the loss.
 
     Attributes:
-        model: the user's.
+        model: the user's model.
         differentiates: whether the model or the loss takes derivatives by the parameters, such as a penalty on the
-            gradient's norm: they then need a graph where none is asked for. Seen at the first evaluation.
+            gradient's norm. Every evaluation then builds a graph. Set when an evaluation without a graph fails.
     """
 
     model: nn.Module
     differentiates = False
 
     def _inside(self, state: dict[str, Tensor], function: Callable[[], T]) -> T:
-        """Call a function while the model's places hold the tensors of ``state``, with a graph where it needs one."""
+        """Call a function while the model's places hold the tensors of ``state``; build a graph if it needs one."""
         if not self.differentiates:
             try:
                 return swapped(self.model, state, function)
@@ -105,12 +105,12 @@ _FUNCTIONS = (
 
 
 def _elementwise(loss: Any) -> bool:
-    """Whether a torch loss compares an output and a target number by number."""
+    """Whether a torch loss compares output and target entry by entry."""
     return isinstance(loss, _ELEMENTWISE) or getattr(loss, "function", None) in _FUNCTIONS
 
 
 def _fixed(loss: Any, model: nn.Module) -> str:
-    """A sentence on trainable parameters of a loss, which aren't the model's; empty if there are none."""
+    """A sentence on trainable parameters of a loss that aren't the model's; empty if there are none."""
     if not isinstance(loss, nn.Module):
         return ""
     own = {id(each) for each in model.parameters()}
@@ -133,8 +133,7 @@ class PairForm(_Form):
         self.given = loss
         self.loss_name = _loss_name(loss)
         self.loss = terms_of(loss, device, dtype, model)
-        # A function of the user's own takes whatever the model gives.
-        # A function of the user's own, and a loss of several outputs, take whatever the model gives.
+        # A function of the user's own, and a loss of several outputs, take the model's whole output.
         plain = hasattr(self.loss.reduced, "reduction")
         self.read = read or (predicted if plain else None)
         self._broadcast = ""
@@ -148,14 +147,14 @@ class PairForm(_Form):
         return other
 
     def output(self, state: dict[str, Tensor], batch: Any) -> Any:
-        """What the loss is of, on one batch, with the model's parameters and buffers from ``state``."""
+        """The input of the loss on one batch, with the model's parameters and buffers from ``state``."""
         return self._inside(state, lambda: self._output(batch))
 
     def terms(self, state: dict[str, Tensor], batch: Any) -> Terms:
         return self._inside(state, lambda: self.loss.terms(self._output(batch), _target(batch)))
 
     def terms_of_output(self, state: dict[str, Tensor], output: Any, batch: Any) -> Terms:
-        """The terms of an output that was made before; ``state`` is what the loss itself may read of the model."""
+        """Terms from a model output that was computed before; the loss itself may read ``state`` from the model."""
         return self._inside(state, lambda: self.loss.terms(output, _target(batch)))
 
     def evaluated_terms(self, state: dict[str, Tensor], batch: Any) -> EvaluatedTerms:
@@ -181,15 +180,15 @@ class PairForm(_Form):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user may not know of the loss, a sentence each; complete once batches were checked."""
-        told = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
-        return tuple(filter(None, (told, _fixed(self.given, self.model))))
+        """Sentences on facts of the loss that a user may not know; complete once batches were checked."""
+        shapes = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
+        return tuple(filter(None, (shapes, _fixed(self.given, self.model))))
 
     def as_is(self, batch: Any) -> Tensor:
         output = self._output(batch)
         with torch.no_grad():
             weight = self.loss.terms(output, _target(batch))[1].sum()
-        # Of no weight at all, the mean is no number.
+        # Without any weight the mean is 0 / 0.
         loss = self.loss.reduced(output, _target(batch)) if weight else output.new_zeros(())
         return weight * loss if loss.ndim == 0 else loss.sum()
 
@@ -213,7 +212,7 @@ class OwnForm(_Form):
         self.loss_name = repr(fn)
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
-        return self  # its tensors are the user's own affair
+        return self  # the user places the tensors of the function
 
     def with_model(self, model: nn.Module) -> Self:
         return type(self)(model, self.fn)

@@ -1,7 +1,8 @@
-"""Whether the loss depends on what is put into the model's places, and on nothing else that is the model's.
+"""Check that the loss depends on the model only through the tensors put into the model's places.
 
-A loss may read a parameter past its place: from a list of parameters made beforehand, ``.data`` or an array of NumPy.
-Its value at the model's own weights is right. Its gradient, its Hessian and its slices are those of another function.
+A loss may read a parameter past its place: from a list of parameters made beforehand, from ``.data``, or from a NumPy
+array. The value of such a loss at the model's own weights is right. Its gradient, its Hessian and its slices are those
+of another function.
 """
 
 from __future__ import annotations
@@ -24,20 +25,21 @@ from landscape.problem.point import Point
 from landscape.problem.swap import pointed
 from landscape.reporting.messages import listed
 
-_SAMPLES = 16  # of a loss that leaks, every sample does
-_ROUNDINGS = 30  # by how many measured changes a loss with a graph may differ from one without
+_SAMPLES = 16  # a few are enough: a loss that leaks does so on every sample
+_ROUNDINGS = 30  # a loss with a graph may differ from one without by this many measured roundings
 
 
 def refuse_leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
-    """Hold the loss of some samples to being a function of the flat vector; of fewer where memory runs out.
+    """Check on some samples that the loss is a function of the flat vector, on fewer where memory runs out.
 
-    Where memory doesn't hold the graph of one sample, nothing is found: what asks for a graph will say so.
+    Where memory doesn't hold the graph of one sample, the check is skipped. The first computation that needs a graph
+    reports the shortage.
 
     Returns:
-        See `_leaks`.
+        Notes, see `_leaks`.
 
     Raises:
-        InputError: see there.
+        InputError: see `_leaks`.
     """
     return in_room(
         lambda samples: _leaks(objective, point, first_samples(objective, point, data, samples)[0]), _SAMPLES, ()
@@ -45,23 +47,24 @@ def refuse_leaks(objective: Objective, point: Point, data: Data) -> tuple[str, .
 
 
 def _leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
-    """Hold the loss to being a function of the flat vector, by three evaluations.
+    """Check that the loss is a function of the flat vector, by three evaluations and three conditions.
 
-    The model's own parameters must be in no operation, with a graph or without; the loss must be the same while they
-    show NaN, which finds what Python or NumPy reads of them; and it must be the same with a graph and without.
+    - No operation reads the memory of the model's own parameters, not even an operation without a graph.
+    - The loss doesn't change while the model's own parameters show NaN. This finds reads by Python or NumPy.
+    - The loss with a graph equals the loss without.
 
     Returns:
-        Notes on buffers that are read past their places: what a checkpoint has for them doesn't reach the loss.
+        Notes on buffers that are read past their places: a checkpoint's values for them don't reach the loss.
 
     Raises:
-        InputError: one of the three doesn't hold.
+        InputError: one of the three conditions doesn't hold.
     """
     parameters, buffers = dict(objective.model.named_parameters()), dict(objective.model.named_buffers())
 
     def losses(vector: Tensor) -> Tensor:
-        """Everything that the first batch and the penalty say of a vector, in a row."""
-        found, _ = objective.terms(point, vector, data.batches[0])
-        return torch.cat([found.reshape(-1), objective.penalty_at(point, vector).reshape(1).to(found)])
+        """Losses of the first batch and the penalty at a vector, in one row."""
+        terms, _ = objective.terms(point, vector, data.batches[0])
+        return torch.cat([terms.reshape(-1), objective.penalty_at(point, vector).reshape(1).to(terms)])
 
     with objective.evaluating(point.dtype):
         with Watching() as seen:
@@ -77,8 +80,8 @@ def _leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
             if not equal_losses(plain, graphed):
                 _refuse_difference(losses, point.vector, plain, graphed)
     shared = seen.among(buffers)
-    told = f"buffers read past their places, so that no checkpoint changes them: {listed(shared)}"
-    return (told,) if shared else ()
+    note = f"buffers read past their places, so that no checkpoint changes them: {listed(shared)}"
+    return (note,) if shared else ()
 
 
 def _refusal(what: str) -> str:
@@ -90,19 +93,19 @@ def _refusal(what: str) -> str:
 
 
 def _same(expected: Tensor, losses: Callable[[], Tensor]) -> bool:
-    """Whether losses are as expected; not, if they can't be had, since a model may refuse NaN."""
+    """Whether losses equal the expected losses; False if they raise, since a model may refuse NaN."""
     try:
-        found = losses()
+        evaluated = losses()
     except Exception as error:
         if ran_out(error):
             raise
         return False
-    return found.shape == expected.shape and equal_losses(expected, found)
+    return evaluated.shape == expected.shape and equal_losses(expected, evaluated)
 
 
 @contextmanager
 def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
-    """Have the parameters show NaN: one number for each of them, however large it is."""
+    """Make the parameters show NaN; each parameter takes the memory of a single number, however large it is."""
     floating: list[Tensor] = [each for each in parameters.values() if each.is_floating_point() or each.is_complex()]
     nan = {
         each: torch.full((), torch.nan, dtype=each.dtype, device=each.device).expand(each.shape) for each in floating
@@ -112,16 +115,16 @@ def _pointed_to_nan(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
 
 
 def _refuse_difference(losses: Callable[[Tensor], Tensor], vector: Tensor, plain: Tensor, graphed: Tensor) -> None:
-    """Refuse losses that differ with and without a graph, by more than other kernels explain.
+    """Refuse losses that differ with and without a graph by more than another choice of kernels explains.
 
-    What rounding makes of these losses is measured: every parameter is moved by one rounding.
+    The effect of rounding on these losses is measured: every parameter is moved by one rounding.
     """
     signs = torch.randn(vector.shape, generator=torch.Generator().manual_seed(0)).sign().to(vector)
     moved = losses(vector * (1 + torch.finfo(vector.dtype).eps * signs))
-    off, rounding = ((each - plain).abs().max() for each in (graphed, moved))
-    if not off <= _ROUNDINGS * rounding:
+    difference, rounding = ((each - plain).abs().max() for each in (graphed, moved))
+    if not difference <= _ROUNDINGS * rounding:
         raise InputError(
-            f"the losses with a graph differ from those without by up to {float(off):.2g}, of "
+            f"the losses with a graph differ from those without by up to {float(difference):.2g}, of "
             f"{float(plain.abs().max()):.2g}: the model or the loss asks whether gradients are wanted "
             "(torch.is_grad_enabled(), requires_grad); have it compute one function, and give a term over some "
             "parameters as Problem(penalty=...)"
@@ -129,10 +132,10 @@ def _refuse_difference(losses: Callable[[Tensor], Tensor], vector: Tensor, plain
 
 
 class Watching(DispatchMode):
-    """Notes of every operation whose memory it reads, and in which precision its results are.
+    """Records the memory that operations read, and the floating-point types of their results.
 
     Attributes:
-        precisions: floating-point types of results.
+        precisions: floating-point types of the results so far.
     """
 
     def __init__(self) -> None:
@@ -141,7 +144,7 @@ class Watching(DispatchMode):
         self._read: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Let one operation run."""
+        """Run one operation and record it."""
         self._read.update(map(_memory, tree_leaves((args, kwargs))))
         out = func(*args, **(kwargs or {}))
         self.precisions.update(
@@ -150,12 +153,12 @@ class Watching(DispatchMode):
         return out
 
     def among(self, tensors: dict[str, Any]) -> list[str]:
-        """The names of tensors whose memory was read."""
+        """Names of the tensors whose memory was read."""
         return [name for name, tensor in tensors.items() if _memory(tensor) and _memory(tensor) in self._read]
 
 
 def _memory(value: Any) -> int:
-    """Where a tensor's memory begins; 0 for one without, such as a sparse one, and for anything else."""
+    """Address of a tensor's memory; 0 for a tensor without (such as a sparse tensor) and for any other value."""
     if not isinstance(value, Tensor) or value.layout is not torch.strided:
         return 0
     try:

@@ -1,7 +1,8 @@
-"""The order in which a loader gives its samples, since what is told about samples is told by their places.
+"""The order in which a loader gives its samples.
 
-A list keeps its order. So does a `DataLoader` that takes its data set from the first sample to the last. The order of
-any other iterable is tried where something is told: its batches are read again, and have to be the same bytes.
+Facts about samples (`Problem(..., about=...)`) belong to samples by position, so the order must be reproducible. A list
+keeps its order. So does a `DataLoader` that takes its data set from the first sample to the last. The order of any
+other iterable is tested where facts are given: its batches are read again and must be equal byte for byte.
 """
 
 from __future__ import annotations
@@ -32,22 +33,22 @@ from landscape.problem.batches import content, convert, digest, samples_in
 from landscape.reporting.messages import counted
 
 _SHUFFLING = {each.__iter__ for each in (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)}
-_UNSEEN = 1e-6  # the chance that a uniform shuffle isn't seen
+_UNSEEN = 1e-6  # probability that a uniform shuffle isn't seen
 
 
 def order_notes(
     batches: Iterable[Any], frozen: list[Any], point: tuple[torch.device, torch.dtype], labelled: bool
 ) -> tuple[str, ...]:
-    """Say what the order of the samples means for a problem, a sentence each.
+    """Note what the order of the samples means for a problem, in sentences.
 
     Args:
         batches: the list or loader that the problem was posed on.
-        frozen: its batches as they were read.
-        point: the device and the type that they were read to.
-        labelled: whether something is told about single samples, in the order of the batches.
+        frozen: the batches as they were read.
+        point: device and type of the frozen batches.
+        labelled: whether facts about single samples are given, in the order of the batches.
 
     Raises:
-        InputError: ``labelled``, and the batches come in another order when they are read again, or can't be.
+        InputError: ``labelled``, and the loader shuffles or gives other batches when it is read again.
     """
     notes = _left_out(batches)
     shuffles = _shuffles(batches)
@@ -64,16 +65,16 @@ def order_notes(
 
 
 def _indexed(batches: Iterable[Any]) -> DataLoader[Any] | None:
-    """A `DataLoader` that goes by a sampler; None for one that doesn't, and for anything else."""
+    """The loader if it is a `DataLoader` that draws from a sampler; None for any other iterable."""
     if not isinstance(batches, DataLoader) or type(batches).__iter__ is not DataLoader.__iter__:
         return None
     return None if isinstance(batches.dataset, IterableDataset) else batches
 
 
 def _shuffles(batches: Iterable[Any]) -> bool | None:
-    """Whether samples come in another order each time; None where only reading them again can tell.
+    """Whether the samples come in another order each time; None where only another reading can show it.
 
-    A data set may transform its samples at random: the sample of an index is the same sample each time.
+    A data set may transform its samples at random: the sample of an index still counts as one sample.
     """
     if type(batches) in (list, tuple):
         return False
@@ -92,28 +93,28 @@ def _shuffles(batches: Iterable[Any]) -> bool | None:
 
 
 def _repetitions(frozen: list[Any]) -> int:
-    """How often batches are read again, so that of a million loaders with a uniform shuffle at most one isn't seen.
+    """Number of further readings that together miss a uniform shuffle with a probability of at most 1e-6.
 
-    A shuffle of k batches (of one batch its k samples) gives the first order again with the chance 1 / k!.
+    A shuffle of k batches (of k samples in a single batch) repeats the first order with probability 1 / k!.
     """
     parts = len(frozen) if len(frozen) > 1 else samples_in(frozen[0])
     return math.ceil(-math.log(_UNSEEN) / math.lgamma(parts + 1)) if parts > 1 else 1
 
 
 def _refuse_other_batches(batches: Iterable[Any], frozen: list[Any], point: tuple[torch.device, torch.dtype]) -> None:
-    """Read the batches again, and hold their bytes to those that were read first."""
+    """Read the batches again, and compare their bytes with those of the first reading."""
     for place, (again, first) in enumerate(itertools.zip_longest(batches, frozen)):
         missing = again is None or first is None
         if missing or digest([convert(again, *point)]) != digest([content(first)]):
-            found = "gives no batch" if again is None else "gives another batch"
+            fault = "gives no batch" if again is None else "gives another batch"
             raise InputError(
-                f"the loader {found} {place} when it is read again, so that nothing can be told about its samples: "
+                f"the loader {fault} {place} when it is read again, so that nothing can be told about its samples: "
                 "give a list of batches, or a loader that gives the same batches each time"
             )
 
 
 def _order_notes(batches: Iterable[Any]) -> tuple[str, ...]:
-    """Say where places in the batches aren't places in the data set."""
+    """Note that positions in the batches differ from positions in the data set, if they do."""
     loader = _indexed(batches)
     if loader is None:
         return ()
@@ -125,7 +126,7 @@ def _order_notes(batches: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _left_out(batches: Iterable[Any]) -> tuple[str, ...]:
-    """Say how many samples a loader leaves out, since they fill no batch."""
+    """Note how many samples a loader leaves out because they fill no batch."""
     sampler = getattr(_indexed(batches), "batch_sampler", None)
     if not (isinstance(sampler, BatchSampler) and sampler.drop_last and isinstance(sampler.sampler, Sized)):
         return ()
@@ -135,7 +136,7 @@ def _left_out(batches: Iterable[Any]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _random_states_kept(batches: Iterable[Any]) -> Iterator[None]:
-    """Put all generators back that reading batches may draw from: torch's, NumPy's, Python's and the loader's own."""
+    """Restore all random generators that a reading may use: torch's, NumPy's, Python's and the loader's own."""
     holders = (batches, getattr(batches, "sampler", None), getattr(batches, "batch_sampler", None))
     own = [each for holder in holders if isinstance(each := getattr(holder, "generator", None), torch.Generator)]
     states = [each.get_state() for each in own]

@@ -1,9 +1,9 @@
-"""From a loss as people use it in training to one loss and one weight for each term.
+"""Conversion of a training loss into terms: one loss and one weight for each sample or token.
 
 The objective of this library is sum w_i l_i / sum w_i over the whole data set. A torch loss reduces by a mean over the
-batch and drops the denominator: batches of unequal size, masked tokens or class weights then bias every average of
-batch means. So a loss is turned into *terms* (l_i, w_i), one for each sample or token, such that sum w_i l_i / sum w_i
-over one batch is the loss itself; `LossTerms.check` holds the conversion to that on the data at hand.
+batch and drops the denominator. Batches of unequal size, masked tokens or class weights then bias every average of
+batch means. So a loss is converted into *terms* (l_i, w_i), one for each sample or token. Their weighted mean
+sum w_i l_i / sum w_i over one batch is the loss itself. `LossTerms.check` checks this equality on the data at hand.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ Terms = tuple[Tensor, Tensor]  # losses and weights, of one shape whose first di
 
 @dataclass(frozen=True)
 class LossTerms:
-    """A loss beside its terms.
+    """A loss and its terms.
 
     Attributes:
-        reduced: ``(output, target) -> scalar``, the loss as the user gave it, its own tensors converted.
+        reduced: ``(output, target) -> scalar``, the loss as the user gave it, with its own tensors converted.
         terms: ``(output, target) -> (losses, weights)``.
-        correct: ``(output, target) -> share``, of the shape of the terms: 1 where the most likely class is the
-            target's, 0 where not, and for several yes-or-no outputs the share that is right; None where a loss has no
-            classes.
+        correct: ``(output, target) -> share``, in the shape of the terms: 1 where the most likely class is the
+            target's, else 0; for several yes-or-no outputs the share of right outputs. None for a loss without classes.
     """
 
     reduced: Loss
@@ -43,29 +42,29 @@ class LossTerms:
     correct: Callable[[Any, Any], Tensor] | None = None
 
     def check(self, output: Any, target: Any) -> Terms:
-        """The terms of one batch, once sum w l / sum w is held to the loss itself.
+        """Terms of one batch, after sum w l / sum w is compared with the loss itself.
 
         Raises:
-            InputError: they differ by more than rounding, so the loss isn't a weighted mean of the terms found.
+            InputError: the two differ by more than rounding, so the loss isn't the weighted mean of these terms.
         """
         pair = self.terms(output, target)
         losses, weights = (t.detach().to(torch.float64) for t in pair)
         reduced = self.reduced(output, target).detach()
         if reduced.ndim or not weights.sum() or not reduced.isfinite():
             return pair
-        found = float((weights * losses).sum() / weights.sum())
+        mean = float((weights * losses).sum() / weights.sum())
         scale = float((weights * losses.abs()).sum() / weights.sum())
-        # Two orders of summation of n terms differ by about sqrt(n) roundings; ten more for the loss's own arithmetic.
+        # Two orders of summation of n terms differ by about sqrt(n) roundings; the loss's own arithmetic has ten more.
         rounding = torch.finfo(reduced.dtype).eps * (10 + losses.numel() ** 0.5) * scale
-        if not abs(found - float(reduced)) <= rounding:  # a sample that is masked altogether makes it NaN
+        if not abs(mean - float(reduced)) <= rounding:  # not <= also catches NaN, from a sample that is fully masked
             raise InputError(
-                f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {found:.6g} "
+                f"the loss of a batch, {float(reduced):.6g}, isn't the mean of its samples' losses, {mean:.6g} "
                 f"{self._cause(output, target)}"
             )
         return pair
 
     def _cause(self, output: Any, target: Any) -> str:
-        """Why a loss may not be the mean of its terms, and what to do."""
+        """Explain why a loss may not be the mean of its terms, and what to do."""
         weights = getattr(self.reduced, "weight", None)
         if getattr(self.reduced, "label_smoothing", 0) and weights is not None and not weights.all():
             return (
@@ -78,7 +77,7 @@ class LossTerms:
 
 
 def broadcast(output: Any, target: Any) -> str:
-    """How an output and a target are broadcast against each other, in words; empty if they aren't."""
+    """Describe how an output and a target are broadcast against each other; empty if they aren't."""
     if not (isinstance(output, Tensor) and isinstance(target, Tensor)) or output.shape == target.shape:
         return ""
     try:
@@ -89,27 +88,27 @@ def broadcast(output: Any, target: Any) -> str:
 
 
 def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Module | None = None) -> LossTerms:
-    """A loss with the terms that belong to it.
+    """Convert a loss into terms.
 
     - ``CrossEntropyLoss`` and ``NLLLoss`` with class indices: one term for each index, weighted by the class weight of
       its target and by 0 at ``ignore_index``.
     - Every other torch loss: one term for each sample, the mean over its output elements (their sum for
       ``batchmean``), of weight 1.
-    - Of these, losses of more than two arguments take the mean and the variance (``GaussianNLLLoss``), two inputs or
-      three (``CosineEmbeddingLoss``, ``MarginRankingLoss``, the triplet losses) as the outputs of the model, and
-      ``(targets, input lengths, target lengths)`` as the target (``CTCLoss``).
-    - A function that returns several losses: these are the terms, of weight 1.
-    - A function that returns one number is taken as a mean over samples and evaluated sample by sample; so is a torch
-      loss that holds parts of the model, since a copy of it would have copies of them.
+    - Among these, a loss of more than two arguments takes several outputs of the model: mean and variance
+      (``GaussianNLLLoss``), or two or three inputs (``CosineEmbeddingLoss``, ``MarginRankingLoss``, the triplet
+      losses). ``CTCLoss`` takes ``(targets, input lengths, target lengths)`` as the target.
+    - A function that returns several losses: these losses are the terms, of weight 1.
+    - A function that returns one number is taken as a mean over samples and evaluated sample by sample. So is a torch
+      loss that holds parts of the model, since a copy of the loss would copy these parts.
 
     Args:
         loss: a torch loss module, a torch loss function (or a partial of one), or a function of the user's own.
-        device: where the outputs will live; the loss's own tensors (class weights) are copied there.
-        dtype: their floating-point type.
-        model: whose outputs they are.
+        device: device of the outputs; the loss's own tensors (class weights) are copied there.
+        dtype: floating-point type of the outputs.
+        model: model whose outputs the loss takes.
 
     Raises:
-        InputError: not callable, or it sums over the batch.
+        InputError: the loss isn't callable, or sums over the batch.
     """
     if not callable(loss):
         raise InputError(f"the loss must be a torch loss module or a function, not {type(loss).__name__}")
@@ -118,7 +117,7 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Mod
         return LossTerms(loss, functools.partial(_own_terms, loss))
     if loss.reduction == "sum":
         raise InputError("a loss with reduction='sum' grows with the data set; use reduction='mean'")
-    # What it holds of the model elsewhere, in a list for one, isn't copied either.
+    # Parts of the model that the loss holds elsewhere, such as in a list, aren't copied either.
     reduced = copy.deepcopy(loss, {id(part): part for part in _parts_of(model)}).to(device=device, dtype=dtype)
     unreduced: Any = copy.copy(reduced)
     unreduced.reduction = "none"
@@ -138,12 +137,12 @@ def terms_of(loss: Loss, device: torch.device, dtype: torch.dtype, model: nn.Mod
 
 
 def _parts_of(module: nn.Module | None) -> set[Any]:
-    """Every module and parameter in a module, by identity."""
+    """Every module and parameter in a module, compared by identity."""
     return set() if module is None else {*module.modules(), *module.parameters()}
 
 
 class FunctionAsModule(nn.Module):
-    """A function of torch.nn.functional with a ``reduction``, as the module it would be; its tensors are buffers."""
+    """A function of torch.nn.functional with a ``reduction``, as a module; tensors in its keywords become buffers."""
 
     def __init__(self, function: Callable[..., Tensor], keywords: dict[str, Any]) -> None:
         super().__init__()
@@ -159,7 +158,7 @@ class FunctionAsModule(nn.Module):
 
 
 def _torch_function_as_module(loss: Loss) -> Loss:
-    """``F.mse_loss`` or ``partial(F.cross_entropy, ignore_index=0)`` as a module; anything else as it is."""
+    """``F.mse_loss`` or ``partial(F.cross_entropy, ignore_index=0)`` as a module; any other loss unchanged."""
     function, keywords = (loss.func, loss.keywords) if isinstance(loss, functools.partial) else (loss, {})
     if function in (functional.cross_entropy, functional.nll_loss):
         return (nn.CrossEntropyLoss if function is functional.cross_entropy else nn.NLLLoss)(**keywords)
@@ -198,7 +197,7 @@ def _arranged_terms(
     unreduced: nn.Module, arguments: Callable[[Any, Any], tuple[Any, ...]], output: Any, target: Any
 ) -> Terms:
     losses = unreduced(*arguments(output, target))
-    if isinstance(unreduced, nn.CTCLoss):  # whose mean divides each loss by the length of its target
+    if isinstance(unreduced, nn.CTCLoss):  # its mean divides each loss by the length of its target
         losses = losses / torch.as_tensor(target[-1]).to(losses).clamp(min=1)
     losses = losses.flatten(1).mean(1) if losses.ndim > 1 else losses
     return losses, torch.ones_like(losses)

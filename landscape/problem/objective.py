@@ -1,4 +1,4 @@
-"""The objective: a model and a loss for each term, with a penalty, in one mode of the model."""
+"""The objective: the losses of a model on terms, and a penalty, with the model in training or evaluation mode."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from landscape.reporting.messages import without_addresses
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """How a batch and a flat vector become losses and weights.
+    """The function from a batch and a flat vector to losses and weights.
 
-    Methods that take a flat vector are differentiable in it. They are called inside `evaluating`.
+    Methods that take a flat vector are differentiable in the vector. Call them inside `evaluating`.
 
     Attributes:
-        form: the model and the loss.
+        form: the model and the loss, in one of two forms.
         training: whether the model is evaluated in training mode.
-        penalty: what is added to the mean loss; None for nothing.
+        penalty: function of the parameters that is added to the mean loss; None for no penalty.
     """
 
     form: PairForm | OwnForm
@@ -45,7 +45,7 @@ class Objective:
 
     @property
     def description(self) -> str:
-        """The model and the loss as they print, to tell one objective from another; not what their code does."""
+        """Text of the model, the loss and the penalty, which identifies an objective; their code isn't in the text."""
         penalty = "" if self.penalty is None else f", {name_of(self.penalty)}"
         return without_addresses(f"{self.model!r}, {self.form.loss_name}{penalty}")
 
@@ -54,7 +54,7 @@ class Objective:
         return replace(self, form=self.form.on(device, dtype))
 
     def with_model(self, model: nn.Module, penalty: Penalty | None) -> Self:
-        """The loss of another model, with a penalty on that model's parameters."""
+        """This loss on another model, with a penalty on that model's parameters."""
         return replace(self, form=self.form.with_model(model), penalty=penalty)
 
     def terms(self, point: Point, vector: Tensor, batch: Any) -> Terms:
@@ -62,7 +62,7 @@ class Objective:
         return self.form.terms(self._state(point, vector), batch)
 
     def checked_terms(self, point: Point, batch: Any) -> Terms:
-        """Losses and weights of one batch at the point, held to the loss as the user gave it.
+        """Losses and weights of one batch at the point, compared with the loss as the user gave it.
 
         Raises:
             InputError: the loss isn't the weighted mean of these terms.
@@ -70,7 +70,7 @@ class Objective:
         return self.form.check(self._state(point, point.vector), batch)
 
     def evaluated_terms(self, point: Point, vector: Tensor, batch: Any) -> EvaluatedTerms:
-        """Losses and weights of one batch at a flat vector, and which terms are right."""
+        """Losses, weights and correctness of the terms of one batch at a flat vector."""
         return self.form.evaluated_terms(self._state(point, vector), batch)
 
     def output(self, point: Point, vector: Tensor, batch: Any) -> Any:
@@ -82,7 +82,7 @@ class Objective:
         return self.pair_form.output(self._state(point, vector), batch)
 
     def terms_of_output(self, point: Point, vector: Tensor, output: Any, batch: Any) -> Terms:
-        """Losses and weights of one batch at a flat vector, from the model's output there.
+        """Losses and weights of one batch at a flat vector, from the model's output at that vector.
 
         Raises:
             InputError: see `pair_form`.
@@ -93,7 +93,7 @@ class Objective:
         """The penalty at a flat vector; 0 if there is none.
 
         Raises:
-            InputError: the penalty gives no scalar tensor.
+            InputError: the penalty isn't a scalar tensor.
         """
         penalty, tensors = self.penalty, point.named(vector)
         if penalty is None:
@@ -102,7 +102,7 @@ class Objective:
         return swapped(self.model, self._state(point, vector), lambda: value_of(penalty, named))
 
     def as_is(self, batch: Any) -> Tensor:
-        """The sum of one batch's weighted losses, by the model as it is, whatever weights are in the model."""
+        """Sum of one batch's weighted losses, by the model with the weights that it holds now."""
         return self.form.as_is(batch)
 
     def penalty_as_is(self) -> Tensor | float:
@@ -114,7 +114,7 @@ class Objective:
         """The form ``loss(model(input), target)``.
 
         Raises:
-            InputError: the objective is of the form ``fn(model, batch)``, which doesn't show the model's output.
+            InputError: the objective is of the form ``fn(model, batch)``, which hides the model's output.
         """
         if isinstance(self.form, PairForm):
             return self.form
@@ -125,22 +125,22 @@ class Objective:
 
     @contextlib.contextmanager
     def evaluating(self, dtype: torch.dtype) -> Iterator[None]:
-        """The state in which the model is evaluated and differentiated twice; everything is put back at the end.
+        """The state in which the model is evaluated and differentiated twice; everything is restored at the end.
 
-        See `landscape.problem.switches.switched`, `landscape.problem.embeddings`, and `landscape.machine.widened` in
-        float64; the model is in the objective's mode.
+        The model is in the objective's mode. For the rest of the state see `landscape.problem.switches.switched`,
+        `landscape.problem.embeddings` and, for float64, `landscape.machine.widened`.
         """
         modes = {module: module.training for module in self.model.modules()}
         try:
             self.model.train(self.training)
-            wide = widened() if dtype == torch.float64 else contextlib.nullcontext()
+            widening = widened() if dtype == torch.float64 else contextlib.nullcontext()
             recurrent = any(isinstance(module, nn.RNNBase) for module in modes)
-            with switched(dtype, recurrent), wide, plain_embeddings(self.model):
+            with switched(dtype, recurrent), widening, plain_embeddings(self.model):
                 yield
         finally:
             for module, mode in modes.items():
                 module.training = mode
 
     def _state(self, point: Point, vector: Tensor) -> dict[str, Tensor]:
-        # BatchNorm in training mode writes its running statistics.
+        # BatchNorm in training mode writes its running statistics, which are constants of the point.
         return point.state(vector, fresh=self.training)

@@ -1,7 +1,7 @@
 """The flat-vector view of a model's trainable parameters.
 
-A flat vector concatenates the parameters with ``requires_grad`` in ``named_parameters()`` order, row-major, tied ones
-once. Every vector in this library, an eigenvector in a record included, is laid out this way.
+A flat vector concatenates the parameters with ``requires_grad`` in ``named_parameters()`` order, row-major. Tied
+parameters are in the vector once. Every vector of this library has this layout, and so has an eigenvector in a record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ParameterLayout:
         """The layout of a model's trainable parameters.
 
         Raises:
-            InputError: nothing has ``requires_grad``, or a parameter isn't floating-point.
+            InputError: no parameter has ``requires_grad``, or a trainable parameter isn't floating-point.
         """
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         if not sum(p.numel() for _, p in trainable):
@@ -40,7 +40,7 @@ class ParameterLayout:
         return cls(tuple(name for name, _ in trainable), tuple(p.shape for _, p in trainable))
 
     def subset(self, names: Container[str]) -> Self:
-        """The layout of some of the parameters, in the same order."""
+        """The layout of the parameters in ``names``, in the order of this layout."""
         chosen = [(name, shape) for name, shape in zip(self.names, self.shapes, strict=True) if name in names]
         return type(self)(tuple(name for name, _ in chosen), tuple(shape for _, shape in chosen))
 
@@ -55,10 +55,10 @@ class ParameterLayout:
         return sum(self.sizes)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The flat vector (dim,) of tensors given by parameter name; other names are passed over."""
+        """The flat vector (dim,) of tensors given by parameter name; tensors of other names are ignored."""
         return torch.cat([tensors[name].reshape(-1) for name in self.names])
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
-        """Views of a flat vector (dim,) by parameter name. Differentiable, with one node for the whole split."""
+        """Views of a flat vector (dim,) by parameter name, differentiable, with one graph node for the whole split."""
         pieces = vector.split(self.sizes)
         return {name: piece.view(shape) for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}

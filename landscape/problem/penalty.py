@@ -1,4 +1,4 @@
-"""Terms of the objective that depend on the parameters alone, such as weight decay."""
+"""Penalties: terms of the objective that depend only on the parameters, such as weight decay."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Penalty = Callable[[dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True, repr=False)
 class WeightDecay:
-    """W/2 sum theta_i^2 over some parameters: the term whose gradient is W theta.
+    """The penalty W/2 sum theta_i^2 over some parameters, whose gradient is W theta.
 
     Attributes:
-        weight: W.
-        names: of the parameters that are in the sum.
-        of: how many parameters the model has.
+        weight: the weight W, positive and finite.
+        names: names of the parameters in the sum.
+        of: number of parameter tensors of the model.
     """
 
     weight: float
@@ -31,16 +31,16 @@ class WeightDecay:
     of: int
 
     def __post_init__(self) -> None:
-        """Refuse a weight that decays nothing."""
+        """Refuse a weight that isn't positive and finite."""
         if not 0 < self.weight < float("inf"):
             raise InputError(f"a weight decay is positive and finite, not {self.weight:g}")
 
     def __call__(self, named: Mapping[str, Tensor]) -> Tensor:
-        """The term at these parameters."""
+        """The penalty at these parameters, a scalar tensor."""
         return torch.stack([named[name].square().sum() for name in self.names]).sum() * (self.weight / 2)
 
     def __repr__(self) -> str:
-        """With the number of parameter tensors in it."""
+        """The weight and the names of the parameters, or "all parameters"."""
         where = "all parameters" if len(self.names) == self.of else listed(self.names, 8)
         return f"weight decay {self.weight:g}/2 |theta|^2 over {where}"
 
@@ -49,15 +49,15 @@ def value_of(penalty: Penalty, named: dict[str, Tensor]) -> Tensor:
     """The penalty at named parameters: a scalar tensor.
 
     Raises:
-        InputError: it is something else.
+        InputError: the penalty isn't a real scalar tensor.
     """
     value = penalty(named)
     if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
-        found = f"a tensor of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise InputError(f"the penalty must give one real number as a tensor without dimensions, and gave {found}")
+        text = f"a tensor of {value.dtype}, shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise InputError(f"the penalty must give one real number as a tensor without dimensions, and gave {text}")
     return value
 
 
 def name_of(penalty: Penalty) -> str:
-    """How it prints, without addresses of memory."""
+    """The repr of a penalty without memory addresses."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(penalty))

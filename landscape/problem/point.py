@@ -1,4 +1,4 @@
-"""A point of parameter space: the flat vector that varies, and every other tensor of the model, which doesn't."""
+"""A point of parameter space: the flat vector that varies, and all other tensors of the model as constants."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Point:
 
     Attributes:
         layout: names and shapes of the parameters that vary, in the order of the flat vector.
-        vector: (dim,), the flat vector.
+        vector: the flat vector, (dim,).
         constants: buffers and parameters that don't vary, by the first of their names.
-        slots: for every place in the model that holds a tensor, the first name of the tensor.
+        tied_names: for every place in the model that holds a tensor, the first name of the tensor.
     """
 
     layout: ParameterLayout
@@ -36,35 +36,35 @@ class Point:
     def of(
         cls, model: nn.Module, device: torch.device, dtype: torch.dtype, tensors: Mapping[str, Tensor] | None = None
     ) -> Self:
-        """A model's own values, or others: copies on a device, floating-point ones of a type.
+        """Copy the values of a model's parameters and buffers, or other values for them, to a device and a type.
 
         Args:
-            model: whose trainable parameters vary.
-            device: of the copies.
-            dtype: of the copies that are floating-point.
+            model: model whose trainable parameters vary.
+            device: device of the copies.
+            dtype: type of the floating-point copies.
             tensors: every parameter and buffer by the first of its names; default: the model's own.
 
         Raises:
-            InputError: nothing is trainable, or a trainable parameter isn't floating-point.
+            InputError: no parameter is trainable, or a trainable parameter isn't floating-point.
         """
         layout, places = ParameterLayout.of(model), tied_names(model)
-        given = dict(model.named_parameters()) | dict(model.named_buffers()) if tensors is None else tensors
+        values = dict(model.named_parameters()) | dict(model.named_buffers()) if tensors is None else tensors
         fixed = dict.fromkeys(name for name in places.values() if name not in layout.names)
         return cls(
             layout,
-            _own(layout.flatten(given), device, dtype),
-            {name: _own(given[name], device, dtype) for name in fixed},
+            _own(layout.flatten(values), device, dtype),
+            {name: _own(values[name], device, dtype) for name in fixed},
             places,
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of all tensors."""
         return self.vector.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of all floating-point tensors."""
+        """Type of all floating-point tensors."""
         return self.vector.dtype
 
     def on(self, device: torch.device, dtype: torch.dtype) -> Self:
@@ -73,7 +73,7 @@ class Point:
         return replace(self, vector=_own(self.vector, device, dtype), constants=constants)
 
     def at(self, vector: Tensor) -> Self:
-        """Another flat vector, with these constants.
+        """The point with another flat vector and with these constants.
 
         Raises:
             InputError: the vector has another shape or isn't finite.
@@ -87,7 +87,9 @@ class Point:
         return replace(self, vector=_own(vector, self.device, self.dtype))
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
-        """The parameters and buffers of a checkpoint, under the model's own names; what the checkpoint lacks stays.
+        """The point of a checkpoint's parameters and buffers, given by the model's own names.
+
+        Constants that the checkpoint lacks stay as they are.
 
         Raises:
             InputError: see `at`.
@@ -98,31 +100,31 @@ class Point:
         return replace(self.at(self.layout.flatten(state)), constants=constants)
 
     def with_constants(self, constants: Mapping[str, Tensor]) -> Self:
-        """Other tensors in the place of some constants."""
+        """This point with other tensors for some constants."""
         return replace(self, constants={**self.constants, **constants})
 
     def restricted(self, patterns: str | Iterable[str]) -> Self:
-        """This point with some parameters alone left to vary; see `landscape.Problem.restricted`."""
+        """This point with only some parameters left to vary; see `landscape.Problem.restricted`."""
         layout = self.layout.subset(self._matching(patterns))
         tensors = self.layout.unflatten(self.vector)
         fixed = {name: tensor for name, tensor in tensors.items() if name not in layout.names}
         return replace(self, layout=layout, vector=layout.flatten(tensors), constants=self.constants | fixed)
 
     def _matching(self, patterns: str | Iterable[str]) -> set[str]:
-        """The names in the layout that some pattern matches."""
+        """Names in the layout that at least one pattern matches."""
         patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if not patterns:
             raise InputError("no parameter is left to vary: name at least one, or a glob of some")
         chosen: set[str] = set()
         places = {place: name for place, name in self.tied_names.items() if name in self.layout.names}
         for pattern in patterns:
-            found = {name for place, name in places.items() if _matches(place, pattern)}
-            if not found:
+            matched = {name for place, name in places.items() if _matches(place, pattern)}
+            if not matched:
                 raise InputError(
                     f"no trainable parameter matches {pattern!r}; there are {listed(self.layout.names)} (globs such as "
                     "'*.weight', or a module's name)"
                 )
-            chosen |= found
+            chosen |= matched
         return chosen
 
     def tensors(self) -> dict[str, Tensor]:
@@ -130,15 +132,15 @@ class Point:
         return self.named(self.vector)
 
     def named(self, vector: Tensor) -> dict[str, Tensor]:
-        """Every parameter and buffer with ``vector`` in the place of the flat vector, by the first of its names."""
+        """Every parameter and buffer by the first of its names, with ``vector`` as the flat vector."""
         return self.layout.unflatten(vector) | self.constants
 
     def state(self, vector: Tensor, fresh: bool = False) -> dict[str, Tensor]:
-        """A tensor for every place in the model, those that vary as views of ``vector``.
+        """A tensor for every place in the model; tensors that vary are views of ``vector``.
 
         Args:
-            vector: (dim,), in the place of the point's own.
-            fresh: copy the constants, for a model that writes into them.
+            vector: flat vector (dim,), used instead of the point's own.
+            fresh: copy the constants, for a model that writes into them; default: no copy.
         """
         constants = {name: each.clone() for name, each in self.constants.items()} if fresh else self.constants
         tensors = self.layout.unflatten(vector) | constants
@@ -146,7 +148,7 @@ class Point:
 
 
 def _own(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """A copy on a device, of a type if floating-point."""
+    """A copy of a tensor on a device, as ``dtype`` if the tensor is floating-point."""
     return tensor.detach().to(device, dtype if tensor.dtype.is_floating_point else tensor.dtype, copy=True)
 
 

@@ -38,27 +38,29 @@ Compile = Literal["auto", "on", "off"]
 
 @renamed_members(compiling="compile_products", split_over="distributed_over")
 class Problem(Evaluation):
-    """A model, a loss and a data set at one parameter vector; what every measurement of this library is made on.
+    """A model, a loss and a data set at one parameter vector: the input of every measurement of this library.
 
     The objective is sum w_i l_i / sum w_i over all samples (or tokens) of all batches, whatever their sizes, plus the
-    penalty; see `landscape.problem.losses.terms_of` for the terms of each torch loss. The user's model is never
-    changed: parameters and buffers go in by `torch.func.functional_call`, and train/eval modes are put back after
-    every evaluation. The loss is evaluated inside, so that what it reads of the model (`model.parameters()`) counts.
+    penalty. See `landscape.problem.losses.terms_of` for the terms of each torch loss.
 
-    A problem doesn't change. Methods that give another problem (`at`, `to`, `restricted`, ...) share with this one
+    The user's model is never changed. Parameters and buffers go in by `torch.func.functional_call`, and train/eval
+    modes are restored after every evaluation. The loss is evaluated inside that call, so parameters that the loss reads
+    from the model (`model.parameters()`) count.
+
+    A problem doesn't change. Methods that give another problem (`at`, `to`, `restricted`, ...) share with this problem
     everything that they don't name.
 
     Attributes:
-        data: the batches as they were read once, in micro-batches, with what is known of their samples.
+        data: the batches as they were read once, in micro-batches, with facts about their samples.
         objective: the model, the loss and the penalty.
         point: the flat vector and the model's other tensors.
-        total_weight: the weight of the whole data, sum w_i.
-        notes: what was decided or changed on the user's behalf, a sentence each.
+        total_weight: weight of the whole data, sum w_i.
+        notes: sentences on decisions and changes on the user's behalf.
         mixing: whether the terms of a sample were seen to depend on the other samples of its batch.
         compile_products: whether products of curvature are compiled: ``on``, ``off``, or ``auto`` (where it pays).
-        memory: bytes that a measurement may take beyond model and data; None leaves it to each.
+        memory: bytes that a measurement may take beyond model and data; None leaves the limit to each measurement.
         optimizer: the optimiser's ``state_dict`` at this point, where a checkpoint gave it.
-        programs: what was traced for this problem or one like it.
+        programs: traced programs, shared with the problems made from this one.
     """
 
     mixing: bool = False
@@ -86,26 +88,27 @@ class Problem(Evaluation):
         """Pose the problem ``loss(model(input), target)`` over batches of ``(input, target)``.
 
         Args:
-            model: any module; of one that is wrapped (`DataParallel`, DDP) or compiled the plain one is taken. A tuple
-                or list as input becomes its positional arguments, a mapping its keywords.
+            model: any module. Of a wrapped (`DataParallel`, DDP) or compiled module the plain module is taken. A tuple
+                or list as input becomes the model's positional arguments, a mapping its keywords.
             loss: a torch loss module or function as used in training, or a function ``(output, target)``.
             batches: a list or loader of ``(input, target)`` pairs, read once and kept.
-            device: where to compute; default: where the first trainable parameter is.
+            device: device of the computation; default: the device of the first trainable parameter.
             dtype: float32 or float64; default: that of the first trainable parameter, at least float32.
-            micro_batch: split batches into at most this many samples, to save memory.
-            training: evaluate in training mode (BatchNorm with the statistics of its one whole batch).
-            about: what is known of the samples, in the order of the batches: for each name one text (a type) or one
-                number (a difficulty) a sample, by which per-sample losses are grouped. A loader whose order isn't
-                known is read again then, and refused where its batches differ.
-            read: what the loss takes of the model's output; default for torch losses: of a mapping or an object its
-                ``logits``, of several outputs the first.
-            penalty: ``penalty(named_parameters)`` gives a scalar tensor that is added to the mean loss, once, whatever
-                the batches; it has no part in standard errors over samples. Tied parameters are named once.
-            count: ``count(batch)`` gives the number of samples of a batch, where it isn't the leading dimension of the
-                batch's first tensor: of ragged lists, of graphs. Lists of as many items are then by sample too.
+            micro_batch: split batches into at most this many samples, to save memory; default: no split.
+            training: evaluate in training mode (BatchNorm with the statistics of its one whole batch); default: no.
+            about: facts about the samples, in the order of the batches: for each name one text (a type) or one number
+                (a difficulty) per sample. Per-sample losses are grouped by these facts. A loader of unknown order is
+                then read again, and refused where its batches differ.
+            read: function from the model's output to the input of the loss. Default for torch losses: the ``logits``
+                of a mapping or an object, or the first of several outputs.
+            penalty: ``penalty(named_parameters)`` gives a scalar tensor, which is added to the mean loss once, whatever
+                the batches. It has no part in standard errors over samples. Tied parameters are named once.
+            count: ``count(batch)`` gives the number of samples of a batch. Needed where this isn't the leading
+                dimension of the batch's first tensor, as for ragged lists and graphs. Lists of as many items are then
+                by sample too.
 
         Raises:
-            InputError: one line that says which of these can't be used and what to do.
+            InputError: an argument can't be used; the message is one line that says which and what to do.
         """
         model = unwrapped(model)
         place = resolve_device_and_dtype(model, device, dtype)
@@ -128,10 +131,10 @@ class Problem(Evaluation):
     ) -> Self:
         """Pose any other problem: ``fn(model, batch)`` returns the losses, or ``(losses, weights)``, of one batch.
 
-        Losses and weights have one shape, the sample's dimension first; other arguments as for `Problem`.
+        Losses and weights have one shape, with the sample's dimension first. Other arguments are those of `Problem`.
 
         Raises:
-            InputError: one line that says what can't be used and what to do.
+            InputError: an argument can't be used; the message is one line that says which and what to do.
         """
         if not callable(fn):
             raise InputError(f"fn must be a function (model, batch) -> losses, not {type(fn).__name__}")
@@ -184,28 +187,28 @@ class Problem(Evaluation):
         return self._replace(point=self.point.at(vector))
 
     def with_state(self, state: Mapping[str, Tensor]) -> Self:
-        """This problem at a checkpoint's parameters and buffers, given under the model's own names."""
+        """This problem at a checkpoint's parameters and buffers, given by the model's own names."""
         return self._replace(point=self.point.with_state(state))
 
     def restricted(self, patterns: str | Iterable[str]) -> Self:
-        """This problem with some parameters alone left to vary; the others are constants.
+        """This problem with only some parameters left to vary; the others become constants.
 
         Args:
-            patterns: a glob or several, such as ``blocks.*.attention.*``; one that matches a module's name takes all
-                parameters under it. A tied parameter goes by each of its names.
+            patterns: one glob or several, such as ``blocks.*.attention.*``. A glob that matches a module's name takes
+                all parameters under the module. A tied parameter matches by any of its names.
 
         Raises:
-            InputError: a pattern matches no parameter of the flat vector, or there is none.
+            InputError: a pattern matches no parameter of the flat vector, or there is no pattern.
         """
         return self._replace(point=self.point.restricted(patterns))
 
     def buffers(self) -> dict[str, Tensor]:
-        """Buffers and frozen parameters by their first names; without parameters that `restricted` holds fixed."""
+        """Buffers and frozen parameters by their first names, without the parameters that `restricted` fixed."""
         trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         return {name: tensor for name, tensor in self.point.constants.items() if name not in trainable}
 
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
-        """This problem with other buffers or frozen parameters in the place of some, by their first names."""
+        """This problem with some buffers or frozen parameters replaced, given by their first names."""
         return self._replace(point=self.point.with_constants(buffers))
 
     # ------------------------------------------------------------------ computed elsewhere or otherwise
@@ -219,10 +222,12 @@ class Problem(Evaluation):
         compile_products: Compile | None = None,
         memory: int | None = None,
     ) -> Self:
-        """This problem computed elsewhere or otherwise; see `Problem` for what each is; None keeps what is.
+        """This problem on another device, in another type or with other settings.
+
+        None keeps the present setting. See `Problem` for each setting.
 
         Raises:
-            InputError: the device isn't there, the type isn't float32 or float64, or the batches can't be split.
+            InputError: the device isn't available, the type isn't float32 or float64, or the batches can't be split.
         """
         other = self._converted(*checked_device_and_dtype(device or self.device, dtype or self.dtype))
         other = other._replace(
@@ -231,10 +236,11 @@ class Problem(Evaluation):
         return other if micro_batch is None else other.micro_batched(micro_batch)
 
     def in_float64(self, pieces: int = 1) -> Self:
-        """This problem in float64 without a look at it: whether it can be evaluated shows when it is.
+        """This problem in float64, without a check: an error shows only at the first evaluation.
 
         Args:
-            pieces: into so many the largest batch is split, and others into as large ones; not where samples mix.
+            pieces: number of micro-batches that the largest batch is split into; other batches are split to that size.
+                No batch is split where samples mix. Default: 1.
         """
         other = self._converted(self.device, torch.float64)
         if pieces == 1 or self.mixing:
@@ -248,11 +254,11 @@ class Problem(Evaluation):
         )
 
     def _weighed(self) -> Self:
-        """This problem with its weight, found by an evaluation that refuses what a new problem is refused for."""
+        """This problem with its total weight, from an audit like that of a new problem."""
         return self._replace(total_weight=audit(self.objective, self.point, self.data).total_weight)
 
     def limited(self, memory: int) -> Self:
-        """This problem with so many bytes for a measurement."""
+        """This problem with ``memory`` bytes for a measurement."""
         return self._replace(memory=memory)
 
     def noted(self, *notes: str) -> Self:
@@ -267,7 +273,8 @@ class Problem(Evaluation):
         """This problem with a penalty in its objective; see `Problem`.
 
         Raises:
-            InputError: it has one, or this one gives no finite number or reads the parameters past their places.
+            InputError: the problem has a penalty already, or the new penalty gives no finite number or reads the
+                parameters past their places.
         """
         if self.penalty is not None:
             raise InputError(f"the objective has a penalty, {name_of(self.penalty)}: leave out {name_of(penalty)}")
@@ -287,12 +294,12 @@ class Problem(Evaluation):
         )
 
     def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor], penalty: Penalty | None = None) -> Self:
-        """The same data and loss on another model, at given values of its parameters and buffers.
+        """This problem's data and loss on another model, at given values of its parameters and buffers.
 
         Args:
-            model: takes the inputs of the problem's own model.
-            tensors: every parameter and buffer under the first of its names in ``model``.
-            penalty: of its parameters.
+            model: a model that takes the inputs of the problem's own model.
+            tensors: every parameter and buffer by the first of its names in ``model``.
+            penalty: a penalty on the parameters of ``model``; default: none.
         """
         return self._replace(
             objective=self.objective.with_model(model, penalty),
@@ -303,7 +310,7 @@ class Problem(Evaluation):
     # ------------------------------------------------------------------ other data
 
     def first_samples(self, samples: int) -> Self:
-        """This problem on the first of its samples, for this process alone; on a batch, if it can't be split."""
+        """This problem on its first samples, for this process only; on the first batch, if it can't be split."""
         data, weight = first_samples(self.objective, self.point, self.data, samples)
         return self._replace(data=data, total_weight=self.total_weight if weight is None else weight)
 
@@ -311,14 +318,14 @@ class Problem(Evaluation):
         """This problem on two halves of the data, each with half of every batch.
 
         Raises:
-            InputError: no batch has two samples, or the samples of a batch aren't independent.
+            InputError: there is only one sample, or the samples of a batch aren't independent.
         """
         self._refuse_dependent_samples(math.ceil(samples_in(self.data.largest) / 2))
         one, other = (self._replace(data=half)._weighed() for half in self.data.halves())
         return one, other
 
     def sampled(self, count: int, seed: int = 0) -> Self:
-        """This problem on so many of its samples, drawn without replacement; all of them where there are no more.
+        """This problem on ``count`` of its samples, drawn without replacement; on all where there are no more.
 
         Raises:
             InputError: the count isn't positive, or the samples of a batch aren't independent.
@@ -331,10 +338,10 @@ class Problem(Evaluation):
         return self._replace(data=self.data.sampled(count, seed))._weighed()
 
     def micro_batched(self, size: int) -> Self:
-        """This problem in micro-batches of at most so many samples, which give the same losses.
+        """This problem in micro-batches of at most ``size`` samples, which give equal losses.
 
         Raises:
-            InputError: the size isn't positive, or the samples of a batch aren't independent or can't be told apart.
+            InputError: the size isn't positive, or the samples of a batch aren't independent or can't be separated.
         """
         return self._replace(data=self._cut(size))
 
@@ -346,13 +353,13 @@ class Problem(Evaluation):
         refuse_dependent_samples(self.objective, self.point, self.data, size)
 
     def distributed_over(self, processes: Processes) -> Self:
-        """This problem, of whose losses, gradients and products each process makes those of a part of every batch.
+        """Share this problem: each process computes losses, gradients and products of its shard of every batch.
 
-        Every process calls the same methods in the same order. Every process makes
-        the losses of single terms (`evaluated_terms`, `sample_losses`) of all samples.
+        All processes must call the problem's methods in one common order. Only the losses of single terms
+        (`evaluated_terms`, `sample_losses`) are computed by every process for all samples.
 
         Raises:
-            InputError: the samples of a batch aren't independent, or there are fewer than processes.
+            InputError: the samples of a batch aren't independent, or a process would have no sample.
         """
         if processes == self.processes:
             return self
@@ -362,11 +369,11 @@ class Problem(Evaluation):
         return other
 
     def local_shard(self) -> Self:
-        """This problem on this process's part of the data alone, still weighed against all of it."""
+        """This problem on this process's shard only; the total weight is still that of all data."""
         return self._replace(data=self.data.local_shard())
 
     def with_tensors(self, constants: Iterable[Tensor], batch: Any) -> Self:
-        """This problem with one batch alone, still weighed against all data, and other constants in their order."""
+        """This problem on one batch, with other constants in order; the total weight is still that of all data."""
         others = dict(zip(self.point.constants, constants, strict=True))
         data = Data([batch], self.about, self.data_sha256, SINGLE_PROCESS)
         return self._replace(point=self.point.with_constants(others), data=data)
@@ -375,9 +382,10 @@ class Problem(Evaluation):
         """The Hessian of the objective at this point, as an operator on flat vectors.
 
         Args:
-            products: so many are expected, which decides what is worth preparing; default: those of ten eigenpairs.
+            products: expected number of products, which decides how much preparation pays; default: the number for ten
+                eigenpairs.
         """
-        # The one import upwards: a Problem knows its curvature by name, curvature is built on Problem.
+        # The one upward import: a Problem only names its Hessian, while curvature is built on Problem.
         from landscape.curvature.hessian import Hessian
 
         return Hessian(self, products=products)

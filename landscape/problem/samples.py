@@ -1,4 +1,4 @@
-"""The objective by its samples: what each adds to it, and what their spread says of its error."""
+"""The objective by its samples: per-sample sums, and the standard error from the spread between samples."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class LossEstimate(HasSummary):
 
     Attributes:
         loss: sum w_i l_i / sum w_i over all terms, in the units of the loss.
-        standard_error: of ``loss``, from the spread between samples; the terms of one sample (its tokens) count as one
-            cluster. NaN for a single sample.
+        standard_error: standard error of ``loss``, from the spread between samples. The terms of one sample (its
+            tokens) count as one cluster. NaN for a single sample.
         samples: number of samples of nonzero weight.
         terms: number of terms (samples or tokens) of nonzero weight.
     """
@@ -43,14 +43,14 @@ class LossEstimate(HasSummary):
 
 @dataclass(frozen=True)
 class SampleSums:
-    """What every sample adds to the objective: sums over its terms, in the order of the data.
+    """Per-sample sums of the objective: sums over the terms of each of n samples, in the order of the data.
 
     Attributes:
-        losses: (n,) float64, sum w l.
-        weights: (n,) float64, sum w; 0 for a sample that is masked altogether.
-        correct: (n,) float64, sum w over the terms that are right; None where the loss has no classes.
-        terms: how many terms have a nonzero weight.
-        total_weight: W, the weight of the whole data.
+        losses: sums of w l, (n,) float64.
+        weights: sums of w, (n,) float64; 0 for a fully masked sample.
+        correct: sums of w over the terms that are right, (n,) float64; None where the loss has no classes.
+        terms: number of terms of nonzero weight.
+        total_weight: weight W of the whole data.
     """
 
     losses: Tensor
@@ -61,24 +61,24 @@ class SampleSums:
 
     @classmethod
     def of(cls, evaluated_terms: Iterable[EvaluatedTerms], total_weight: float) -> Self:
-        """Of losses, weights and what is right, for each batch the sample's dimension first."""
+        """Sum the losses, weights and correctness of every batch, given with the sample's dimension first."""
         pieces, terms = [], 0
         for losses, weights, correct in evaluated_terms:
-            wide = weights.detach().to(torch.float64)
-            of_right = [] if correct is None else [wide * correct.detach()]
-            sums = [wide * losses.detach().to(torch.float64), wide, *of_right]
-            pieces.append([each.reshape(len(wide), -1).sum(1) for each in sums])
-            terms += int((wide != 0).sum())
+            float64_weights = weights.detach().to(torch.float64)
+            of_right = [] if correct is None else [float64_weights * correct.detach()]
+            sums = [float64_weights * losses.detach().to(torch.float64), float64_weights, *of_right]
+            pieces.append([each.reshape(len(float64_weights), -1).sum(1) for each in sums])
+            terms += int((float64_weights != 0).sum())
         numerators, denominators, *right = (torch.cat(each) for each in zip(*pieces, strict=True))
         return cls(numerators, denominators, right[0] if right else None, terms, total_weight)
 
     def among(self, places: Tensor, samples: int, total: Callable[[Tensor], Tensor]) -> Self:
-        """The sums of all samples, of which these are a part.
+        """The sums of all samples, put together from the parts of all processes.
 
         Args:
-            places: (n,) where these stand among all.
-            samples: how many there are in all.
-            total: the sum of a tensor over all that have a part.
+            places: positions of these samples among all samples, (n,).
+            samples: number of all samples.
+            total: function that sums a tensor over all processes.
         """
         own = [self.losses, self.weights, *([] if self.correct is None else [self.correct])]
         whole = self.losses.new_zeros(len(own), samples + 1)
@@ -88,7 +88,7 @@ class SampleSums:
         return type(self)(losses, weights, correct[0] if correct else None, int(whole[0, -1]), self.total_weight)
 
     def raised(self, constant: Tensor) -> Self:
-        """The same with a constant added to the loss of every term: to their mean, and to none of their differences."""
+        """These sums with a constant added to the loss of every term; differences between terms don't change."""
         return replace(self, losses=self.losses + float(constant) * self.weights)
 
     @property
@@ -98,11 +98,11 @@ class SampleSums:
 
     @property
     def accuracy(self) -> float:
-        """The weighted share of terms that are right; NaN where the loss has no classes."""
+        """Weighted share of the terms that are right; NaN where the loss has no classes."""
         return math.nan if self.correct is None else float(self.correct.sum()) / self.total_weight
 
     def estimate(self) -> LossEstimate:
-        """The objective with its standard error by a ratio estimator's linearisation."""
+        """The objective with its standard error, by the linearisation of a ratio estimator."""
         n, mean = int((self.weights != 0).sum()), self.mean
         deviations = self.losses - mean * self.weights
         spread = float(deviations.square().sum()) * n / (n - 1) if n > 1 else math.nan
@@ -110,10 +110,10 @@ class SampleSums:
 
 
 def about_samples(about: Mapping[str, Sequence[Any] | np.ndarray] | None, samples: int) -> dict[str, np.ndarray]:
-    """What a data set says of its samples, checked: arrays (samples,) by name, of text or of float64.
+    """Check facts about samples, and convert them to arrays (samples,) of text or float64, by name.
 
     Raises:
-        InputError: a name isn't one that a variable can have, or the values aren't one text or finite number a sample.
+        InputError: a name isn't an identifier, or the values aren't one text or one finite number per sample.
     """
     checked = {}
     for name, values in (about or {}).items():

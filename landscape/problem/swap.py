@@ -1,4 +1,4 @@
-"""Other tensors in the places of a model's parameters and buffers, and other data under its own."""
+"""Put other tensors into the places of a model's parameters and buffers, or other data under its own tensors."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 def tied_names(model: nn.Module) -> dict[str, str]:
-    """For every place that holds a parameter or buffer, the name under which its tensor comes first.
+    """For every place of a model that holds a parameter or buffer, the first name of the tensor there.
 
-    Shared modules have their places once, tied parameters several that lead to one name: each place is then swapped
-    once. Left to itself, `functional_call` swaps the place of a module with two names twice, and puts back what it
-    swapped in.
+    A shared module has its places once. A tied parameter has several places, all with one first name. So each place is
+    swapped once. Left to itself, `functional_call` swaps the place of a module with two names twice, and then puts back
+    the swapped tensor.
     """
     first = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
     return {
@@ -30,7 +30,7 @@ def tied_names(model: nn.Module) -> dict[str, str]:
 
 
 class _Holder(nn.Module):
-    """A module whose forward pass is a function, called while other tensors are in the places of ``model``."""
+    """A module whose forward pass is any function, to be called while other tensors are in the places of ``model``."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -43,12 +43,13 @@ class _Holder(nn.Module):
 def swapped(model: nn.Module, state: Mapping[str, Tensor], function: Callable[[], T]) -> T:
     """Call a function while the model's places hold the tensors of ``state``.
 
-    Everything that the function does is inside: the model, the loss, and a closure that reads `model.parameters()`.
+    The swap covers everything that the function does: the model, the loss, and a closure that reads
+    `model.parameters()`.
 
     Args:
-        model: the user's; put back as it was.
+        model: the user's model; its own tensors are restored.
         state: a tensor for every place in `tied_names`.
-        function: without arguments.
+        function: a function without arguments.
     """
     inside = {f"model.{slot}": tensor for slot, tensor in state.items()}
     result: T = functional_call(_Holder(model), inside, (function,), tie_weights=False)
@@ -60,12 +61,12 @@ _pointing = threading.RLock()
 
 @contextmanager
 def pointed(targets: Mapping[Tensor, Tensor]) -> Iterator[None]:
-    """Have tensors show the data of others, for everyone who holds them; their own memory is never written to.
+    """Make tensors show the data of other tensors, to all code that refers to them; no memory is written.
 
-    One thread at a time, so that no thread takes another one's data for the tensors' own.
+    Only one thread may do this at a time. Otherwise a thread could save another thread's data as the tensors' own.
 
     Args:
-        targets: each tensor with the one whose data it shows; of its shape, on any device and of any type.
+        targets: for each tensor the tensor whose data it shows, of equal shape, on any device and of any type.
     """
     with _pointing:
         own = {tensor: tensor.data for tensor in targets}
@@ -80,20 +81,20 @@ def pointed(targets: Mapping[Tensor, Tensor]) -> Iterator[None]:
 
 @contextmanager
 def written(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, nn.Parameter]]:
-    """Have a model show other weights, in its own parameters and buffers, and have no gradients.
+    """Make a model show other weights in its own parameters and buffers, without gradients.
 
     Args:
-        model: the user's; put back as it was, its gradients too.
-        tensors: every parameter and buffer under the first of its names; they are copied.
+        model: the user's model; its weights and gradients are restored.
+        tensors: every parameter and buffer by the first of its names; they are copied.
 
     Yields:
-        The model's own parameters by their names.
+        The model's own parameters by name.
     """
     parameters = dict(model.named_parameters())
     own = parameters | dict(model.named_buffers())
     gradients = {parameter: parameter.grad for parameter in parameters.values()}
 
-    def without_gradients() -> None:  # which have the data's type, and hold the parameter where they have a graph
+    def without_gradients() -> None:  # a gradient has the data's type, and one with a graph keeps the parameter
         for parameter in gradients:
             parameter.grad = None
 

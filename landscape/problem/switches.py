@@ -1,6 +1,6 @@
-"""The switches of torch that decide which function a model computes, and whether it can be differentiated twice.
+"""Torch's switches that decide which function a model computes, and whether it can be differentiated twice.
 
-They belong to the whole process. `switched` sets them all and puts them all back, after exceptions too.
+The switches belong to the whole process. `switched` sets them all and restores them all, after exceptions too.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch.backends import cuda, cudnn, mha
 
 from landscape.problem import activation_checkpointing
 
-_Switch = tuple[Callable[[], Any], Callable[[Any], None]]  # what reads it, and what sets it
+_Switch = tuple[Callable[[], Any], Callable[[Any], None]]  # getter and setter
 
 
 def _stance() -> Any:
-    """What compiled functions do; None while nothing has been compiled, and torch's compiler isn't even imported."""
+    """Torch's stance on compiled functions; None while nothing has been compiled and the compiler isn't imported."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return None if compiler is None else compiler._stance  # no public function reads it
 
@@ -31,7 +31,7 @@ def _set_stance(stance: Any) -> None:
 
 
 def _eager() -> Any:
-    """The stance in which compiled functions run as they were written: compiled ones have no second derivative."""
+    """The stance in which compiled functions run uncompiled: compiled functions have no second derivative."""
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return None if compiler is None else compiler.DynamoStance("force_eager")
 
@@ -57,17 +57,17 @@ _SWITCHES: dict[str, _Switch] = {
 
 @contextmanager
 def differentiating() -> Iterator[None]:
-    """The state in which operations make a graph, inside `torch.no_grad` and `torch.inference_mode` too."""
+    """The state in which operations build a graph, inside `torch.no_grad` and `torch.inference_mode` too."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 _lock = threading.Lock()
-_running: list[dict[str, Any]] = []  # for each evaluation that is running, in all threads: what it has to put back
+_running: list[dict[str, Any]] = []  # for each running evaluation, in all threads: the switches to restore
 
 
 def state() -> dict[str, Any]:
-    """Every switch as it is now, by its name."""
+    """Present value of every switch, by name."""
     return {name: read() for name, (read, _) in _SWITCHES.items()}
 
 
@@ -78,17 +78,17 @@ def _set(values: dict[str, Any]) -> None:
 
 @contextmanager
 def switched(dtype: torch.dtype, recurrent: bool) -> Iterator[None]:
-    """The state in which a model is evaluated and differentiated twice; everything is put back at the end.
+    """The state in which a model is evaluated and differentiated twice; everything is restored at the end.
 
-    - Attention by the math kernel and recurrent layers without cuDNN: the fused kernels have no double backward.
-    - No fast path of transformer layers, which without a graph compute another function than with one.
-    - float32 products without TF32, whose 10-bit mantissa would be the largest error of all.
-    - Compiled parts run as they were written, and checkpointed blocks keep their activations.
+    - Attention runs on the math kernel, and recurrent layers without cuDNN: the fused kernels have no double backward.
+    - Transformer layers run without their fast path, which computes another function without a graph than with one.
+    - float32 products run without TF32, whose 10-bit mantissa would be the largest error of all.
+    - Compiled parts run uncompiled, and checkpointed blocks keep their activations.
 
-    Evaluations in several threads share the switches: the last to end puts back what the first one found.
+    Evaluations in several threads share the switches. The last evaluation to end restores the state before the first.
 
     Args:
-        dtype: of tensors that the model makes without naming a type.
+        dtype: default type of tensors that the model makes.
         recurrent: whether the model has recurrent layers.
     """
     with _lock:
@@ -104,7 +104,7 @@ def switched(dtype: torch.dtype, recurrent: bool) -> Iterator[None]:
         with _lock:
             place = next(index for index, each in enumerate(_running) if each is before)
             del _running[place]
-            if place < len(_running):  # another thread's began later and is running still: it puts back what this found
+            if place < len(_running):  # a later evaluation of another thread still runs, and restores this state
                 _running[place].update(before)
             else:
                 _set(before)

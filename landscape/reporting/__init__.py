@@ -1,1 +1,1 @@
-"""How results and refusals are put into words: numbers, tables, messages, progress."""
+"""Text of results and refusals: numbers, tables, messages, progress."""

@@ -1,4 +1,4 @@
-"""Old names, which work and warn for one version (CONTRIBUTING.md, "Versions")."""
+"""Deprecated names, which work with a warning for one version (CONTRIBUTING.md, "Versions")."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ APPENDED = "what more is asked for is added to a record"
 
 
 def deprecation_note(old: str, new: str) -> str:
-    """What is said to whoever uses an old name."""
+    """The warning on the use of an old name."""
     return f"{old} is called {new} now; the old name goes with version {UNTIL}"
 
 
@@ -26,10 +26,10 @@ def superfluous_note(old: str, why: str) -> str:
 
 
 def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:
-    """A class whose constructor takes some arguments under their old names too, with a FutureWarning.
+    """Decorate a class: its constructor takes some arguments by their old names too, with a FutureWarning.
 
     Args:
-        **names: the new name of each old one.
+        **names: the new name of each old argument.
     """
 
     def wrapped(cls: type[T]) -> type[T]:
@@ -40,7 +40,7 @@ def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:
 
 
 def renamed_arguments(called: str, **names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function that takes some arguments under their old names too, with a FutureWarning.
+    """Decorate a function: it takes some arguments by their old names too, with a FutureWarning.
 
     Args:
         called: the function's name in the warning.
@@ -83,10 +83,10 @@ def superfluous_argument(called: str, name: str, why: str) -> Callable[[Callable
 
 
 def renamed_members(**names: str) -> Callable[[type[T]], type[T]]:
-    """A class whose instances have some attributes and methods under their old names too, with a FutureWarning.
+    """Decorate a class: its instances have some members by their old names too, with a FutureWarning.
 
     Args:
-        **names: the new name of each old one.
+        **names: the new name of each old attribute or method.
     """
 
     def wrapped(cls: type[T]) -> type[T]:
@@ -106,11 +106,11 @@ def _member(old: str, new: str) -> Callable[[object], Any]:
 
 
 def renamed_exports(module: str, **names: str) -> Callable[[str], Any]:
-    """The ``__getattr__`` of a module that exports some names under their old ones too, with a FutureWarning.
+    """The ``__getattr__`` of a module that exports some objects by their old names too, with a FutureWarning.
 
     Args:
-        module: its ``__name__``.
-        **names: the new name of each old one.
+        module: the module's ``__name__``.
+        **names: the new name of each old export.
     """
 
     def read(name: str) -> Any:
@@ -128,7 +128,7 @@ def with_new_names(
     """A command line with new names in the place of old options, and a line on each old one.
 
     Args:
-        arguments: of the command line.
+        arguments: the arguments of the command line.
         names: the new name of each old option.
         superfluous: switches that are left out, and why they aren't needed any more.
     """

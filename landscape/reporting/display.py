@@ -1,4 +1,4 @@
-"""What results look like on a screen and in a notebook."""
+"""Display of results on a screen and in a notebook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Frames hold together in a font whose letters are of one width, with lines that touch.
+# Frames of tables are closed only in a monospaced font, with lines that touch.
 _FRAME = (
     '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
     "font-family:Menlo,'DejaVu Sans Mono',Consolas,'Courier New',monospace\">{code}</pre>"
@@ -21,12 +21,12 @@ _FRAME = (
 
 
 class HasSummary(ABC):
-    """A result that says in a few lines what it is, on a screen and in a notebook; its repr has all its numbers."""
+    """A result with a summary of a few lines, for a screen and a notebook; its repr has all its numbers."""
 
     @property
     @abstractmethod
     def summary(self) -> list[str]:
-        """A line for each thing worth knowing, errors included."""
+        """Lines of the summary, errors included."""
 
     def __str__(self) -> str:
         """The summary, as ``print`` shows it."""
@@ -40,7 +40,7 @@ class HasSummary(ABC):
 def eigenvalue_table(
     eigenvalues: np.ndarray, intervals: np.ndarray, residuals: np.ndarray, converged: np.ndarray, arithmetic: str
 ) -> Table:
-    """Eigenvalues (k,) with their intervals (k, 2) and residual norms (k,); see `landscape.Eigenpairs`."""
+    """Table of eigenvalues (k,) with their intervals (k, 2) and residual norms (k,); see `landscape.Eigenpairs`."""
     caption = f"±: an eigenvalue of the matrix {arithmetic} lies within"
     table = Table("#", "eigenvalue", "±", "relative residual", "converged", caption=caption, caption_justify="left")
     for column in table.columns[:4]:
@@ -55,7 +55,7 @@ def eigenvalue_table(
 
 
 def to_error(value: float, error: float) -> str:
-    """A number to the digit of its error, so that rounding adds less than half of it; to six where it is unknown."""
+    """A number to the digit of its error: rounding adds less than half the error; six digits if it is unknown."""
     digits = 6
     if value and 0 < error < math.inf:
         digits = min(max(3, math.ceil(math.log10(abs(value) / error)) + 1), 17)
@@ -63,14 +63,14 @@ def to_error(value: float, error: float) -> str:
 
 
 def rounded_up(bound: float, digits: int) -> str:
-    """A bound to a few digits, which still bounds."""
+    """An upper bound to ``digits`` digits, rounded up so that it is still a bound."""
     upwards = Context(prec=digits, rounding=ROUND_CEILING)
     return f"{float(upwards.create_decimal_from_float(float(bound))):.{digits - 1}e}"
 
 
 def mimebundle(renderable: Any) -> dict[str, str]:
     """A rich renderable as plain text and as HTML, for a notebook."""
-    # Not rich's own way in a notebook, which shows what is printed at once: a second time.
+    # In a notebook rich would by itself display the printed text at once, and so show it twice.
     console = Console(record=True, file=io.StringIO(), width=100, force_jupyter=False)
     console.print(renderable)
     html = console.export_html(inline_styles=True, code_format=_FRAME, clear=False)

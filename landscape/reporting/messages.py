@@ -1,4 +1,4 @@
-"""How foreign text (keys of a file, messages of other libraries) gets into a message of one line."""
+"""Conversion of foreign text (keys of a file, messages of other libraries) for a message of one line."""
 
 import re
 from collections.abc import Iterable
@@ -7,12 +7,12 @@ from landscape.errors import in_one_line
 
 
 def printable(text: str) -> str:
-    """``text`` with what a terminal would obey rather than print spelt out, but for the ends of lines."""
+    """``text`` with every character spelt out that a terminal would obey, not print; ends of lines stay."""
     return "\n".join(map(in_one_line, text.split("\n")))
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """``text`` as `printable`, every run of white space made one blank, cut in the middle to ``limit`` characters."""
+    """`printable` text in one line: each run of white space is one blank, and the middle is cut to ``limit``."""
     return _cut(printable(_cut(" ".join(str(text).split()), limit)), limit)
 
 
@@ -22,12 +22,12 @@ def _cut(line: str, limit: int) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """``text`` without the addresses of objects, which are others in every process."""
+    """``text`` without the memory addresses of objects, which differ in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", text)
 
 
 def counted(number: int, noun: str) -> str:
-    """``1 eigenvalue``, ``1,224 eigenvalues``."""
+    """A number with its noun: ``1 eigenvalue``, ``1,224 eigenvalues``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -45,10 +45,10 @@ def duration(seconds: float) -> str:
 
 
 def listed(names: Iterable[object], limit: int = 4) -> str:
-    """The first ``limit`` names, and how many more there are: ``a, b and 7 more``."""
-    shown = [one_line(name, 120) for name in names]
-    more = len(shown) - limit
-    return ", ".join(shown) if more <= 0 else f"{', '.join(shown[:limit])} and {more} more"
+    """The first ``limit`` names, and the number of further names: ``a, b and 7 more``."""
+    texts = [one_line(name, 120) for name in names]
+    more = len(texts) - limit
+    return ", ".join(texts) if more <= 0 else f"{', '.join(texts[:limit])} and {more} more"
 
 
 def cause(error: BaseException) -> str:

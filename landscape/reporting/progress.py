@@ -1,4 +1,4 @@
-"""How far an estimator has come, told as it goes."""
+"""Progress of an estimator while it runs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Progress:
-    """Where an estimator stands.
+    """Present state of an estimator.
 
     Attributes:
-        phase: what it is doing: of a solve ``iterating``, ``verifying`` or ``searching`` (for missed copies).
-        products: made so far, or whatever else is ``counted``.
-        residuals: (k,) estimated relative residuals of the wanted Ritz pairs; (0,) where nothing is solved for.
-        fraction: of the work that is done, as far as it can be judged.
-        counted: what ``products`` are, where they are something else.
+        phase: name of the present phase; in a solve ``iterating``, ``verifying`` or ``searching`` (for missed copies).
+        products: number of products so far, or of the units named by ``counted``.
+        residuals: estimated relative residuals of the wanted Ritz pairs, (k,); (0,) outside a solve.
+        fraction: estimated fraction of the work that is done, from 0 to 1.
+        counted: name of the units in ``products``; default: products.
     """
 
     phase: str
@@ -28,7 +28,7 @@ class Progress:
 
 
 def part(tell: Callable[[Progress], None], start: float, stop: float, name: str = "") -> Callable[[Progress], None]:
-    """What a part of the work calls, which is all from one fraction to another; its name goes before its phases."""
+    """Callback for a part of the work from fraction ``start`` to ``stop``; ``name`` goes before its phases."""
 
     def tell_whole(at: Progress) -> None:
         phase = f"{name}: {at.phase}" if name else at.phase

@@ -21,7 +21,7 @@ SILENT = 10.0  # seconds of a run before its first line
 
 
 class ProgressBar:
-    """Shows products made, current residuals and time left; called with each `Progress` of a solve.
+    """Shows the number of products, the largest residual and the time left; called with each `Progress` of a solve.
 
         with landscape.ProgressBar() as bar:
             pairs = landscape.top_eigenpairs(problem.hessian(), 10, progress=bar)
@@ -104,7 +104,7 @@ class ProgressBar:
             self._bar.start()
 
     def __call__(self, progress: Progress) -> None:
-        """Show where a solve stands."""
+        """Show the progress of a solve."""
         worst = f", residual {np.max(progress.residuals):.0e}" if len(progress.residuals) else ""
         detail = f"{progress.phase} {progress.products} {progress.counted}{worst}"
         with suppress(OSError):
@@ -120,6 +120,6 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Remove the bar."""
-        if not self._bar.disable:  # rich before 15 ends even a bar that wasn't shown with an empty line
+        if not self._bar.disable:  # rich before 15 ends even a hidden bar with an empty line
             with suppress(OSError):
                 self._bar.stop()
