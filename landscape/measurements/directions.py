@@ -32,7 +32,7 @@ NAMES = (*RANDOM, *ENDS, "gradient", PRINCIPAL)
 
 @dataclass(frozen=True)
 class Found:
-    """A direction with what is known about it.
+    """A direction of a slice, with its details at one checkpoint.
 
     Attributes:
         direction: the direction; its name doesn't depend on the checkpoint.
