@@ -27,9 +27,9 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
     Where a loss isn't finite there is a gap.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``slices_1d``, one checkpoint and one direction.
-        label: in the legend.
+        label: label in the legend; None for no entry.
         colour: of the lines.
         samples: shade where half and 80 % of the single samples' losses lie, where they are stored, and draw the means
             of the groups that the data set tells apart.
@@ -97,9 +97,9 @@ def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
     """The accuracy along a line.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``slices_1d``, one checkpoint and one direction.
-        label: in the legend.
+        label: label in the legend; None for no entry.
         colour: of the line.
     """
     axes.plot(row.position.values, row.accuracy.values, color=colour, label=label)

@@ -24,9 +24,9 @@ def draw_eigenvalues(axes: Axes, rows: xr.Dataset, label: str | None = None, col
     What did not converge is hollow.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         rows: of the group ``hessian`` (or of another matrix), one or several checkpoints.
-        label: in the legend.
+        label: label in the legend; None for no entry.
         colour: of the lines.
     """
     values, converged = rows.eigenvalues.values, rows.converged.values.astype(bool)
@@ -66,9 +66,9 @@ def draw_spectrum(
     `within_rounding` counts these.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``spectrum``, one checkpoint.
-        label: in the legend.
+        label: label in the legend; None for no entry.
         colour: of the lines.
         sign: 1 or -1 for the positive or the negative ones alone, as a solid line.
     """
@@ -103,7 +103,7 @@ def draw_density(axes: Axes, row: xr.Dataset, label: str | None = None, colour: 
     heights are numbers of eigenvalues then.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``density``, one checkpoint.
         label: in the legend, with the width of the smoothing.
         colour: of the lines.

@@ -31,7 +31,7 @@ def draw_map(axes: Axes, row: xr.Dataset) -> Axes:
     """The verdict of Definition 1 over the thresholds eps and delta, with the noise floor.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``valley``, one checkpoint, with its spectral part.
     """
     labels, eps, delta = row.kappa_label.values, row.eps.values, row.delta.values
@@ -54,9 +54,9 @@ def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
     r"""Kappa eps / lambda_max over eps: near 1 the verdict restates the threshold.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``valley``, one checkpoint, with its spectral part.
-        label: in the legend.
+        label: label in the legend; None for no entry.
         colour: of the line.
     """
     axes.plot(row.eps.values, row.restates.values, color=colour, label=label)
@@ -80,7 +80,7 @@ def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
     """A profile of the loss along a valley direction with its standard error, the fitted walls and the verdict.
 
     Args:
-        axes: to draw on.
+        axes: the Axes to draw on.
         row: of the group ``valley``, one checkpoint, one direction and one height.
         colour: of the points.
     """
