@@ -47,7 +47,7 @@ class Page:
         return record.lacks(self.needs)
 
     def narrow(self, look: FigureStyle) -> str | None:
-        """Text on why the figure isn't legible at the requested width, and on a width that is enough; None if legible."""
+        """Text on why the figure isn't legible at the requested width, and on a sufficient width; None if legible."""
         larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
         if self.least is None or look.width is None or look.width >= WIDTHS[self.least] * larger:
             return None
@@ -137,8 +137,8 @@ def letters(width: float, size: float) -> int:
 
 def note(panel: Panel, texts: Sequence[str]) -> None:
     """Write texts below a panel in small letters, without repetitions."""
-    told = "; ".join(dict.fromkeys(text for text in texts if text))
-    wrapped = textwrap.fill(told, letters(panel.bbox.width / panel.dpi, small()))
+    joined = "; ".join(dict.fromkeys(text for text in texts if text))
+    wrapped = textwrap.fill(joined, letters(panel.bbox.width / panel.dpi, small()))
     panel.supxlabel(wrapped, fontsize=small(), color="0.35")
 
 

@@ -119,7 +119,7 @@ def _renamed(shown: Sequence[RecordView], names: Sequence[str]) -> list[RecordVi
 
 
 def _checkpoints(groups: Mapping[str, xr.Dataset]) -> dict[str, int]:
-    """The step of every checkpoint by its sha256. Rows of a whole run are left out: they belong to no one checkpoint."""
+    """The step of every checkpoint by its sha256. Rows of a whole run are left out: their digest is of the run."""
     return {
         str(sha): int(step)
         for group in groups.values()
@@ -142,7 +142,7 @@ def _without_large(group: xr.Dataset) -> xr.Dataset:
 
 
 def plain(text: object) -> str:
-    """A user's text, such as a file name, for matplotlib: without mathematics and without bytes that aren't UTF-8."""
+    """A user's text, such as a file name, for matplotlib: no mathematics, and bytes that aren't UTF-8 spelt out."""
     return utf8(str(text)).replace("$", r"\$")
 
 
