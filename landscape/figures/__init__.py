@@ -94,7 +94,8 @@ def draw(
         look: style of the figure. Default: that of a paper.
 
     Raises:
-        InputError: there is no such figure, a record lacks one of its variables, or it can't be read at this width.
+        InputError: there is no such figure, there are no records or too many, a record lacks a variable of the figure,
+            or the figure isn't legible at the requested width.
     """
     if isinstance(records, str | Path | RecordView):
         records = [records]

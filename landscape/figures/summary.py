@@ -149,9 +149,8 @@ def _head(shown: Sequence[RecordView], step: int | None = None) -> list[str]:
                 f"{float(loss.standard_error):.1g} on {int(loss.samples):,} samples, gradient norm "
                 f"{float(loss.gradient_norm):.3g}"
             )
-        verdicts = (
-            _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
-        )  # of several records only the first verdict fits
+        # With several records only the first verdict of each fits.
+        verdicts = _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
         for each in (text, *verdicts):
             lines += textwrap.wrap(
                 each, _LETTERS, subsequent_indent="      ", initial_indent="    " * (each is not text)

@@ -50,7 +50,7 @@ def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[li
 
 @dataclass(frozen=True)
 class Dynamics(Measurement):
-    """Entropy, effective rank and negative mass over a run, mutual information of successive spectra, and phases.
+    """Entropy, effective rank and negative mass over a run, information and overlap of successive spectra, and phases.
 
     Computed from the rows of `Spectrum` (with leading eigenvectors) and of `Stability`; see `landscape.dynamics`.
 
@@ -113,7 +113,7 @@ class Dynamics(Measurement):
         return RowData(values | self._phases(steps, values["entropy"].values))
 
     def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
-        """The overlap of two leading subspaces of one dimension, NaN where it is 0.
+        """The overlap of two leading subspaces of equal dimension; NaN if that dimension is 0.
 
         The dimension is the number of leading eigenvalues above rounding, in the row where this is smaller. Below
         rounding an eigenvector is arbitrary.
