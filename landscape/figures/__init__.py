@@ -1,10 +1,10 @@
-"""Figures from records: nothing is measured here, and everything drawn is in the record.
+"""Figures of records. Nothing is measured here: everything drawn is in the record.
 
     with landscape.figures.styled("paper"):
         figure = landscape.figures.draw("slices-2d", ["single.h5", "looped.h5"])
         figure.savefig("planes.pdf")
 
-The functions ``draw_...`` of the modules take a matplotlib Axes and return it, for figures of one's own.
+For your own figures, the functions ``draw_...`` of the modules draw on a matplotlib Axes.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ PAGES = {**SINGLE, "summary": SUMMARY}
 
 
 def available(shown: Sequence[RecordView]) -> list[str]:
-    """The figures for which all of these records have the measurements.
+    """Names of the figures that can be drawn of all these records together.
 
     Raises:
-        InputError: there are none.
+        InputError: no figure can be drawn.
     """
-    found = [name for name, page in PAGES.items() if all(page.lacking(record) is None for record in shown)]
-    if found == ["summary"]:
+    drawable = [name for name, page in PAGES.items() if all(page.lacking(record) is None for record in shown)]
+    if drawable == ["summary"]:
         names = " and ".join(record.identity["record"] for record in shown)
         raise InputError(f"{names}: no figure can be drawn of what is there; measure more, landscape-probe --help")
-    return found
+    return drawable
 
 
 def draw(
@@ -89,20 +89,21 @@ def draw(
     """Draw a figure of one record or several.
 
     Args:
-        name: a key of `PAGES`.
-        records: paths, or records that were read.
-        look: how; default: as for a paper.
+        name: name of the figure: a key of `PAGES`, or a figure of another package.
+        records: the records, as paths or as `RecordView`.
+        look: style of the figure. Default: that of a paper.
 
     Raises:
-        InputError: one line that says what isn't there, and how to measure it.
+        InputError: there is no such figure, there are no records or too many, a record lacks a variable of the figure,
+            or the figure isn't legible at the requested width.
     """
     if isinstance(records, str | Path | RecordView):
         records = [records]
-    shown = [each if isinstance(each, RecordView) else RecordView.read(each) for each in records]
-    if not 0 < len(shown) <= len(COLOURS):
-        raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(shown)}")
+    views = [each if isinstance(each, RecordView) else RecordView.read(each) for each in records]
+    if not 0 < len(views) <= len(COLOURS):
+        raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(views)}")
     page = _page(name)
-    for record in shown:
+    for record in views:
         if missing := page.lacking(record):
             raise InputError(
                 f"{record.identity['record']} has {missing}, which {name} is drawn from: measure it with "
@@ -111,11 +112,11 @@ def draw(
     look = look or FigureStyle()
     if reason := page.narrow(look):
         raise InputError(f"{name} {reason}")
-    return page.figure(distinguished(shown), look)
+    return page.figure(distinguished(views), look)
 
 
 def _page(name: str) -> Page:
-    """A figure by its name, of this package or of another one."""
+    """The page of a figure, by name, of this package or of another one."""
     if name in PAGES:
         return PAGES[name]
     others = added("landscape.figures")
@@ -123,5 +124,5 @@ def _page(name: str) -> Page:
         near = get_close_matches(name, [*PAGES, *others], 1)
         hint = f"did you mean {near[0]}? There" if near else "there"
         raise InputError(f"there is no figure {name!r}; {hint} are {listed([*PAGES, *others], 30)}")
-    found: Page = load(others[name], lambda each: isinstance(each, Page))
-    return found
+    page: Page = load(others[name], lambda each: isinstance(each, Page))
+    return page

@@ -1,4 +1,4 @@
-"""The diagonal of a matrix, by parameter tensors."""
+"""Draw the diagonal of a matrix by parameter tensors."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from landscape.figures.page import Panel, legend, measured_on, note
 from landscape.figures.record_view import RecordView, plain, units
 from landscape.figures.style import COLOURS, FigureStyle
 
-MOST = 40  # tensors whose names can still be read
+MOST = 40  # largest number of tensors whose names are legible
 _SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def draw_diagonal(
     axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", place: float = 0.0, width: float = 0.7
 ) -> Axes:
-    """The entries of each parameter tensor as a box: its quartiles, with whiskers from 5 to 95 %.
+    """Draw the entries of each parameter tensor as a box of quartiles, with whiskers from 5 to 95 %.
 
-    Across the median lies the error: twice the standard error of an entry, by the root mean square over the tensor. Of
-    more than `MOST` tensors those with the largest medians are drawn, in the order of the flat vector.
+    The error bar at the median is twice the root mean square of the entries' standard errors over the tensor. Of more
+    than `MOST` tensors, those whose medians have the largest magnitude are drawn, in the order of the flat vector.
 
     Args:
-        axes: to draw on.
-        row: of the group ``diagonal``, one checkpoint.
-        label: in the legend.
-        colour: of the boxes.
-        place: of the boxes beside the places of the tensors.
-        width: of the boxes.
+        axes: the Axes to draw on.
+        row: one checkpoint's row of the group ``diagonal``.
+        label: label in the legend; None for no entry.
+        colour: colour of the boxes.
+        place: offset of the boxes from the tensors' positions.
+        width: width of the boxes.
     """
     columns = [int(np.abs(row.share.values - share).argmin()) for share in _SHARES]
     quantiles, drawn = row.quantiles.values[:, columns], tensors_drawn(row)
@@ -48,18 +48,18 @@ def draw_diagonal(
 
 
 def tensors_drawn(row: xr.Dataset) -> np.ndarray:
-    """The places of the tensors that `draw_diagonal` draws."""
+    """Indices of the tensors that `draw_diagonal` draws, ascending."""
     middle = np.abs(row.quantiles.values[:, int(np.abs(row.share.values - 0.5).argmin())])
     return np.sort(np.argsort(-middle, kind="stable")[:MOST])
 
 
 def height(shown: Sequence[RecordView], width: float) -> float:
-    """Inches for the names of all tensors."""
+    """Height in inches at which the names of all drawn tensors are legible."""
     return 0.7 + max(0.18 * len(tensors_drawn(record.row("diagonal"))) for record in shown)
 
 
 def diagonals(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Diagonals, records side by side at each tensor."""
+    """Draw diagonals, the records side by side at each tensor."""
     axes = panel.subplots()
     rows = [record.row("diagonal", look.step) for record in shown]
     width = 0.7 / len(rows)
@@ -73,10 +73,10 @@ def diagonals(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> N
 
 
 def _error(record: RecordView, row: xr.Dataset) -> str:
-    """How far the entries are off, and how many tensors aren't drawn."""
+    """Text on the errors of the entries, and on tensors that aren't drawn."""
     count = row.sizes["tensor"]
-    left = f", {MOST} of {count} tensors, of the largest medians" if count > MOST else ""
+    omitted = f", {MOST} of {count} tensors, of the largest medians" if count > MOST else ""
     if str(row.method.values) == "exact":
-        return f"{record.label}: exact{left}"
-    missed = "" if row.converged else ", NOT CONVERGED"
-    return f"{record.label}: standard errors {float(row.relative_error):.2g} of the norm{missed}{left}"
+        return f"{record.label}: exact{omitted}"
+    unmet = "" if row.converged else ", NOT CONVERGED"
+    return f"{record.label}: standard errors {float(row.relative_error):.2g} of the norm{unmet}{omitted}"

@@ -1,4 +1,4 @@
-"""A run as a whole: entropy, information, stability and phases; hops and where the steps go."""
+"""Draw a whole run: entropy, information, stability and phases; hops and how the steps split."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from landscape.figures.record_view import plain, units
 from landscape.figures.spectra import step_axis
 from landscape.figures.style import COLOURS, small
 
-# The labels of their axes; MI is the mutual information with the spectrum of the checkpoint before.
+# Quantities of a run with the labels of their axes. MI is the mutual information with the spectrum before.
 QUANTITIES = {
     "entropy": "entropy $E(H)$ [nats]",
     "negative_mass": "negative mass",
@@ -23,14 +23,14 @@ QUANTITIES = {
 
 
 def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = None, colour: str = "C0") -> Axes:
-    """One quantity of a run over its steps, with its range under rounding or the null of no relation.
+    """Draw one quantity of a run over its steps, with its range under rounding or under the null of no relation.
 
     Args:
-        axes: to draw on.
-        row: of the group ``dynamics``, one run.
-        name: one of `QUANTITIES`.
-        label: in the legend.
-        colour: of the lines.
+        axes: the Axes to draw on.
+        row: one run's row of the group ``dynamics``.
+        name: name of the quantity, a key of `QUANTITIES`.
+        label: label in the legend; None for no entry.
+        colour: colour of the lines.
     """
     steps, values = row.run_step.values, row[name].values
     axes.plot(steps, values, "o-", color=colour, label=label)
@@ -55,7 +55,7 @@ def draw_quantity(axes: Axes, row: xr.Dataset, name: str, label: str | None = No
 
 
 def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
-    """Change points with their intervals, where there are phases, and the label in any case."""
+    """Draw change points with their intervals if there are phases, and write the label of the course in the title."""
     label = plain(row.phases.values)
     alarms = [float(row[name]) for name in ("false_alarms_shuffled", "false_alarms_monotone") if name in row]
     chances = ", ".join(f"{each:.1%}" for each in alarms if np.isfinite(each))
@@ -64,17 +64,17 @@ def _phases(axes: Axes, row: xr.Dataset, name: str | None, colour: str) -> None:
             axes.axvline(step, color=colour, linestyle=":", linewidth=0.7)
             axes.axvspan(low, high, color=colour, alpha=0.1, linewidth=0)
     before = axes.get_title(loc="left")
-    told = (f"{name}: {label}" if name else label) + (f" (false alarms {chances})" if chances else "")
-    axes.set_title(f"{before}\n{told}".strip(), loc="left", fontsize=small())
+    text = (f"{name}: {label}" if name else label) + (f" (false alarms {chances})" if chances else "")
+    axes.set_title(f"{before}\n{text}".strip(), loc="left", fontsize=small())
 
 
 def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
-    """How often steps cross the floor along each valley direction, and how often updates change sign.
+    """Draw how often steps cross the floor along each valley direction, and how often updates change sign.
 
     Args:
-        axes: to draw on.
-        row: of the group ``hops``, one run and one window.
-        colour: of the crossings.
+        axes: the Axes to draw on.
+        row: one window of a run's row of the group ``hops``.
+        colour: colour of the crossings.
     """
     index = np.arange(row.sizes["direction"]) + 1
     between = row.rate_random_interval.values
@@ -86,11 +86,11 @@ def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
         (row.crossing_rate, row.crossing_interval, -0.15, colour, "crossings of the floor"),
     ):
         middle, (low, high) = rate.values, interval.values.T
-        for these, fill in ((converged, "full"), (~converged, "none")):
-            if not these.any():
+        for chosen, fill in ((converged, "full"), (~converged, "none")):
+            if not chosen.any():
                 continue
             axes.errorbar(
-                index[these] + shift, middle[these], yerr=np.abs([middle - low, high - middle])[:, these], fmt="o",
+                index[chosen] + shift, middle[chosen], yerr=np.abs([middle - low, high - middle])[:, chosen], fmt="o",
                 color=shade, fillstyle=fill, label=name if fill == "full" else f"{name}, not converged",
             )  # fmt: skip
     for place, verdict in zip(index.tolist(), row.verdict.values, strict=True):
@@ -102,11 +102,11 @@ def draw_hops(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
 
 
 def draw_shares(axes: Axes, row: xr.Dataset) -> Axes:
-    """Where the steps of a window go at each threshold: shares of the path and of the way, beside a random direction's.
+    """Draw how the steps of a window split at each threshold: shares of path and way, and of a random direction.
 
     Args:
-        axes: to draw on.
-        row: of the group ``hops``, one run and one window.
+        axes: the Axes to draw on.
+        row: one window of a run's row of the group ``hops``.
     """
     parts, names = [str(part) for part in row.part.values], ("path", "way", "random")
     shares = [row[f"{name}_share"].values for name in ("path", "net", "random")]

@@ -1,4 +1,4 @@
-"""What a figure is made of: the variables it needs, its size, and the small letters that say what was drawn."""
+"""Pages: the variables that a figure needs, its size, its layout in panels, and the note below it."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ _LINE = 1.3 / 72  # inches between two lines of a note, for each point of its le
 
 @dataclass(frozen=True)
 class Page:
-    """A figure that can be asked for.
+    """A figure with the variables it needs, its size and the function that draws it.
 
     Attributes:
-        needs: the variables of the record that it can't be drawn without, by their groups.
-        option: of ``landscape-probe`` that measures them.
-        width: that it is made for, a key of `landscape.figures.style.WIDTHS`.
-        height: in inches at a width in inches, without the note; both in letters of a paper's size.
-        draw: on a figure.
-        least: the narrowest width, a key of `landscape.figures.style.WIDTHS`, at which it can be read; None: at all.
+        needs: names of the variables that the figure needs, by group of the record.
+        option: option of ``landscape-probe`` that measures these variables.
+        width: function of the records that returns the default width, a key of `landscape.figures.style.WIDTHS`.
+        height: function of the records and a width in inches that returns the height in inches, without the note. Both
+            are for letters of a paper's size.
+        draw: function that draws the records on a figure or subfigure.
+        least: narrowest legible width, a key of `landscape.figures.style.WIDTHS`; None for any width.
     """
 
     needs: Mapping[str, tuple[str, ...]]
@@ -42,11 +43,11 @@ class Page:
     least: str | None = None
 
     def lacking(self, record: RecordView) -> str | None:
-        """What of a record is missing; None where nothing is."""
+        """Text on the first needed variable that a record lacks; None if it has all."""
         return record.lacks(self.needs)
 
     def narrow(self, look: FigureStyle) -> str | None:
-        """Why it can't be read at the width that is asked for, and what can; None where it can."""
+        """Text on why the figure isn't legible at the requested width, and on a sufficient width; None if legible."""
         larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
         if self.least is None or look.width is None or look.width >= WIDTHS[self.least] * larger:
             return None
@@ -57,28 +58,39 @@ class Page:
         )
 
     def figure(self, shown: Sequence[RecordView], look: FigureStyle) -> Figure:
-        """Draw it, within `landscape.figures.style.styled`; larger letters make a larger figure.
+        """Draw the figure; call within `landscape.figures.style.styled`. Larger letters make a larger figure.
 
         Raises:
-            InputError: a record has no checkpoint of the step that is asked for, or nothing to be drawn.
+            InputError: a record has no checkpoint of the requested step, or nothing to draw.
         """
         larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
         width = look.width or WIDTHS[self.width(shown)] * larger
         height = self.height(shown, width / larger) * larger
         figure = Figure(figsize=(width, height), layout="constrained")
         self.draw(figure, shown, look)
-        if written := figure.get_supxlabel():  # its lines are known by now, and take nothing from the panels
+        if written := figure.get_supxlabel():  # the note adds to the height, so that the panels keep theirs
             figure.set_figheight(height + (written.count("\n") + 1) * small() * _LINE)
         return figure
 
 
 def room(panel: Panel) -> float:
-    """How wide a panel is in inches, if its letters were those of a paper."""
+    """Width of a panel in inches, scaled to letters of a paper's size."""
     return float(panel.bbox.width / panel.dpi * FONT_SIZES["paper"] / rcParams["font.size"])
 
 
 def fitting(width: float, count: int, least: float) -> tuple[int, int]:
-    """Rows and columns of so many Axes, no narrower than ``least`` unless the panel is; rows are as full as can be."""
+    """Rows and columns for a number of Axes, in as few rows as possible and evenly filled.
+
+    No Axes is narrower than ``least``, unless the panel is.
+
+    Args:
+        width: width of the panel in inches.
+        count: number of Axes.
+        least: smallest width of an Axes in inches.
+
+    Returns:
+        Number of rows, number of columns.
+    """
     rows = math.ceil(count / max(1, min(count, int(width / least))))
     return rows, math.ceil(count / rows)
 
@@ -91,18 +103,18 @@ def tiled(
     sharey: bool = False,
     projection: str | None = None,
 ) -> tuple[np.ndarray, int]:
-    """So many Axes side by side where they have room, and else in rows: see `fitting`.
+    """Put Axes side by side on a panel, in several rows where they need more width: see `fitting`.
 
     Args:
-        panel: to put them on.
-        count: of the Axes.
-        least: the width in inches that each needs, in letters of a paper's size.
-        heights: of the Axes that stand above each other in each place, with one axis across.
-        sharey: give those of one height the same axis up.
-        projection: ``3d``, or none.
+        panel: the figure or subfigure for the Axes.
+        count: number of places for Axes.
+        least: smallest width of an Axes in inches, for letters of a paper's size.
+        heights: relative heights of the Axes above each other in each place; these share their x axis.
+        sharey: whether the Axes of one height share their y axis.
+        projection: ``3d``, or None.
 
     Returns:
-        the Axes (heights, count), and how many places a row has.
+        The Axes (heights, count), and the number of places in a row.
     """
     rows, columns = fitting(room(panel), count, least)
     spec = panel.add_gridspec(rows * len(heights), columns, height_ratios=[*heights] * rows)
@@ -119,19 +131,19 @@ def tiled(
 
 
 def letters(width: float, size: float) -> int:
-    """How many letters of a size in points have room in a width in inches, on average."""
+    """Number of letters, of a size in points, that fit into a width in inches on average."""
     return max(20, int(0.95 * width / (0.55 * size / 72)))
 
 
 def note(panel: Panel, texts: Sequence[str]) -> None:
-    """What was drawn, in small letters below."""
-    told = "; ".join(dict.fromkeys(text for text in texts if text))
-    wrapped = textwrap.fill(told, letters(panel.bbox.width / panel.dpi, small()))
+    """Write texts below a panel in small letters, without repetitions."""
+    joined = "; ".join(dict.fromkeys(text for text in texts if text))
+    wrapped = textwrap.fill(joined, letters(panel.bbox.width / panel.dpi, small()))
     panel.supxlabel(wrapped, fontsize=small(), color="0.35")
 
 
 def measured_on(shown: Sequence[RecordView], rows: Sequence[xr.Dataset]) -> list[str]:
-    """Which checkpoint of each record is drawn, and on how many samples it was measured."""
+    """Texts with the checkpoint that is drawn of each record, and its number of samples."""
     return [
         f"{record.label}: {at_step(row)}" + (f", {int(row.samples):,} samples" if "samples" in row else "")
         for record, row in zip(shown, rows, strict=True)
@@ -139,7 +151,7 @@ def measured_on(shown: Sequence[RecordView], rows: Sequence[xr.Dataset]) -> list
 
 
 def legend(axes: Axes, shown: Sequence[RecordView]) -> None:
-    """A legend, where there is more than one thing to tell apart."""
+    """Add a legend if there are several records or several labels."""
     labels = axes.get_legend_handles_labels()[1]
     if len(shown) > 1 or len(labels) > 1:
         axes.legend()
@@ -151,6 +163,6 @@ def overlay(
     rows: Sequence[xr.Dataset],
     draw: Callable[[Axes, xr.Dataset, str, str], object],
 ) -> None:
-    """Every record's row on one Axes, each in its colour."""
+    """Draw the rows of several records on one Axes, each in its colour."""
     for record, row, colour in zip(shown, rows, COLOURS, strict=False):
         draw(axes, row, record.label, colour)

@@ -1,4 +1,4 @@
-"""How each figure is laid out, for one record or for several side by side or overlaid."""
+"""Layout of each figure, for one record or for several, side by side or overlaid."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from landscape.figures.record_view import RecordView, at_step
 from landscape.figures.style import COLOURS, SEQUENTIAL, WIDTHS, FigureStyle
 from landscape.measurements.density import density_of
 
-MOST = 5  # checkpoints of a spectrum, directions of profiles, windows of hops: what still can be read
-# The width in inches that a panel of a figure needs for its letters, where they have a paper's size.
+MOST = 5  # largest legible number of spectra of checkpoints, directions of profiles, and windows of hops
+# Smallest width in inches of a panel of each figure, for letters of a paper's size.
 LEAST = {"slices-1d": 1.5, "slices-2d": 2.1, "samples": 2.1, "learning": 1.5, "valley": 2.1, "profiles": 1.3,
          "dynamics": 1.6, "hops": 3.0}  # fmt: skip
 _CUT = "not drawn: below a third of the rounding"
 
 
 def eigenvalues(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Top eigenvalues, records overlaid."""
+    """Draw top eigenvalues, records overlaid."""
     axes = panel.subplots()
     rows = [record.series("eigenpairs") for record in shown]
     overlay(axes, shown, rows, spectra.draw_eigenvalues)
@@ -37,13 +37,17 @@ def eigenvalues(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) ->
 
 
 def _checkpoints(record: RecordView, rows: xr.Dataset) -> str:
-    """Of how many checkpoints a series is, or of which one."""
+    """Text on the number of checkpoints in a series, or on its only checkpoint."""
     count = rows.sizes["checkpoint"]
     return f"{record.label}: {at_step(rows.isel(checkpoint=0)) if count == 1 else f'{count} checkpoints'}"
 
 
 def spectrum(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Whole spectra, records overlaid; of one record those of its checkpoints, positive beside negative."""
+    """Draw full spectra, records overlaid.
+
+    Of a single record the spectra of several checkpoints are drawn, positive eigenvalues beside negative ones, unless
+    a step is chosen.
+    """
     series = shown[0].series("spectrum")
     if len(shown) == 1 and look.step is None and series.sizes["checkpoint"] > 1:
         _spectra_of_run(panel, shown[0], series)
@@ -71,13 +75,13 @@ def _spectra_of_run(panel: Panel, record: RecordView, series: xr.Dataset) -> Non
         axes.set_title(f"{title} eigenvalues")
     sides[1].set_ylabel("")
     sides[0].legend()
-    last = series.isel(checkpoint=-1)
+    last_row = series.isel(checkpoint=-1)
     note(panel, [f"{record.label}: {len(places)} of {count} checkpoints; rounding shaded",
-                 f"{at_step(last)}: {spectra.within_rounding(last)}", _CUT])  # fmt: skip
+                 f"{at_step(last_row)}: {spectra.within_rounding(last_row)}", _CUT])  # fmt: skip
 
 
 def density(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Densities, records overlaid."""
+    """Draw spectral densities, records overlaid."""
     axes = panel.subplots()
     rows = [record.row("density", look.step) for record in shown]
     overlay(axes, shown, rows, spectra.draw_density)
@@ -95,16 +99,16 @@ def density(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> Non
 
 
 def lines(panel: Panel, shown: Sequence[RecordView], look: FigureStyle, most: int | None = None) -> None:
-    """The loss along each direction above the accuracy there, records overlaid.
+    """Draw the loss along each direction above the accuracy along it, records overlaid.
 
     Args:
-        panel: to draw on.
+        panel: the figure or subfigure to draw on.
         shown: the records.
-        look: how.
-        most: draw no more directions than these.
+        look: style of the figure.
+        most: largest number of directions. Default: None, all.
     """
     rows = [record.row("slices_1d", look.step) for record in shown]
-    # Without lines from a checkpoint to itself.
+    # The line from a checkpoint to itself has the norm 0 and isn't drawn.
     drawn = sorted({index for row in rows for index in np.flatnonzero(row.norm.values > 0).tolist()})
     if not drawn:
         raise InputError("the lines lead to this checkpoint itself: there is nothing to draw, name another step")
@@ -138,19 +142,19 @@ def lines(panel: Panel, shown: Sequence[RecordView], look: FigureStyle, most: in
 
 
 def planes(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """The loss over planes side by side, with one scale of colours and the same stretch of every axis."""
+    """Draw the loss over planes side by side, with one scale of colours and equal limits."""
     rows = [record.row("slices_2d", look.step) for record in shown]
     norm = slices.levels_of(rows, look.scale)
     surface = look.kind == "surface"
     (every,), columns = tiled(panel, len(rows), LEAST["slices-2d"], projection="3d" if surface else None)
     for axes, record, row in zip(every, shown, rows, strict=True):
-        # Beside a wider plane there may be no room for labels, and the colour bar has the levels of all.
+        # Several planes have no labels on contours: there may be no room, and the colour bar has the levels.
         mappable = slices.draw_plane(axes, row, norm, look.kind, labels=len(rows) == 1)
         axes.set_title(record.label)
     to_scale, covered = slices.share_extent(every, rows)
     if isinstance(panel, Figure) and to_scale and not surface:
-        panel.set_layout_engine("compressed")  # the colour bar is as high as planes of a fixed shape then
-    if not surface:  # its height says the same
+        panel.set_layout_engine("compressed")  # makes the colour bar as high as planes of a fixed aspect
+    if not surface:  # the height of a surface is the loss already
         ticks = slices.ticks_of(norm)
         bar = panel.colorbar(
             mappable, ax=every.tolist(), label="loss $L$", ticks=ticks, format="%.3g", aspect=_aspect(rows, columns)
@@ -167,12 +171,12 @@ def planes(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None
 
 
 def _aspect(rows: Sequence[xr.Dataset], columns: int) -> float:
-    """How much higher than wide the colour bar of several panels is."""
+    """Height of the colour bar of several panels, relative to its width."""
     return 20.0 * math.ceil(len(rows) / columns)
 
 
 def _components(row: xr.Dataset) -> str:
-    """How much of the run a plane of principal components shows."""
+    """Text on the run's variance along the principal components of a plane; empty for other directions."""
     if not {"variance_share", "variance_share_random_walk"} <= set(row) or not row.variance_share.notnull().all():
         return ""
     shares, walk = (
@@ -183,7 +187,7 @@ def _components(row: xr.Dataset) -> str:
 
 
 def heat(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Every sample's loss at every checkpoint, records side by side with one scale."""
+    """Draw every sample's loss at every checkpoint, records side by side with one scale of colours."""
     rows = [record.series("samples") for record in shown]
     every = [row.loss.values[np.isfinite(row.loss.values)] for row in rows]
     if not all(map(len, every)):
@@ -202,14 +206,14 @@ def heat(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
 
 
 def learning(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Learning curves of groups, records side by side with one scale: loss above accuracy."""
+    """Draw learning curves of groups, loss above accuracy, records side by side with one scale."""
     rows = [record.row("learning") for record in shown]
-    told = all(np.isfinite(row.group_accuracy.values).any() for row in rows)
-    grid, columns = tiled(panel, len(rows), LEAST["learning"], (1, 1) if told else (1,), sharey=True)
+    has_accuracy = all(np.isfinite(row.group_accuracy.values).any() for row in rows)
+    grid, columns = tiled(panel, len(rows), LEAST["learning"], (1, 1) if has_accuracy else (1,), sharey=True)
     for column, (record, row) in enumerate(zip(shown, rows, strict=True)):
         samples.draw_learning(grid[0, column], row)
         grid[0, column].set_title(record.label)
-        if told:
+        if has_accuracy:
             samples.draw_learning(grid[1, column], row, quantity="accuracy")
             grid[0, column].set_xlabel("")
         if column % columns:
@@ -223,7 +227,7 @@ def learning(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
 
 
 def valley_map(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Definition 1 as a map for each record, and how far it restates the threshold."""
+    """Draw a map of Definition 1 for each record, and a panel on how far the verdicts restate the threshold."""
     rows = [record.row("valley", look.step) for record in shown]
     if any("eps" not in row or not row.sizes["threshold"] for row in rows):
         raise InputError("the map of a valley needs all eigenvalues, and some above the noise: it isn't in this record")
@@ -248,7 +252,7 @@ def valley_map(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> 
 
 
 def profiles(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """The profiles up to the largest height along the first directions, a line for each record, with one scale."""
+    """Draw profiles up to the largest height along the first directions, a line for each record, with one scale."""
     rows = [record.row("valley", look.step) for record in shown]
     every = min(row.sizes["direction"] for row in rows)
     count, lines, columns = profile_lines(shown, room(panel))
@@ -271,9 +275,9 @@ def profiles(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
 
 
 def profile_lines(shown: Sequence[RecordView], width: float) -> tuple[int, int, int]:
-    """How many directions `profiles` draws of each record at a width, in how many lines, and how many are in a line.
+    """Number of directions that `profiles` draws of each record at a width, number of lines, and directions in a line.
 
-    Several records have a line each, with as many directions as it has room for.
+    Each of several records has a single line, with as many directions as fit.
     """
     count = min(MOST, *(record.groups["valley"].sizes["direction"] for record in shown))
     if len(shown) > 1:
@@ -282,14 +286,14 @@ def profile_lines(shown: Sequence[RecordView], width: float) -> tuple[int, int, 
 
 
 def whole_run(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Every quantity of a run, records overlaid."""
+    """Draw every quantity of a run, records overlaid."""
     (grid,), columns = tiled(panel, len(dynamics.QUANTITIES), LEAST["dynamics"])
     for axes, name in zip(grid, dynamics.QUANTITIES, strict=True):
         for record, colour in zip(shown, COLOURS, strict=False):
             dynamics.draw_quantity(axes, record.row("dynamics"), name, record.label, colour)
     for axes in grid[:-columns]:
         axes.set_xlabel("")
-    narrow = room(panel) < WIDTHS["text"]  # labels and phases may be wider than their Axes then
+    narrow = room(panel) < WIDTHS["text"]  # labels and phases may be wider than their Axes
     if len(shown) > 1:
         place = {"loc": "outside upper center", "ncols": 2} if narrow else {}
         (panel if narrow else grid[1]).legend(*grid[1].get_legend_handles_labels(), **place)
@@ -303,7 +307,7 @@ def whole_run(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> N
 
 
 def hopping(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Hop rates and the split of the steps, a line for each window of each record."""
+    """Draw hop rates and the split of the steps, a line for each window of each record."""
     windows = [(record, row.isel(window=place)) for record in shown for row in (record.row("hops"),)
                for place in _windows(row)]  # fmt: skip
     rows, columns = fitting(room(panel), 2, LEAST["hops"])
@@ -321,17 +325,17 @@ def hopping(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> Non
 
 
 def _windows(row: xr.Dataset) -> list[int]:
-    """The windows that are drawn: all, or some over the whole run."""
+    """Indices of the drawn windows: all, or `MOST` spread over the whole run."""
     count = row.sizes["window"]
     return [int(place) for place in np.unique(np.linspace(0, count - 1, min(count, MOST)).round())]
 
 
 def _handles(grid: np.ndarray) -> tuple[list[Artist], list[str]]:
-    """Handles and labels of every Axes."""
+    """Legend handles and labels of all Axes."""
     pairs = [each.get_legend_handles_labels() for each in grid.flat]
     return [handle for handles, _ in pairs for handle in handles], [label for _, labels in pairs for label in labels]
 
 
 def hop_rows(shown: Sequence[RecordView]) -> int:
-    """How many lines `hopping` draws."""
+    """Number of lines that `hopping` draws."""
     return sum(len(_windows(record.row("hops"))) for record in shown)

@@ -1,4 +1,4 @@
-"""The records that a figure is drawn from, and what of them is drawn."""
+"""The records that a figure is drawn from, as read for drawing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _ENDINGS = re.compile(r"(\.landscape)?(\.(h5|hdf5|nc))?(\.parts)?$")
 
 @dataclass(frozen=True)
 class RecordView:
-    """One record.
+    """A record as figures see it.
 
     Attributes:
-        label: its name in a legend.
-        groups: the measurements in it, eigenvectors left out.
-        identity: what says which record it is: file, fingerprint, checkpoints with their steps, versions, command.
-        folder: where the record is, which tells records of one name apart.
+        label: name of the record in a legend.
+        groups: measurements of the record by group, without variables that have a value for each parameter.
+        identity: file name, fingerprint, time of creation, commands, versions, and checkpoints with their steps.
+        folder: name of the record's folder, which distinguishes records of one name.
     """
 
     label: str
@@ -44,14 +44,14 @@ class RecordView:
         """Read a record, finished or not.
 
         Args:
-            path: of the record.
-            label: its name in a legend; None takes the file's.
-            matrix: of another matrix than the Hessian by its name in the record's groups, such as ``ggn`` or
-                ``fisher-mc``: what was measured of it stands where that of the Hessian does, and nothing else is there
-                but the loss.
+            path: path of the record.
+            label: name of the record in a legend. Default: None, the file's name without its endings.
+            matrix: the matrix to draw, by its name in the record's groups, such as ``ggn`` or ``fisher-mc``. The groups
+                of a matrix other than the Hessian take the names of the Hessian's groups, and of the other groups only
+                the loss is kept. Default: the Hessian, with all groups.
 
         Raises:
-            InputError: there is none, it is damaged, or has nothing of that matrix.
+            InputError: the file is no record, is damaged, or has no measurement of that matrix.
         """
         path = Path(path)
         with open_record(path) as tree, readable(path):
@@ -61,9 +61,9 @@ class RecordView:
                 "fingerprint": str(tree.attrs.get("fingerprint", "")),
                 "created": str(tree.attrs.get("created", "")),
             }
-            told = [json.loads(str(text)) for group in groups.values() for text in group.provenance.values[-1:]]
-            identity["commands"] = sorted({each["command"] for each in told})
-            identity["versions"] = told[-1]["versions"] if told else {}
+            provenances = [json.loads(str(text)) for group in groups.values() for text in group.provenance.values[-1:]]
+            identity["commands"] = sorted({each["command"] for each in provenances})
+            identity["versions"] = provenances[-1]["versions"] if provenances else {}
             identity["checkpoints"] = [
                 {"sha256": sha, "step": None if step < 0 else step}
                 for sha, step in sorted(_checkpoints(groups).items())
@@ -74,7 +74,7 @@ class RecordView:
         return cls(plain(name), groups, identity, plain(path.resolve().parent.name))
 
     def lacks(self, needs: Mapping[str, Sequence[str]]) -> str | None:
-        """The first of these groups, or of their variables, that isn't there; None where all are."""
+        """Text on the first of these groups or variables that the record lacks; None if it has all."""
         for group, variables in needs.items():
             if group not in self.groups:
                 return f"no /{group}"
@@ -84,33 +84,33 @@ class RecordView:
         return None
 
     def row(self, group: str, step: int | None = None) -> xr.Dataset:
-        """One checkpoint's row of a group, without its padding: that of a step, or of the last step.
+        """One checkpoint's row of a group, without padding: the row of a step, or of the last step for None.
 
         Raises:
-            InputError: no checkpoint is of that step.
+            InputError: no checkpoint has that step.
         """
         rows = self.groups[group]
-        found = np.flatnonzero(rows.step.values == (rows.step.values.max() if step is None else step))
-        if not len(found):
+        positions = np.flatnonzero(rows.step.values == (rows.step.values.max() if step is None else step))
+        if not len(positions):
             raise InputError(
                 f"{self.label} has no {group} of step {step}; there are {listed(rows.step.values.tolist(), 8)}"
             )
-        return row_at(rows, int(found[-1]))
+        return row_at(rows, int(positions[-1]))
 
     def series(self, group: str) -> xr.Dataset:
-        """All rows of a group in the order of their steps; where steps aren't known, as they stand."""
+        """All rows of a group in the order of their steps; unknown steps keep the order of the record."""
         rows = self.groups[group]
         return rows.isel(checkpoint=np.argsort(rows.step.values, kind="stable"))
 
 
 def distinguished(shown: Sequence[RecordView]) -> list[RecordView]:
-    """The records with labels that differ: equal ones get their folder in front, and a number if that is equal too."""
+    """The records with distinct labels: equal labels get their folder in front, and a number if still equal."""
     shown = _renamed(shown, [f"{record.folder}/{record.label}" for record in shown])
     return _renamed(shown, [f"{record.label} {place}" for place, record in enumerate(shown, 1)])
 
 
 def _renamed(shown: Sequence[RecordView], names: Sequence[str]) -> list[RecordView]:
-    """The records, with these names where two have one label."""
+    """The records; each whose label occurs more than once takes its name from `names`."""
     often = Counter(record.label for record in shown)
     return [
         replace(record, label=name) if often[record.label] > 1 else record
@@ -119,22 +119,22 @@ def _renamed(shown: Sequence[RecordView], names: Sequence[str]) -> list[RecordVi
 
 
 def _checkpoints(groups: Mapping[str, xr.Dataset]) -> dict[str, int]:
-    """The step of every checkpoint by its sha256; the row of a whole run has a digest of many, and is of none."""
+    """The step of every checkpoint by its sha256. Rows of a whole run are left out: their digest is of the run."""
     return {
         str(sha): int(step)
         for group in groups.values()
-        for sha, step, told in zip(group.sha256.values, group.step.values, group.provenance.values, strict=True)
-        if "run" not in json.loads(str(told)).get("checkpoint", {})
+        for sha, step, provenance in zip(group.sha256.values, group.step.values, group.provenance.values, strict=True)
+        if "run" not in json.loads(str(provenance)).get("checkpoint", {})
     }
 
 
 def _of_matrix(groups: Mapping[str, xr.Dataset], matrix: str, record: str) -> dict[str, xr.Dataset]:
-    """The groups of a matrix under the names that they have for the Hessian, and the loss."""
+    """The groups of a matrix under the names of the Hessian's groups, and the loss."""
     ending = "_" + matrix.replace("-", "_")
-    found = {name.removesuffix(ending): group for name, group in groups.items() if name.endswith(ending)}
-    if not found:
+    renamed = {name.removesuffix(ending): group for name, group in groups.items() if name.endswith(ending)}
+    if not renamed:
         raise InputError(f"{record} has nothing of the matrix {matrix}; it has {listed(sorted(groups), 20)}")
-    return found | {name: groups[name] for name in ("loss",) if name in groups}
+    return renamed | {name: groups[name] for name in ("loss",) if name in groups}
 
 
 def _without_large(group: xr.Dataset) -> xr.Dataset:
@@ -142,12 +142,12 @@ def _without_large(group: xr.Dataset) -> xr.Dataset:
 
 
 def plain(text: object) -> str:
-    """Text of a user's, such as the name of a file, as letters alone: no mathematics, no bytes that aren't text."""
+    """A user's text, such as a file name, for matplotlib: no mathematics, and bytes that aren't UTF-8 spelt out."""
     return utf8(str(text)).replace("$", r"\$")
 
 
 def at_step(row: xr.Dataset) -> str:
-    """``step 4000`` of a row; its file's name where the step isn't known."""
+    """Text for a row's checkpoint: ``step 4000``, or the file's name if the step is unknown."""
     step = int(row.step)
     return f"step {step}" if step >= 0 else plain(Path(str(row.path.values)).name)
 
@@ -155,5 +155,5 @@ def at_step(row: xr.Dataset) -> str:
 def units(variable: xr.DataArray) -> str:
     """Units for an axis label, in brackets; nothing for a pure number."""
     text = str(variable.attrs.get("units", ""))
-    shown = {"loss / parameter^2": "loss / parameter$^2$", "nat": "nats"}
-    return "" if text in ("", "1") else f" [{shown.get(text) or plain(text)}]"
+    formatted = {"loss / parameter^2": "loss / parameter$^2$", "nat": "nats"}
+    return "" if text in ("", "1") else f" [{formatted.get(text) or plain(text)}]"

@@ -1,4 +1,4 @@
-"""Single samples over training: a heat map of their losses, and how groups of them learn."""
+"""Draw samples over training: a heat map of their losses, and the learning curves of groups."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _ABOUT = "about_"
 
 
 def order_of(rows: xr.Dataset) -> tuple[np.ndarray, str, list[tuple[str, int]]]:
-    """Samples sorted by what the data set says of them: by a text first, then by a number, else by their last loss.
+    """Sort samples by the data set's annotations: by a text first, then by a number, or else by their last loss.
 
     Args:
-        rows: of the group ``samples``.
+        rows: rows of the group ``samples``.
 
     Returns:
-        the order (n,), what it is by, and the groups of the text with the places where they begin.
+        The order, (n,) indices of samples; a title for the order; names of the text's groups with the position where
+        each begins.
     """
     about = {str(name): rows[name].values[-1] for name in rows if str(name).startswith(_ABOUT)}
     numbers = [name for name, values in about.items() if values.dtype.kind == "f"]
@@ -40,20 +41,23 @@ def order_of(rows: xr.Dataset) -> tuple[np.ndarray, str, list[tuple[str, int]]]:
 
 
 def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesImage:
-    """Every sample's loss at every checkpoint, as a heat map; one column a checkpoint, easy samples at the bottom.
+    """Draw the samples' losses as a heat map: a column for each checkpoint, and the samples upwards by `order_of`.
 
     Args:
-        axes: to draw on.
-        rows: of the group ``samples``, all checkpoints.
-        norm: of the colours.
+        axes: the Axes to draw on.
+        rows: rows of the group ``samples``, all checkpoints.
+        norm: scale of the colours.
+
+    Returns:
+        The image, for a colour bar.
     """
     order, title, starts = order_of(rows)
     losses = rows.loss.values[:, order].T
     image = axes.imshow(losses, aspect="auto", origin="lower", norm=norm, interpolation="nearest")
-    axes.autoscale_view()  # limits are the image's own so far, also those that other images share
+    axes.autoscale_view()  # imshow set the limits to this image, and the axis may be shared with larger images
     steps = rows.step.values
-    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
-    axes.set_xticks(shown, [str(steps[place]) if steps[place] >= 0 else str(place) for place in shown], rotation=45)
+    ticks = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 7)).round().astype(int))
+    axes.set_xticks(ticks, [str(steps[place]) if steps[place] >= 0 else str(place) for place in ticks], rotation=45)
     axes.set(xlabel="checkpoint at training step", ylabel=f"sample, by {title}")
     for name, place in starts:
         if place:
@@ -68,25 +72,26 @@ def draw_samples(axes: Axes, rows: xr.Dataset, norm: colors.Normalize) -> AxesIm
 def draw_learning(
     axes: Axes, row: xr.Dataset, label: str | None = None, quantity: str = "loss", dashes: str = "-"
 ) -> Axes:
-    """Learning curves of groups of samples with their 95 % bands, and the step of half of each group's progress.
+    """Draw learning curves of groups of samples with 95 % bands, and the step of half of each group's progress.
 
     Args:
-        axes: to draw on.
-        row: of the group ``learning``, one run.
-        label: put before the groups' names in the legend.
+        axes: the Axes to draw on.
+        row: one run's row of the group ``learning``.
+        label: prefix of the groups' names in the legend; None for no prefix.
         quantity: ``loss`` or ``accuracy``.
-        dashes: style of the lines, to tell runs apart.
+        dashes: style of the lines, which distinguishes runs.
     """
     steps, groups = row.run_step.values, row.sizes["group"]
-    heights = 0.03 + np.minimum(0.05, 0.94 / groups) * np.arange(groups)  # of the diamonds, as shares of the axis
+    # Heights of the diamonds, as shares of the axis.
+    heights = 0.03 + np.minimum(0.05, 0.94 / groups) * np.arange(groups)
     for index, name in enumerate(row.group_name.values):
         colour, means = COLOURS[index % len(COLOURS)], row[f"group_{quantity}"].values[:, index]
         low, high = row[f"group_{quantity}_interval"].values[:, index].T
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(steps, means, dashes, color=colour, label=f"{label}: {plain(name)}" if label else plain(name))
-        half, (first, last) = float(row.group_half_step[index]), row.group_half_step_interval.values[index]
+        half, (begin, end) = float(row.group_half_step[index]), row.group_half_step_interval.values[index]
         if quantity == "loss" and np.isfinite(half):
-            spread = np.maximum([[half - first], [last - half]], 0) if np.isfinite([first, last]).all() else None
+            spread = np.maximum([[half - begin], [end - half]], 0) if np.isfinite([begin, end]).all() else None
             axes.errorbar(
                 [half], [heights[index]], xerr=spread, fmt="d", color=colour, markeredgecolor="black", capsize=2,
                 transform=axes.get_xaxis_transform(),

@@ -1,4 +1,4 @@
-"""Figures as files: whole or not at all, the same bytes each time, and with what they were drawn from inside."""
+"""Write figures to files: atomically, with equal bytes for equal figures, and with the records' identity inside."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ def save(figure: Figure, path: Path, shown: Sequence[RecordView]) -> None:
     """Write a figure, with the identity of its records as JSON in the file's metadata.
 
     Args:
-        figure: drawn within `landscape.figures.style.styled`, which this call belongs into too.
-        path: its ending says the format: pdf, svg or png.
-        shown: the records.
+        figure: a figure drawn within `landscape.figures.style.styled`; call this function within that block too.
+        path: path of the file, whose ending is the format: pdf, svg or png.
+        shown: the records in the figure.
 
     Raises:
-        InputError: the file can't be written; whatever was there before is there still.
+        InputError: the file can't be written; an earlier file of that name is unchanged.
     """
     write(rendered(figure, path.suffix.removeprefix("."), shown), path)
 
 
 def rendered(figure: Figure, form: str, shown: Sequence[RecordView]) -> bytes:
-    """The content of a figure's file; see `save`."""
+    """Bytes of a figure's file in the format `form`; see `save`."""
     content = io.BytesIO()
     figure.savefig(content, format=form, metadata=metadata(form, shown))
     return content.getvalue()
 
 
 def write(content: bytes, path: Path) -> None:
-    """Make a file whole or not at all.
+    """Write a file atomically: whole or not at all.
 
     Raises:
-        InputError: it can't be written; whatever was there before is there still.
+        InputError: the file can't be written; an earlier file of that name is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -53,18 +53,18 @@ def write(content: bytes, path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path} can't be written ({error.strerror}); name another folder with -o") from error
     finally:
-        with suppress(OSError):  # it was renamed, or never made
+        with suppress(OSError):  # the file was renamed, or never created
             temporary.unlink()
 
 
 def metadata(form: str, shown: Sequence[RecordView]) -> dict[str, str | None]:
-    """What goes into the file, under the names that its format has; no date, so that equal figures are equal files."""
-    told = json.dumps([each.identity for each in shown], sort_keys=True)
+    """Metadata of a figure's file, by the format's own keys. Without a date, equal figures have equal bytes."""
+    identity = json.dumps([each.identity for each in shown], sort_keys=True)
     title = " and ".join(each.label for each in shown)
     match form:
         case "pdf":
-            return {"Title": title, "Subject": told, "Creator": "landscape-plot", "CreationDate": None}
+            return {"Title": title, "Subject": identity, "Creator": "landscape-plot", "CreationDate": None}
         case "svg":
-            return {"Title": title, "Description": told, "Creator": "landscape-plot", "Date": None}
+            return {"Title": title, "Description": identity, "Creator": "landscape-plot", "Date": None}
         case _:
-            return {"Title": title, "Description": told, "Software": "landscape-plot"}
+            return {"Title": title, "Description": identity, "Software": "landscape-plot"}

@@ -1,4 +1,4 @@
-"""Slices of the loss: lines with their samples and quadratic models, and planes with the run's path."""
+"""Draw slices of the loss: lines with their samples and quadratic models, and planes with the run's path."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from landscape.figures.style import COLOURS, SEQUENTIAL, Kind, Scale, small
 
 
 def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0", samples: bool = True) -> Axes:
-    """The loss along a line with its standard error, the quadratic model dotted, and whose losses it is made of.
+    """Draw the loss along a line with its standard error, a dotted quadratic model, and the spread over samples.
 
-    The limits hold the loss and its shades; the quadratic model has no part in them, and may leave them: see `leaves`.
-    Where a loss isn't finite there is a gap.
+    The limits hold the loss and its bands. The quadratic model has no part in the limits, which may cut it off; see
+    `leaves`. A loss that isn't finite leaves a gap.
 
     Args:
-        axes: to draw on.
-        row: of the group ``slices_1d``, one checkpoint and one direction.
-        label: in the legend.
-        colour: of the lines.
-        samples: shade where half and 80 % of the single samples' losses lie, where they are stored, and draw the means
-            of the groups that the data set tells apart.
+        axes: the Axes to draw on.
+        row: one direction of a checkpoint's row of the group ``slices_1d``.
+        label: label in the legend; None for no entry.
+        colour: colour of the lines.
+        samples: whether to shade the ranges of half and of 80 % of the samples' losses, and to draw the mean of each
+            group of samples. Both need a row with the losses of samples.
     """
     at, loss, error = row.position.values, _finite(row.loss), _finite(row.standard_error)
     if not np.isfinite(loss).any():
@@ -40,7 +40,7 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
     if samples and "sample_loss" in row:
         each = _finite(row.sample_loss)[row.sample_weight.values > 0]
         for low, high in ((0.1, 0.9), (0.25, 0.75)):
-            ends = np.quantile(each, (low, high), axis=0)  # NaN where a sample's is
+            ends = np.quantile(each, (low, high), axis=0)  # NaN where a sample's loss is NaN
             axes.fill_between(at, *ends, color=colour, alpha=0.1, linewidth=0)
     axes.fill_between(at, loss - error, loss + error, color=colour, alpha=0.3, linewidth=0)
     axes.plot(at, loss, color=colour, label=label)
@@ -55,7 +55,7 @@ def draw_line(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str
 
 
 def direction_label(rows: Sequence[xr.Dataset]) -> str:
-    """What an axis goes along, and how long its steps are, for one direction of each record; what differs is listed."""
+    """Label of an axis: the name and the length of a step of one direction of each record, without repetitions."""
     names = dict.fromkeys(
         plain(row.direction.values) + ("" if bool(row.converged) else " (not converged)") for row in rows
     )
@@ -64,27 +64,27 @@ def direction_label(rows: Sequence[xr.Dataset]) -> str:
 
 
 def leaves(axes: Axes, row: xr.Dataset) -> bool:
-    """Whether the quadratic model along a line leaves the picture."""
+    """Whether the quadratic model along a line leaves the limits of the Axes."""
     low, high = axes.get_ylim()
     model = _finite(row.quadratic)
     return bool(((model < low) | (model > high)).any())
 
 
 def _finite(values: xr.DataArray) -> np.ndarray:
-    """With NaN in place of infinity, which can't be drawn either."""
+    """The values with NaN in place of infinity, so that both leave a gap."""
     return np.where(np.isfinite(values.values), values.values, np.nan)
 
 
 def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
-    """The mean loss of each group by the first text that is known of the samples."""
-    told = next(
+    """Draw the mean loss of each group of samples, grouped by the first annotation with texts."""
+    texts = next(
         (row[name].values for name in row if str(name).startswith("about_") and row[name].dtype.kind != "f"), None
     )
-    if told is None:
+    if texts is None:
         return
     weights, losses = row.sample_weight.values, row.sample_loss.values
-    for index, name in enumerate(dict.fromkeys(map(str, told))):
-        chosen = (told == name) & (weights > 0)
+    for index, name in enumerate(dict.fromkeys(map(str, texts))):
+        chosen = (texts == name) & (weights > 0)
         if not chosen.any():
             continue
         mean = weights[chosen] @ losses[chosen] / weights[chosen].sum()
@@ -94,13 +94,13 @@ def _draw_groups(axes: Axes, row: xr.Dataset) -> None:
 
 
 def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
-    """The accuracy along a line.
+    """Draw the accuracy along a line.
 
     Args:
-        axes: to draw on.
-        row: of the group ``slices_1d``, one checkpoint and one direction.
-        label: in the legend.
-        colour: of the line.
+        axes: the Axes to draw on.
+        row: one direction of a checkpoint's row of the group ``slices_1d``.
+        label: label in the legend; None for no entry.
+        colour: colour of the line.
     """
     axes.plot(row.position.values, row.accuracy.values, color=colour, label=label)
     axes.set_ylabel("accuracy")
@@ -109,7 +109,7 @@ def draw_accuracy(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
 
 
 def levels_of(rows: Sequence[xr.Dataset], scale: Scale) -> colors.Normalize:
-    """One scale of colours for the losses of several planes; linear where a loss isn't positive.
+    """One scale of colours for the losses of several planes; linear if any loss isn't positive.
 
     Raises:
         InputError: no loss is finite.
@@ -131,22 +131,22 @@ def draw_plane(
     path: bool = True,
     labels: bool = True,
 ) -> ScalarMappable:
-    """The loss over a plane, and the way of the run on it; what isn't finite is left white.
+    """Draw the loss over a plane and the path of the run on it; losses that aren't finite are white.
 
-    The checkpoints are marked with what is off the plane: the fainter the further, by the largest such distance. The
-    limits are the plane's ends, which the way may leave: see `path_caption`.
+    A checkpoint of the run is fainter the farther it is off the plane, relative to the largest such distance. The
+    limits are the ends of the plane. The path may go beyond these; see `path_caption`.
 
     Args:
-        axes: to draw on; of a surface, with the projection ``3d``.
-        row: of the group ``slices_2d``, one checkpoint.
-        norm: of the colours; see `levels_of`.
-        kind: contour lines, filled contours or a surface.
-        levels: how many contours.
-        path: draw the run's checkpoints, where there are any.
-        labels: write their levels on contour lines.
+        axes: the Axes to draw on; for a surface, with the projection ``3d``.
+        row: one checkpoint's row of the group ``slices_2d``.
+        norm: scale of the colours; see `levels_of`.
+        kind: ``contour`` lines, ``filled`` contours or a ``surface``.
+        levels: number of contours.
+        path: whether to draw the run's checkpoints, if the row has them. A surface never has them.
+        labels: whether to write levels on contour lines.
 
     Returns:
-        what a colour bar is made of.
+        The mappable for a colour bar.
     """
     first, second = row.first.values, row.second.values
     loss = np.ma.masked_invalid(row.loss.values)
@@ -157,9 +157,9 @@ def draw_plane(
     names = [direction_label([row.isel(direction=place)]) for place in range(2)]
     if kind == "surface":
         x, y = np.meshgrid(first, second)
-        shown = np.log10(loss) if logarithmic else loss
+        heights = np.log10(loss) if logarithmic else loss
         axes.plot_surface(  # type: ignore[attr-defined]
-            x, y, np.ma.filled(shown, np.nan), facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False,
+            x, y, np.ma.filled(heights, np.nan), facecolors=mappable.to_rgba(loss), linewidth=0, antialiased=False,
             rstride=1, cstride=1, rasterized=True,
         )  # fmt: skip
         axes.set_zlim(*(np.log10([low, high]) if logarithmic else (low, high)))  # type: ignore[attr-defined]
@@ -174,7 +174,7 @@ def draw_plane(
         if labels:
             axes.clabel(lines, edges[1::3].tolist(), fmt="%.3g", fontsize=small())
     axes.set(xlabel=names[0], ylabel=names[1])
-    if kind == "surface":  # the labels of the third axis have no place of their own
+    if kind == "surface":  # matplotlib reserves no space for the labels of the z axis
         axes.set_box_aspect(None, zoom=0.78)  # type: ignore[call-arg]
         axes.xaxis.label.set_fontsize(small())
         axes.yaxis.label.set_fontsize(small())
@@ -192,12 +192,12 @@ def draw_plane(
 
 
 def is_interpolated(row: xr.Dataset) -> bool:
-    """Whether some of a plane's losses weren't evaluated."""
+    """Whether some of a plane's losses were interpolated."""
     return "evaluated" in row and not bool(row.evaluated.all())
 
 
 def ticks_of(norm: colors.Normalize, count: int = 6) -> list[float]:
-    """Where a colour bar is labelled: evenly on its own scale."""
+    """Values at which a colour bar is labelled, evenly spaced on its own scale."""
     low, high = float(norm.vmin or 0), float(norm.vmax or 1)
     return list((np.geomspace if isinstance(norm, colors.LogNorm) else np.linspace)(low, high, count))
 
@@ -214,15 +214,17 @@ def _draw_path(axes: Axes, row: xr.Dataset) -> None:
 
 
 def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[bool, bool]:
-    """Give planes side by side the same stretch of every axis, in steps.
+    """Give planes side by side equal limits, in steps along each direction.
+
+    The axes are drawn to one scale, in the units of the parameters, unless one side would be over three times as long
+    as the other.
 
     Args:
         every: an Axes for each plane.
-        rows: of the group ``slices_2d``, one for each.
+        rows: rows of the group ``slices_2d``, one for each plane.
 
     Returns:
-        whether a length in parameters is the same across and up, which it is unless one side were over three times
-        the other; and whether every plane covers the whole stretch.
+        Whether both axes are to one scale, always true of surfaces; whether every plane covers the whole limits.
     """
     ends = np.array([[row[name].values[[0, -1]] for name in ("first", "second")] for row in rows])
     low, high = ends[..., 0].min(axis=0), ends[..., 1].max(axis=0)
@@ -236,20 +238,20 @@ def share_extent(every: Sequence[Axes], rows: Sequence[xr.Dataset]) -> tuple[boo
 
 
 def ends_caption(row: xr.Dataset) -> str:
-    """Which checkpoints the squares are; nothing where no line leads to one."""
+    """Text on the checkpoints that squares mark; empty if no line leads to a checkpoint."""
     if "end_name" not in row:
         return ""
     ends = zip(row.end_name.values, row.end_first.values, row.end_second.values, strict=True)
-    told = [f"{str(name).removeprefix('line to ')} at ({x:.2f}, {y:.2f})" for name, x, y in ends]
-    return f"{'squares' if len(told) > 1 else 'square'}: {', '.join(told)}"
+    checkpoints = [f"{str(name).removeprefix('line to ')} at ({x:.2f}, {y:.2f})" for name, x, y in ends]
+    return f"{'squares' if len(checkpoints) > 1 else 'square'}: {', '.join(checkpoints)}"
 
 
 def path_caption(row: xr.Dataset) -> str:
-    """How far the run is off the plane, and how much of it is beyond the ends; nothing where there is no run."""
+    """Text on how far the run is off the plane and how many checkpoints are beyond its ends; empty without a run."""
     if not row.sizes.get("run", 0):
         return ""
     x, y = row.path_first.values, row.path_second.values
-    told = f"the run's checkpoints are up to {float(row.path_distance.max()):.2g} [parameter] off the plane, faint"
+    text = f"the run's checkpoints are up to {float(row.path_distance.max()):.2g} [parameter] off the plane, faint"
     (left, right), (low, high) = row.first.values[[0, -1]], row.second.values[[0, -1]]
     beyond = int(((x < left) | (x > right) | (y < low) | (y > high)).sum())
-    return told + (f", and {beyond} of {len(x)} beyond its ends" if beyond else "")
+    return text + (f", and {beyond} of {len(x)} beyond its ends" if beyond else "")

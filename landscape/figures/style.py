@@ -1,4 +1,4 @@
-"""How figures look: sizes of a paper's columns, colours that everybody can tell apart, fonts that stay fonts."""
+"""Style of figures: widths of a paper's columns, sizes of letters, and a palette for any colour vision."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ StyleName = Literal["paper", "talk", "notebook"]
 Kind = Literal["contour", "filled", "surface"]
 Scale = Literal["linear", "log"]
 
-WIDTHS = {"column": 3.35, "text": 6.9}  # inches, of a paper in two columns
+WIDTHS = {"column": 3.35, "text": 6.9}  # inches: one column, and both columns, of a paper in two columns
 FONT_SIZES: dict[StyleName, float] = {"paper": 7.0, "talk": 14.0, "notebook": 10.0}
-SMALLEST = 6.0  # points of notes and of what is written into axes, in papers: the least that journals print
+SMALLEST = 6.0  # points of notes and of text inside axes, in papers
 
-# Okabe and Ito (2008, "Color universal design"): told apart with any colour vision, and in grey by their order.
+# The palette of Okabe and Ito (2008, "Color universal design"), for any colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SEQUENTIAL, DIVERGING = "viridis", "cividis"
 
 
 @dataclass(frozen=True)
 class FigureStyle:
-    """What a reader chooses of a figure.
+    """The choices of a reader for a figure.
 
     Attributes:
-        style: ``paper``, ``talk`` or ``notebook``: the size of the letters.
-        width: of the figure in inches; None takes what the figure is made for.
-        kind: of a plane: ``contour`` lines, ``filled`` contours, or a ``surface``.
-        scale: of a plane's loss; linear in any case where a loss isn't positive.
-        step: of the checkpoint that is drawn, where a figure is of one; None takes the last.
+        style: size of the letters: ``paper``, ``talk`` or ``notebook``. Default: ``paper``.
+        width: width of the figure in inches. Default: None, the width that the figure is designed for.
+        kind: how a plane is drawn: as ``contour`` lines, ``filled`` contours, or a ``surface``. Default: ``filled``.
+        scale: scale of a plane's loss, ``log`` or ``linear``; linear if any loss isn't positive. Default: ``log``.
+        step: training step of the checkpoint to draw, in figures of one checkpoint. Default: None, the last step.
     """
 
     style: StyleName = "paper"
@@ -43,13 +43,13 @@ class FigureStyle:
 
 
 def small() -> float:
-    """The size of the smallest letters in points, within `styled`."""
+    """Size of the smallest letters in points; call within `styled`."""
     return SMALLEST / FONT_SIZES["paper"] * float(rcParams["font.size"])
 
 
 @contextmanager
 def styled(style: StyleName) -> Iterator[None]:
-    """Matplotlib's settings for a style, as long as the block lasts; drawing and saving both belong into it."""
+    """Set matplotlib's parameters for a style within a ``with`` block; both draw and save figures inside the block."""
     size = FONT_SIZES[style]
     line = size / 7
     settings: dict[Any, Any] = {

@@ -1,4 +1,4 @@
-"""One page: what the record is, and every panel that it has the measurements for."""
+"""Draw a summary page: a text on the records, and every figure for which they have the measurements."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from landscape.figures.record_view import RecordView, at_step, plain
 from landscape.figures.style import SMALLEST, WIDTHS, FigureStyle, small
 from landscape.figures.table import PAGES
 
-_LETTERS = letters(WIDTHS["text"], SMALLEST)  # a line of the head
+_LETTERS = letters(WIDTHS["text"], SMALLEST)  # letters in a line of the head
 TALLEST = 10.4  # inches: a page of A4 or letter with its margins
 
-# What is left out first where a page is too low: what is said in words at its head, is on the plane, or is of several
-# lines itself.
+# Figures that are left out, in this order, where a page is too low: their content is in words at the head or on the
+# plane, or they take several lines.
 _LEFT_OUT = ("profiles", "slices-1d", "dynamics")
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A figure on the page: its height in inches, what each further record adds, and whether half a line is enough."""
+    """A figure on the page, with its place in a line.
+
+    Attributes:
+        name: name of the figure.
+        height: height in inches for one record.
+        further: inches that each further record adds.
+        half: whether half a line is enough.
+        half_if_alone: whether half a line is enough for a single record.
+        draw: function that draws the figure; None for that of the figure's page.
+    """
 
     name: str
     height: float
@@ -35,7 +44,7 @@ class _Place:
     draw: Callable[[Panel, Sequence[RecordView], FigureStyle], None] | None = None
 
 
-# In the order of the page. Of one record planes and learning curves take half a line.
+# In the order of the page.
 _PLACES = (
     _Place("slices-2d", 2.3, half_if_alone=True),
     _Place("slices-1d", 2.3, half=True, draw=partial(pages.lines, most=1)),
@@ -49,10 +58,10 @@ _PLACES = (
 
 
 def draw_summary(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
-    """Lay out the page.
+    """Draw the text and the figures of the summary page.
 
     Raises:
-        InputError: the records have no measurement in common that is on it.
+        InputError: there is no figure that can be drawn of all records.
     """
     lines = _lines(shown)
     if not lines:
@@ -69,7 +78,7 @@ def draw_summary(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -
 
 
 def height_of_summary(shown: Sequence[RecordView], width: float) -> float:
-    """As high as what there is, and no higher than a page."""
+    """Height in inches of the page's content, scaled to a width, and at most that of a page."""
     return min(_whole_height(_lines(shown), shown), TALLEST) * width / WIDTHS["text"]
 
 
@@ -77,7 +86,7 @@ SUMMARY = Page({}, "", lambda shown: "text", height_of_summary, draw_summary, le
 
 
 def _lines(shown: Sequence[RecordView]) -> list[list[_Place]]:
-    """The figures line by line, as many as a page has room for."""
+    """The figures line by line, as many as fit on a page."""
     places = [
         place for place in _PLACES if not _lacking(place.name, shown) and not _already_captioned(place.name, shown)
     ]
@@ -89,17 +98,17 @@ def _lines(shown: Sequence[RecordView]) -> list[list[_Place]]:
 
 
 def _packed(places: Sequence[_Place], shown: Sequence[RecordView]) -> list[list[_Place]]:
-    """Line by line: a half line waits for the next one, and takes the whole where none comes."""
-    found: list[list[_Place]] = []
+    """Arrange figures in lines. Two half lines make one line; a half line without a partner gets a whole line."""
+    full: list[list[_Place]] = []
     waiting: list[_Place] = []
     for place in places:
         if not (place.half or (place.half_if_alone and len(shown) == 1)):
-            found.append([place])
+            full.append([place])
         elif waiting:
-            found.append([waiting.pop(), place])
+            full.append([waiting.pop(), place])
         else:
             waiting.append(place)
-    return sorted([*found, *([waiting] if waiting else [])], key=lambda line: _PLACES.index(line[0]))
+    return sorted([*full, *([waiting] if waiting else [])], key=lambda line: _PLACES.index(line[0]))
 
 
 def _lacking(name: str, shown: Sequence[RecordView]) -> bool:
@@ -111,7 +120,7 @@ def _whole_height(lines: Sequence[Sequence[_Place]], shown: Sequence[RecordView]
 
 
 def _already_captioned(name: str, shown: Sequence[RecordView]) -> bool:
-    """Whether another figure on the page has the same eigenvalues: the whole spectrum has the top, and the density."""
+    """Whether the figure of the full spectrum, which shows top eigenvalues and density too, replaces a figure."""
     return name in ("density", "eigenvalues") and not _lacking("spectrum", shown)
 
 
@@ -120,7 +129,7 @@ def _height(line: Sequence[_Place], shown: Sequence[RecordView]) -> float:
 
 
 def _rows(name: str, shown: Sequence[RecordView]) -> int:
-    """In how many rows a figure has its records, if it is one that has a panel for each."""
+    """Number of rows of panels in a figure with a panel for each record; 1 for any other figure."""
     return fitting(WIDTHS["text"], len(shown), pages.LEAST[name])[0] if name in ("slices-2d", "learning") else 1
 
 
@@ -129,7 +138,7 @@ def _head_height(shown: Sequence[RecordView]) -> float:
 
 
 def _head(shown: Sequence[RecordView], step: int | None = None) -> list[str]:
-    """What the records are, and what they say in words."""
+    """Lines of text on the records: file, checkpoint, loss and verdicts."""
     lines = []
     for record in shown:
         text = f"{record.label}: {plain(record.identity['record'])}, {record.identity['fingerprint'][:12]}"
@@ -140,9 +149,8 @@ def _head(shown: Sequence[RecordView], step: int | None = None) -> list[str]:
                 f"{float(loss.standard_error):.1g} on {int(loss.samples):,} samples, gradient norm "
                 f"{float(loss.gradient_norm):.3g}"
             )
-        verdicts = (
-            _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
-        )  # of several there isn't room
+        # With several records only the first verdict of each fits.
+        verdicts = _verdicts(record, step) if len(shown) == 1 else _verdicts(record, step)[:1]
         for each in (text, *verdicts):
             lines += textwrap.wrap(
                 each, _LETTERS, subsequent_indent="      ", initial_indent="    " * (each is not text)
@@ -151,10 +159,10 @@ def _head(shown: Sequence[RecordView], step: int | None = None) -> list[str]:
 
 
 def _verdicts(record: RecordView, step: int | None) -> list[str]:
-    """The sentences of the valley, and the course of the entropy."""
-    found = []
+    """The valley's sentences, and a sentence on the course of the entropy."""
+    sentences = []
     if not record.lacks({"valley": ("sentence",)}):
-        found += re.split(r" (?=spectral \(|anisotropy: )", plain(record.row("valley", step).sentence.values))
+        sentences += re.split(r" (?=spectral \(|anisotropy: )", plain(record.row("valley", step).sentence.values))
     if not record.lacks({"dynamics": ("phases",)}):
-        found.append(f"entropy over the run: {plain(record.row('dynamics').phases.values)}")
-    return found
+        sentences.append(f"entropy over the run: {plain(record.row('dynamics').phases.values)}")
+    return sentences

@@ -1,4 +1,4 @@
-"""The figures of single measurements by name, with what each needs."""
+"""Table of the figures by name: the variables, the size and the function of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from landscape.figures.record_view import RecordView
 
 
 def _alone(shown: Sequence[RecordView], width: float) -> float:
-    """The height of a single Axes."""
+    """Height in inches of a figure with a single Axes."""
     return min(0.72 * width, 3.6)
 
 
@@ -27,7 +27,7 @@ def _by_records(shown: Sequence[RecordView]) -> str:
 
 
 def _of_run(shown: Sequence[RecordView]) -> bool:
-    """Whether the spectrum is drawn by its sign."""
+    """Whether there is a single record with spectra of several checkpoints, drawn by the sign of eigenvalues."""
     return len(shown) == 1 and shown[0].groups["spectrum"].sizes["checkpoint"] > 1
 
 
@@ -36,14 +36,14 @@ def _directions(shown: Sequence[RecordView]) -> int:
 
 
 def _rows(name: str, high: float, tallest: float | None = None, more: int = 0, under: float = 0.0) -> Height:
-    """The height of a figure with a panel for each record and some more, by its rows.
+    """The `Page.height` of a figure with a panel for each record and ``more`` panels.
 
     Args:
-        name: of the figure.
-        high: inches of a row of panels at the width that they need; wider ones are as much higher.
-        tallest: inches of a row.
-        more: panels.
-        under: what is not the panels'.
+        name: name of the figure, a key of `landscape.figures.pages.LEAST`.
+        high: height in inches of a row whose panels have the least width; wider panels are higher in proportion.
+        tallest: largest height in inches of a row; None for ``high``.
+        more: number of panels beside those of the records.
+        under: height in inches below the panels.
     """
 
     def height(shown: Sequence[RecordView], width: float) -> float:

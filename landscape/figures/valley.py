@@ -1,4 +1,4 @@
-"""Valleys: the map of the paper's definition, and profiles with their fitted walls."""
+"""Draw valleys: the map of Definition 1 (arXiv 2510.10089), and profiles with their fitted walls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.figures.style import COLOURS, small
 
 
 class _Thresholds(LogLocator):
-    """Powers of ten, and of little more than a decade 2 and 5 times these too."""
+    """Ticks at powers of ten, and at 2 and 5 times these where the axis spans less than a factor of 50."""
 
     def tick_values(self, vmin: float, vmax: float) -> Sequence[float]:
         self.set_params(subs=(1.0, 2.0, 5.0) if vmax < 50 * vmin else (1.0,))
@@ -28,11 +28,11 @@ _LABELS = {"U": COLOURS[0], "V": COLOURS[1], "no valley": "#BBBBBB"}
 
 
 def draw_map(axes: Axes, row: xr.Dataset) -> Axes:
-    """The verdict of Definition 1 over the thresholds eps and delta, with the noise floor.
+    """Draw the verdict of Definition 1 over the threshold eps and the tolerance delta, with the noise floor.
 
     Args:
-        axes: to draw on.
-        row: of the group ``valley``, one checkpoint, with its spectral part.
+        axes: the Axes to draw on.
+        row: one checkpoint's row of the group ``valley``, with its spectral part.
     """
     labels, eps, delta = row.kappa_label.values, row.eps.values, row.delta.values
     names = list(_LABELS)
@@ -51,13 +51,13 @@ def draw_map(axes: Axes, row: xr.Dataset) -> Axes:
 
 
 def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
-    r"""Kappa eps / lambda_max over eps: near 1 the verdict restates the threshold.
+    r"""Draw kappa eps / lambda_max over eps: near 1 the verdict restates the threshold.
 
     Args:
-        axes: to draw on.
-        row: of the group ``valley``, one checkpoint, with its spectral part.
-        label: in the legend.
-        colour: of the line.
+        axes: the Axes to draw on.
+        row: one checkpoint's row of the group ``valley``, with its spectral part.
+        label: label in the legend; None for no entry.
+        colour: colour of the line.
     """
     axes.plot(row.eps.values, row.restates.values, color=colour, label=label)
     axes.axhline(1, color="black", linewidth=0.5)
@@ -69,7 +69,7 @@ def draw_restates(axes: Axes, row: xr.Dataset, label: str | None = None, colour:
 
 
 def _threshold_axis(axes: Axes, row: xr.Dataset) -> None:
-    """A logarithmic axis of eps, which may span less than a decade."""
+    """Make the x axis a logarithmic axis of eps, with ticks also where it spans less than a decade."""
     axes.set(xscale="log", xlabel=rf"threshold $\epsilon${units(row.eps)}")
     axes.xaxis.set_major_locator(_Thresholds())
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
@@ -77,20 +77,20 @@ def _threshold_axis(axes: Axes, row: xr.Dataset) -> None:
 
 
 def draw_profile(axes: Axes, row: xr.Dataset, colour: str = "C0") -> Axes:
-    """A profile of the loss along a valley direction with its standard error, the fitted walls and the verdict.
+    """Draw a profile of the loss along a valley direction with its standard error, fitted walls and verdict.
 
     Args:
-        axes: to draw on.
-        row: of the group ``valley``, one checkpoint, one direction and one height.
-        colour: of the points.
+        axes: the Axes to draw on.
+        row: one direction and one height of a checkpoint's row of the group ``valley``.
+        colour: colour of the points.
     """
     at, loss = row.profile_position.values, row.profile_loss.values
     axes.errorbar(at, loss, yerr=row.profile_error.values, fmt=".", color=colour, markersize=2, elinewidth=0.4)
     axes.plot(at, row.profile_fit.values, color="black", linewidth=0.8)
     low, high = row.exponent_interval.values
     known = "" if bool(row.converged) else " (not converged)"
-    told = rf"$p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
+    exponent = rf"$p$ = {float(row.exponent):.2f} [{low:.2f}, {high:.2f}]"
     axes.set_title(
-        rf"$\lambda$ = {float(row.eigenvalue):.3g}{known}" + f"\n{row.label.values}\n{told}", fontsize=small()
+        rf"$\lambda$ = {float(row.eigenvalue):.3g}{known}" + f"\n{row.label.values}\n{exponent}", fontsize=small()
     )
     return axes

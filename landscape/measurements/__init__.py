@@ -1,7 +1,7 @@
-"""The measurements: what can be asked of a checkpoint, one module each.
+"""The measurements of a checkpoint or of a run, one module each.
 
-Importing them imports neither torch nor xarray: a measurement imports what it computes with when it is made, so that
-the command's ``--help`` is instant and a request loads the solvers that it needs.
+Importing this package loads neither torch nor xarray: a measurement imports its solvers when it runs. The command's
+``--help`` therefore starts at once, and a request loads only the solvers that it needs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ __all__ = [
     "variable",
 ]
 
-# In the order in which they are made: what is cheap first, and what uses the rows of others after these.
+# The order in which measurements run: cheap ones first, and those that read other measurements' rows after these.
 BUILT_IN: tuple[type[Measurement], ...] = (
     Loss,
     SelfCheck,
@@ -93,20 +93,21 @@ BUILT_IN: tuple[type[Measurement], ...] = (
 
 
 def of_other_packages() -> dict[str, EntryPoint]:
-    """What other packages add, by the parameters of their options; an option ``--name`` asks for the one of that name.
+    """Entry points of the measurements that other packages add, by the parameter of the command's option.
 
-    A name that a measurement here has is left out.
+    The option ``--name`` asks for the measurement ``name``. A name that the option of a built-in measurement has is
+    left out.
     """
     own = {each.flag.parameter for each in BUILT_IN if each.flag is not None}
-    found = {name.replace("-", "_"): entry for name, entry in added("landscape.measurements").items()}
-    return {name: entry for name, entry in found.items() if name.isidentifier() and name not in own}
+    entries = {name.replace("-", "_"): entry for name, entry in added("landscape.measurements").items()}
+    return {name: entry for name, entry in entries.items() if name.isidentifier() and name not in own}
 
 
 def registered(names: Iterable[str] = ()) -> list[type[Measurement]]:
-    """The measurements of this package, and of those that others add the ones with these parameters.
+    """The classes of the built-in measurements, then those that other packages add under one of these names.
 
     Raises:
-        InputError: another package's can't be loaded.
+        InputError: a measurement of another package can't be loaded.
     """
     others = of_other_packages()
     return [*BUILT_IN, *(load(others[name], _is_measurement) for name in names if name in others)]

@@ -1,4 +1,4 @@
-"""The checkpoints of a request in their order, each to be had as a problem."""
+"""The checkpoints of a request in their order, and the problem at each of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Checkpoints:
-    """The checkpoints of a request in their order, each to be had as a problem.
+    """The checkpoints of a request in their order; `load` makes the problem at one of them.
 
     Attributes:
-        files: the checkpoints, without their weights: together these may exceed memory.
-        whole: what stands for all of them together: the last one, under the digest of the run.
+        files: the checkpoints without their weights, which may exceed memory together.
+        whole: stand-in for the whole run: the last checkpoint, with the run's digest as its sha256.
     """
 
     def __init__(self, source: Source, problem: Problem, files: Sequence[Checkpoint]) -> None:
@@ -34,7 +34,7 @@ class Checkpoints:
         self.whole = replace(files[-1], sha256=Run((), digests).digest)
 
     def known(self, writer: RecordWriter | None = None) -> Run:
-        """What measurements see of the run, with the rows of a writer."""
+        """The run as measurements see it, with the rows that the writer has stored, if there is a writer."""
 
         def stored(measurement: str, position: int) -> xr.Dataset | None:
             return None if writer is None else writer.stored(measurement, self.files[position].sha256)
@@ -47,7 +47,11 @@ class Checkpoints:
         )
 
     def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:
-        """Of what a measurement is made: of each checkpoint, of some, or of the whole run."""
+        """The checkpoints that get a row of a measurement: all, those of the steps ``at``, or the whole run's stand-in.
+
+        Raises:
+            InputError: no checkpoint has one of the steps.
+        """
         if measurement.over_run:
             return (self.whole,)
         if not (measurement.selective and at):
@@ -59,10 +63,10 @@ class Checkpoints:
         return tuple(each for each in self.files if each in [known[step] for step in at])
 
     def load(self, checkpoint: Checkpoint) -> Problem:
-        """The problem at a checkpoint, its weights read anew.
+        """Read a checkpoint's weights from its file again, and pose the problem there.
 
         Raises:
-            InputError: the file isn't what it was when it was first read.
+            InputError: the file has changed since it was first read.
         """
         from landscape.loading.source import at_checkpoint
 

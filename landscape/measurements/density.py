@@ -1,4 +1,4 @@
-"""The spectral density of a matrix."""
+"""Measure the spectral density of a matrix."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from landscape.spectrum.distribution import SpectralDensity
     from landscape.spectrum.eigenpairs import Eigenpairs
 
-# Relative residuals of known eigenpairs up to which these are deflated: what is left is of second order in them.
+# Known eigenpairs are deflated up to this relative residual. The error that remains is of second order in it.
 _CLOSE = 1e-3
 
 
 @dataclass(frozen=True)
 class Density(OfMatrix):
-    """Outliers and quadrature nodes; see `landscape.spectral_density` for the settings.
+    """Spectral density as outliers and quadrature nodes; see `landscape.spectral_density` for the settings.
 
-    All that makes up a `landscape.SpectralDensity` is stored, and `density_of` makes it again from a row of the record.
-    Over the checkpoints of a run the probes are the same. Outliers that the record has among the eigenpairs of the same
-    matrix aren't searched for again.
+    A row stores a whole `landscape.SpectralDensity`, and `density_of` rebuilds the density from the row. All
+    checkpoints of a run share the probe vectors. Where the record has enough eigenpairs of the matrix, the outliers
+    are taken from these instead of being searched for.
 
     Attributes:
-        k: outliers to deflate.
-        probes: how many; None for the default of `spectral_density`.
-        steps: of each probe's chain.
-        matrix: whose density.
+        k: number of outliers to deflate. Default: 10.
+        probes: number of probe vectors. Default: None, the default of `spectral_density`.
+        steps: Lanczos steps of each probe's chain. Default: 100.
+        matrix: the matrix whose density is estimated. Default: the Hessian.
     """
 
     k: int = 10
@@ -52,7 +52,7 @@ class Density(OfMatrix):
 
     @property
     def exact(self) -> bool:
-        """See `OfMatrix`."""
+        """See `OfMatrix.exact`."""
         return False
 
     @property
@@ -62,25 +62,25 @@ class Density(OfMatrix):
         return PROBES if self.probes is None else self.probes
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what `spectral_density` would."""
+        """Refuse the settings that `spectral_density` would refuse, and resolve the matrix."""
         from landscape.spectrum.density import check_arguments
 
         check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.spectrum.density import spectral_density
 
         expected = 4 * self.k + self._probes * self.steps
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), expected)
         known = self._known(history)
-        found = spectral_density(operator, self._probes, self.steps, self.k, self.seed, known=known, progress=bar)
-        choices = {"route": made.route.plain(), "known": 0 if known is None else len(found.outliers)}
-        return RowData(_variables(found, self.matrix), choices)
+        density = spectral_density(operator, self._probes, self.steps, self.k, self.seed, known=known, progress=bar)
+        choices = {"route": base.route.plain(), "known": 0 if known is None else len(density.outliers)}
+        return RowData(_variables(density, self.matrix), choices)
 
     def _known(self, history: History) -> Eigenpairs | None:
-        """The record's eigenpairs, where they have all the outliers closely enough."""
+        """The record's eigenpairs of this matrix, or None: at least k pairs, the first k with small residual norms."""
         pairs = known_eigenpairs(self.matrix, history) if self.k else None
         if pairs is None or len(pairs.eigenvalues) < self.k:
             return None
@@ -88,7 +88,7 @@ class Density(OfMatrix):
         return pairs if (residuals <= np.maximum(_CLOSE * size, pairs.rounding)).all() else None
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Outliers that could not be deflated."""
+        """A line for outliers that did not converge and so were not deflated."""
         if not row.undeflated:
             return []
         return [
@@ -97,23 +97,23 @@ class Density(OfMatrix):
         ]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """Where the eigenvalues lie, and how surely."""
+        """The density's summary, and a line for eigenpairs that the record had already."""
         first, *more = density_of(row).summary
         return [f"{self.matrix.title}: {first}", *known_pairs_note(row), *more]
 
 
 def density_of(row: xr.Dataset) -> SpectralDensity:
-    """The density that is stored in a row of a record, to be drawn or integrated in any way.
+    """Rebuild the spectral density from a row of a record, to draw or to integrate.
 
     Args:
-        row: of the group ``density`` (or that of another matrix), one checkpoint.
+        row: one checkpoint's row of the group ``density``, or of the density group of another matrix.
     """
     from landscape.spectrum.distribution import SpectralDensity
 
-    found = row.outliers.notnull().values  # rows of other checkpoints may have more
+    present = row.outliers.notnull().values  # the row may be padded to the longest row of its group
     return SpectralDensity(
-        outliers=row.outliers.values[found],
-        residuals=row.residuals.values[found],
+        outliers=row.outliers.values[present],
+        residuals=row.residuals.values[present],
         nodes=row.nodes.values,
         weights=row.weights.values,
         alpha=row.alpha.values,

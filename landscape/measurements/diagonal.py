@@ -1,4 +1,4 @@
-"""The diagonal of a matrix, entry by entry."""
+"""Measure the diagonal of a matrix, entry by entry."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 class Diagonal(OfMatrix):
     """Every entry of the diagonal with its standard error; see `landscape.estimate_diagonal` for the settings.
 
-    Entries have a value for each parameter, which the screen and the figure don't show: they show the quantiles of each
-    parameter tensor.
+    A row stores one entry for each parameter. The screen and the figure show quantiles over each parameter tensor.
 
     Attributes:
-        tol_estimate: goal for the standard errors together, relative to the diagonal's norm.
-        probes: so many, in place of a goal.
-        seed: of the probes.
-        max_products: stop before more than this many products.
-        matrix: whose diagonal.
+        tol_estimate: goal for the norm of all standard errors, relative to the diagonal's norm. Default: None, the goal
+            of `landscape.estimate_diagonal`.
+        probes: number of probe vectors, instead of a goal. Default: None.
+        seed: seed of the probe vectors. Default: 0.
+        max_products: largest number of products. Default: None, the limit of `landscape.estimate_diagonal`.
+        matrix: the matrix whose diagonal is estimated. Default: the Hessian.
     """
 
     tol_estimate: float | None = None
@@ -47,46 +47,46 @@ class Diagonal(OfMatrix):
     figures: ClassVar[tuple[str, ...]] = ("diagonal",)
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what `estimate_diagonal` would."""
+        """Refuse the settings that `estimate_diagonal` would refuse, and resolve the matrix."""
         from landscape.spectrum.diagonal import check_arguments
 
         check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.spectrum.diagonal import estimate_diagonal
 
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
-        found = estimate_diagonal(
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), self.probes)
+        estimate = estimate_diagonal(
             operator, self.tol_estimate, self.probes, self.seed, max_products=self.max_products, progress=bar
         )
         units, of_tensors = self.matrix.units, np.cumsum(problem.layout.sizes)[:-1]
-        quantiles = [np.quantile(part, SHARES) for part in np.split(found.values, of_tensors)]
-        errors = [float(np.sqrt(np.mean(part**2))) for part in np.split(found.standard_errors, of_tensors)]
+        quantiles = [np.quantile(part, SHARES) for part in np.split(estimate.values, of_tensors)]
+        errors = [float(np.sqrt(np.mean(part**2))) for part in np.split(estimate.standard_errors, of_tensors)]
         return RowData(
             {
-                "diagonal": variable("parameter", found.values, f"diagonal of the {self.matrix.title}", units),
-                "standard_error": variable("parameter", found.standard_errors, "of each entry, over probes", units),
+                "diagonal": variable("parameter", estimate.values, f"diagonal of the {self.matrix.title}", units),
+                "standard_error": variable("parameter", estimate.standard_errors, "of each entry, over probes", units),
                 **tensors_of(problem),
                 "share": variable("share", SHARES, "of a tensor's entries at or below a quantile"),
                 "quantiles": variable(("tensor", "share"), quantiles, "quantiles of a tensor's entries", units),
                 "tensor_error": variable("tensor", errors, "root mean square of its standard errors", units),
-                "sum": variable((), found.values.sum(), "sum of the entries", units),
-                "relative_error": variable((), found.relative_error, "standard errors together, by the norm"),
-                "method": variable((), found.method, "probes, or exact: by the product with every unit vector", ""),
-                "converged": variable((), found.converged, "the goal was reached, or so many probes made"),
-                "rounding": variable((), found.rounding, "what rounding may add to the error of an entry", units),
-                **arithmetic_variable(found.arithmetic),
-                "deflation": variable((), found.deflation, "directions done exactly"),
-                "probes": variable((), found.probes, "random probes"),
-                "products": variable((), found.products, "matrix-vector products made"),
+                "sum": variable((), estimate.values.sum(), "sum of the entries", units),
+                "relative_error": variable((), estimate.relative_error, "standard errors together, by the norm"),
+                "method": variable((), estimate.method, "probes, or exact: by the product with every unit vector", ""),
+                "converged": variable((), estimate.converged, "the goal was reached, or so many probes made"),
+                "rounding": variable((), estimate.rounding, "what rounding may add to the error of an entry", units),
+                **arithmetic_variable(estimate.arithmetic),
+                "deflation": variable((), estimate.deflation, "directions done exactly"),
+                "probes": variable((), estimate.probes, "random probes"),
+                "products": variable((), estimate.products, "matrix-vector products made"),
             },
-            {"route": made.route.plain()},
+            {"route": base.route.plain()},
         )
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Standard errors larger than asked for."""
+        """A line if the standard errors missed their goal."""
         from landscape.spectrum.diagonal import TOL
 
         if row.converged:
@@ -98,7 +98,7 @@ class Diagonal(OfMatrix):
         ]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """A table of the parameter tensors, and how the diagonal was made."""
+        """The sum of the entries, how the diagonal was computed, and a table of the parameter tensors."""
         from rich.table import Table
 
         table = Table("tensor", "smallest", "median", "largest", "± (rms)")

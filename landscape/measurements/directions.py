@@ -1,4 +1,4 @@
-"""What a slice goes along, by the name it is asked for with."""
+"""Find the directions of a slice by their names."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NAMES = (*RANDOM, *ENDS, "gradient", PRINCIPAL)
 
 @dataclass(frozen=True)
 class Found:
-    """A direction, and what is known of it.
+    """A direction of a slice, with its details at one checkpoint.
 
     Attributes:
-        direction: itself, of the same name at each checkpoint.
-        detail: what is of this checkpoint alone: an eigenvector's eigenvalue; else empty.
-        converged: false of an eigenvector whose solve did not reach its goal.
-        share: of the variance of the run's checkpoints, along a principal component; else NaN.
-        random_walk: that share for a random walk.
+        direction: the direction; its name doesn't depend on the checkpoint.
+        detail: text that depends on the checkpoint, such as an eigenvector's eigenvalue; empty without one.
+        converged: whether an eigenvector's solve reached its goal; True for any other direction.
+        share: share of the variance of the run's checkpoints along a principal component; NaN for any other direction.
+        random_walk: the share that a principal component of a random walk has; NaN for any other direction.
     """
 
     direction: Direction
@@ -50,27 +50,27 @@ class Found:
 
     @property
     def nowhere(self) -> bool:
-        """Whether it is the line to the checkpoint itself."""
+        """Whether the direction is zero, as on the line from a checkpoint to itself."""
         return not self.direction.vector.any()
 
 
 def is_file(name: str) -> bool:
-    """Whether a direction is in a file, and not made here."""
+    """Whether a direction comes from a file."""
     return name not in NAMES
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a direction is the line to another checkpoint."""
+    """Whether a direction is the line to a checkpoint in a file."""
     return is_file(name) and not name.endswith((".npy", ".h5"))
 
 
 def refuse_unknown(problem: Problem, names: Sequence[str], left_out: bool) -> None:
-    """Raise InputError where a direction can't be had.
+    """Raise InputError where a direction from a file can't be used.
 
     Args:
-        problem: at the centre of the slice.
-        names: as asked for.
-        left_out: lines to the checkpoint itself are, and so aren't refused.
+        problem: the problem at the centre of the slice.
+        names: names of the requested directions.
+        left_out: whether the slice leaves out the line from a checkpoint to itself. Otherwise that line is refused.
     """
     for name in dict.fromkeys(filter(is_file, names)):
         if _from_file(problem, name, None, History(), 0).nowhere and not left_out:
@@ -88,15 +88,18 @@ def find_directions(
     history: History,
     progress: Callable[[Progress], None],
 ) -> list[Found]:
-    """The directions in the order of their names; one that is named again is the next of its kind.
+    """Find the directions of a slice, in the order of their names.
+
+    A repeated name stands for the next direction of its kind: the second draw, the second eigenvector. The line from a
+    checkpoint to itself is a vector of zeros.
 
     Args:
-        problem: at the centre of the slice.
-        names: as asked for; the line to the checkpoint itself is a vector of zeros.
-        seed: of random ones, and of the eigenvectors' solves.
-        digests: the sha256 that each file among them must have.
-        history: with the run, for its principal components.
-        progress: of the eigenvectors' solves, one for each end of the spectrum.
+        problem: the problem at the centre of the slice.
+        names: names of the requested directions.
+        seed: seed of random directions and of the eigenvectors' solves.
+        digests: expected sha256 of each file among the directions.
+        history: history with the run, for principal components of the run's checkpoints.
+        progress: called by the eigenvectors' solves, one for each end of the spectrum.
     """
     from landscape.slices.directions import gaussian, gradient_direction
     from landscape.spectrum.eigenpairs import top_eigenpairs
@@ -108,26 +111,26 @@ def find_directions(
         if name in asked
     }
     principal = _principal(history, asked[PRINCIPAL]) if PRINCIPAL in asked else None
-    found = []
+    directions = []
     for name in names:
         index = used[name]
         used[name] += 1
         if name in RANDOM:
-            found.append(Found(gaussian(problem, seed, index, RANDOM[name])))
+            directions.append(Found(gaussian(problem, seed, index, RANDOM[name])))
         elif name in solved:
-            found.append(_eigenvector(solved[name], index, name))
+            directions.append(_eigenvector(solved[name], index, name))
         elif name == "gradient":
-            found.append(Found(gradient_direction(problem)))
+            directions.append(Found(gradient_direction(problem)))
         elif principal is not None and name == PRINCIPAL:
             share, random_walk = float(principal.shares[index]), float(principal.random_walk[index])
-            found.append(Found(principal.directions[index], share=share, random_walk=random_walk))
+            directions.append(Found(principal.directions[index], share=share, random_walk=random_walk))
         else:
-            found.append(_from_file(problem, name, digests.get(name), history, index))
-    return found
+            directions.append(_from_file(problem, name, digests.get(name), history, index))
+    return directions
 
 
 def digests_of(names: Sequence[str]) -> dict[str, str]:
-    """The sha256 of each file among directions."""
+    """The sha256 of each file among the directions' names."""
     return {name: digest_of(name) for name in dict.fromkeys(filter(is_file, names))}
 
 
@@ -147,7 +150,7 @@ def _principal(history: History, count: int) -> Principal:
 
 
 def _from_file(problem: Problem, path: str, digest: str | None, history: History, index: int) -> Found:
-    """A vector of the user's, an eigenvector of a record, or the line to another checkpoint."""
+    """A direction from a file: a vector (.npy), an eigenvector in a record (.h5), or the line to a checkpoint."""
     import torch
 
     from landscape.checkpoint import fit_state, read_checkpoint
@@ -174,7 +177,7 @@ def _from_file(problem: Problem, path: str, digest: str | None, history: History
 
 
 def _from_record(problem: Problem, path: str, history: History, index: int) -> Found:
-    """An eigenvector that a record has of this checkpoint, or else of its last one."""
+    """Eigenvector `index` of this checkpoint's row in a record, or of the record's last row if there is none."""
     import torch
 
     from landscape.record import open_record
@@ -195,7 +198,11 @@ def _from_record(problem: Problem, path: str, history: History, index: int) -> F
 
 
 def _of_length(problem: Problem, vector: torch.Tensor, path: str, name: str) -> Direction:
-    """A vector from a file, as a direction in the problem's parameters."""
+    """A vector (n,) from a file as a direction in the problem's parameters.
+
+    Raises:
+        InputError: the vector has another shape, is complex or zero, or has non-finite entries.
+    """
     from landscape.slices.directions import Direction
 
     if vector.shape != (problem.layout.dim,) or vector.is_complex():

@@ -1,4 +1,4 @@
-"""What the spectra of a run's checkpoints say together."""
+"""Measure how the spectrum changes over a run."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ if TYPE_CHECKING:
 
 
 def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[list[Measurement], tuple[str, ...]]:
-    """Measurements without the spectra of a run and what is made of them, where a model is too large for these.
+    """Leave out `Dynamics` and the spectra that it reads where the model is too large for full spectra.
 
     Args:
-        measurements: what is asked for.
-        dim: how many parameters the model has.
+        measurements: the requested measurements.
+        dim: number of parameters of the model.
 
     Returns:
-        What is left, and a note on what isn't. Spectra that are asked for by themselves stay, to be refused.
+        The measurements to make, and a note on those left out. A spectrum that was requested by itself stays; its
+        `resolve` refuses the model.
     """
-    left = [each for each in measurements if isinstance(each, Dynamics) or getattr(each, "leading", False)]
-    if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in left):
+    dropped = [each for each in measurements if isinstance(each, Dynamics) or getattr(each, "leading", False)]
+    if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in dropped):
         return list(measurements), ()
-    told = (
+    note = (
         f"left out of --dynamics: entropy, information and phases are made of full spectra, of up to {MAX_DIM:,} "
         f"parameters, here are {dim:,}; restrict them (--params)"
     )
-    return [each for each in measurements if each not in left], (told,)
+    return [each for each in measurements if each not in dropped], (note,)
 
 
 @dataclass(frozen=True)
 class Dynamics(Measurement):
-    """Entropy, effective rank and negative mass over a run, what successive spectra share, and its phases, if any.
+    """Entropy, effective rank and negative mass over a run, information and overlap of successive spectra, and phases.
 
-    Made from the rows of `Spectrum` (with leading eigenvectors) and of `Stability`; see `landscape.dynamics`.
+    Computed from the rows of `Spectrum` (with leading eigenvectors) and of `Stability`; see `landscape.dynamics`.
 
     Attributes:
-        seed: of the draws of every null.
+        seed: seed of the draws under every null hypothesis. Default: 0.
     """
 
     seed: int = 0
@@ -65,7 +66,7 @@ class Dynamics(Measurement):
     over_run: ClassVar[bool] = True
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Nothing is open."""
+        """Return the measurement unchanged: no setting is left to decide."""
         return self
 
     def check_run(self, run: Run, measured: Sequence[str]) -> None:
@@ -80,7 +81,7 @@ class Dynamics(Measurement):
         if any("leading_vectors" not in row for row in rows):
             raise InputError(f"dynamics need leading eigenvectors of each spectrum: Spectrum(leading={LEADING})")
         precision = str(problem.dtype).removeprefix("torch.")
-        told = [spectrum_measures(row.eigenvalues.values, float(row.rounding)) for row in rows]
+        measures = [spectrum_measures(row.eigenvalues.values, float(row.rounding)) for row in rows]
         values = {
             "run_step": variable("run", steps, "step of each checkpoint; its place where steps aren't known"),
         }
@@ -89,8 +90,8 @@ class Dynamics(Measurement):
             ("effective_rank", "exp of the entropy"),
             ("negative_mass", "magnitudes of the negative eigenvalues by those of all"),
         ):
-            values[name] = variable("run", [getattr(each, name) for each in told], title)
-            intervals = [getattr(each, f"{name}_interval") for each in told]
+            values[name] = variable("run", [getattr(each, name) for each in measures], title)
+            intervals = [getattr(each, f"{name}_interval") for each in measures]
             values[f"{name}_interval"] = variable(("run", "bound"), intervals, "its range under rounding")
         pairs = list(pairwise(rows))
         values |= _informations("information", "rank-paired", [self._paired(*each, precision) for each in pairs])
@@ -112,7 +113,11 @@ class Dynamics(Measurement):
         return RowData(values | self._phases(steps, values["entropy"].values))
 
     def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
-        """Of as many leading eigenvectors as both have above rounding; beyond it they are rounding's."""
+        """The overlap of two leading subspaces of equal dimension; NaN if that dimension is 0.
+
+        The dimension is the number of leading eigenvalues above rounding, in the row where this is smaller. Below
+        rounding an eigenvector is arbitrary.
+        """
         from landscape.dynamics import Overlap, overlap
 
         count = min(map(_above_rounding, (before, after)))
@@ -130,7 +135,11 @@ class Dynamics(Measurement):
         return rank_paired_information(before.eigenvalues.values, after.eigenvalues.values, floor, seed=self.seed)
 
     def _joint(self, before: xr.Dataset, after: xr.Dataset) -> Information | None:
-        """The joint law; None where the row's masses are on another checkpoint's eigenvectors."""
+        """The joint information with the spectrum before, or None.
+
+        None where the masses in ``after`` are on the eigenvectors of another checkpoint than ``before``, or where a
+        row has no leading eigenvalue above rounding.
+        """
         from landscape.dynamics import joint_information
 
         shares = np.sort(np.abs(after.eigenvalues.values))[::-1]
@@ -144,23 +153,23 @@ class Dynamics(Measurement):
         from landscape.dynamics import phases
         from landscape.dynamics.phase_search import FEWEST_POINTS
 
-        found: Phases | None = None
+        course: Phases | None = None
         if len(steps) >= FEWEST_POINTS and np.isfinite(entropy).all():
-            found = phases(steps, entropy, seed=self.seed)
-        changes = np.empty(0) if found is None else found.change_steps
+            course = phases(steps, entropy, seed=self.seed)
+        changes = np.empty(0) if course is None else course.change_steps
         return {
             "phases": variable(
-                (), "too few checkpoints" if found is None else found.label, "course of the entropy", ""
+                (), "too few checkpoints" if course is None else course.label, "course of the entropy", ""
             ),
             "phases_found": variable(
-                (), "" if found is None else found.found, "that course by the criterion alone", ""
+                (), "" if course is None else course.found, "that course by the criterion alone", ""
             ),
             "change_step": variable("change", changes, "step of a change point"),
             "change_step_interval": variable(
-                ("change", "bound"), np.empty((0, 2)) if found is None else found.change_intervals, "95 %"
+                ("change", "bound"), np.empty((0, 2)) if course is None else course.change_intervals, "95 %"
             ),
         } | {
-            name: variable((), np.nan if found is None else getattr(found, name), title)
+            name: variable((), np.nan if course is None else getattr(course, name), title)
             for name, title in (
                 ("false_alarms_shuffled", "how often phases are found in shuffled orders"),
                 ("false_alarms_monotone", "how often in monotone curves of the same noise"),
@@ -169,7 +178,7 @@ class Dynamics(Measurement):
         }
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Pairs of checkpoints without a joint law."""
+        """A line for pairs of checkpoints without joint information."""
         missing = int(row.joint_missing)
         if not missing:
             return []
@@ -179,7 +188,7 @@ class Dynamics(Measurement):
         ]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """First and last values, and the course."""
+        """First and last values, the course of the entropy, and what successive spectra share."""
         entropy, rank, negative = row.entropy.values, row.effective_rank.values, row.negative_mass.values
         if not np.isfinite(entropy).any():
             return [f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: none, as every Hessian is zero"]
@@ -199,7 +208,7 @@ class Dynamics(Measurement):
 
 
 def _above_rounding(row: xr.Dataset) -> int:
-    """How many of the leading eigenvectors have an eigenvalue that is told from zero; a row may hold more."""
+    """How many of the first `LEADING` eigenvectors have an eigenvalue above rounding; a row may store more vectors."""
     leading = row.eigenvalues.values[row.leading_index.values[:LEADING]]
     return int((np.abs(leading) > float(row.rounding)).sum())
 
@@ -244,7 +253,7 @@ def _sharing(title: str, row: xr.Dataset, name: str) -> str:
 
 
 def _informations(name: str, title: str, found: list[Information | None]) -> dict[str, xr.Variable]:
-    """Of every checkpoint with the one before; NaN for the first."""
+    """Variables of the mutual information of each checkpoint with the one before; NaN for the first checkpoint."""
 
     def of(field: str) -> list[float]:
         return [np.nan, *(np.nan if each is None else getattr(each, field) for each in found)]

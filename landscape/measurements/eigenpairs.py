@@ -1,4 +1,4 @@
-"""The eigenpairs at the end of a matrix' spectrum that was asked for."""
+"""Measure the eigenpairs at one or both ends of a matrix' spectrum."""
 
 from __future__ import annotations
 
@@ -35,13 +35,14 @@ _ENDS = {"LM": "of largest magnitude", "LA": "at the upper end", "SA": "at the l
 class TopEigenpairs(OfMatrix):
     """Top eigenpairs by thick-restart Lanczos; see `landscape.top_eigenpairs` for the settings.
 
-    Over the checkpoints of a run each solve starts from the sum of the eigenvectors of the checkpoint before, and the
-    overlap of the two subspaces is stored, both where eigenvectors are.
+    Where eigenvectors are stored, the solve at each checkpoint of a run starts from the sum of the eigenvectors of the
+    checkpoint before. The overlap of the two subspaces is stored too.
 
     Attributes:
-        tol_value: the goal is eigenvalues certified to this relative accuracy, instead of residuals.
-        eigenvectors: whether they are stored; None decides by their size.
-        matrix: whose eigenpairs.
+        tol_value: goal for the certified relative accuracy of the eigenvalues, instead of a goal for residual norms.
+            Default: None.
+        eigenvectors: whether to store the eigenvectors. Default: None, which stores up to 1 GB over the run.
+        matrix: the matrix whose eigenpairs are computed. Default: the Hessian.
     """
 
     k: int = 10
@@ -60,21 +61,24 @@ class TopEigenpairs(OfMatrix):
 
     @classmethod
     def asked(cls, options: Mapping[str, Any]) -> list[Self]:
-        """By its own option, and where another library is run beside."""
+        """The measurement, where the command asks for it or for ``--crosscheck``, which compares its eigenvalues."""
         return [cls.of(options)] if options.get("crosscheck") else super().asked(options)
 
     @property
     def name(self) -> str:
-        """See `_group`."""
+        """The group of the record: ``eigenpairs`` for the Hessian."""
         return _group(self.matrix)
 
     @property
     def exact(self) -> bool:
-        """See `OfMatrix`."""
+        """See `OfMatrix.exact`."""
         return self.tol_value is not None
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what `top_eigenpairs` would, and store eigenvectors if that takes less than 1 GB."""
+        """Refuse the settings that `top_eigenpairs` would refuse, and resolve the matrix.
+
+        By default eigenvectors are stored if those of all checkpoints take less than 1 GB.
+        """
         from landscape.spectrum.eigenpairs import check_arguments
 
         check_arguments(problem.layout.dim, self.k, self.which, self.tol, self.seed, self.max_products, self.tol_value)
@@ -83,19 +87,19 @@ class TopEigenpairs(OfMatrix):
         return replace(self, eigenvectors=stored).with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.machine.memory import Growth
         from landscape.spectrum.basis_memory import bytes_of_basis
         from landscape.spectrum.eigenpairs import top_eigenpairs
 
         growth, products = Growth(problem.device), 20 + 4 * self.k
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), products)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
         foreseen: list[float] = []
 
         def tell(at: Progress) -> None:
-            if not foreseen:  # what a step works with is there, a part of the basis, and none of the pairs
-                now, then = (bytes_of_basis(operator, self.k, self.tol_value, made) for made in (at.products, products))
+            if not foreseen:  # memory so far: a step's workspace and part of the basis, but no eigenpairs yet
+                now, then = (bytes_of_basis(operator, self.k, self.tol_value, base) for base in (at.products, products))
                 foreseen.append(growth.most() + max(0, then - now) + self.k * problem.vector.nbytes)
             bar(at)
 
@@ -118,10 +122,10 @@ class TopEigenpairs(OfMatrix):
             variables["overlap"] = variable(
                 (), _overlap(before, pairs.eigenvectors), "||V'^T V||_F^2 / k with the V' of the checkpoint before"
             )
-        most = growth.most()
-        # A solve that fills its space at once tells nothing on its way.
-        taken = {"memory": _known(most), "memory_foreseen": _known(foreseen[0] if foreseen else most)}
-        return RowData(variables, {"route": made.route.plain(), "basis": _basis(pairs), **taken})
+        peak = growth.most()
+        # A solve whose first products fill the whole space reports no progress.
+        memory = {"memory": _known(peak), "memory_foreseen": _known(foreseen[0] if foreseen else peak)}
+        return RowData(variables, {"route": base.route.plain(), "basis": _basis(pairs), **memory})
 
     def _vectors_before(self, history: History, problem: Problem) -> torch.Tensor | None:
         """The eigenvectors (n, k) of the checkpoint before."""
@@ -132,7 +136,7 @@ class TopEigenpairs(OfMatrix):
         return torch.as_tensor(history.previous.eigenvectors.values.T.copy()).to(problem.device, problem.dtype)
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Pairs that did not converge, and a search for missed copies that stayed undecided."""
+        """A line for pairs that did not converge, or else for an undecided search for missed copies of eigenvalues."""
         from landscape.spectrum.eigenpairs import products_allowed
         from landscape.spectrum.search import MISSED_AT_MOST
 
@@ -160,14 +164,14 @@ class TopEigenpairs(OfMatrix):
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """How it was computed, the table, and what it cost."""
+        """The route of the products, the table of eigenvalues, and what the solve cost."""
         from landscape.curvature.products.route import Route
 
-        told = json.loads(str(row.provenance.values))
+        provenance = json.loads(str(row.provenance.values))
         lines: list[RenderableType] = [
             f"{self.matrix.title}: {counted(row.sizes['index'], 'eigenvalue')} {_ENDS[self.which]}, "
-            f"{told['dtype']} on {told['device']}",
-            f"products by {Route(**told['route'])}",
+            f"{provenance['dtype']} on {provenance['device']}",
+            f"products by {Route(**provenance['route'])}",
             eigenvalue_table(
                 row.eigenvalues.values,
                 row.intervals.values,
@@ -179,9 +183,9 @@ class TopEigenpairs(OfMatrix):
             f"chance that an eigenvalue among these was missed: {_chance(float(row.miss_probability))}",
             *_of_rounding(row),
         ]
-        if (told.get("memory") or 0) >= _WORTH_TELLING:
-            basis = f", the Lanczos basis {told['basis']}" if told.get("basis") else ""
-            lines.append(f"memory beyond model and data: {amount(told['memory'])}{basis}")
+        if (provenance.get("memory") or 0) >= _WORTH_TELLING:
+            basis = f", the Lanczos basis {provenance['basis']}" if provenance.get("basis") else ""
+            lines.append(f"memory beyond model and data: {amount(provenance['memory'])}{basis}")
         if "overlap" in row and row.overlap.notnull():
             lines.append(f"overlap with the eigenvectors of the checkpoint before: {float(row.overlap):.3f}")
         return lines
@@ -191,13 +195,13 @@ _WORTH_TELLING = 1e6  # bytes of memory
 
 
 def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
-    """The eigenpairs that are stored in a row of a record, with their vectors in host memory.
+    """Rebuild the eigenpairs from a row of a record, with the eigenvectors in host memory.
 
     Args:
-        row: of the group ``hessian`` (or that of another matrix), one checkpoint.
+        row: one checkpoint's row of the group ``eigenpairs``, or of the eigenpairs group of another matrix.
 
     Raises:
-        InputError: the row is without eigenvectors.
+        InputError: the row has no eigenvectors.
     """
     import torch
 
@@ -209,8 +213,8 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
             "this row has no eigenvectors: rows that `landscape.probe` returns leave them out, so take that of the "
             "record (`landscape.open_record`), or measure with --eigenvectors"
         )
-    told = json.loads(str(row.provenance.values))
-    settings, basis = told["settings"], told.get("basis") or ""
+    provenance = json.loads(str(row.provenance.values))
+    settings, basis = provenance["settings"], provenance.get("basis") or ""
     return Eigenpairs(
         eigenvalues=row.eigenvalues.values,
         intervals=row.intervals.values,
@@ -233,7 +237,7 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
 
 
 def known_eigenpairs(matrix: Matrix, history: History) -> Eigenpairs | None:
-    """Those of largest magnitude that the record has of this very matrix at this checkpoint, with their vectors."""
+    """The eigenpairs of largest magnitude that the record has of this matrix at this checkpoint, or None."""
     row = history.of_checkpoint(_group(matrix))
     if row is None or "eigenvectors" not in row:
         return None
@@ -242,34 +246,34 @@ def known_eigenpairs(matrix: Matrix, history: History) -> Eigenpairs | None:
 
 
 def known_pairs_note(row: xr.Dataset) -> list[str]:
-    """A line for the eigenpairs of the record that a measurement of the same matrix made use of."""
+    """A line for the eigenpairs that a measurement took from the record, if any."""
     known = json.loads(str(row.provenance.values)).get("known", 0)
     return [f"{counted(known, 'eigenpair')} of this record deflated without a search"] if known else []
 
 
 def _group(matrix: Matrix) -> str:
-    """``hessian``, or ``eigenpairs_...`` of another matrix."""
+    """``eigenpairs`` for the Hessian, ``eigenpairs_...`` for another matrix."""
     return matrix.group("eigenpairs")
 
 
 def _basis(pairs: Eigenpairs) -> str | None:
-    """Where the basis was, unless it was whole beside the products."""
+    """Where the Lanczos basis was, or None if it was whole on the operator's device."""
     words = {"device": "", "host memory": "in host memory", "file": "in a file"}[pairs.place]
     return ("shared by the processes " * pairs.shared + words).strip() or None
 
 
 def _known(size: float) -> int | None:
-    """Bytes; None where nothing tells."""
+    """Bytes as an integer, or None for NaN, an unknown size."""
     return None if math.isnan(size) else int(size)
 
 
 def _rounding_hinders(row: xr.Dataset) -> bool:
-    """Whether rounding explains half of what remains of each pair that did not converge, or more."""
+    """Whether rounding explains at least half of the residual norm of every pair that did not converge."""
     return bool((row.residuals <= 2 * row.rounding).where(~row.converged, True).all())
 
 
 def _of_rounding(row: xr.Dataset) -> list[str]:
-    """A line for the chance that an interval is too narrow, where there is one."""
+    """A line for the chance that rounding makes an interval too narrow, if that chance isn't 0."""
     chance = float(row.misjudged) if "misjudged" in row else 0.0
     return [f"chance that rounding does more than ± says: below {chance:.0e}"] if chance else []
 
@@ -281,7 +285,10 @@ def _chance(miss_probability: float) -> str:
 
 
 def _overlap(before: torch.Tensor | None, now: torch.Tensor) -> float:
-    """1 where two subspaces (n, k) are the same, k/n on average where they are random, NaN where one is not known."""
+    """The overlap ||V'^T V||_F^2 / k of two subspaces with orthonormal bases (n, k).
+
+    1 for equal subspaces, k/n on average for random ones, NaN without the earlier one.
+    """
     import torch
 
     return float("nan") if before is None else float((before.T @ now).square().sum(dtype=torch.float64)) / now.shape[1]

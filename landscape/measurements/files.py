@@ -1,4 +1,4 @@
-"""Files that a user brings along, known by their content: read again they must be the same."""
+"""Read the user's own files. The sha256 of a file's content detects a change between two reads."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def digest_of(path: str) -> str:
     """The sha256 of a file's content.
 
     Raises:
-        InputError: it can't be read.
+        InputError: the file can't be read.
     """
     return hashlib.sha256(_read(path)).hexdigest()
 
 
 def read_vector(path: str, digest: str | None) -> Tensor:
-    """The vector in a file of NumPy's (.npy) or torch's.
+    """The vector in a file of NumPy (.npy) or of torch.
 
     Args:
-        path: the file.
-        digest: what its content has to be; None where that isn't settled yet.
+        path: path of the file.
+        digest: expected sha256 of the content; None for any content.
 
     Raises:
-        InputError: it can't be read or is another one than it was; there is no vector in it, or none that can be had
-            without running code.
+        InputError: the file can't be read, its content has changed, or it holds no vector that can be read without
+            running code.
     """
     import torch
 
@@ -42,7 +42,7 @@ def read_vector(path: str, digest: str | None) -> Tensor:
     file, numpy = io.BytesIO(content), path.endswith(".npy")
     try:
         return torch.as_tensor(np.load(file) if numpy else torch.load(file, map_location="cpu", weights_only=True))
-    except Exception as error:  # NumPy and torch raise all kinds for a file that isn't theirs
+    except Exception as error:  # NumPy and torch raise many types for a file of another format
         raise InputError(
             f"{path} holds no vector that can be read without running code: it is to be one array (numpy.save to "
             f"NAME.npy) or one tensor (torch.save){'' if numpy else ', and a name without .npy is read as a tensor'}"
@@ -50,13 +50,13 @@ def read_vector(path: str, digest: str | None) -> Tensor:
 
 
 def refuse_changed(path: str, before: str | None, now: str) -> None:
-    """Raise InputError where a file's digest was settled and is another one now."""
+    """Raise InputError if a file's digest differs from an earlier one; an earlier digest of None matches any."""
     if before not in (None, now):
         raise InputError(f"{path} changed while it was in use; run again")
 
 
 def _read(path: str) -> bytes:
-    if Path(path).exists() and not Path(path).is_file():  # a pipe or a device may never come to an end
+    if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device may never end
         raise InputError(f"{path} is not a regular file; name one")
     try:
         return Path(path).read_bytes()

@@ -1,4 +1,4 @@
-"""Sums over a spectrum: the logarithm of the determinant, and the effective dimension."""
+"""Measure sums over a spectrum: the logarithm of the determinant, and the effective dimension."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _SpectralSum(OfMatrix):
-    """What both have in common: settings, variables and what is shown.
+    """A sum over the spectrum of a matrix, by random probes: settings, variables and output of both measurements.
 
     Attributes:
-        alpha: in the units of the matrix.
-        tol_estimate: goal for the half-width of the 95 % interval; None for the default of the estimator.
-        probes: so many, in place of a goal.
-        steps: of each probe's chain.
-        k: outliers done exactly.
-        matrix: whose spectrum.
+        alpha: shift of the eigenvalues, in the units of the matrix.
+        tol_estimate: goal for the half-width of the 95 % interval. Default: None, the goal of the estimator.
+        probes: number of probe vectors, instead of a goal. Default: None.
+        steps: Lanczos steps of each probe's chain. Default: 100.
+        k: number of outliers to deflate. Default: 10.
+        matrix: the matrix whose spectrum is summed over. Default: the Hessian.
     """
 
     alpha: float
@@ -61,15 +61,15 @@ class _SpectralSum(OfMatrix):
     @staticmethod
     @abstractmethod
     def _check(dim: int, alpha: float, settings: Settings) -> None:
-        """Refuse what the estimator would."""
+        """Raise InputError for the settings that the estimator would refuse."""
 
     @staticmethod
     @abstractmethod
     def _estimate(operator: SymmetricOperator, alpha: float, **settings: Any) -> SpectralSum:
-        """Make the estimate."""
+        """Estimate the sum."""
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what the estimator would before any product."""
+        """Refuse the settings that the estimator would refuse before its first product, and resolve the matrix."""
         from landscape.spectrum.summation import Settings
 
         settings = Settings(self.tol_estimate, self.probes, self.steps, self.k, self.seed, self.max_products)
@@ -77,30 +77,31 @@ class _SpectralSum(OfMatrix):
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.spectrum.estimate import FEWEST_PROBES
         from landscape.spectrum.functions import NotDefiniteError
 
         expected = self.k + (self.probes or FEWEST_PROBES) * self.steps
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), expected)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), expected)
         try:
-            found = self._estimate(
+            spectral_sum = self._estimate(
                 operator, self.alpha, tol=self.tol_estimate, probes=self.probes, steps=self.steps, k=self.k,
                 seed=self.seed, max_products=self.max_products, progress=bar,
             )  # fmt: skip
-            remarks = list(found.remarks)
-        except NotDefiniteError as error:  # of this checkpoint, which says nothing of the run's others
-            found, remarks = self._without_value(operator.products), [str(error)]
-        choices: dict[str, Any] = {"route": made.route.plain(), "remarks": remarks}
-        return RowData(self._variables(found), choices)
+            remarks = list(spectral_sum.remarks)
+        except NotDefiniteError as error:  # the matrix may be definite at the run's other checkpoints
+            spectral_sum, remarks = self._without_value(operator.products), [str(error)]
+        choices: dict[str, Any] = {"route": base.route.plain(), "remarks": remarks}
+        return RowData(self._variables(spectral_sum), choices)
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """No value, or an interval wider than asked for, and why."""
-        name = "" if self._has_none(row) else f"{self.symbol}: "  # which the other remarks don't name
+        """The remarks of a sum that has no value, or whose interval missed its goal."""
+        # Only the remark on a missing value names the sum itself.
+        name = "" if self._has_none(row) else f"{self.symbol}: "
         return [] if row.converged else [name + remark for remark in _remarks(row)]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The number with its error, and how it was made."""
+        """The sum with its error, and how it was computed."""
         if self._has_none(row):
             return [f"{self.matrix.title}: {self.symbol} has no value, {int(row.products)} products"]
         value, *how = self._found_in(row).outcome
@@ -130,7 +131,7 @@ class _SpectralSum(OfMatrix):
         )
 
     def _without_value(self, products: int) -> SpectralSum:
-        """What stands for a sum that isn't defined, or can't be told to be."""
+        """A `SpectralSum` of NaN, for a sum that is undefined or may be."""
         from landscape.spectrum.spectral_sum import SpectralSum
 
         nan = math.nan
@@ -164,7 +165,7 @@ class _SpectralSum(OfMatrix):
 @renamed_settings(tol="tol_estimate")
 @dataclass(frozen=True)
 class LogDet(_SpectralSum):
-    """log det(A + alpha I); see `landscape.log_det` for the settings."""
+    """The logarithm of det(A + alpha I); see `landscape.log_det` for the settings."""
 
     group = "log_det"
     flag: ClassVar[Flag] = Flag("log_det", "Logarithm of det(A + ALPHA I).", sets="alpha")

@@ -1,4 +1,4 @@
-"""Valley hopping and progress along the river, over windows of a run in which every step was kept."""
+"""Measure valley hopping and progress along the river, over windows of a run with a checkpoint at every step."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     from landscape.dynamics import Displacement, Hops
     from landscape.problem import Problem
 
-THRESHOLDS = (1e-3, 1e-2, 0.1)  # eps by the largest eigenvalue
+THRESHOLDS = (1e-3, 1e-2, 0.1)  # eps, relative to the largest eigenvalue
 _UNITS = "loss / parameter^2"
 
 
 @dataclass(frozen=True)
 class ValleyHops(Measurement):
-    """Whether steps cross the floor along valley eigenvectors, and how they split into valley, river and the rest.
+    """Whether steps cross the valley's floor along eigenvectors, and how steps split into valley, river and the rest.
 
-    A window is a stretch of checkpoints one step apart. Its eigenvectors are those at its middle, all of them for up to
-    10,000 parameters; see `landscape.dynamics.hops` and `landscape.dynamics.displacement`.
+    A window is a stretch of checkpoints one step apart. Its eigenvectors are taken at its middle checkpoint: all of
+    them for up to 10,000 parameters, else the top k. See `landscape.dynamics.hops` and
+    `landscape.dynamics.displacement`.
 
     Attributes:
-        k: how many eigenvectors of largest eigenvalue.
-        tol: their relative residual, where not all are computed.
-        seed: of the solve and of the random directions.
+        k: number of valley directions, the eigenvectors of largest eigenvalue. Default: 10.
+        tol: goal for the eigenpairs' relative residual, where only the top k are computed. Default: 1e-3.
+        seed: seed of the solver and of the random directions. Default: 0.
     """
 
     k: int = 10
@@ -50,7 +51,7 @@ class ValleyHops(Measurement):
     over_run: ClassVar[bool] = True
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what the solve would."""
+        """Refuse the settings that the eigenpairs' solver would refuse."""
         from landscape.spectrum.eigenpairs import check_arguments
 
         refuse_fractions(k=self.k)
@@ -58,7 +59,7 @@ class ValleyHops(Measurement):
         return self
 
     def check_run(self, run: Run, measured: Sequence[str]) -> None:
-        """Refuse a run without a window long enough for any answer."""
+        """Refuse a run with an unknown step, or with no window long enough for a verdict."""
         from landscape.dynamics import fewest_updates
 
         needed = fewest_updates(self.k)
@@ -77,12 +78,12 @@ class ValleyHops(Measurement):
 
         stretches = _windows(history.run)
         windows = [each for each in stretches if each[1] - each[0] >= fewest_updates(self.k)]
-        found = []
+        results = []
         for index, (start, stop) in enumerate(windows):
             tell = part(bar, index / len(windows), (index + 1) / len(windows))
-            found.append(self._window(history.run, start, stop, tell))
+            results.append(self._window(history.run, start, stop, tell))
         short = variable((), len(stretches) - len(windows), "stretches of steps too short for any answer, left out")
-        return RowData(_variables(found, history.run) | {"left_out": short})
+        return RowData(_variables(results, history.run) | {"left_out": short})
 
     def _window(self, run: Run, start: int, stop: int, tell: Callable[[Progress], None]) -> _Window:
         from landscape.dynamics import displacement, hops
@@ -107,7 +108,12 @@ class ValleyHops(Measurement):
     def _eigenpairs(
         self, problem: Problem, tell: Callable[[Progress], None]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Eigenvalues, descending, eigenvectors, and of the first k the error and whether they converged."""
+        """The eigenpairs at one checkpoint, m of them: all n, or the top k.
+
+        Returns:
+            Eigenvalues (m,), descending; eigenvectors (n, m), orthonormal; errors (k,) of the first k eigenvalues;
+            whether each of the first k converged (k,).
+        """
         from landscape.spectrum.eigenpairs import top_eigenpairs
         from landscape.spectrum.full import full_spectrum
 
@@ -120,12 +126,12 @@ class ValleyHops(Measurement):
         return pairs.eigenvalues, vectors, pairs.residuals + pairs.rounding, pairs.converged & pairs.complete
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Eigenvectors that are not known."""
+        """A line for directions that did not converge."""
         open_ones = int((~row.converged.values).sum())
         return [f"{open_ones} of the directions did not converge: raise --tol"] if open_ones else []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The rates of every window, and the split of its steps."""
+        """Tables of the rates of each window, and how its steps split."""
         from rich.table import Table
 
         lines: list[RenderableType] = []
@@ -153,7 +159,7 @@ class ValleyHops(Measurement):
 
 @dataclass(frozen=True)
 class _Window:
-    """What was found in one window: places in the run, eigenvalues (k,) with errors, hops and displacement."""
+    """Results of one window: indices of checkpoints in the run, eigenvalues (k,) with errors, hops and displacement."""
 
     start: int
     middle: int
@@ -166,17 +172,17 @@ class _Window:
 
 
 def _windows(run: Run) -> list[tuple[int, int]]:
-    """The first and last place of every stretch of checkpoints one step apart."""
-    found: list[tuple[int, int]] = []
+    """The indices of the first and the last checkpoint of each stretch of checkpoints one step apart."""
+    stretches: list[tuple[int, int]] = []
     for place in range(1, len(run)):
         before, here = run.steps[place - 1], run.steps[place]
         if before is None or here is None or here != before + 1:
             continue
-        if found and found[-1][1] == place - 1:
-            found[-1] = (found[-1][0], place)
+        if stretches and stretches[-1][1] == place - 1:
+            stretches[-1] = (stretches[-1][0], place)
         else:
-            found.append((place - 1, place))
-    return found
+            stretches.append((place - 1, place))
+    return stretches
 
 
 def _rate(rate: xr.DataArray, interval: xr.DataArray) -> str:
@@ -185,7 +191,7 @@ def _rate(rate: xr.DataArray, interval: xr.DataArray) -> str:
 
 
 def _split(row: xr.Dataset) -> str:
-    """Where the steps of a window go, at one threshold."""
+    """A line on how the steps of a window split, at one threshold."""
     from landscape.dynamics import PARTS
 
     parts = ", ".join(

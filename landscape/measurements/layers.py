@@ -1,4 +1,4 @@
-"""Every layer by itself: the top eigenvalue and the trace of its own block."""
+"""Measure the top eigenvalue and the trace of each layer's diagonal block."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 class Layers(OfMatrix):
     """The eigenvalue of largest magnitude and the trace of each layer's diagonal block of the matrix.
 
-    A layer is a module that has trainable parameters of its own, not only through its children; a parameter that two
-    layers share counts with the first. All other parameters are constants.
+    A layer is a module that has trainable parameters of its own, not only through its children. A parameter that two
+    layers share belongs to the first. While one layer is measured, all other parameters are constants.
 
     Attributes:
-        tol: goal for the relative residual of the eigenvalue.
-        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to it.
-        probes: so many, in place of that goal.
-        matrix: whose blocks.
+        tol: goal for the relative residual of the eigenpair. Default: 1e-3.
+        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to the trace. Default: None, the
+            goal of `landscape.estimate_trace`.
+        probes: number of probe vectors, instead of that goal. Default: None.
+        matrix: the matrix whose diagonal blocks are measured. Default: the Hessian.
     """
 
     tol: float = 1e-3
@@ -53,7 +54,7 @@ class Layers(OfMatrix):
     flag: ClassVar[Flag] = Flag("per_layer", "Top eigenvalue and trace of each layer.")
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse settings out of range, and a preconditioner of the whole vector."""
+        """Refuse settings out of range and a preconditioner from a file, and resolve the matrix."""
         from landscape.spectrum.eigenpairs import check_arguments
         from landscape.spectrum.trace import check_arguments as check_trace
 
@@ -64,37 +65,37 @@ class Layers(OfMatrix):
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
+        """See `Measurement.measure`; products take the routes of an earlier row, if there is one."""
         layers = layers_of(problem)
-        kept = kept_routes(history.choices, len(layers))
-        found, routes = [], []
-        for index, (names, before) in enumerate(zip(layers.values(), kept, strict=True)):
+        earlier_routes = kept_routes(history.choices, len(layers))
+        results, routes = [], []
+        for index, (names, before) in enumerate(zip(layers.values(), earlier_routes, strict=True)):
             tell = part(bar, index / len(layers), (index + 1) / len(layers), f"layer {index + 1} of {len(layers)}")
             pairs, trace, route = self._layer(problem.restricted(map(glob.escape, names)), before, tell)
-            found.append((pairs, trace))
+            results.append((pairs, trace))
             routes.append(route.plain())
-        return RowData(_variables(layers, problem, found, self.matrix), {"routes": routes})
+        return RowData(_variables(layers, problem, results, self.matrix), {"routes": routes})
 
     def _layer(
         self, problem: Problem, route: str | None, tell: Callable[[Progress], None]
     ) -> tuple[Eigenpairs, TraceEstimate, Route]:
-        """What is measured of one layer; its operator, with all graphs, is gone before the next one's is made."""
+        """Measure one layer. The operator and its graphs are freed on return, before the next layer's are made."""
         from landscape.spectrum.eigenpairs import top_eigenpairs
         from landscape.spectrum.trace import estimate_trace
 
-        operator, made = self.matrix.operator(problem, route)
+        operator, base = self.matrix.operator(problem, route)
         pairs = top_eigenpairs(operator, 1, "LM", self.tol, self.seed, progress=tell)
-        return pairs, estimate_trace(operator, self.tol_estimate, self.probes, self.seed, progress=tell), made.route
+        return pairs, estimate_trace(operator, self.tol_estimate, self.probes, self.seed, progress=tell), base.route
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """The layers whose numbers are less certain than asked for."""
+        """A line for each eigenvalue that did not converge and for each trace that missed its goal."""
         eigenvalues = row.layer.values[~row.converged.values]
         traces = row.layer.values[~row.trace_converged.values]
         lines = [f"the top eigenvalue of {name} did not converge: raise --tol" for name in eigenvalues]
         return lines + [f"the trace of {name} is less certain than asked for: raise --tol-estimate" for name in traces]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """A table of all layers."""
+        """A table of the layers."""
         from rich.table import Table
         from rich.text import Text
 
@@ -114,7 +115,7 @@ class Layers(OfMatrix):
 
 
 def layers_of(problem: Problem) -> dict[str, list[str]]:
-    """For each module that has parameters of its own, by name, the names of those that vary in the problem."""
+    """Names of each module's own varying parameters, by the module's name; modules without any are left out."""
     varying = set(problem.layout.names)
     own = {
         prefix or "(model)": [name for name, _ in module.named_parameters(prefix, recurse=False) if name in varying]

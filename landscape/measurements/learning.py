@@ -1,4 +1,4 @@
-"""How the samples of a data set are learnt over a run."""
+"""Measure how the samples of a data set are learnt over a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from landscape.dynamics import Grouping, Milestones
     from landscape.problem import Problem
 
-LEAST = 0.05  # of the natural scale: a sample that gains less isn't learnt
+LEAST = 0.05  # smallest fall of a learnt sample's loss, as a share of the natural scale
 _LOSS = "loss"
 
 
@@ -30,13 +30,14 @@ _LOSS = "loss"
 class Learning(Measurement):
     """Learning curves of groups of samples, and the step at which each sample is learnt and forgotten.
 
-    Made from the rows of `Samples`; see `landscape.dynamics.learning`. A sample of a single term with classes counts as
-    known where it is right, any other where its loss is half way down.
+    Computed from the rows of `Samples`; see `landscape.dynamics.learning`. If every sample has a single term with
+    classes, a sample counts as known where it is classified rightly. Otherwise a sample counts as known where its loss
+    has made half of its fall, if that fall is above `LEAST` of the natural scale.
 
     Attributes:
-        group_by: a name of what the data set says of its samples, or ``loss``, which takes thirds by the loss at the
-            last checkpoint; None takes the first name of texts, else the first of numbers, else ``loss``.
-        seed: of the resamples.
+        group_by: name of an annotation of the samples (`Problem.about`), or ``loss`` for thirds by the loss at the last
+            checkpoint. Default: None, the first annotation with texts, else the first with numbers, else ``loss``.
+        seed: seed of the bootstrap. Default: 0.
     """
 
     group_by: str | None = None
@@ -49,13 +50,13 @@ class Learning(Measurement):
 
     @classmethod
     def asked(cls, options: Mapping[str, Any]) -> list[Self]:
-        """With the losses of samples, of a run."""
+        """The measurement, where the command asks for `Samples` at more than one checkpoint."""
         return super().asked(options) if len(options["checkpoints"]) > 1 else []
 
     over_run: ClassVar[bool] = True
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse a name that the data set doesn't have."""
+        """Refuse to group by an annotation that the data set doesn't have."""
         if self.group_by not in (None, _LOSS, *problem.about):
             raise InputError(
                 f"samples can't be grouped by {self.group_by!r}; there are {listed([*problem.about, _LOSS], 8)}"
@@ -80,7 +81,7 @@ class Learning(Measurement):
         single = one_term and bool(np.isfinite(accuracies[:, weights > 0]).all())
         known = accuracies == 1 if single else half_way(losses, LEAST * scale)
         criterion = "right" if single else f"half of its gain, of at least {LEAST * scale:.2g}"
-        found = milestones(steps, known)
+        times = milestones(steps, known)
         of_losses, of_accuracies, halves = (
             group_curves(losses, groups, weights),
             group_curves(accuracies, groups, weights),
@@ -109,39 +110,39 @@ class Learning(Measurement):
                 "group_delay_interval": variable(("group", "bound"), halves.delay_intervals, "95 %"),
                 "group_of": variable("sample", groups.of, "index of a sample's group"),
             }
-            | _milestones(found)
+            | _milestones(times)
         )
 
     def _grouping(self, rows: list[xr.Dataset]) -> tuple[Grouping, str]:
-        """The groups of the samples that count, and what they are by."""
+        """The groups of the samples of positive weight, and a title for what the groups are by."""
         from landscape.dynamics import Grouping
 
-        kept = rows[0].weight.values > 0
+        weighted = rows[0].weight.values > 0
         about = {str(name).removeprefix(ABOUT): rows[0][name].values for name in rows[0] if str(name).startswith(ABOUT)}
         texts = [name for name, values in about.items() if values.dtype.kind not in "fi"]
         name = self.group_by or next(iter([*texts, *about]), _LOSS)
-        values = (about[name] if name in about else rows[-1].loss.values)[kept]
-        found, title = _grouped(values, name, name in texts)
-        of = np.full(len(kept), -1)
-        of[kept] = found.of
-        return Grouping(found.names, of), title
+        values = (about[name] if name in about else rows[-1].loss.values)[weighted]
+        grouping, title = _grouped(values, name, name in texts)
+        of = np.full(len(weighted), -1)
+        of[weighted] = grouping.of
+        return Grouping(grouping.names, of), title
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """What isn't learnt is a result."""
+        """No lines: a sample that isn't learnt is a result."""
         return []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """A line for each group."""
+        """A line for each group, and a line for the forgotten samples."""
         lines: list[RenderableType] = [
             f"learning over {counted(row.sizes['run'], 'checkpoint')}, groups by {row.grouped_by.values}; a sample is "
             f"known by: {row.criterion.values}"
         ]
         for i in range(row.sizes["group"]):
             each = row.isel(group=i)
-            first, last = each.group_loss.values[[0, -1]]
+            first, end = each.group_loss.values[[0, -1]]
             low, high = each.group_loss_interval.values[-1]
             lines.append(
-                f"{each.group_name.values} ({counted(int(each.group_size), 'sample')}): loss {first:.3g} to {last:.3g} "
+                f"{each.group_name.values} ({counted(int(each.group_size), 'sample')}): loss {first:.3g} to {end:.3g} "
                 f"[{low:.3g}, {high:.3g}], {_progress(each, str(row.group_name.values[0]) if i else '')}"
                 + f"; {float(each.group_known[-1]):.0%} known at the end"
             )
@@ -151,7 +152,7 @@ class Learning(Measurement):
 
 
 def _grouped(values: np.ndarray, name: str, text: bool) -> tuple[Grouping, str]:
-    """Groups by a text or by thirds of a number, and what they are by."""
+    """Groups by a text or by thirds of a number, and a title for what the groups are by."""
     from landscape.dynamics import Grouping
 
     title = name.replace("_", " ")
@@ -165,7 +166,7 @@ def _grouped(values: np.ndarray, name: str, text: bool) -> tuple[Grouping, str]:
 
 
 def _progress(group: xr.Dataset, first: str) -> str:
-    """When half of a group's progress was made, and how long after the first group's."""
+    """The step of half of a group's progress, and the delay after the group named `first`."""
     if not np.isfinite(group.group_half_step):
         return "no progress"
     later = (

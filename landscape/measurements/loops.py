@@ -1,4 +1,4 @@
-"""A looped module: curvature in the weights that its passes share, against that in separate weights."""
+"""Measure a looped module: curvature in its tied weights against curvature in untied weights for each pass."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 @renamed_settings(tol_trace="tol_estimate", module="loop_module")
 @dataclass(frozen=True)
 class Loops(OfMatrix):
-    """The tied matrix of a loop by the blocks of the untied one; see `landscape.loop_curvature` for the settings.
+    """The tied matrix of a loop and the blocks of the untied one; see `landscape.loop_curvature` for the settings.
 
     Attributes:
-        loop_module: the looped module's name; None finds it.
-        tol_estimate: twice the standard error of the trace's cross-loop share at which no more probes are drawn.
-        probes: the most that are drawn; None for the default of `loop_curvature`.
-        matrix: the kind of curvature.
+        loop_module: name of the looped module. Default: None, which finds the module.
+        tol_estimate: goal for twice the standard error of the trace's cross-loop share. Default: None, the goal of
+            `landscape.estimate_trace`.
+        probes: largest number of probe vectors. Default: None, the default of `landscape.loop_curvature`.
+        matrix: the kind of curvature. Default: the Hessian.
     """
 
     loop_module: str | None = None
@@ -67,7 +68,7 @@ class Loops(OfMatrix):
         return (TOL if self.tol_estimate is None else self.tol_estimate) / 2
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what `loop_curvature` would, a model without a loop included."""
+        """Refuse the settings and models that `loop_curvature` would refuse, and resolve the matrix."""
         from landscape.loops import check_arguments
         from landscape.loops.untied import untied
 
@@ -78,28 +79,28 @@ class Loops(OfMatrix):
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the ways the products are made are kept from an earlier row."""
+        """See `Measurement.measure`; products take the routes of an earlier row, if there is one."""
         from landscape.loops import loop_curvature
 
         routes: list[Route] = []
-        kept = kept_routes(history.choices, 2)
+        earlier_routes = kept_routes(history.choices, 2)
 
-        def operator(posed: Problem) -> SymmetricOperator:  # the tied problem, then the untied one
-            made, batched = self.matrix.operator(posed, kept[len(routes)])
+        def operator(posed: Problem) -> SymmetricOperator:  # called for the tied problem, then for the untied one
+            matrix, batched = self.matrix.operator(posed, earlier_routes[len(routes)])
             routes.append(batched.route)
-            return made
+            return matrix
 
-        found = loop_curvature(
+        curvature = loop_curvature(
             problem, self.loop_module, k=self.k, tol=self.tol, probes=self._probes, error=self._error, seed=self.seed,
             operator=operator, progress=bar,
         )  # fmt: skip
         return RowData(
-            _variables(found, self.matrix),
-            {"routes": [route.plain() for route in routes], "loop_notes": found.loop.notes},
+            _variables(curvature, self.matrix),
+            {"routes": [route.plain() for route in routes], "loop_notes": curvature.loop.notes},
         )
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Eigenvalues that did not converge, and a share less certain than asked for."""
+        """A line for eigenvalues that did not converge, and a line if the share of the trace missed its goal."""
         lines = []
         if open_ones := sum(int((~row[f"{name}_converged"]).sum()) for name in ("tied", "untied", "own")):
             lines.append(f"{open_ones} eigenvalues of the loop did not converge: raise --tol")
@@ -116,7 +117,7 @@ class Loops(OfMatrix):
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The eigenvalues side by side, and the shares."""
+        """Tied and untied eigenvalues side by side, the cross-loop shares, and tables of the blocks."""
         from rich.table import Table
 
         uses = row.sizes["use"]
@@ -149,13 +150,13 @@ class Loops(OfMatrix):
 
 
 def _value(row: xr.Dataset, name: str, i: int) -> str:
-    """An eigenvalue to the digits that its interval leaves it."""
+    """An eigenvalue, rounded to the digits that its interval allows."""
     low, high = row[f"{name}_intervals"].values[i]
     return to_error(float(row[name].values[i]), (high - low) / 2)
 
 
 def _share(row: xr.Dataset, name: str) -> str:
-    """A share with its interval, or why it has none."""
+    """A share with its interval, or the reason why the share is undefined."""
     value, (low, high) = float(row[name]), row[f"{name}_interval"].values
     if math.isnan(value):
         return "undefined: the whole can't be told from zero"
@@ -163,7 +164,7 @@ def _share(row: xr.Dataset, name: str) -> str:
 
 
 def _blocks(values: np.ndarray) -> Table:
-    """One number for each pair of uses."""
+    """A table (T, T) with one number for each pair of uses."""
     from rich.table import Table
 
     table = Table("i \\ j", *map(str, range(1, len(values) + 1)))

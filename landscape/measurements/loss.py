@@ -1,4 +1,4 @@
-"""The cheap measurement: the loss with its standard error, and the norm of the gradient."""
+"""Measure the loss with its standard error, and the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss(Measurement):
-    """The objective over the data, and its gradient's norm; a few forward and one backward pass."""
+    """The objective over the data and the norm of its gradient, from two forward passes and one backward pass."""
 
     name: ClassVar[str] = "loss"
     makes_products: ClassVar[bool] = False
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Nothing is open."""
+        """Return the measurement unchanged: no setting is left to decide."""
         return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
@@ -50,11 +50,11 @@ class Loss(Measurement):
         )
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """A loss over given data is what it is."""
+        """No lines: a loss has no goal."""
         return []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """Two lines."""
+        """A line for the loss, and a line for the gradient norm and the number of parameters."""
         from landscape.problem.samples import LossEstimate
 
         estimate = LossEstimate(float(row.loss), float(row.standard_error), int(row.samples), int(row.terms))

@@ -1,4 +1,4 @@
-"""Which matrix a measurement is of: the Hessian, or another kind of curvature."""
+"""The matrix of a measurement: the Hessian, or another kind of curvature."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A kind of curvature, and how it is made.
+    """A kind of curvature with its settings.
 
     Attributes:
-        kind: as `landscape.matrix` has it.
-        unit: what a score of the Fisher kinds is of: each loss ``term`` (token), or each sample's (``sequence``) sum.
-        samples: labels sampled for each term of ``fisher-mc``.
-        seed: of these labels.
-        precondition: D^(-1/2) A D^(-1/2) with D from Adam's second moments in the checkpoint (``adam``), or from a file
-            of a flat vector (.npy, or .pt with one tensor).
-        digest: sha256 of that file, once it is settled: it, and not the file's name, is part of the request.
+        kind: name of the kind, see `landscape.matrix`. Default: ``hessian``.
+        unit: the unit of a score in a Fisher matrix: each loss ``term`` (token), or each sample's sum of terms
+            (``sequence``). Default: ``term``.
+        samples: number of labels sampled for each term of ``fisher-mc``. Default: 1.
+        seed: seed of these labels. Default: 0.
+        precondition: source of the diagonal D of D^(-1/2) A D^(-1/2): ``adam`` for Adam's second moments in the
+            checkpoint, or a file with a flat vector (.npy, or .pt with one tensor). Default: None, the matrix A.
+        digest: sha256 of that file, set by `resolved`. The request contains this digest instead of the file's name.
     """
 
     kind: str = "hessian"
@@ -43,14 +44,14 @@ class Matrix:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the matrix, as stored in the record."""
+        """The settings that determine the matrix, as stored in the record."""
         settings = asdict(self)
         digest = settings.pop("digest")
         return settings | ({"precondition": f"sha256 {digest}"} if digest else {})
 
     @property
     def title(self) -> str:
-        """What the screen calls it."""
+        """Name of the matrix on the screen."""
         title = kind_of(self.kind).title
         if self.kind == "fisher-mc":
             title += f", {self.samples} label{'s' * (self.samples > 1)} a term"
@@ -63,38 +64,38 @@ class Matrix:
 
     @property
     def units(self) -> str:
-        """Of its entries and eigenvalues."""
+        """Units of the entries and the eigenvalues."""
         return "1 (preconditioned)" if self.precondition else "loss / parameter^2"
 
     def group(self, measurement: str) -> str:
-        """The record's group for a measurement: its own name for the Hessian, with the matrix's for any other."""
+        """Name of a measurement's group in the record; a matrix other than the Hessian has its own name at the end."""
         label = "" if self.kind == "hessian" else "_" + self.kind.replace("-", "_")
         return f"{measurement}{label}{'_preconditioned' if self.precondition else ''}"
 
     def operator(
         self, problem: Problem, route: str | None = None, products: int | None = None
     ) -> tuple[SymmetricOperator, BatchedOperator | DifferenceHessian]:
-        """The operator at a problem's point, and what makes its products (itself, unless it is preconditioned).
+        """The operator at a problem's point, and the operator without preconditioning, which has a route.
 
         Args:
-            problem: where.
-            route: the way to make products, where it was decided before.
-            products: so many are expected; None if nobody knows.
+            problem: the problem, at the point where the matrix is taken.
+            route: name of the route of the products. Default: None, which chooses a route.
+            products: expected number of products, or None if unknown.
 
         Raises:
-            InputError: the problem has no such matrix, or there is nothing to precondition with.
+            InputError: the problem has no such matrix, or no diagonal to precondition with.
         """
         from landscape.curvature.preconditioned import Preconditioned
 
         settings = {"unit": self.unit, "samples": self.samples, "seed": self.seed}
-        made = kind_of(self.kind).make(problem, **settings, route=route, products=products)
-        return (Preconditioned(made, self._diagonal(problem)), made) if self.precondition else (made, made)
+        base = kind_of(self.kind).make(problem, **settings, route=route, products=products)
+        return (Preconditioned(base, self._diagonal(problem)), base) if self.precondition else (base, base)
 
     def resolved(self, problem: Problem) -> Matrix:
-        """Itself with the digest of its file.
+        """The matrix with the digest of its file, if it has a file.
 
         Raises:
-            InputError: what `operator` would refuse, before anything is measured.
+            InputError: the problem has no such matrix, a setting is out of range, or the diagonal is unusable.
         """
         kind_of(self.kind).check(problem)
         if self.samples < 1:
@@ -123,8 +124,8 @@ class OfMatrix(Measurement):
     """A measurement of a matrix.
 
     Attributes:
-        group: the record's group if the matrix is the Hessian.
-        matrix: which one it is.
+        group: name of the record's group where the matrix is the Hessian.
+        matrix: the matrix.
     """
 
     group: ClassVar[str]
@@ -132,25 +133,25 @@ class OfMatrix(Measurement):
 
     @property
     def exact(self) -> bool:
-        """Whether the numbers have no error that covers products in less precision."""
+        """Whether the measurement needs exact products: its errors don't cover products in reduced precision."""
         return True
 
     @property
     def name(self) -> str:
-        """The group, with the matrix's name if it isn't the Hessian."""
+        """Name of the record's group; see `Matrix.group`."""
         return self.matrix.group(self.group)
 
     @property
     def settings(self) -> dict[str, Any]:
         """See `Measurement.settings`."""
-        # Rows of version 0.1, whose errors leave out what all products share, are another request's.
+        # "errors" keeps a request from reusing rows of version 0.1, whose errors leave out what all products share.
         return super().settings | {"matrix": self.matrix.settings, "errors": "to products in float64"}
 
     def with_matrix(self, problem: Problem) -> Self:
-        """Itself with its matrix settled; see `Matrix.resolved`.
+        """The measurement with its matrix resolved; see `Matrix.resolved`.
 
         Raises:
-            InputError: as there, or the numbers are too exact for products in less precision.
+            InputError: see `Matrix.resolved`, or the measurement needs exact products and the matrix has none.
         """
         if self.exact and kind_of(self.matrix.kind).reduced:
             raise InputError(
@@ -161,10 +162,10 @@ class OfMatrix(Measurement):
 
 
 def kept_route(choices: Mapping[str, Any] | None) -> str | None:
-    """The way an earlier row's products were made."""
+    """Name of the route of an earlier row's products, or None without an earlier row."""
     return None if choices is None else choices["route"]["name"]
 
 
 def kept_routes(choices: Mapping[str, Any] | None, count: int) -> list[str | None]:
-    """The ways that the products of several matrices of an earlier row were made."""
+    """Names of the routes of an earlier row's `count` matrices, or as many None without an earlier row."""
     return [None] * count if choices is None else [route["name"] for route in choices["routes"]]

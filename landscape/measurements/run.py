@@ -1,4 +1,4 @@
-"""The checkpoints that are measured together, and what a record has of a measurement already."""
+"""The checkpoints of a run, and the rows of a measurement that a record has already."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Run:
     """The checkpoints that are measured together, in the order of their steps.
 
     Attributes:
-        steps: of training; None where a file doesn't say.
-        digests: the sha256 of each file.
-        load: the problem at the weights of the checkpoint at a position, read anew.
-        stored: the row of a measurement (by name) at a position; None where there is none.
+        steps: training step of each checkpoint; None where the file has no step.
+        digests: sha256 of each checkpoint's file.
+        load: function that reads the checkpoint at a position and returns the problem at its weights.
+        stored: function that returns the row of a measurement (by name) at a position, or None if there is no row.
     """
 
     steps: tuple[int | None, ...] = ()
@@ -38,26 +38,26 @@ class Run:
     stored: Callable[[str, int], xr.Dataset | None] = field(default=_empty, repr=False)
 
     def __len__(self) -> int:
-        """How many checkpoints."""
+        """Number of checkpoints."""
         return len(self.digests)
 
     @property
     def digest(self) -> str:
-        """A sha256 of the checkpoints in their order, by which the run is known."""
+        """Identity of the run: sha256 of the checkpoints' digests, joined in order."""
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()
 
     @property
     def positions(self) -> np.ndarray:
-        """Where each checkpoint is on an axis: its step, or where one isn't known the place of each in the order."""
+        """Position of each checkpoint on an axis: its step, or its index if any step is unknown."""
         known = None not in self.steps
         return np.array(self.steps if known else range(len(self)), dtype=np.int64)
 
     def refuse_disorder(self, least: int, what: str) -> None:
-        """Raise InputError where there are too few checkpoints, or two of them of one step.
+        """Raise InputError where there are too few checkpoints, or two checkpoints have one step.
 
         Args:
-            least: how many there have to be.
-            what: "dynamics are", for the message.
+            least: smallest number of checkpoints.
+            what: subject and verb of the message, such as "dynamics are".
         """
         if len(self) < least:
             raise InputError(f"{what} of a run: name at least {least} of its checkpoints")
@@ -68,31 +68,31 @@ class Run:
             )
 
     def problems(self) -> Iterator[Problem]:
-        """The problem at each checkpoint, one at a time."""
+        """The problem at each checkpoint, loaded one at a time."""
         return map(self.load, range(len(self)))
 
     def rows(self, measurement: str) -> list[xr.Dataset]:
         """The rows of a measurement, in the order of the checkpoints.
 
         Raises:
-            InputError: one isn't there.
+            InputError: a checkpoint has no row.
         """
-        found = [row for position in range(len(self)) if (row := self.stored(measurement, position)) is not None]
-        if len(found) < len(self):
+        rows = [row for position in range(len(self)) if (row := self.stored(measurement, position)) is not None]
+        if len(rows) < len(self):
             raise InputError(
                 f"this is made of the rows of {measurement}: measure it of every checkpoint of the run too"
             )
-        return found
+        return rows
 
 
 @dataclass(frozen=True)
 class History:
-    """What the record has already of a measurement, and the run it is of.
+    """The rows of a measurement that the record has already, and the run.
 
     Attributes:
-        choices: the provenance of its first row, whose choices hold for all; None where there is no row.
-        previous: the row of the checkpoint before, as it was measured; None for the first.
-        digest: the sha256 of the checkpoint that is measured now, or of the run.
+        choices: provenance of the measurement's first row, whose choices all rows follow; None without a row.
+        previous: row of the checkpoint before, as it was measured; None for the first checkpoint.
+        digest: sha256 of the checkpoint that is being measured, or the digest of the run.
         run: the checkpoints that are measured together.
     """
 
@@ -102,6 +102,6 @@ class History:
     run: Run = field(default_factory=Run)
 
     def of_checkpoint(self, measurement: str) -> xr.Dataset | None:
-        """The row that the record has of another measurement at this checkpoint; None where there is none."""
+        """The record's row of another measurement (by name) at this checkpoint, or None if there is no row."""
         places = [position for position, digest in enumerate(self.run.digests) if digest == self.digest]
         return self.run.stored(measurement, places[0]) if places else None

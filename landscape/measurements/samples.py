@@ -1,4 +1,4 @@
-"""The losses of single samples, and of their terms, at a checkpoint."""
+"""Measure the loss of each sample, and of its terms, at a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 ABOUT = "about_"
 
-_TERMS_STORED = 1e8  # bytes over a run; of more, the single terms' losses aren't kept
+_TERMS_STORED = 1e8  # bytes over a run, up to which the losses of single terms are stored
 _UNTOLD = -1
 
 
 @dataclass(frozen=True)
 class Samples(Measurement):
-    """Every sample's loss, which of its terms are right, and what the data set says of it.
+    """Loss and accuracy of each sample, and the data set's annotations of it (`Problem.about`).
 
     Attributes:
-        terms: whether the losses of single terms (tokens) are stored too, where samples have several; None decides by
-            their size.
+        terms: whether to store the losses of single terms (tokens) too, where samples have several terms. Default:
+            None, which stores up to 100 MB over the run.
     """
 
     terms: bool | None = None
@@ -43,7 +43,7 @@ class Samples(Measurement):
     figures: ClassVar[tuple[str, ...]] = ("samples",)
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Store the terms where samples have several and the run's fit into 100 MB."""
+        """Decide whether to store terms: samples have several, and by default the run's terms take at most 100 MB."""
         shapes = [losses.shape for losses, _ in problem.sample_losses()]
         several = any(len(shape) > 1 for shape in shapes)
         size = checkpoints * sum(shape.numel() for shape in shapes) * (problem.dtype.itemsize + 1)
@@ -67,15 +67,15 @@ class Samples(Measurement):
         return RowData(variables | about_variables(problem) | (_of_terms(evaluated_terms) if self.terms else {}))
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Losses are what they are."""
+        """No lines: a loss has no goal."""
         return []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """How the losses are spread."""
+        """A line with quantiles of the samples' losses."""
         losses = row.loss.values[row.weight.values > 0]
         low, median, high = np.quantile(losses, (0.1, 0.5, 0.9)) if len(losses) else [np.nan] * 3
-        told = [name.removeprefix(ABOUT).replace("_", " ") for name in map(str, row) if name.startswith(ABOUT)]
-        known = f"; the data set says of each its {' and '.join(told)}" if told else ""
+        names = [name.removeprefix(ABOUT).replace("_", " ") for name in map(str, row) if name.startswith(ABOUT)]
+        known = f"; the data set says of each its {' and '.join(names)}" if names else ""
         return [
             f"losses of {counted(len(losses), 'sample')}: 10 % below {low:.4g}, half below {median:.4g}, 90 % below "
             f"{high:.4g}{known}"
@@ -83,7 +83,7 @@ class Samples(Measurement):
 
 
 def about_variables(problem: Problem) -> dict[str, xr.Variable]:
-    """What the data set says of each sample."""
+    """Variables for the data set's annotations of each sample."""
     return {
         ABOUT + name: variable(
             "sample",
@@ -96,7 +96,10 @@ def about_variables(problem: Problem) -> dict[str, xr.Variable]:
 
 
 def _of_terms(evaluated_terms: list[EvaluatedTerms]) -> dict[str, xr.Variable]:
-    """The losses of terms (samples, terms) in the precision they have, and which are right; shorter rows are padded."""
+    """Variables for single terms: losses (samples, terms) in their own precision, and whether each term is right.
+
+    Samples with fewer terms are padded.
+    """
     import torch
 
     width = max(losses[0].numel() for losses, _, _ in evaluated_terms)
@@ -112,8 +115,8 @@ def _of_terms(evaluated_terms: list[EvaluatedTerms]) -> dict[str, xr.Variable]:
         torch.full_like(weights, _UNTOLD) if correct is None else torch.where(weights > 0, correct, _UNTOLD)
         for _, weights, correct in evaluated_terms
     ]
-    told = joined([each.reshape(len(each), -1) for each in right], _UNTOLD).round().astype(np.int8)
+    correctness = joined([each.reshape(len(each), -1) for each in right], _UNTOLD).round().astype(np.int8)
     return {
         "term_loss": variable(("sample", "term"), joined(losses, torch.nan), "loss of a term; NaN if masked", "loss"),
-        "term_correct": variable(("sample", "term"), told, "1 right, 0 wrong, -1 masked or nothing tells"),
+        "term_correct": variable(("sample", "term"), correctness, "1 right, 0 wrong, -1 masked or nothing tells"),
     }

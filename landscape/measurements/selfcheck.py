@@ -1,4 +1,4 @@
-"""Whether products are what they are said to be: of one symmetric matrix, and of the Hessian."""
+"""Check that products are linear and symmetric, and that those of a Hessian agree with differences."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _SLOPES = {
 
 @dataclass(frozen=True)
 class SelfCheck(OfMatrix):
-    """Four products with random vectors, held to each other and to central differences of the gradient.
+    """Four products with random vectors, compared with each other and with central differences of the gradient.
 
     Attributes:
-        seed: of the vectors.
-        matrix: of which the products are.
+        seed: seed of the random vectors. Default: 0.
+        matrix: the matrix whose products are checked. Default: the Hessian.
     """
 
     seed: int = 0
@@ -52,11 +52,11 @@ class SelfCheck(OfMatrix):
 
     @property
     def exact(self) -> bool:
-        """See `OfMatrix`."""
+        """See `OfMatrix.exact`."""
         return False
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Nothing is open but the matrix."""
+        """Resolve the matrix."""
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
@@ -65,41 +65,41 @@ class SelfCheck(OfMatrix):
         from landscape.curvature.differences import DifferenceHessian
         from landscape.curvature.reduced import ReducedHessian
 
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), 4)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), 4)
         hessian = kind_of(self.matrix.kind).differentiable and self.matrix.precondition is None
-        error = made.error if isinstance(made, DifferenceHessian | ReducedHessian) else 0.0
-        found = check_products(problem, operator, hessian=hessian, error=error, seed=self.seed)
-        errors = {name: getattr(found, name) for name in _ERRORS}
+        error = base.error if isinstance(base, DifferenceHessian | ReducedHessian) else 0.0
+        check = check_products(problem, operator, hessian=hessian, error=error, seed=self.seed)
+        errors = {name: getattr(check, name) for name in _ERRORS}
         variables = {
             name: variable((), float("nan") if value is None else value, f"{_ERRORS[name]}, as a share of a product")
             for name, value in errors.items()
         }
-        variables["rounding"] = variable((), found.rounding, "what rounding may make of the first three")
-        variables["allowed"] = variable((), found.allowed, "what differences may be off by: their own error, rounding")
-        slopes = "slope", [each.direction for each in found.slopes]
+        variables["rounding"] = variable((), check.rounding, "what rounding may make of the first three")
+        variables["allowed"] = variable((), check.allowed, "what differences may be off by: their own error, rounding")
+        slopes = "slope", [each.direction for each in check.slopes]
         variables["slope"] = variable(*slopes, "direction in which the loss was differentiated")
         for name, meaning in _SLOPES.items():
-            values = [getattr(each, name) for each in found.slopes]
+            values = [getattr(each, name) for each in check.slopes]
             variables[f"slope_{name}"] = variable("slope", values, meaning, "loss / parameter")
-        variables["reason"] = variable((), found.reason, "why there are no differences")
-        return RowData(variables, {"route": made.route.plain()})
+        variables["reason"] = variable((), check.reason, "why there are no differences")
+        return RowData(variables, {"route": base.route.plain()})
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Every fault; and differences that couldn't be made count as none."""
+        """A line for each fault; missing differences are no fault."""
         return list(_found(row).faults)
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """A line."""
-        found = _found(row)
-        parts = [f"{name} {getattr(found, name):.1e}" for name in ("repeatability", "linearity", "symmetry")]
-        if found.differences is not None:
-            parts.append(f"from differences of the gradient {found.differences:.1e} (these: {found.allowed:.1e})")
-        elif found.reason:
-            parts.append(f"NOT held to differences: {found.reason}")
+        """A line for the products, and a line for each slope of the loss."""
+        check = _found(row)
+        parts = [f"{name} {getattr(check, name):.1e}" for name in ("repeatability", "linearity", "symmetry")]
+        if check.differences is not None:
+            parts.append(f"from differences of the gradient {check.differences:.1e} (these: {check.allowed:.1e})")
+        elif check.reason:
+            parts.append(f"NOT held to differences: {check.reason}")
         lines: list[RenderableType] = [
             f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"
         ]
-        return lines + [f"self-check of the gradient: {slope}" for slope in found.slopes]
+        return lines + [f"self-check of the gradient: {slope}" for slope in check.slopes]
 
 
 def _found(row: xr.Dataset) -> ProductCheck:

@@ -1,4 +1,4 @@
-"""What is done when memory runs out: the same again, with less at a time."""
+"""Halve the micro-batches of a problem after memory ran out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 def with_less(problem: Problem, why: str) -> Problem:
-    """The same problem in micro-batches of half the size, for measurements that take half the memory.
+    """The problem in micro-batches of half the size, with half the memory for a measurement.
 
     Args:
-        problem: of which something didn't fit into memory.
-        why: what was said of that.
+        problem: the problem whose measurement ran out of memory.
+        why: cause, from the exception, for the messages.
 
     Raises:
-        InputError: there is nothing to halve, or only all processes together could.
+        InputError: a micro-batch has one sample or can't be split, or several processes share the problem.
     """
     from landscape.machine.memory import half_of_memory
     from landscape.problem.batches import samples_in

@@ -1,4 +1,4 @@
-"""What slices of the loss along lines and over planes have in common: their settings, directions and ends."""
+"""Settings, directions and extents of slices of the loss, along lines and over planes."""
 
 from __future__ import annotations
 
@@ -33,26 +33,30 @@ if TYPE_CHECKING:
     from landscape.slices.path import Path
 
 SLICES = "Loss on lines, or a plane."
-_MARGIN = 0.1  # beyond the run's checkpoints on either side, by what they span
+_MARGIN = 0.1  # margin beyond the run's checkpoints on either side, as a share of their span
 
 
 @dataclass(frozen=True)
 class Slice(Measurement):
-    """What slices of one and of two dimensions have in common.
+    """A slice of the loss of one or two dimensions.
 
     Attributes:
-        directions: ``filter``, ``layer`` or ``gaussian`` (random, so normalised), ``top`` or ``bottom`` (Hessian
-            eigenvectors), ``gradient``, ``pca`` (a principal component of the run's checkpoints), a checkpoint (the
-            line to it), a record (an eigenvector in it) or a .npy file of a vector. One that is named again is the next
-            of its kind: the second draw, the second eigenvector. Default: random ones, filter by filter.
-        points: on each axis; an even number is raised by one. Default: 51 on a line, 25 across a plane and up.
-        reach: half the length of each axis, in steps along its direction; None finds the ends by the loss's rise, and
-            along a principal component by the run's checkpoints.
-        seed: of the random directions, of the eigenvectors' solves and of the subset.
-        subset: how many samples, the same at every point and checkpoint; None for all.
-        digests: the files among the directions with their sha256, once they are settled.
-        buffers: what the model's buffers are at the points: ``interpolate`` those of the checkpoints that lines lead
-            to, ``keep`` those of the centre, or ``re-estimate`` BatchNorm's; see `landscape.slices.buffers.Points`.
+        directions: names of the directions. ``filter``, ``layer`` and ``gaussian`` are random directions, normalised by
+            filter, by layer or not at all. ``top`` and ``bottom`` are Hessian eigenvectors, ``gradient`` is the
+            gradient, and ``pca`` is a principal component of the run's checkpoints. A path of a checkpoint is the line
+            to that checkpoint, a path of a record (.h5) an eigenvector in it, and a path of a .npy file a vector. A
+            repeated name stands for the next direction of its kind: the second draw, the second eigenvector. Default:
+            ``filter``, one on a line and two on a plane.
+        points: number of points on each axis; an even number is raised by one. Default: 51 on a line, 25 on each axis
+            of a plane.
+        reach: half the length of each axis, in steps along its direction. Default: None, up to where the loss has
+            risen, or along a principal component up to the run's checkpoints.
+        seed: seed of the random directions, of the eigenvectors' solves and of the subset. Default: 0.
+        subset: number of samples, which all points and checkpoints share. Default: None, all samples.
+        digests: path and sha256 of each file among the directions, set by `resolve`.
+        buffers: rule for the model's buffers at the points. ``interpolate`` goes from the centre's buffers to those of
+            the checkpoints that lines lead to, ``keep`` keeps the centre's, ``re-estimate`` computes BatchNorm's
+            statistics at each point; see `landscape.slices.buffers.Points`. Default: ``interpolate``.
     """
 
     directions: tuple[str, ...] = ()
@@ -71,9 +75,10 @@ class Slice(Measurement):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """See `Measurement.settings`: a file is known by its content, and kept buffers need no word.
+        """See `Measurement.settings`. A file among the directions is stored by its sha256.
 
-        Records of 0.1, which kept them, are so gone on with where they are right.
+        The rule for buffers is left out where the buffers stay those of the centre. Version 0.1 always kept the
+        centre's buffers, so that its records have equal settings there and can be continued.
         """
         known = dict(self.digests)
         directions = [f"sha256 {known[name]}" if name in known else name for name in self.directions]
@@ -85,11 +90,11 @@ class Slice(Measurement):
 
     @property
     def depends_on_run(self) -> bool:
-        """See `Measurement.depends_on_run`: components are of its checkpoints."""
+        """See `Measurement.depends_on_run`; principal components depend on all checkpoints of the run."""
         return PRINCIPAL in self.directions
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse directions that there are not, and numbers out of range."""
+        """Refuse unusable directions and numbers out of range; fill in defaults and the digests of files."""
         from landscape.slices.buffers import refuse_rule
         from landscape.slices.grid import positions
 
@@ -107,7 +112,10 @@ class Slice(Measurement):
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
 
     def check_run(self, run: Run, measured: Sequence[str]) -> None:
-        """Principal components take one checkpoint more than there are of them, and no plane has a line to itself."""
+        """Refuse a run with too few checkpoints, or a plane along the line from a checkpoint to itself.
+
+        k principal components need at least k + 1 checkpoints.
+        """
         if own := [name for name, digest in self.digests if digest in measured and not self._of_lines]:
             raise InputError(
                 f"{own[0]} is among the checkpoints that have a plane, and no line leads from it to itself: name the "
@@ -117,7 +125,7 @@ class Slice(Measurement):
             run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')}")
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Eigenvectors that did not converge, and sides on which the loss doesn't rise, so that there is no end."""
+        """A line for each eigenvector that did not converge, and for each side on which the loss doesn't rise."""
         lines = [f"the {each} did not converge" for each in row.direction.values[~row.converged.values]]
         flat = [
             f"{direction} ({side})"
@@ -141,13 +149,17 @@ class Slice(Measurement):
         return positions(extent.low, extent.high, self.points)
 
     def _extent(self, problem: Problem, found: Found, history: History, ends: Sequence[float]) -> Extent:
-        """As asked for, or along a principal component to where the run has been, or as the loss rises.
+        """The ends of a slice along one direction.
+
+        They are -1 and 1 for a direction of zeros, and -reach and reach if ``reach`` is set. Otherwise a principal
+        component goes to the run's checkpoints, and any other direction to where the loss has risen. In these two
+        cases ``ends`` lie on the slice too, with a margin.
 
         Args:
-            problem: at the centre.
+            problem: the problem at the centre.
             found: the direction.
-            history: with the run.
-            ends: where along the direction the checkpoints lie that lines lead to: they are shown in any case.
+            history: history with the run.
+            ends: positions along the direction of the checkpoints that lines lead to.
         """
         from landscape.slices.extent import Extent, find_extent
 
@@ -164,15 +176,16 @@ class Slice(Measurement):
 
 
 def _around(places: Sequence[float]) -> tuple[float, float]:
-    """The ends of a line through the centre that shows every place on it, with a margin."""
+    """The ends of a line that holds the centre (position 0) and all of `places`, with a margin."""
     low, high = min([0.0, *places]), max([0.0, *places])
     return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
 
 def path_of_run(problem: Problem, history: History, found: Sequence[Found]) -> tuple[Path, list[str]]:
-    """The run's checkpoints on the span of the directions, and which of their buffers differ from the centre's.
+    """Project the run's checkpoints onto the span of the directions.
 
-    Of none where there is one checkpoint alone.
+    Returns:
+        The path, empty for a run of a single checkpoint, and the names of buffers that differ from the centre's.
     """
     from landscape.slices.buffers import differing
     from landscape.slices.path import project
@@ -189,13 +202,13 @@ def path_of_run(problem: Problem, history: History, found: Sequence[Found]) -> t
 
 
 def titles(row: xr.Dataset) -> list[str]:
-    """Each direction with what is known of it."""
+    """Name of each direction, with its detail at this checkpoint if there is any."""
     pairs = zip(row.direction.values, row.detail.values, strict=True)
     return [f"{name}, {detail}" if detail else str(name) for name, detail in pairs]
 
 
 def common_variables(found: Sequence[Found], extents: Sequence[Extent], samples: int) -> dict[str, xr.Variable]:
-    """What is known of the directions, one orthogonal to the other or not."""
+    """Variables for the directions and extents of a slice; the directions need not be orthogonal."""
     from landscape.slices.directions import cosine
 
     directions = [each.direction for each in found]

@@ -1,4 +1,4 @@
-"""The loss along lines through a checkpoint."""
+"""Measure the loss along lines through a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from landscape.problem import Problem
     from landscape.slices.lines import Line
 
-_SAMPLES_STORED = 1e8  # bytes; of more the losses of single samples aren't kept
+_SAMPLES_STORED = 1e8  # bytes, up to which the losses of single samples are stored
 
 
 @dataclass(frozen=True)
 class Slices1D(Slice):
-    """The loss along one line or several, with every sample's own."""
+    """The loss along one line or several, with the loss of each sample; see `Slice` for the settings."""
 
     name: ClassVar[str] = "slices_1d"
     flag: ClassVar[Flag] = Flag("slices", SLICES, ("--slice",), choice="1d")
@@ -43,11 +43,11 @@ class Slices1D(Slice):
         from landscape.slices.lines import line
 
         problem = self._on_subset(problem)
-        found, hessian = self._find(problem, bar, history), problem.hessian()
-        extents = [self._extent(problem, each, history, [1.0] if each.direction.ends else []) for each in found]
+        directions, hessian = self._find(problem, bar, history), problem.hessian()
+        extents = [self._extent(problem, each, history, [1.0] if each.direction.ends else []) for each in directions]
         lines = []
-        for index, (each, extent) in enumerate(zip(found, extents, strict=True)):
-            tell = part(bar, 0.3 + 0.7 * index / len(found), 0.3 + 0.7 * (index + 1) / len(found))
+        for index, (each, extent) in enumerate(zip(directions, extents, strict=True)):
+            tell = part(bar, 0.3 + 0.7 * index / len(directions), 0.3 + 0.7 * (index + 1) / len(directions))
             grid = self._grid(extent)
             if each.nowhere:
                 lines.append(_left_out(problem, each, grid))
@@ -55,12 +55,12 @@ class Slices1D(Slice):
             lines.append(line(problem, each.direction, grid, buffers=self.buffers, operator=hessian, progress=tell))
         samples = problem.by_sample().estimate().samples
         return RowData(
-            common_variables(found, extents, samples) | _line_variables(lines, about_variables(problem)),
+            common_variables(directions, extents, samples) | _line_variables(lines, about_variables(problem)),
             notes=[note for each in lines for note in each.notes],
         )
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """A line for each direction."""
+        """A line of text for each direction."""
         lines: list[RenderableType] = [
             f"loss along {counted(int((row.norm > 0).sum()), 'line')}, {row.sizes['point']} points each, on "
             f"{counted(int(row.samples), 'sample')}"
@@ -81,7 +81,10 @@ class Slices1D(Slice):
 
 
 def _left_out(problem: Problem, found: Found, grid: np.ndarray) -> Line:
-    """What stands for a line to the checkpoint itself, beside the lines of other directions and checkpoints."""
+    """A `Line` of NaN for the line from a checkpoint to itself.
+
+    Rows of other checkpoints have losses there, and all rows have the shape of the directions.
+    """
     from landscape.slices.lines import Line
 
     missing, weights = np.full(len(grid), np.nan), problem.by_sample().weights.cpu().numpy()

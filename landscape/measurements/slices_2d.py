@@ -1,4 +1,4 @@
-"""The loss over a plane through a checkpoint, and the path of the run on the plane."""
+"""Measure the loss over a plane through a checkpoint, and the path of the run on the plane."""
 
 from __future__ import annotations
 
@@ -25,24 +25,29 @@ if TYPE_CHECKING:
     from landscape.slices.path import Path
     from landscape.slices.planes import Plane
 
-_TURNED = 1e-3  # a cosine beyond which orthogonalising leaves another direction
+_TURNED = 1e-3  # |cosine| beyond which orthogonalising changes the second direction noticeably
 
 
 @dataclass(frozen=True)
 class Slices2D(Slice):
     """The loss over the plane of two directions, the second made orthogonal to the first, and the run's path on it.
 
-    The path is of the checkpoints that were named when the plane was drawn; a row that was there before keeps its own.
+    The path has the checkpoints of the request that measured the row. A later request with more checkpoints leaves a
+    stored row as it is. See `Slice` for the other settings.
 
     Attributes:
-        adaptive: the error by the loss's range that may be found where points are interpolated; None evaluates all.
+        adaptive: goal for the largest error that is found where points are interpolated, as a share of the loss's
+            range. Default: None, which evaluates all points.
     """
 
     adaptive: float | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Without what is left at its default, so that records of before it was there are gone on with."""
+        """See `Slice.settings`; ``adaptive`` is left out at its default.
+
+        Records from before that setting have equal settings, and can be continued.
+        """
         settings = super().settings
         return settings if self.adaptive is not None else {k: v for k, v in settings.items() if k != "adaptive"}
 
@@ -54,7 +59,7 @@ class Slices2D(Slice):
     _of_lines = False
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Two directions make a plane."""
+        """Refuse a number of directions other than two, and the settings that `Slice.resolve` refuses."""
         from landscape.slices.adaptive import refuse_tolerance
 
         if self.adaptive is not None:
@@ -70,16 +75,16 @@ class Slices2D(Slice):
         from landscape.slices.planes import plane
 
         problem = self._on_subset(problem)
-        given = self._find(problem, bar, history)
-        first, second = straight = orthogonalised([each.direction for each in given])
-        angle = cosine(*(each.direction for each in given))
-        found = [replace(each, direction=direction) for each, direction in zip(given, straight, strict=True)]
-        ends = _ends(problem, given, found)
+        chosen = self._find(problem, bar, history)
+        first, second = straight = orthogonalised([each.direction for each in chosen])
+        angle = cosine(*(each.direction for each in chosen))
+        drawn = [replace(each, direction=direction) for each, direction in zip(chosen, straight, strict=True)]
+        ends = _ends(problem, chosen, drawn)
         extents = [
-            self._extent(problem, each, history, along) for each, along in zip(found, ends.coordinates.T, strict=True)
+            self._extent(problem, each, history, along) for each, along in zip(drawn, ends.coordinates.T, strict=True)
         ]
         across, up = map(self._grid, extents)
-        made = plane(
+        surface = plane(
             problem,
             first,
             second,
@@ -90,21 +95,21 @@ class Slices2D(Slice):
             seed=self.seed,
             progress=part(bar, 0.3, 1.0),
         )
-        if abs(angle) > _TURNED:  # what was known of the second was of another direction
-            found[1] = Found(straight[1], "turned orthogonal to the first", found[1].converged)
+        if abs(angle) > _TURNED:  # the detail of the second was of the direction as it was given
+            drawn[1] = Found(straight[1], "turned orthogonal to the first", drawn[1].converged)
         samples = problem.by_sample().estimate().samples
-        path, others = path_of_run(problem, history, found)
+        path, others = path_of_run(problem, history, drawn)
         return RowData(
-            common_variables(found, extents, samples)
+            common_variables(drawn, extents, samples)
             | {"cosine_given": variable((), angle, "cosine of the directions as they were given")}
-            | _plane_variables(made)
+            | _plane_variables(surface)
             | _path_variables(path, history)
-            | _end_variables(ends, given),
-            notes=(*made.notes, *([_not_their_own(others)] if others else [])),
+            | _end_variables(ends, chosen),
+            notes=(*surface.notes, *([_not_their_own(others)] if others else [])),
         )
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """What the plane is of, and where the loss is lowest."""
+        """The directions, the losses at the centre and at the lowest and highest points, and the path of the run."""
         losses = row.loss.values
         lowest = np.unravel_index(np.nanargmin(losses), losses.shape)
         at, (first, second) = (row.first.values, row.second.values), titles(row)
@@ -121,7 +126,7 @@ class Slices2D(Slice):
 
 
 def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> Path:
-    """Where the checkpoints that lines lead to lie on the span of the directions, made orthogonal or not."""
+    """Project the checkpoints that lines lead to onto the span of the directions in `found`."""
     from landscape.slices.path import project
 
     ends = (problem.vector + each.direction.vector for each in given if each.direction.ends)
@@ -129,7 +134,7 @@ def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> P
 
 
 def _not_their_own(buffers: Sequence[str]) -> str:
-    """A note on the losses that a plane has where the run's checkpoints lie."""
+    """A note that the plane's loss may differ from that of a checkpoint of the run with other buffers."""
     return (
         f"the run's checkpoints have other buffers ({listed(buffers)}): where one lies on the plane, the plane's loss "
         "need not be that checkpoint's own"
@@ -137,7 +142,7 @@ def _not_their_own(buffers: Sequence[str]) -> str:
 
 
 def _interpolated(row: xr.Dataset) -> str:
-    """How many of a plane's points were evaluated, if not all."""
+    """Text on how many points of a plane were evaluated; empty if all were."""
     from landscape.slices.adaptive import span
 
     if "evaluated" not in row:
@@ -152,7 +157,7 @@ def _interpolated(row: xr.Dataset) -> str:
 
 
 def _of_path(row: xr.Dataset) -> list[str]:
-    """How much of the run the plane shows, and where on it lines to checkpoints end."""
+    """Lines on where lines to checkpoints end, how far the run is off the plane, and how much variance is on it."""
     lines = []
     if "end_name" in row:
         ends = zip(row.end_name.values, row.end_first.values, row.end_second.values, strict=True)

@@ -1,4 +1,4 @@
-"""All eigenvalues of a small model."""
+"""Measure all eigenvalues of a small model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from landscape.spectrum.full import FullSpectrum
 
 
-LEADING = 32  # eigenvectors of each spectrum of a run, for overlaps and the joint law
+LEADING = 32  # leading eigenvectors stored with each spectrum of a run, for overlaps and the joint information
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Spectrum(OfMatrix):
     """The exact spectrum; see `landscape.full_spectrum`.
 
     Attributes:
-        leading: how many eigenvectors of largest magnitude are stored, for what is told of the dynamics of a run.
-        matrix: whose spectrum.
+        leading: number of stored eigenvectors, in the order of their eigenvalues' magnitude; `Dynamics` reads these.
+            Default: 0.
+        matrix: the matrix whose spectrum is computed. Default: the Hessian.
     """
 
     leading: int = 0
@@ -42,14 +43,18 @@ class Spectrum(OfMatrix):
 
     @classmethod
     def asked(cls, options: Mapping[str, Any]) -> list[Self]:
-        """With leading eigenvectors of the Hessian for the dynamics of a run, which are then the Hessian's spectrum."""
+        """The spectra that the command asks for.
+
+        ``--dynamics`` asks for the Hessian's spectrum with leading eigenvectors. That spectrum also answers a request
+        for the Hessian's spectrum by itself.
+        """
         of_run = [cls(LEADING)] if options.get("dynamics") else []
         if not cls.flag.given(options) or (of_run and not options["matrix"].group("")):
             return of_run
         return [*of_run, cls.of(options)]
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what is too large."""
+        """Refuse a model with too many parameters, and resolve the matrix."""
         from landscape.spectrum.full import refuse_large
 
         refuse_large(problem.layout.dim)
@@ -59,30 +64,32 @@ class Spectrum(OfMatrix):
         """See `Measurement.measure`."""
         from landscape.spectrum.full import full_spectrum
 
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), problem.layout.dim)
-        found = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), problem.layout.dim)
+        spectrum = full_spectrum(operator, eigenvectors=self.leading > 0, progress=bar)
         units = self.matrix.units
         return RowData(
-            self._leading(found, problem, history)
+            self._leading(spectrum, problem, history)
             | {
-                "eigenvalues": variable("index", found.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
-                "asymmetry": variable((), found.asymmetry, "||A - A^T||_F / 2 of the matrix as computed", units),
-                "rounding": variable((), found.rounding, "what rounding may have done to an eigenvalue", units),
-                **arithmetic_variable(found.arithmetic),
-                "positive": variable((), found.positive, "eigenvalues above the rounding"),
-                "negative": variable((), found.negative, "eigenvalues below minus the rounding"),
-                "null": variable((), found.null, "eigenvalues that can't be told from zero"),
-                "zero_columns": variable((), found.zero_columns, "parameters without influence: columns exactly zero"),
-                "symmetry_null": variable((), found.symmetry_null, "null directions without those of zero columns"),
-                "trace": variable((), found.trace, "trace", units),
-                "frobenius": variable((), found.frobenius, "Frobenius norm", units),
-                "products": variable((), found.products, "matrix-vector products made"),
+                "eigenvalues": variable("index", spectrum.eigenvalues, f"eigenvalue of the {self.matrix.title}", units),
+                "asymmetry": variable((), spectrum.asymmetry, "||A - A^T||_F / 2 of the matrix as computed", units),
+                "rounding": variable((), spectrum.rounding, "what rounding may have done to an eigenvalue", units),
+                **arithmetic_variable(spectrum.arithmetic),
+                "positive": variable((), spectrum.positive, "eigenvalues above the rounding"),
+                "negative": variable((), spectrum.negative, "eigenvalues below minus the rounding"),
+                "null": variable((), spectrum.null, "eigenvalues that can't be told from zero"),
+                "zero_columns": variable(
+                    (), spectrum.zero_columns, "parameters without influence: columns exactly zero"
+                ),
+                "symmetry_null": variable((), spectrum.symmetry_null, "null directions without those of zero columns"),
+                "trace": variable((), spectrum.trace, "trace", units),
+                "frobenius": variable((), spectrum.frobenius, "Frobenius norm", units),
+                "products": variable((), spectrum.products, "matrix-vector products made"),
             },
-            {"route": made.route.plain()},
+            {"route": base.route.plain()},
         )
 
     def _leading(self, found: FullSpectrum, problem: Problem, history: History) -> dict[str, xr.Variable]:
-        """The leading eigenvectors, and how much of this matrix lies along those of the checkpoint before."""
+        """Variables: the leading eigenvectors, and the share of tr |A| along those of the checkpoint before."""
         import torch
 
         if found.eigenvectors is None:
@@ -105,11 +112,11 @@ class Spectrum(OfMatrix):
         }
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """An exact spectrum has none; a matrix that isn't symmetric was refused."""
+        """No lines: the spectrum is exact, and an asymmetric matrix was refused."""
         return []
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The counts, both ends, and the errors."""
+        """The largest and the smallest eigenvalue, counts by sign, and the errors."""
         from landscape.spectrum.full import FullSpectrum
 
         first, *more = FullSpectrum(

@@ -1,4 +1,4 @@
-"""How far a checkpoint is from the threshold at which its optimiser's steps become unstable."""
+"""Measure how far a checkpoint is from the threshold at which its optimiser's steps become unstable."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class Stability(Measurement):
     """The largest eigenvalue of the Hessian, as the optimiser preconditions it, beside the optimiser's threshold.
 
-    See `landscape.dynamics.stability`. Nothing is claimed of an optimiser that isn't known, or of a checkpoint without
-    its state; the eigenvalue is the Hessian's own then.
+    See `landscape.dynamics.stability` for the thresholds. For an unknown optimiser, or a checkpoint without the
+    optimiser's state, there is no threshold. The eigenvalue is then that of the Hessian without preconditioning.
 
     Attributes:
-        tol: relative residual of the eigenpair.
-        seed: of the solve.
+        tol: goal for the eigenpair's relative residual. Default: 1e-3.
+        seed: seed of the solver's random vectors. Default: 0.
     """
 
     tol: float = 1e-3
@@ -40,7 +40,7 @@ class Stability(Measurement):
     flag: ClassVar[Flag] = Flag("dynamics", "Entropy, stability and phases of a run.")
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Nothing is open."""
+        """Return the measurement unchanged: no setting is left to decide."""
         return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
@@ -49,39 +49,43 @@ class Stability(Measurement):
         from landscape.problem.parameters import ParameterLayout
         from landscape.spectrum.eigenpairs import top_eigenpairs
 
-        known = stability(problem.optimizer)
+        optimizer = stability(problem.optimizer)
         if problem.layout.dim < ParameterLayout.of(problem.model).dim:
-            known = replace(
-                known, reason="only some of the parameters vary here, and the optimiser moves all", preconditioned=False
+            optimizer = replace(
+                optimizer,
+                reason="only some of the parameters vary here, and the optimiser moves all",
+                preconditioned=False,
             )
-        operator, reason = _as_preconditioned(problem) if known.preconditioned else (problem.hessian(), known.reason)
+        operator, reason = (
+            _as_preconditioned(problem) if optimizer.preconditioned else (problem.hessian(), optimizer.reason)
+        )
         pairs = top_eigenpairs(operator, 1, "LA", self.tol, self.seed, progress=bar)
         value, error = float(pairs.eigenvalues[0]), float(pairs.residuals[0]) + pairs.rounding
         ratio, ratio_error = np.nan, np.nan
         if not reason:
-            ratio = known.ratio(value)
-            ratio_error = known.ratio(value + error) - ratio
+            ratio = optimizer.ratio(value)
+            ratio_error = optimizer.ratio(value + error) - ratio
         return RowData(
             {
-                "optimizer": variable((), known.name, "optimiser by its settings; empty where it isn't known", ""),
+                "optimizer": variable((), optimizer.name, "optimiser by its settings; empty where it isn't known", ""),
                 "reason": variable((), reason, "why nothing is claimed", ""),
-                "learning_rate": variable((), known.learning_rate, "learning rate"),
-                "momentum": variable((), known.momentum, "momentum, or Adam's first beta"),
+                "learning_rate": variable((), optimizer.learning_rate, "learning rate"),
+                "momentum": variable((), optimizer.momentum, "momentum, or Adam's first beta"),
                 "eigenvalue": variable((), value, "largest eigenvalue of what the steps see", "loss / parameter^2"),
                 "eigenvalue_error": variable((), error, "its error", "loss / parameter^2"),
                 "converged": variable((), bool(pairs.converged[0]) and pairs.complete, "the solve reached its goal"),
-                "threshold": variable((), np.nan if reason else known.threshold, "at which steps become unstable"),
+                "threshold": variable((), np.nan if reason else optimizer.threshold, "at which steps become unstable"),
                 "ratio": variable((), ratio, "how far to the threshold the eigenvalue is: 1 there, above it unstable"),
                 "ratio_error": variable((), ratio_error, "its error"),
             }
         )
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """An eigenvalue that isn't known."""
+        """A line if the eigenvalue did not converge."""
         return [] if row.converged else ["the largest eigenvalue that the optimiser sees did not converge: raise --tol"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """One line."""
+        """A line with the eigenvalue, and its ratio to the threshold where there is one."""
         value = to_error(float(row.eigenvalue), float(row.eigenvalue_error))
         if row.reason:
             return [f"stability: largest eigenvalue {value}; no threshold is claimed, as {row.reason.values}"]
@@ -93,7 +97,7 @@ class Stability(Measurement):
 
 
 def _as_preconditioned(problem: Problem) -> tuple[SymmetricOperator, str]:
-    """The Hessian as Adam preconditions it; or the Hessian, and why it can't be told how."""
+    """The Hessian as Adam preconditions it, or the plain Hessian with the reason why Adam's diagonal isn't known."""
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
 
     try:

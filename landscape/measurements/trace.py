@@ -1,4 +1,4 @@
-"""The trace and the Frobenius norm of a matrix."""
+"""Measure the trace and the Frobenius norm of a matrix."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ if TYPE_CHECKING:
 class Trace(OfMatrix):
     """Trace and Frobenius norm from random probes; see `landscape.estimate_trace` for the settings.
 
-    Over the checkpoints of a run the probes are the same, so that differences between them can be taken in pairs.
-    Eigenpairs of the same matrix that the record has are among the directions done exactly.
+    All checkpoints of a run share the probe vectors. Differences between checkpoints can therefore be taken probe by
+    probe. Converged eigenpairs of the matrix that the record has are among the deflated directions.
 
     Attributes:
-        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to it.
-        probes: so many, in place of a goal.
-        matrix: whose trace.
+        tol_estimate: goal for the half-width of the trace's 95 % interval, relative to the trace. Default: None, the
+            goal of `landscape.estimate_trace`.
+        probes: number of probe vectors, instead of a goal. Default: None.
+        matrix: the matrix whose trace is estimated. Default: the Hessian.
     """
 
     tol_estimate: float | None = None
@@ -52,19 +53,19 @@ class Trace(OfMatrix):
     flag: ClassVar[Flag] = Flag("trace", "Trace and Frobenius norm, by random probes.")
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what `estimate_trace` would."""
+        """Refuse the settings that `estimate_trace` would refuse, and resolve the matrix."""
         from landscape.spectrum.trace import check_arguments
 
         check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
-        """See `Measurement.measure`; the way the products are made is kept from an earlier row."""
+        """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.spectrum.trace import estimate_trace
 
-        operator, made = self.matrix.operator(problem, kept_route(history.choices), self.probes)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), self.probes)
         known = known_eigenpairs(self.matrix, history)
-        found = estimate_trace(
+        estimate = estimate_trace(
             operator,
             self.tol_estimate,
             self.probes,
@@ -73,11 +74,11 @@ class Trace(OfMatrix):
             max_products=self.max_products,
             progress=bar,
         )
-        used = 0 if known is None else int(known.converged[: found.deflation].sum())
-        return RowData(trace_variables(found, self.matrix), {"route": made.route.plain(), "known": used})
+        used = 0 if known is None else int(known.converged[: estimate.deflation].sum())
+        return RowData(trace_variables(estimate, self.matrix), {"route": base.route.plain(), "known": used})
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """An interval wider than asked for."""
+        """A line if the trace's 95 % interval is wider than its goal."""
         from landscape.spectrum.trace import TOL
 
         if row.converged:
@@ -89,18 +90,18 @@ class Trace(OfMatrix):
         return [f"the trace's 95 % interval is {wider}: {remedy}"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """Both numbers with their errors, and how they were made."""
+        """The trace and the norm with their errors, and how they were computed."""
         (trace, norm, *how), title = trace_of(row, self.tol_estimate).outcome, self.matrix.title
         agree = "all probes agree up to rounding: the interval is that of rounding alone"
         return [f"{title}: {trace}", f"{title}: {norm}", *how, *known_pairs_note(row), *([agree] if row.agree else [])]
 
 
 def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
-    """The estimate that is stored in a row of a record.
+    """Rebuild the estimate of a trace from a row of a record.
 
     Args:
-        row: of the group ``trace`` (or that of another matrix), one checkpoint.
-        tol: the goal that there was.
+        row: one checkpoint's row of the group ``trace``, or of the trace group of another matrix.
+        tol: the goal of the estimate, see `landscape.spectrum.trace.TraceEstimate`.
     """
     from landscape.spectrum.trace import TraceEstimate
 
@@ -122,7 +123,7 @@ def trace_of(row: xr.Dataset, tol: float | None = None) -> TraceEstimate:
 
 
 def trace_variables(found: TraceEstimate, matrix: Matrix) -> dict[str, xr.Variable]:
-    """What is stored of an estimated trace."""
+    """The variables of a row for an estimated trace."""
     units = matrix.units
     return {
         **estimated("trace", found.trace, f"trace of the {matrix.title}", units),

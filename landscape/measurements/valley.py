@@ -1,4 +1,4 @@
-"""The valley at a checkpoint: its shape by geometry, by the spectrum and by anisotropy, side by side."""
+"""Measure the shape of the valley at a checkpoint, by geometry, by the spectrum and by anisotropy."""
 
 from __future__ import annotations
 
@@ -35,19 +35,21 @@ DELTAS = np.geomspace(0.1, 1e4, 51)
 
 @dataclass(frozen=True)
 class Valley(Measurement):
-    """The verdict along each valley direction at several heights, and what the spectrum says.
+    """The valley's shape along each valley direction at several heights, and from the full spectrum.
 
-    The directions are the Hessian's eigenvectors of largest eigenvalue. Along each the profile is taken up to where the
-    loss has risen by a share of the depth, on either side, once for each height: `landscape.valley.classify_profile`
-    then reads the exponent of the two walls. The depth is how much was learnt, `natural_scale` less the loss, or a
-    tenth of that scale where less was. Up to 10,000 parameters there is the full spectrum, for the paper's definition
-    and for anisotropy: the record's own of this checkpoint, where it has one.
+    The directions are the Hessian's eigenvectors of largest eigenvalue. A height is a share of the depth. For each
+    height, the profile of the loss along a direction goes on either side to where the loss has risen by that height.
+    `landscape.valley.classify_profile` then fits the exponent of the two walls. The depth is the natural scale
+    (`landscape.slices.extent.natural_scale`) less the loss, or a tenth of the natural scale where that is more.
+
+    For up to 10,000 parameters the full spectrum gives Definition 1 of Gong, Teng and Liu (arXiv 2510.10089), see
+    `landscape.valley.spectral`, and the anisotropy. A spectrum that the record has of this checkpoint is used again.
 
     Attributes:
-        k: how many directions.
-        tol: relative residual of their eigenvectors.
-        points: of each profile.
-        seed: of the solves and of the bootstrap.
+        k: number of valley directions. Default: 10.
+        tol: goal for the eigenpairs' relative residual. Default: 1e-3.
+        points: number of points of each profile. Default: 41.
+        seed: seed of the solvers and of the bootstrap. Default: 0.
     """
 
     k: int = 10
@@ -61,7 +63,7 @@ class Valley(Measurement):
     selective: ClassVar[bool] = True
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Refuse what the solve, the profiles or the two halves of the data would."""
+        """Refuse settings and data that the solver, the profiles or the split of the data into halves would refuse."""
         from landscape.spectrum.eigenpairs import check_arguments
         from landscape.valley.profile import FEWEST_SAMPLES
 
@@ -78,7 +80,7 @@ class Valley(Measurement):
         """See `Measurement.measure`.
 
         Raises:
-            InputError: the loss is zero and so is what it would be if nothing were learnt: there is no height.
+            InputError: the loss and the natural scale are zero, so the depth is zero too.
         """
         import xarray as xr
 
@@ -95,16 +97,16 @@ class Valley(Measurement):
         if not depth > 0:
             raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
         directions = [unit(vector, f"eigenvector {index + 1}") for index, vector in enumerate(pairs.eigenvectors.T)]
-        found: list[list[_Profile]] = []
+        profiles: list[list[_Profile]] = []
         for index, direction in enumerate(directions):
-            found.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
+            profiles.append([self._profile(problem, direction, share * depth) for share in HEIGHTS])
             bar(Progress("reading profiles", index + 1, np.empty(0), 0.2 + 0.4 * (index + 1) / self.k, "directions"))
         first, second = problem.halves()
         halves = top_eigenpairs(
             first.hessian() - second.hessian(), 1, "LM", 0.05, self.seed, progress=part(bar, 0.6, 0.7)
         )
         sampling, sampling_error = abs(float(halves.eigenvalues[0])) / 2, float(np.ptp(halves.intervals[0])) / 4
-        variables = _geometry(pairs, found, depth, scale, estimate.samples) | {
+        variables = _geometry(pairs, profiles, depth, scale, estimate.samples) | {
             "sampling_floor": variable((), sampling, "half the norm of the difference of H on two halves", _UNITS),
             "sampling_floor_error": variable((), sampling_error, "its error", _UNITS),
             "sampling_floor_converged": variable((), halves.complete, "the solve reached its goal"),
@@ -112,14 +114,14 @@ class Valley(Measurement):
         if hessian.dim <= MAX_DIM:
             values, rounding = _spectrum(problem, history, part(bar, 0.7, 1.0))
             precision = str(problem.dtype).removeprefix("torch.")
-            # What rounding leaves of an eigenvalue isn't told from zero either.
+            # Eigenvalues within rounding count as zero, like those within the noise floor.
             variables |= _spectral(values, max(rounding, noise_floor(values, precision, sampling)))
         row = xr.Dataset(variables)
         variables["sentence"] = variable((), " ".join(self._sentences(row)), "what was found, in words", "")
         return RowData(variables, notes=Points(problem, directions).notes)
 
     def _profile(self, problem: Problem, direction: Direction, rise: float) -> _Profile:
-        """The profile up to a rise; a side without one goes ten times further than the other."""
+        """The profile up to a rise on both sides; a side without a rise goes at most ten times as far as the other."""
         import torch
 
         from landscape.slices.extent import find_extent
@@ -132,15 +134,15 @@ class Valley(Measurement):
         length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
         far = 10 * (max((end for end, has in zip(ends, risen, strict=True) if has), default=length))
         low, high = (end if has else min(end, far) for end, has in zip(ends, risen, strict=True))
-        found = line(problem, direction, positions(-low, high, self.points), model=False)
-        finite = np.isfinite(found.losses)
+        profile = line(problem, direction, positions(-low, high, self.points), model=False)
+        finite = np.isfinite(profile.losses)
         verdict = classify_profile(
-            found.positions[finite], found.sample_losses[:, finite], found.sample_weights, seed=self.seed
+            profile.positions[finite], profile.sample_losses[:, finite], profile.sample_weights, seed=self.seed
         )
-        return _Profile(found, verdict)
+        return _Profile(profile, verdict)
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """Directions, or a noise floor, that aren't known well enough."""
+        """A line for directions that did not converge, and a line if the noise floor by sampling did not."""
         lines = []
         if open_ones := int((~row.converged.values).sum()):
             lines.append(f"{open_ones} of the valley's directions did not converge: raise --tol")
@@ -149,7 +151,7 @@ class Valley(Measurement):
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """The verdicts by geometry as a table, and a sentence for each test."""
+        """A table of the verdicts by geometry, and a sentence for each test."""
         from rich.table import Table
 
         table = Table("direction", "eigenvalue", *(f"{share:g} of the depth" for share in row.height_share.values))
@@ -170,14 +172,14 @@ class Valley(Measurement):
         ]
 
     def _sentences(self, row: xr.Dataset) -> list[str]:
-        """What each test says, one after the other."""
+        """A sentence for each test."""
         if "eps" not in row:
             none = f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"
             return [self._of_geometry(row), none]
         return [self._of_geometry(row), _of_kappa(row), _of_anisotropy(row)]
 
     def _of_geometry(self, row: xr.Dataset) -> str:
-        """What geometry says, at which scale, how surely, on which samples."""
+        """A sentence on the verdicts by geometry at the largest height, with the exponents' intervals."""
         labels, rise = Counter(str(label) for label in row.label.values[:, -1]), HEIGHTS[-1] * float(row.depth)
         shape = ", ".join(f"{label} along {number}" for label, number in labels.most_common())
         low, high = row.exponent_interval.values[:, -1].min(), row.exponent_interval.values[:, -1].max()
@@ -189,26 +191,26 @@ class Valley(Measurement):
 
 @dataclass(frozen=True)
 class _Profile:
-    """A profile and what was made of it."""
+    """A profile and its verdict."""
 
     line: Line
     verdict: ProfileVerdict
 
 
 def _spectrum(problem: Problem, history: History, tell: Callable[[Progress], None]) -> tuple[np.ndarray, float]:
-    """All eigenvalues, descending, and what rounding may have done to one."""
+    """All eigenvalues (n,), descending, and the error that rounding may have made in one."""
     from landscape.spectrum.full import full_spectrum
 
     known = history.of_checkpoint("spectrum")
     if known is not None:
         return known.eigenvalues.values, float(known.rounding)
-    found = full_spectrum(problem.hessian(problem.layout.dim), progress=tell)
-    return found.eigenvalues, found.rounding
+    spectrum = full_spectrum(problem.hessian(problem.layout.dim), progress=tell)
+    return spectrum.eigenvalues, spectrum.rounding
 
 
 def _of_kappa(row: xr.Dataset) -> str:
     kappa, restates = row.kappa.values, row.restates.values
-    if not np.isfinite(kappa).any():  # rows of other checkpoints may have some
+    if not np.isfinite(kappa).any():  # the row may be padded with NaN to the longest row of its group
         return f"spectral (Definition 1): no valley, as no eigenvalue lies above the noise floor {float(row.floor):.2g}"
     return (
         f"spectral (Definition 1): kappa from {np.nanmax(kappa):.3g} to {np.nanmin(kappa):.3g} for eps from "
