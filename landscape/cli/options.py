@@ -123,6 +123,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(OUTPUT, "overwrite", bool, False, "Measure anew, and replace the record."),
         _option(OUTPUT, "merge", bool, False, "Join records into one, and measure nothing."),
         _option(OUTPUT, "as_json", bool, False, "Print JSON instead of tables.", ["--json"]),
+        _option(OUTPUT, "config", path, None, "TOML file of options, such as k = 5."),
         _option(OUTPUT, "debug", bool, False, "Show the traceback of an error."),
     ]  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from landscape.cli import options
+from landscape.cli.config import with_config
 from landscape.cli.running import (
     EXIT_DONE,
     EXIT_NOT_CONVERGED,
@@ -160,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     if arguments is None:  # in a process of its own
         let_threads_sleep()
-    return run_command(app, "landscape-probe", arguments, _prepare, options.RENAMED, options.SUPERFLUOUS)
+    return run_command(app, "landscape-probe", arguments, _prepare, options.RENAMED, options.SUPERFLUOUS, with_config)
 
 
 def _prepare(given: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def command_app(name: str, usage: str, text: str, epilogue: str) -> App:
         text: what it is for.
         epilogue: what comes below the options.
     """
-    return App(
+    app = App(
         name=name,
         help=text,
         usage=f"Usage: {name} {usage}",
@@ -64,6 +64,8 @@ def command_app(name: str, usage: str, text: str, epilogue: str) -> App:
         version=lambda: version("landscape-probe"),
         help_on_error=False,
     )
+    app.register_install_completion_command(name="--install-completion", help="Have the shell complete options.")
+    return app
 
 
 def let_threads_sleep() -> None:
@@ -82,6 +84,7 @@ def run_command(
     prepare: Callable[[dict[str, Any], list[str]], dict[str, Any]] = lambda given, parsed: {},
     renamed: Mapping[str, str] = MappingProxyType({}),
     superfluous: Mapping[str, str] = MappingProxyType({}),
+    expand: Callable[[Sequence[str]], list[str]] = list,
 ) -> int:
     """Run a command and return its exit status; nothing but an internal error shows a traceback.
 
@@ -93,6 +96,7 @@ def run_command(
             was given by name, and the arguments as they stand.
         renamed: old options with their new names.
         superfluous: switches that do nothing any more, and why.
+        expand: makes the arguments that are parsed of those that are given.
     """
     own_process = arguments is None
     arguments, old_names = with_new_names(sys.argv[1:] if arguments is None else arguments, renamed, superfluous)
@@ -116,6 +120,7 @@ def run_command(
 
     sys.stderr.write("".join(f"{name}: {line}\n" for line in old_names))
     try:
+        arguments = expand(arguments)
         function, bound, unparsed = app.parse_args(arguments, exit_on_error=False, print_error=False)
         more = {key: value for key, value in prepare(bound.arguments, arguments).items() if key in unparsed}
         return int(function(*bound.args, **bound.kwargs, **more) or EXIT_DONE)  # --help and --version return nothing
