@@ -18,7 +18,7 @@ help:
 	@echo 'demo           measure a shipped checkpoint, in an environment with the command alone'
 	@echo 'test           lint, types, tests'
 	@echo 'lint, types    one of these'
-	@echo 'test-slow      what takes minutes: long trainings, many seeds'
+	@echo 'test-slow      what takes long: trainings, many seeds, processes that are killed'
 	@echo 'test-models    every kind of model and checkpoint in docs/models.md'
 	@echo 'test-kernels   the suite with the kernels of other processors'
 	@echo 'test-lowest    the suite at the oldest versions that pyproject.toml allows'

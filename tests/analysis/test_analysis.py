@@ -63,6 +63,7 @@ class TestIntervals:
         assert math.isnan(paired_effect([2.0, 3.0], [1.0, 2.0]))
         assert math.isnan(pooled_effect([2.0, 2.0], [1.0, 1.0]))
 
+    @pytest.mark.slow
     def test_rank_correlation_covers(self) -> None:
         """Of 100 pairs of 30 values with correlation 0.5 the interval misses Spearman's 0.483 in some 5 %.
 
@@ -77,6 +78,7 @@ class TestIntervals:
             misses += not found.low <= 6 / math.pi * math.asin(0.25) <= found.high
         assert misses <= 14
 
+    @pytest.mark.slow
     def test_pairs_of_a_group_are_resampled_together(self) -> None:
         """18 groups of three that share most of what they are, unrelated: zero is missed in some 5 to 10 % of cases.
 
@@ -142,6 +144,7 @@ class TestUnits:
             Unit(f"u{place}", doubled, {"number": n, "log": str(folder / "log")}) for place, n in enumerate(numbers)
         ]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("workers", [1, 2])
     def test_each_is_done_once(self, tmp_path: Path, workers: int) -> None:
         for _ in range(2):
@@ -160,6 +163,7 @@ class TestUnits:
         assert "def measure(" in code
         assert "def _remainders(" not in code
 
+    @pytest.mark.slow
     def test_workers_end_with_a_command_that_is_killed(self, tmp_path: Path) -> None:
         """Killed outright, it can't tell them; each notices by itself within some seconds."""
         code = (
@@ -312,6 +316,7 @@ def basis_of(problem: landscape.Problem) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TestSpectra:
+    @pytest.mark.slow
     def test_the_eigenbasis_is_that_of_the_hessian(self, tmp_path: Path) -> None:
         """Of eigenvalues in descending order, whatever their signs; told from zero by the rounding of float32."""
         run = train_run("a", replace(TINY, width=2, heads=1), str(tmp_path))
@@ -375,6 +380,7 @@ class TestForce:
             assert found["force"] == pytest.approx(found["closed"], rel=1e-6)
             assert found["force"] <= found["bound"]
 
+    @pytest.mark.slow
     def test_a_window_of_a_run(self, tmp_path: Path) -> None:
         """Shares of all slices of the valley sum to one, and the valley's force is most of what the gradient did."""
         settings = TrainingSettings("looped", epochs=1, steps_per_epoch=4, batch=16, width=2, heads=1)
@@ -444,8 +450,7 @@ class TestLengths:
         assert y.tolist() == [0.0, 0.5, 1.0]
 
 
-# Tasks differ in their data alone, so that one of them stands for all where time is short.
-SLOW = {f"shift-{task}" for task in shift.TASKS if task not in ("markov", "copy")} | {"spectra", "quadratic", "force"}
+SLOW = {f"shift-{task}" for task in shift.TASKS if task != "markov"} | {"spectra", "quadratic", "force", "learning"}
 
 
 @pytest.fixture(scope="module")

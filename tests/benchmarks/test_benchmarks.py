@@ -60,6 +60,7 @@ def problem() -> Problem:
 
 
 class TestReport:
+    @pytest.mark.slow
     def test_every_solver_ran(self, report: Report) -> None:
         (row,) = report.rows
         assert {(each.solver, each.k, each.seeds) for each in row.solvers} == {
@@ -260,6 +261,7 @@ class TestCommands:
         assert "untrained LoopedGPT, product of the Hessian" in done.stdout
         assert "orthogonalising against" in done.stdout
 
+    @pytest.mark.slow
     def test_coverage_of_intervals(self) -> None:
         done = run("benchmarks.accuracy.coverage", "--seeds", "3", "--samples", "1")
         assert done.returncode == 0, done.stderr
@@ -271,6 +273,7 @@ class TestCommands:
             assert text in done.stdout
         assert run("benchmarks.accuracy.coverage", "--seeds", "1").returncode == 2
 
+    @pytest.mark.slow
     def test_reduced_precision(self) -> None:
         done = run("benchmarks.accuracy.reduced", "tiny")
         assert done.returncode == 0, done.stderr
@@ -303,6 +306,7 @@ class TestScaling:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     def test_two_are_held_to_one(self) -> None:
         done = run(
             "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "benchmarks.scaling.processes",

@@ -85,6 +85,7 @@ def test_a_folder_of_safetensors_stays_one_whatever_lies_beside_them(tmp_path, m
     assert read_checkpoint(tmp_path).format == "safetensors"
 
 
+@pytest.mark.slow
 def test_the_pieces_of_two_processes_are_put_together(tmp_path):
     (tmp_path / "train.py").write_text(SHARDED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"]

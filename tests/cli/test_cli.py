@@ -488,7 +488,11 @@ def sweep(tiny):
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("sent", "status", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_costs_at_most_the_unit_in_work(command, tiny, sweep, monkeypatch, sent, status, word):
     # Through Python, for a test run in the background was started with interrupts ignored, and hands that down.

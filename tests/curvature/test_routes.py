@@ -51,11 +51,16 @@ def test_programs_give_closed_forms(name):
 @pytest.mark.parametrize(
     ("model", "parts"),
     [
-        (partial(AttentionModel, 6, loops=3, width=6, heads=2, head_width=3), [3, 3, 1]),
-        (partial(LoopedGPT, 6, width=4, heads=2, loops=2, context=8), [7]),
-        (partial(Attention, 6, width=4), [7]),
+        pytest.param(
+            partial(AttentionModel, 6, loops=3, width=6, heads=2, head_width=3),
+            [3, 3, 1],
+            id="looped attention, uneven batches",
+        ),
+        pytest.param(
+            partial(LoopedGPT, 6, width=4, heads=2, loops=2, context=8), [7], id="tied GPT", marks=pytest.mark.slow
+        ),
+        pytest.param(partial(Attention, 6, width=4), [7], id="fused attention"),
     ],
-    ids=["looped attention, uneven batches", "tied GPT", "fused attention"],
 )
 def test_programs_give_what_autograd_does(model, parts):
     torch.manual_seed(0)

@@ -286,13 +286,14 @@ def test_records_side_by_side_share_their_scales(shown):
 # ---------------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 def test_every_figure_of_a_record_becomes_a_file(plot, records):
     ran = plot(records[0])
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.split() == [f"first-{name}.pdf" for name in PAGES]
 
 
-@pytest.mark.parametrize("form", ["pdf", "svg", "png"])
+@pytest.mark.parametrize("form", ["pdf", *(pytest.param(form, marks=pytest.mark.slow) for form in ("svg", "png"))])
 def test_a_file_knows_its_source_and_is_the_same_twice(plot, records, tmp_path, form):
     fingerprint = RecordView.read(records[0]).identity["fingerprint"]
     assert len(fingerprint) == 64
@@ -316,6 +317,7 @@ def test_checkpoints_are_known_by_their_steps(shown):
     assert {len(each["sha256"]) for each in told} == {64}
 
 
+@pytest.mark.slow
 def test_records_of_one_name_are_told_apart(plot, records, tmp_path):
     for name in ("a/run.seed1.h5", "b/run.seed1.h5", "run.seed2.h5"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

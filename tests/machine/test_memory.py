@@ -134,7 +134,7 @@ def test_every_basis_is_held_to_what_the_operator_leaves():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("allowed", [80, 160])
+@pytest.mark.parametrize("allowed", [80, pytest.param(160, marks=pytest.mark.slow)])
 def test_a_solve_keeps_to_its_memory_and_foresees_it(allowed, tmp_path):
     """In a process of its own, whose memory nothing has touched."""
     out = tmp_path / "out.h5"

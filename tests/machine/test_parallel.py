@@ -121,6 +121,7 @@ ASKED = (
 )
 
 
+@pytest.mark.slow
 def test_the_record_of_two_processes_is_that_of_one(tiny, tmp_path):
     asked = ("a.pt", "b.pt", *ASKED, "--batch-size", "7", "--dtype", "float64")
     alone = run("landscape", *asked, "-o", "one.h5")
@@ -159,6 +160,7 @@ def compare(one: xr.Dataset, two: xr.Dataset) -> None:
         assert np.allclose(ours, theirs, rtol=0, atol=1e-10 * scale, equal_nan=True), name
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_of_one_process(tiny):
     done = torchrun("-m", "landscape", "a.pt", "no.pt", "--hessian")
     assert done.returncode != 0
@@ -241,6 +243,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_what_is_told_of_sharded_parameters_holds(tmp_path):
     """docs/scale.md: a fully sharded model has no second derivative, DTensors have."""
     program = tmp_path / "sharded.py"

@@ -142,6 +142,7 @@ def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monke
         np.testing.assert_array_equal(rows[name].values[1], whole[name].values[0])
 
 
+@pytest.mark.slow
 def test_what_is_shown_has_no_padding_of_longer_rows(command, descent):
     """A run of three checkpoints beside one of four shows what it shows in a record of its own."""
     files, asked = ["step-00.pt", "step-04.pt", "step-14.pt"], ["--dynamics", "--samples"]

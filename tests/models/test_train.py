@@ -219,6 +219,7 @@ class TestContinuing:
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_interrupt_and_continue(self, tmp_path: Path) -> None:
         out = tmp_path / "run"
         command = [sys.executable, "-m", "models.train", "looped", "--out", str(out), "--epochs", "12"]

@@ -15,7 +15,11 @@ def test_there_are_three():
     assert len(NOTEBOOKS) == 3
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# The second trains two models.
+RUNS = [pytest.param(path, marks=[pytest.mark.slow] * path.stem.startswith("2"), id=path.stem) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", RUNS)
 @pytest.mark.filterwarnings("default")  # the kernel's own
 def test_runs_from_top_to_bottom(path, monkeypatch):
     """Any error in a cell is raised here; every cell that committed a figure makes one again."""

@@ -281,6 +281,7 @@ def killed_and_resumed(runner: Runner, seeds: Iterable[int]) -> Counter[str]:
     return counts
 
 
+@pytest.mark.slow
 def test_killed_runs_are_resumed(runner: Runner) -> None:
     assert killed_and_resumed(runner, [4, 16, 28, 40])["resumed"] == 4
 
@@ -328,6 +329,7 @@ def test_a_record_outlives_a_kill_while_it_is_changed(runner: Runner, name: str)
         assert records(folder) == after, at
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_at_any_moment_is_one_line(runner: Runner) -> None:
     for seed, share in ((4, 0.2), (16, 0.6), (28, 0.85), (40, 0.97)):
         attempts = Attempts(runner, seed)

@@ -40,6 +40,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_rows_are_those_of_one_record_in_the_order_of_their_steps(jobs: Path, tmp_path: Path) -> None:
     out = landscape.join_records([jobs / "late.h5", jobs / "early.h5"], tmp_path / "joined.h5")
     with landscape.open_record(out) as joined, landscape.open_record(jobs / "whole.h5") as whole:

@@ -318,6 +318,7 @@ def test_blocks_cover_an_array_once() -> None:
         assert all(8 * np.prod(each) <= 2**26 or each[0] == 1 for each in seen)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory as Linux tells it")
 def test_merging_does_not_hold_the_eigenvectors_in_memory(tmp_path: Path) -> None:
     # Four rows of 128 MiB; a process that held one row beside its imports would pass 128 MiB more than the first peak.
@@ -595,6 +596,7 @@ def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
 # The size of a record
 
 
+@pytest.mark.slow
 def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> None:
     """Four times the checkpoints are four times the bytes, with a tenth for the heaps of HDF5."""
     sizes = []

@@ -241,7 +241,7 @@ def test_a_multiple_of_the_identity_shows_nothing_else(dtype, units, seed, defec
 
 
 @pytest.mark.parametrize("dtype", EPS)
-@pytest.mark.parametrize("faint", [1e-2, 1e2, 1e6])
+@pytest.mark.parametrize("follow_noise", [1e-2, 1e2, 1e6])
 def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, follow_noise):
     """The basis has D = Q^T Q - I of 4,000 eps, and the vector a part of so many eps outside: D must not be squared."""
     eps, n = EPS[dtype], 50
@@ -264,7 +264,7 @@ def test_what_is_left_is_orthogonal_to_a_basis_that_is_less_so(dtype, follow_noi
 
 
 @pytest.mark.parametrize("dtype", EPS)
-@pytest.mark.parametrize("faint", [True, False])
+@pytest.mark.parametrize("follow_noise", [True, False])
 def test_a_basis_in_rounding_keeps_its_relation_to_the_projection(dtype, follow_noise, defects):
     """A Q_m = Q P up to the rounding of products, for 3 I and two outliers, whose chain goes on in rounding."""
     matrix = symmetric([100.0, -50.0, *np.full(98, 3.0)], dtype=dtype)
