@@ -121,6 +121,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files you trust that run code."),
         _option(OUTPUT, "out", path, None, "The record.  [default: CHECKPOINT.landscape.h5]", ["-o", "--out"]),
         _option(OUTPUT, "overwrite", bool, False, "Measure anew, and replace the record."),
+        _option(OUTPUT, "plan", bool, False, "Print products, memory and time, and measure nothing."),
         _option(OUTPUT, "merge", bool, False, "Join records into one, and measure nothing."),
         _option(OUTPUT, "as_json", bool, False, "Print JSON instead of tables.", ["--json"]),
         _option(OUTPUT, "config", path, None, "TOML file of options, such as k = 5."),

@@ -20,7 +20,7 @@ from landscape.cli.running import (
     rank_of_process,
     run_command,
 )
-from landscape.cli.screen import print_compared, print_json, print_record, print_row
+from landscape.cli.screen import print_compared, print_json, print_plan, print_plan_json, print_record, print_row
 from landscape.curvature.kinds import BUILT_IN as KINDS
 from landscape.errors import InputError
 from landscape.measurements import registered
@@ -37,7 +37,6 @@ HELP = "Measure the loss landscape around checkpoints, into one HDF5 record."
 EPILOGUE = """Examples, from the project's folder:
   landscape-probe data/looped.pt                          # what is cheap
   landscape-probe data/looped.pt --hessian -k 5 -o 5.h5   # top 5 eigenvalues
-  landscape-probe data/single.pt --hessian --which BE     # both ends
   landscape-probe data/looped.pt --loops -o loops.h5      # tied or untied loop
 
 Exit status: 0 done, 1 internal error, 2 bad input, 3 not all converged,
@@ -56,6 +55,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
         return _closed_forms(given["device"])
     from landscape.checks.pyhessian import check_arguments
     from landscape.machine.processes import process_group
+    from landscape.measurements.plan import plan
     from landscape.measurements.runner import probe as run
     from landscape.reporting.progress_bar import ProgressBar
 
@@ -69,6 +69,11 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     crosscheck, source = given["crosscheck"], _source(given)
     if crosscheck:
         check_arguments(given["which"], given["device"], matrix.group("") or "hessian")
+    if given["plan"]:
+        planned = plan(checkpoints, measurements, source=source, at=tuple(given["at"] or ()))
+        with printing():
+            (print_plan_json if given["as_json"] else print_plan)(planned)
+        return EXIT_DONE
     at_once = not (given["as_json"] or crosscheck)
 
     def show(row: Row) -> None:

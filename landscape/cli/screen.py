@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-from landscape.reporting.messages import printable
+from landscape.reporting.messages import amount, duration, printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from landscape.checks.closed_forms import Compared
     from landscape.checks.pyhessian import CrossCheck
     from landscape.measurements import Measurement as Asked
+    from landscape.measurements.plan import Planned
     from landscape.measurements.runner import Result, Row
 
 
@@ -118,6 +119,50 @@ def print_json(result: Result, peers: Sequence[CrossCheck]) -> None:
     ]
     content = _without_nan({"record": str(result.path), "rows": rows})
     _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
+
+
+def print_plan(planned: Sequence[Planned]) -> None:
+    """A row for each measurement, and the time of all."""
+    table = Table("measurement", "checkpoints", "products of each", "losses of each", "time of each", "memory")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for each in planned:
+        if each.cost is None:
+            table.add_row(each.measurement, str(each.units), "not foreseen", "", "", "")
+            continue
+        word = "" if each.cost.certainty == "exactly" else f"{each.cost.certainty} "
+        table.add_row(
+            each.measurement,
+            str(each.units),
+            f"{word}{each.cost.products:,}" if each.cost.products else "0",
+            f"{each.cost.losses:,}",
+            duration(each.seconds),
+            amount(each.memory) if math.isfinite(each.memory) else "",
+        )
+    screen = _Screen()
+    screen.table(table)
+    total = sum(each.units * each.seconds for each in planned if each.cost is not None)
+    screen.sentence(
+        f"Planned: {duration(total)} for what can be foreseen, by the time of a loss and of a product on this machine; "
+        "memory beyond model and data. Nothing was measured or written."
+    )
+
+
+def print_plan_json(planned: Sequence[Planned]) -> None:
+    """One object with an entry for each measurement."""
+    entries = [
+        {
+            "measurement": each.measurement,
+            "checkpoints": each.units,
+            "products": each.cost and each.cost.products,
+            "certainty": each.cost and each.cost.certainty,
+            "losses": each.cost and each.cost.losses,
+            "seconds": each.seconds,
+            "memory": each.memory,
+        }
+        for each in planned
+    ]
+    _Screen().line_of(json.dumps(_without_nan({"plan": entries}), indent=1, allow_nan=False))
 
 
 def print_compared(compared: Sequence[Compared]) -> None:

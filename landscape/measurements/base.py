@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from rich.console import RenderableType
 
+    from landscape.measurements.cost import Cost
     from landscape.problem import Problem
     from landscape.spectrum.estimate import Estimate
 
@@ -130,6 +131,14 @@ class Measurement(ABC):
         Raises:
             InputError: one line that says what is missing.
         """
+
+    def cost(self, problem: Problem) -> Cost | None:
+        """The work at one checkpoint, after `resolve`; None where the work can't be foreseen.
+
+        Args:
+            problem: at the checkpoint's weights. Nothing is evaluated.
+        """
+        return None
 
     @abstractmethod
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.cost import Cost, of_solve
 from landscape.measurements.eigenpairs import known_eigenpairs, known_pairs_note
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
@@ -68,12 +69,22 @@ class Density(OfMatrix):
         check_arguments(problem.layout.dim, self._probes, self.steps, self.k, self.seed)
         return self.with_matrix(problem)
 
+    @property
+    def _products(self) -> int:
+        """About how many products the solve for the outliers, the chains and the measured rounding take."""
+        from landscape.spectrum.rounding import COMBINATIONS
+
+        return (of_solve(self.k) if self.k else 0) + self._probes * self.steps + 2 * COMBINATIONS + 3
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`."""
+        return Cost(self._products, certainty="about", operator=self.operator, vectors=self.k + self.steps + 1)
+
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.spectrum.density import spectral_density
 
-        expected = 4 * self.k + self._probes * self.steps
-        operator, base = self.matrix.operator(problem, kept_route(history.choices), expected)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), self._products)
         known = self._known(history)
         density = spectral_density(operator, self._probes, self.steps, self.k, self.seed, known=known, progress=bar)
         choices = {"route": base.route.plain(), "known": 0 if known is None else len(density.outliers)}

@@ -12,6 +12,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, tensors_of, variable
+from landscape.measurements.cost import Cost, of_solve
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.display import eigenvalue_table, rounded_up
@@ -86,13 +87,22 @@ class TopEigenpairs(OfMatrix):
         stored = size < 1e9 if self.eigenvectors is None else self.eigenvectors
         return replace(self, eigenvectors=stored).with_matrix(problem)
 
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: a Krylov basis of as many vectors as products, and the pairs."""
+        from landscape.spectrum.basis_memory import vectors_beside
+        from landscape.spectrum.eigenpairs import products_allowed
+
+        products = min(of_solve(self.k), products_allowed(self.k, self.max_products))
+        vectors = min(products, problem.layout.dim) + vectors_beside(self.k)
+        return Cost(products, certainty="about", operator=self.operator, vectors=vectors)
+
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
         from landscape.machine.memory import Growth
         from landscape.spectrum.basis_memory import bytes_of_basis
         from landscape.spectrum.eigenpairs import top_eigenpairs
 
-        growth, products = Growth(problem.device), 20 + 4 * self.k
+        growth, products = Growth(problem.device), of_solve(self.k)
         operator, base = self.matrix.operator(problem, kept_route(history.choices), products)
         before = self._vectors_before(history, problem)
         foreseen: list[float] = []

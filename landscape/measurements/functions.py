@@ -19,6 +19,7 @@ from landscape.measurements.base import (
     estimated,
     variable,
 )
+from landscape.measurements.cost import Certainty, Cost
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -76,13 +77,24 @@ class _SpectralSum(OfMatrix):
         self._check(problem.layout.dim, self.alpha, settings)
         return self.with_matrix(problem)
 
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: the products of the first probes, or of the number of probes that is given."""
+        certainty: Certainty = "at least" if self.probes is None else "about"
+        products = min(problem.layout.dim + 1, self._products)
+        return Cost(products, certainty=certainty, operator=self.operator, vectors=self.k + self.steps + 1)
+
+    @property
+    def _products(self) -> int:
+        """The products of the first probes and of the shortest solve for the outliers."""
+        from landscape.spectrum.estimate import FEWEST_PROBES
+
+        return self.k + (self.probes or FEWEST_PROBES) * self.steps
+
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the route of an earlier row, if there is one."""
-        from landscape.spectrum.estimate import FEWEST_PROBES
         from landscape.spectrum.functions import NotDefiniteError
 
-        expected = self.k + (self.probes or FEWEST_PROBES) * self.steps
-        operator, base = self.matrix.operator(problem, kept_route(history.choices), expected)
+        operator, base = self.matrix.operator(problem, kept_route(history.choices), self._products)
         try:
             spectral_sum = self._estimate(
                 operator, self.alpha, tol=self.tol_estimate, probes=self.probes, steps=self.steps, k=self.k,

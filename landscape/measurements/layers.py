@@ -11,6 +11,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.measurements.base import Flag, RowData, arithmetic_variable, variable
+from landscape.measurements.cost import Cost, of_solve
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -63,6 +64,14 @@ class Layers(OfMatrix):
         if self.matrix.precondition not in (None, "adam"):
             raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
         return self.with_matrix(problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: an eigenpair and a trace of each layer, counted as products with the whole matrix."""
+        from landscape.spectrum.trace import DEFLATION, fewest_products
+
+        layers = [problem.restricted(map(glob.escape, names)).layout for names in layers_of(problem).values()]
+        products = sum(of_solve(1) + fewest_products(layer.dim, DEFLATION, self.probes) for layer in layers)
+        return Cost(products, certainty="at least", operator=self.operator, vectors=2 * DEFLATION)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the routes of an earlier row, if there is one."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.measurements.base import Flag, RowData, arithmetic_variable, variable
+from landscape.measurements.cost import Cost, of_solve
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_routes
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -77,6 +78,10 @@ class Loops(OfMatrix):
             raise InputError("--loops can't be preconditioned: the separate weights have no second moments")
         untied(problem, self.loop_module)
         return self.with_matrix(problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: three solves (tied weights, untied weights, passes), and the probes."""
+        return Cost(3 * of_solve(self.k) + self._probes, 0, "about", self.operator, of_solve(self.k))
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the routes of an earlier row, if there is one."""

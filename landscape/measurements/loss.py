@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from landscape.errors import InputError
 from landscape.measurements.base import Measurement, RowData, variable
+from landscape.measurements.cost import Cost
 from landscape.measurements.run import History
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
@@ -29,6 +30,10 @@ class Loss(Measurement):
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Return the measurement unchanged: no setting is left to decide."""
         return self
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: the loss, and the gradient at about three times the work of a loss."""
+        return Cost(losses=4)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

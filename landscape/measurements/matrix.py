@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from landscape.curvature.differences import DifferenceHessian
     from landscape.curvature.products.batched import BatchedOperator
+    from landscape.measurements.cost import Operators
     from landscape.operator import SymmetricOperator
     from landscape.problem import Problem
 
@@ -146,6 +147,10 @@ class OfMatrix(Measurement):
         """See `Measurement.settings`."""
         # "errors" keeps a request from reusing rows of version 0.1, whose errors leave out what all products share.
         return super().settings | {"matrix": self.matrix.settings, "errors": "to products in float64"}
+
+    def operator(self, problem: Problem, products: int) -> Operators:
+        """The operator of a problem's matrix, made for a number of products; see `Matrix.operator`."""
+        return self.matrix.operator(problem, None, products)
 
     def with_matrix(self, problem: Problem) -> Self:
         """The measurement with its matrix resolved; see `Matrix.resolved`.

@@ -108,9 +108,59 @@ def probe(
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
+    from landscape.record import RecordWriter
+
+    prepared = prepare(checkpoints, measurements, source=source, at=at)
+    run, request, asked = prepared.run, prepared.request, prepared.asked
+    path = _record(out, run.files[0].path)
+    processes = run.source.processes
+    writer = processes.in_order(lambda: RecordWriter(path, request, overwrite=overwrite, follows=not processes.first))
+    rows: list[Row] = []
+    with writer:
+        with bar or ProgressBar(shown=processes.first) as shown:
+            probing = _Probing(run, request, writer, shown, command, asked)
+            probing.check_unchanged()
+            for unit in (*run.files, run.whole):
+                if not asked[unit.sha256]:
+                    continue
+                probing.measure(unit)
+                rows.append(probing.row(unit))
+                if on_row is not None and processes.first:
+                    with shown.paused():
+                        on_row(rows[-1])
+        processes.in_order(writer.close)
+    return Result(path, rows, probing.measured)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that nothing stands against.
+
+    Attributes:
+        run: the checkpoints.
+        request: what the record is to answer.
+        asked: the measurements of each checkpoint and of the run, with every setting decided, by sha256.
+    """
+
+    run: Checkpoints
+    request: Request
+    asked: dict[str, list[Measurement]]
+
+
+def prepare(
+    checkpoints: str | Path | Sequence[str | Path],
+    measurements: Sequence[Measurement],
+    *,
+    source: Source | None = None,
+    at: Sequence[int] = (),
+) -> Prepared:
+    """Read the checkpoints, and refuse what can't be measured; arguments as in `probe`.
+
+    Raises:
+        InputError: one line that says what can't be used and what to do.
+    """
     from landscape.checks.slope import slope_notes
     from landscape.loading.source import Source, at_checkpoint, in_runs
-    from landscape.record import RecordWriter
     from landscape.record.order import place_in_run
 
     source = source or Source()
@@ -142,25 +192,8 @@ def probe(
     for measurement in measurements:
         measurement.check_run(run.known(), [unit.sha256 for unit in units[measurement.name]])
     request = _request(source, factory.label, first, problem, measurements, run, units)
-    path = _record(out, run.files[0].path)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
-    processes = source.processes
-    writer = processes.in_order(lambda: RecordWriter(path, request, overwrite=overwrite, follows=not processes.first))
-    rows: list[Row] = []
-    with writer:
-        with bar or ProgressBar(shown=processes.first) as shown:
-            probing = _Probing(run, request, writer, shown, command, asked)
-            probing.check_unchanged()
-            for unit in (*run.files, run.whole):
-                if not asked[unit.sha256]:
-                    continue
-                probing.measure(unit)
-                rows.append(probing.row(unit))
-                if on_row is not None and processes.first:
-                    with shown.paused():
-                        on_row(rows[-1])
-        processes.in_order(writer.close)
-    return Result(path, rows, probing.measured)
+    return Prepared(run, request, asked)
 
 
 def _request(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.measurements.base import Flag, Measurement, RowData, variable
+from landscape.measurements.cost import Cost
 from landscape.measurements.run import History
 from landscape.reporting.messages import counted
 from landscape.reporting.progress_bar import ProgressBar
@@ -48,6 +49,10 @@ class Samples(Measurement):
         several = any(len(shape) > 1 for shape in shapes)
         size = checkpoints * sum(shape.numel() for shape in shapes) * (problem.dtype.itemsize + 1)
         return replace(self, terms=several and (size <= _TERMS_STORED if self.terms is None else self.terms))
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`."""
+        return Cost(losses=1)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

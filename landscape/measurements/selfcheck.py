@@ -10,6 +10,7 @@ import numpy as np
 
 from landscape.curvature.kinds import kind_of
 from landscape.measurements.base import Flag, RowData, variable
+from landscape.measurements.cost import Cost
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -58,6 +59,10 @@ class SelfCheck(OfMatrix):
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Resolve the matrix."""
         return self.with_matrix(problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: products, and differences of gradients and losses."""
+        return Cost(4, 40, operator=self.operator)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from landscape.measurements.base import Flag, RowData, variable
+from landscape.measurements.cost import EXTENT, Cost, hessian, of_solve
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
 from landscape.measurements.samples import about_variables
@@ -37,6 +38,13 @@ class Slices1D(Slice):
     _directions_by_default = ("filter",)
     _points_by_default = 51
     _of_lines = True
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: the points and the ends of each line, and a solve for eigenvectors."""
+        assert self.points is not None, "resolved"
+        number, solves = len(self.directions), len({"top", "bottom"}.intersection(self.directions))
+        products = number + solves * of_solve(1)
+        return Cost(products, number * (self.points + EXTENT), "about", hessian, solves * of_solve(1))
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.measurements.base import Flag, RowData, variable
+from landscape.measurements.cost import EXTENT, Cost, hessian, of_solve
 from landscape.measurements.directions import Found
 from landscape.measurements.run import History
 from landscape.measurements.slices import SLICES, Slice, common_variables, path_of_run, titles
@@ -68,6 +69,12 @@ class Slices2D(Slice):
         if len(resolved.directions) != 2:
             raise InputError(f"a plane has two directions, and {len(resolved.directions)} given")
         return resolved
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: the points of the whole grid and its ends, and a solve for eigenvectors."""
+        assert self.points is not None, "resolved"
+        products = len({"top", "bottom"}.intersection(self.directions)) * of_solve(2)
+        return Cost(products, self.points**2 + 2 * EXTENT, "about", hessian, products)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, variable
+from landscape.measurements.cost import Cost
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -59,6 +60,11 @@ class Spectrum(OfMatrix):
 
         refuse_large(problem.layout.dim)
         return replace(self, leading=min(self.leading, problem.layout.dim)).with_matrix(problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: every column and a check, and the matrix in float64."""
+        dim = problem.layout.dim
+        return Cost(dim + 1, operator=self.operator, vectors=8 * dim // problem.vector.itemsize)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

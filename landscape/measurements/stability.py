@@ -9,6 +9,7 @@ import numpy as np
 
 from landscape.errors import InputError
 from landscape.measurements.base import Flag, Measurement, RowData, variable
+from landscape.measurements.cost import Cost, hessian, of_solve
 from landscape.measurements.run import History
 from landscape.reporting.display import to_error
 from landscape.reporting.progress_bar import ProgressBar
@@ -42,6 +43,10 @@ class Stability(Measurement):
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Return the measurement unchanged: no setting is left to decide."""
         return self
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`."""
+        return Cost(of_solve(1), certainty="about", operator=hessian, vectors=of_solve(1))
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -14,6 +14,7 @@ from landscape.measurements.base import (
     estimated,
     variable,
 )
+from landscape.measurements.cost import Certainty, Cost
 from landscape.measurements.eigenpairs import known_eigenpairs, known_pairs_note
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
@@ -58,6 +59,14 @@ class Trace(OfMatrix):
 
         check_arguments(problem.layout.dim, self.tol_estimate, self.probes, self.seed, self.max_products)
         return self.with_matrix(problem)
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: the products of the first probes, or of the number of probes that is given."""
+        from landscape.spectrum.trace import DEFLATION, fewest_products
+
+        products = fewest_products(problem.layout.dim, DEFLATION, self.probes)
+        certainty: Certainty = "at least" if self.probes is None else "about"
+        return Cost(products, certainty=certainty, operator=self.operator, vectors=2 * DEFLATION)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the route of an earlier row, if there is one."""

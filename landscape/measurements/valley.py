@@ -11,6 +11,7 @@ import numpy as np
 
 from landscape.errors import InputError, refuse_fractions
 from landscape.measurements.base import Flag, Measurement, RowData, variable
+from landscape.measurements.cost import EXTENT, Cost, hessian, of_solve
 from landscape.measurements.run import History
 from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted
@@ -75,6 +76,13 @@ class Valley(Measurement):
             raise InputError(f"a valley's shape is read from at least {FEWEST_SAMPLES} samples, here are {samples}")
         problem.halves()
         return self
+
+    def cost(self, problem: Problem) -> Cost:
+        """See `Measurement.cost`: two solves, the profiles of each direction at every height, and the full spectrum."""
+        dim = problem.layout.dim
+        products = of_solve(self.k) + of_solve(1) + (dim + 1) * (dim <= MAX_DIM)
+        losses = self.k * len(HEIGHTS) * (self.points + EXTENT)
+        return Cost(products, losses, "about", hessian, of_solve(self.k))
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`.

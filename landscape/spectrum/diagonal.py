@@ -130,7 +130,7 @@ def estimate_diagonal(
     """
     operator = as_exact_operator(operator)
     check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
-    allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
+    allowed = max(fewest_products(operator.dim, deflation), max_products or MAX_PRODUCTS)
     goal = None if probes else tol or TOL
     estimation = _Estimation(operator, goal, seed, allowed, deflation, progress or (lambda _: None))
     return estimation.run(probes or FEWEST_PROBES)
@@ -144,14 +144,14 @@ def check_arguments(
     refuse_fractions(deflation=deflation)
     if deflation < 0:
         raise InputError(f"deflation must not be negative, and {deflation} is")
-    least = _least(dim, deflation)
+    least = fewest_products(dim, deflation)
     if max_products is not None and max_products < least:
         raise InputError(f"a diagonal takes at least {least} products, and max_products is {max_products}")
 
 
-def _least(dim: int, deflation: int) -> int:
+def fewest_products(dim: int, deflation: int, probes: int | None = None) -> int:
     """Products of the shortest run: for the basis and the first probes, or for every unit vector."""
-    return min(dim, deflation + FEWEST_PROBES)
+    return min(dim, deflation + (probes or FEWEST_PROBES))
 
 
 class _Estimation(Sampling[DiagonalEstimate]):

@@ -184,7 +184,7 @@ def estimate_trace(
     operator = as_exact_operator(operator)
     check_arguments(operator.dim, tol, probes, seed, max_products, deflation)
     relative = tol or TOL if probes is None else None
-    allowed = max(_least(operator.dim, deflation), max_products or MAX_PRODUCTS)
+    allowed = max(fewest_products(operator.dim, deflation), max_products or MAX_PRODUCTS)
     goal = _Goal(relative, probes or FEWEST_PROBES, allowed)
     return _Estimation(operator, goal, seed, progress or (lambda _: None)).run(deflation, known)
 
@@ -202,7 +202,7 @@ def check_arguments(
     refuse_fractions(deflation=deflation)
     if deflation < 0:
         raise InputError(f"deflation must not be negative, and {deflation} is")
-    least = _least(dim, deflation)
+    least = fewest_products(dim, deflation)
     if max_products is not None and max_products < least:
         raise InputError(
             f"a trace takes at least {least} products ({min(dim, deflation)} for directions done exactly), and "
@@ -210,9 +210,9 @@ def check_arguments(
         )
 
 
-def _least(dim: int, deflation: int) -> int:
+def fewest_products(dim: int, deflation: int, probes: int | None = None) -> int:
     """Products of the shortest run: for deflation and the first probes or for every unit vector, and for rounding."""
-    return min(dim, deflation + FEWEST_PROBES + 2 * COMBINATIONS) + 1
+    return min(dim, deflation + (probes or FEWEST_PROBES) + 2 * COMBINATIONS) + 1
 
 
 @dataclass(frozen=True)

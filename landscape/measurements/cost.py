@@ -1,0 +1,51 @@
+"""The work of a measurement, as far as it can be foreseen without measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from landscape.curvature.differences import DifferenceHessian
+    from landscape.curvature.products.batched import BatchedOperator
+    from landscape.operator import SymmetricOperator
+    from landscape.problem import Problem
+
+    Operators = tuple[SymmetricOperator, BatchedOperator | DifferenceHessian]
+
+Certainty = Literal["exactly", "about", "at least"]
+
+EXTENT = 30  # evaluations of the loss to find the ends of a slice along one direction
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The work of one measurement of one checkpoint.
+
+    Attributes:
+        products: number of products with the matrix.
+        losses: number of evaluations of the loss on all samples.
+        certainty: how far ``products`` is known. Exactly: settings and dimension decide the number. About: a solve
+            decides it. At least: an estimate goes on until its error is small enough.
+        operator: makes the operator of the products from a problem and the number of products; and the operator whose
+            products these are made of, which knows their memory.
+        vectors: number of vectors of the length of the parameters that are kept beside those of a product.
+    """
+
+    products: int = 0
+    losses: int = 0
+    certainty: Certainty = "exactly"
+    operator: Callable[[Problem, int], Operators] | None = None
+    vectors: int = 0
+
+
+def of_solve(k: int) -> int:
+    """About how many products a solve for k eigenpairs of a network's matrix takes, with the search for missed ones."""
+    return 20 + 4 * k
+
+
+def hessian(problem: Problem, products: int) -> Operators:
+    """The operator of a measurement that is always of the Hessian."""
+    operator = problem.hessian(products)
+    return operator, operator
