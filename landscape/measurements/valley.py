@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from landscape.valley import Anisotropy, KappaMap, ProfileVerdict
 
 HEIGHTS = (1e-3, 1e-2, 0.1, 0.5)
+AFFORDABLE = 10  # products of a spectrum that nobody asked for, by those of the solve for the directions
 _UNITS = "loss / parameter^2"
 DELTAS = np.geomspace(0.1, 1e4, 51)
 
@@ -43,8 +44,10 @@ class Valley(Measurement):
     `landscape.valley.classify_profile` then fits the exponent of the two walls. The depth is the natural scale
     (`landscape.slices.extent.natural_scale`) less the loss, or a tenth of the natural scale where that is more.
 
-    For up to 10,000 parameters the full spectrum gives Definition 1 of Gong, Teng and Liu (arXiv 2510.10089), see
-    `landscape.valley.spectral`, and the anisotropy. A spectrum that the record has of this checkpoint is used again.
+    The full spectrum gives Definition 1 of Gong, Teng and Liu (arXiv 2510.10089), see `landscape.valley.spectral`, and
+    the anisotropy. The spectrum is taken from the record, if the record has it for every checkpoint. It is computed for
+    small models only: where it takes at most ten times the products of the solve for the directions. Otherwise the row
+    is without these two tests.
 
     Attributes:
         k: number of valley directions. Default: 10.
@@ -80,9 +83,13 @@ class Valley(Measurement):
     def cost(self, problem: Problem) -> Cost:
         """See `Measurement.cost`: two solves, the profiles of each direction at every height, and the full spectrum."""
         dim = problem.layout.dim
-        products = of_solve(self.k) + of_solve(1) + (dim + 1) * (dim <= MAX_DIM)
+        products = of_solve(self.k) + of_solve(1) + (dim + 1) * self._affordable(dim)
         losses = self.k * len(HEIGHTS) * (self.points + EXTENT)
         return Cost(products, losses, "about", hessian, of_solve(self.k))
+
+    def _affordable(self, dim: int) -> bool:
+        """Whether the full spectrum is computed unasked; see the class."""
+        return dim + 1 <= min(MAX_DIM, AFFORDABLE * of_solve(self.k))
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`.
@@ -119,7 +126,8 @@ class Valley(Measurement):
             "sampling_floor_error": variable((), sampling_error, "its error", _UNITS),
             "sampling_floor_converged": variable((), halves.complete, "the solve reached its goal"),
         }
-        if hessian.dim <= MAX_DIM:
+        known = all(history.run.stored("spectrum", place) is not None for place in range(len(history.run)))
+        if (known and len(history.run)) or self._affordable(hessian.dim):
             values, rounding = _spectrum(problem, history, part(bar, 0.7, 1.0))
             precision = str(problem.dtype).removeprefix("torch.")
             # Eigenvalues within rounding count as zero, like those within the noise floor.
@@ -182,7 +190,10 @@ class Valley(Measurement):
     def _sentences(self, row: xr.Dataset) -> list[str]:
         """A sentence for each test."""
         if "eps" not in row:
-            none = f"no spectral test and no anisotropy: they take all eigenvalues of at most {MAX_DIM:,}"
+            none = (
+                "no spectral test and no anisotropy: they need all eigenvalues, which --spectrum computes "
+                f"(one product for each parameter, up to {MAX_DIM:,} parameters)"
+            )
             return [self._of_geometry(row), none]
         return [self._of_geometry(row), _of_kappa(row), _of_anisotropy(row)]
 

@@ -16,7 +16,7 @@ import xarray as xr
 import landscape
 from landscape import InputError
 from landscape.cli.plot import main as plot
-from landscape.measurements import History, Slices1D, TopEigenpairs
+from landscape.measurements import History, Slices1D, TopEigenpairs, Valley
 from landscape.record import open_record
 from tests.conftest import ROOT
 
@@ -564,3 +564,17 @@ def test_an_appended_measurement_opens_with_xarray(command, tiny):
     with xr.open_datatree("run.h5", engine="h5netcdf") as tree:
         assert tree["trace"].sizes["checkpoint"] == 2
         assert tree["density/nodes"].dims == ("checkpoint", "probe", "node")
+
+
+def test_a_valley_computes_no_spectrum_that_nobody_asked_for(command, tiny, monkeypatch):
+    """With --spectrum in the record the valley has the other two tests."""
+    monkeypatch.setattr(f"{Valley.__module__}.AFFORDABLE", 0)
+    asked = ("a.pt", "--valley", "-k", 1, "--points", 7)
+    alone = command(*asked, "-o", "alone.h5")
+    assert "no spectral test and no anisotropy: they need all eigenvalues, which --spectrum computes" in alone.out
+    assert "eps" not in group("alone.h5", "valley")
+    both = command(*asked, "--spectrum", "-o", "both.h5")
+    row, spectrum = group("both.h5", "valley"), group("both.h5", "spectrum")
+    assert "no spectral test" not in both.out
+    assert int(row.positive) == int((spectrum.eigenvalues.values > float(row.floor)).sum())
+    np.testing.assert_array_equal(row.exponent, group("alone.h5", "valley").exponent)
