@@ -86,7 +86,7 @@ _OF_NUMPY: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": _reconstruct,
     "numpy._core.multiarray._reconstruct": _reconstruct,
 }
-"""What numbers and arrays of NumPy are rebuilt by."""
+"""Functions by which pickle rebuilds numbers and arrays of NumPy."""
 
 
 def left_out(names: Iterable[str]) -> list[str]:

@@ -15,7 +15,7 @@ from landscape.spectrum.trace import estimate_trace
 
 _SAMPLES, _FEATURES, _CLASSES = 60, 8, 4
 _ROUNDINGS = 100
-"""By how many roundings a sum over these many samples may be off."""
+"""Largest error of a sum over the samples, in roundings."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from landscape.problem import Problem
 from landscape.problem.embeddings import without_padding
 
 _TIMES = 5
-"""A difference's error is known along one direction, so of size alone; the same factor serves each comparison."""
+"""Factor on the estimated error of a difference. Only the size of that error is known, and along one direction."""
 
 
 @dataclass(frozen=True)

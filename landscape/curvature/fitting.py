@@ -8,7 +8,7 @@ from landscape.problem import Problem
 from landscape.problem.batches import part, samples_in
 
 _SHARE = 4
-"""A batch's graph takes at most one such part of the memory: about as much again is taken while it is gone through."""
+"""A batch's graph takes at most one such part of the memory. A backward pass takes about as much again."""
 
 
 def fitted(problem: Problem) -> Problem:

@@ -34,7 +34,7 @@ from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.rounding import distance
 
 FEWEST_PROBES = 10
-"""A standard error from fewer is too uncertain to stop by."""
+"""Fewest probes whose standard error may end the estimation."""
 
 _DEFLATION = 15
 _NUMBER_OF_SKETCH = 1 << 32  # no probe has this number: Q is independent of the probes

@@ -23,7 +23,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _NO_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 OVERHEAD = 30_000_000
-"""Bytes that a process takes for itself when it first computes: code, buffers of libraries."""
+"""Bytes that a process takes when it first computes: code, and buffers of libraries."""
 
 
 def bytes_of(text: str) -> int:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 CLASSES = 1024
-"""A vocabulary has as many."""
+"""Fewest classes for which the loss is computed in chunks, as for a vocabulary."""
 _BLOCK_BYTES = {"cpu": 1 << 22}  # a block that stays in a cache
 _LARGE_BLOCK = 1 << 28  # on other devices: large enough to be worth an operation
 

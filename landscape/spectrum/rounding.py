@@ -60,7 +60,7 @@ def arithmetic_note(arithmetic: str) -> list[str]:
 
 
 WIDE_VECTORS = 18
-"""Vectors of float32, in memory, that a product in float64 takes with what is compared with it."""
+"""Memory of a product in float64 and its comparison, in vectors of float32."""
 
 
 def bytes_in_float64(operator: SymmetricOperator, memory: int) -> int:

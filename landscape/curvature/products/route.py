@@ -12,7 +12,7 @@ from landscape.problem.problem import Compile
 from landscape.reporting.messages import amount
 
 EXPECTED = 60
-"""Products, where nobody says how many: those of ten eigenpairs."""
+"""Default number of products: about that of ten eigenpairs."""
 
 NOT_COMPILED = "of this matrix nothing is compiled"
 _KEPT = {"cached": "cached double-backward graph", "linearised": "linearised once and kept",
@@ -24,7 +24,7 @@ _REBUILT = {"rebuilt": "graph rebuilt for each product",
 # Costs in gradients on one thread, rounded. `python -m benchmarks.peers` measures them (docs/performance.md).
 _CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
 WORTH_COUNTING = 5e9
-"""Bytes of graphs that all products together go through, below which no program pays: some seconds' work."""
+"""Bytes of graphs that all products read together. Below this number a traced program doesn't pay."""
 
 _CHECKING = _REBUILDING + _PREPARING + _LINEARISED  # comparing a program's product with autograd's, once
 # Seconds for each operation of a gradient. One such operation becomes some six in the program of a product.
