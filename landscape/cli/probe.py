@@ -30,6 +30,7 @@ from landscape.reporting.messages import counted
 if TYPE_CHECKING:
     from landscape.checks.pyhessian import CrossCheck
     from landscape.loading.source import Source
+    from landscape.measurements import Measurement
     from landscape.measurements.runner import Row
 
 HELP = "Measure the loss landscape around checkpoints, into one HDF5 record."
@@ -54,10 +55,6 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     if given["self_check"] and not checkpoints:
         return _closed_forms(given["device"])
     from landscape.checks.pyhessian import check_arguments
-    from landscape.machine.processes import process_group
-    from landscape.measurements.plan import plan
-    from landscape.measurements.runner import probe as run
-    from landscape.reporting.progress_bar import ProgressBar
 
     if given["group_by"] is not None and len(checkpoints) == 1:
         raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
@@ -66,48 +63,12 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
         "checkpoints": checkpoints, "matrix": matrix, "directions": tuple(given["directions"] or ())
     }  # fmt: skip
     measurements = [made for kind in registered(_asked(given)) for made in kind.asked(chosen)]
-    crosscheck, source = given["crosscheck"], _source(given)
-    if crosscheck:
+    source = _source(given)
+    if given["crosscheck"]:
         check_arguments(given["which"], given["device"], matrix.group("") or "hessian")
     if given["plan"]:
-        planned = plan(checkpoints, measurements, source=source, at=tuple(given["at"] or ()))
-        with printing():
-            (print_plan_json if given["as_json"] else print_plan)(planned)
-        return EXIT_DONE
-    at_once = not (given["as_json"] or crosscheck)
-
-    def show(row: Row) -> None:
-        with printing():
-            print_row(row, measurements)
-
-    with process_group() as processes:
-        result = run(
-            checkpoints,
-            measurements,
-            given["out"],
-            source=replace(source, processes=processes),
-            overwrite=given["overwrite"],
-            at=tuple(given["at"] or ()),
-            command=given["command"],
-            bar=ProgressBar(shown=processes.first, lines="landscape-probe"),
-            on_row=show if at_once else None,
-        )
-    status = EXIT_NOT_CONVERGED if any(row.unmet_goals for row in result.rows) else EXIT_DONE
-    if not processes.first:
-        return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it
-    peers: list[CrossCheck] = []
-    try:
-        for row in (row for row in result.rows if crosscheck and "eigenpairs" in row.data):
-            peers.append(_crosscheck(row, source, given["k"], given["seed"]))
-    finally:  # what was measured is shown, whatever becomes of the peer
-        with printing():
-            if given["as_json"]:
-                print_json(result, peers)
-            else:
-                for row, peer in zip_longest(result.rows if crosscheck else (), peers):
-                    print_row(row, measurements, peer)
-                print_record(result, measurements)
-    return status
+        return _plan(checkpoints, measurements, source, given)
+    return _measure(checkpoints, measurements, source, given)
 
 
 probe.__signature__ = options.signature()  # type: ignore[attr-defined]
@@ -125,6 +86,60 @@ def _source(given: Mapping[str, Any]) -> Source:
         params=tuple(given["params"] or ()),
         memory=None if given["memory"] is None else bytes_of(given["memory"]),
     )
+
+
+def _plan(
+    checkpoints: Sequence[Path], measurements: Sequence[Measurement], source: Source, given: Mapping[str, Any]
+) -> int:
+    from landscape.measurements.plan import plan
+
+    planned = plan(checkpoints, measurements, source=source, at=tuple(given["at"] or ()))
+    with printing():
+        (print_plan_json if given["as_json"] else print_plan)(planned)
+    return EXIT_DONE
+
+
+def _measure(
+    checkpoints: Sequence[Path], measurements: Sequence[Measurement], source: Source, given: Mapping[str, Any]
+) -> int:
+    """Measure into the record. Each checkpoint's block is printed when it is finished, unless something follows it."""
+    from landscape.machine.processes import process_group
+    from landscape.measurements.runner import probe as run
+    from landscape.reporting.progress_bar import ProgressBar
+
+    crosscheck = given["crosscheck"]
+
+    def show(row: Row) -> None:
+        with printing():
+            print_row(row, measurements)
+
+    with process_group() as processes:
+        result = run(
+            checkpoints,
+            measurements,
+            given["out"],
+            source=replace(source, processes=processes),
+            overwrite=given["overwrite"],
+            at=tuple(given["at"] or ()),
+            command=given["command"],
+            bar=ProgressBar(shown=processes.first, lines="landscape-probe"),
+            on_row=None if given["as_json"] or crosscheck else show,
+        )
+    if not processes.first:
+        return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it
+    peers: list[CrossCheck] = []
+    try:
+        for row in (row for row in result.rows if crosscheck and "eigenpairs" in row.data):
+            peers.append(_crosscheck(row, source, given["k"], given["seed"]))
+    finally:  # what was measured is shown, whatever becomes of the peer
+        with printing():
+            if given["as_json"]:
+                print_json(result, peers)
+            else:
+                for row, peer in zip_longest(result.rows if crosscheck else (), peers):
+                    print_row(row, measurements, peer)
+                print_record(result, measurements)
+    return EXIT_NOT_CONVERGED if any(row.unmet_goals for row in result.rows) else EXIT_DONE
 
 
 def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from landscape.measurements.base import Measurement
 from landscape.measurements.cost import Cost
-from landscape.measurements.runner import prepare
+from landscape.measurements.preparation import prepare
 
 if TYPE_CHECKING:
     from landscape.loading.source import Source

@@ -534,13 +534,19 @@ def test_what_fails_halfway_keeps_what_was_before(command, tiny):
     state = torch.load("b.pt")["state"]
     save_checkpoint(tiny.folder / "overflowing.pt", {name: value * 1e30 for name, value in state.items()}, step=15)
     ran = command("a.pt", "overflowing.pt", "c.pt", "--hessian", "-k", 2, "-o", "run.h5")
-    assert (ran.status, ran.out) == (2, "")
+    assert ran.status == 2
+    assert ran.out.startswith("\na.pt, step 0\n"), "what was finished before is shown"
+    assert "step 15" not in ran.out
+    assert "Record:" not in ran.out
     assert ran.err.startswith("landscape-probe: overflowing.pt: the loss is NaN or infinite for 20 of 20 terms")
     sha = read_checkpoint("a.pt").sha256
     parts = tiny.folder / "run.h5.parts"
     assert {path.name for path in parts.iterdir()} == {f"loss-{sha}.h5", f"eigenpairs-{sha}.h5", "request.json"}
-    assert command("a.pt", "--hessian", "-k", 2, "-o", "run.h5").status == 2, "the parts are another request's"
-    assert command("a.pt", "--hessian", "-k", 2, "-o", "run.h5", "--overwrite").status == 0
+    refused = command("a.pt", "--hessian", "-k", 3, "-o", "run.h5")
+    assert refused.status == 2
+    assert "unfinished record of another request (eigenpairs k is 2 there and 3 here)" in refused.err
+    assert "was there already, nothing measured" in command("a.pt", "--hessian", "-k", 2, "-o", "run.h5").out
+    assert not parts.exists()
 
 
 # ---------------------------------------------------------------------- PyHessian beside it

@@ -21,7 +21,8 @@ LAYERS = [
     ["problem"],
     ["operator", "checkpoint", "record", "dynamics", "valley"],
     ["machine", "plugins"],
-    ["reporting", "errors"],
+    ["reporting"],
+    ["errors"],
 ]
 
 # The one import upwards: a Problem knows its curvature by name, when it is asked for it.

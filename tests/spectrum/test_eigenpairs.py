@@ -238,7 +238,7 @@ def test_what_does_not_converge_says_so():
     pairs = top_eigenpairs(symmetric(np.linspace(0, 1, 2000)), 5, "LA", max_products=10)
     assert not pairs.converged.all()
     assert not pairs.complete
-    assert pairs.missed == 1.0
+    assert pairs.miss_probability == 1.0
     assert pairs.products <= 10 + 1  # the measured rounding is never saved on
 
 
