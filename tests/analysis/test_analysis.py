@@ -450,16 +450,14 @@ class TestLengths:
         assert y.tolist() == [0.0, 0.5, 1.0]
 
 
-SLOW = {f"shift-{task}" for task in shift.TASKS if task != "markov"} | {"spectra", "quadratic", "force", "learning"}
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs that the studies share, as they do by default: a run is trained and measured once."""
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in STUDIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_quickly_from_end_to_end(
     name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

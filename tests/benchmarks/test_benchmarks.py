@@ -59,8 +59,8 @@ def problem() -> Problem:
     return pose(SMALL, 8)
 
 
+@pytest.mark.slow
 class TestReport:
-    @pytest.mark.slow
     def test_every_solver_ran(self, report: Report) -> None:
         (row,) = report.rows
         assert {(each.solver, each.k, each.seeds) for each in row.solvers} == {

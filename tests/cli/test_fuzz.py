@@ -46,6 +46,7 @@ def test_a_process_that_crashes_or_never_ends_is_told(tmp_path, monkeypatch):
     assert (status, "ZeroDivisionError" in err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_handful_of_damaged_files_is_refused_or_read():
     command = [sys.executable, "-m", "tests.fuzz", "12", "--seed", "1"]
     ran = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

@@ -55,6 +55,7 @@ def test_programs_give_closed_forms(name):
             partial(AttentionModel, 6, loops=3, width=6, heads=2, head_width=3),
             [3, 3, 1],
             id="looped attention, uneven batches",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             partial(LoopedGPT, 6, width=4, heads=2, loops=2, context=8), [7], id="tied GPT", marks=pytest.mark.slow

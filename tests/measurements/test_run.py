@@ -123,6 +123,7 @@ def test_dynamics_of_a_run(command, descent):
     assert row.overlap.values[1:] == pytest.approx(1, rel=1e-9), "the whole space is the whole space"
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monkeypatch):
     files = ["step-00.pt", "step-14.pt", "step-20.pt"]
     assert command(*files, "--dynamics", "-o", "run.h5").status == 0

@@ -34,7 +34,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
     train(TrainingSettings("single", epochs=1, steps_per_epoch=4, batch=4, width=2, heads=1), folder / "run")
     files = checkpoints_of(folder / "run")
-    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Samples()]
     for name, chosen in (("whole", files), ("late", files[2:]), ("early", files[:2])):
         landscape.probe(chosen, measurements, folder / f"{name}.h5")
     return folder
@@ -55,7 +55,7 @@ def test_rows_are_those_of_one_record_in_the_order_of_their_steps(jobs: Path, tm
 def test_a_joined_record_is_resumed_as_one_of_all(jobs: Path, tmp_path: Path) -> None:
     """The same request finds everything measured."""
     out = landscape.join_records([jobs / "late.h5", jobs / "early.h5"], tmp_path / "joined.h5")
-    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Samples()]
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 0
 
 
@@ -135,6 +135,7 @@ def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Path, capsys) -> None:
     """The end is cut off: no row is read wrongly, and the command that measured it measures what was lost."""
     whole = (jobs / "whole.h5").read_bytes()
@@ -161,7 +162,7 @@ def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Pat
                     assert np.array_equal(group[variable].values, before[name][variable].values[at]), variable
         kept.add(rows)
     assert kept - {0}
-    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Spectrum()]
+    measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Samples()]
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 12 - rows
     both = landscape.join_records([cut, jobs / "late.h5", jobs / "early.h5"], tmp_path / "both.h5")
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, both).measured == 0
