@@ -943,6 +943,19 @@ def test_an_unfinished_run_that_asked_for_more_is_resumed_after_another_interrup
     assert [RecordWriter(out, more).done(*unit) for unit in more.units[:3]] == [True, True, False]
 
 
+def test_the_root_has_the_attributes_of_the_page(out: Path) -> None:
+    write(out, make_request())
+    parts = interrupted(out.with_name("b.h5"), make_request(), 1)
+    page = (ROOT / "docs/record.md").read_text(encoding="utf-8")
+    _, _, after = page.partition("**Root attributes.**")
+    documented = set(re.findall(r"^- `(\w+)`", after.partition("\n\n**")[0], re.MULTILINE))
+    with h5py.File(out) as file:
+        assert set(file.attrs) == documented
+        assert (file.attrs["schema_version"], file.attrs["schema_minor"]) == (2, 0)
+        assert "now 2" in after
+    assert documented <= set(json.loads((parts / "request.json").read_text()))
+
+
 def test_append_new_checkpoints_and_new_measurements(out: Path, tmp_path: Path) -> None:
     write(out, make_request(shas=SHA[:2]))
     both = make_request(shas=SHA[:3], loss={"on": "all"})
