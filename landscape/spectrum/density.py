@@ -27,7 +27,7 @@ from landscape.spectrum.products import finite_products, measured_rounding
 from landscape.spectrum.quadrature import Chain, run_chain
 from landscape.spectrum.rounding import distance
 
-PROBES = 10
+PROBES = 4
 TOL = 1e-4
 
 
@@ -48,7 +48,7 @@ def spectral_density(
 
     Args:
         operator: a symmetric operator or dense symmetric matrix of dimension n.
-        probes: number of random probe vectors, default 10; standard errors need at least 2 and fall with the root.
+        probes: number of random probe vectors, default 4; standard errors need at least 2 and fall with the root.
         steps: steps of each Lanczos chain, default 100. A chain ends early where its Krylov space is exhausted, at the
             latest after n - k steps.
         k: number of outliers of largest magnitude to deflate, at most n; default 10; 0 is plain quadrature. Outliers
