@@ -45,6 +45,18 @@ def of_solve(k: int) -> int:
     return 20 + 4 * k
 
 
+def of_probes(products: int, probes: int | None, operator: Callable[[Problem, int], Operators], vectors: int) -> Cost:
+    """The work of an estimate by probe vectors.
+
+    Args:
+        products: the products of the first probes, or of all probes where their number is given.
+        probes: the number of probes, or None where the error decides it.
+        operator: see `Cost`.
+        vectors: see `Cost`.
+    """
+    return Cost(products, 0, "at least" if probes is None else "about", operator, vectors)
+
+
 def hessian(problem: Problem, products: int) -> Operators:
     """The operator of a measurement that is always of the Hessian."""
     operator = problem.hessian(products)

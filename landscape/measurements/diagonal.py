@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 
 from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, tensors_of, variable
-from landscape.measurements.cost import Certainty, Cost
+from landscape.measurements.cost import Cost, of_probes
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.progress_bar import ProgressBar
@@ -55,12 +55,11 @@ class Diagonal(OfMatrix):
         return self.with_matrix(problem)
 
     def cost(self, problem: Problem) -> Cost:
-        """See `Measurement.cost`: the products of the first probes, or of the number of probes that is given."""
+        """See `Measurement.cost`."""
         from landscape.spectrum.diagonal import DEFLATION, fewest_products
 
         products = fewest_products(problem.layout.dim, DEFLATION, self.probes)
-        certainty: Certainty = "at least" if self.probes is None else "about"
-        return Cost(products, certainty=certainty, operator=self.operator, vectors=2 * DEFLATION)
+        return of_probes(products, self.probes, self.operator, 2 * DEFLATION)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`; products take the route of an earlier row, if there is one."""

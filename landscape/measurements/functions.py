@@ -19,7 +19,7 @@ from landscape.measurements.base import (
     estimated,
     variable,
 )
-from landscape.measurements.cost import Certainty, Cost
+from landscape.measurements.cost import Cost, of_probes
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.deprecation import renamed_settings
@@ -78,10 +78,9 @@ class _SpectralSum(OfMatrix):
         return self.with_matrix(problem)
 
     def cost(self, problem: Problem) -> Cost:
-        """See `Measurement.cost`: the products of the first probes, or of the number of probes that is given."""
-        certainty: Certainty = "at least" if self.probes is None else "about"
+        """See `Measurement.cost`."""
         products = min(problem.layout.dim + 1, self._products)
-        return Cost(products, certainty=certainty, operator=self.operator, vectors=self.k + self.steps + 1)
+        return of_probes(products, self.probes, self.operator, self.k + self.steps + 1)
 
     @property
     def _products(self) -> int:
