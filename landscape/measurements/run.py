@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from landscape.problem import Problem
+
+
+def _nothing() -> None:
+    """The row before the first one."""
 
 
 def _empty(*_: Any) -> Any:
@@ -91,15 +96,20 @@ class History:
 
     Attributes:
         choices: provenance of the measurement's first row, whose choices all rows follow; None without a row.
-        previous: row of the checkpoint before, as it was measured; None for the first checkpoint.
+        before: reads the row of the checkpoint before; see `previous`.
         digest: sha256 of the checkpoint that is being measured, or the digest of the run.
         run: the checkpoints that are measured together.
     """
 
     choices: Mapping[str, Any] | None = None
-    previous: xr.Dataset | None = None
+    before: Callable[[], xr.Dataset | None] = field(default=_nothing, repr=False)
     digest: str = ""
     run: Run = field(default_factory=Run)
+
+    @cached_property
+    def previous(self) -> xr.Dataset | None:
+        """Row of the checkpoint before, read when it is first used; None for the first checkpoint."""
+        return self.before()
 
     def of_checkpoint(self, measurement: str) -> xr.Dataset | None:
         """The record's row of another measurement (by name) at this checkpoint, or None if there is no row."""

@@ -239,7 +239,7 @@ class _Probing:
     def history(self, measurement: str, sha256: str) -> History:
         """What the record has of this measurement before this checkpoint, but for routes that take too much memory."""
         choices = self.writer.earlier(measurement) if self.routes_hold else None
-        return History(choices, self.writer.previous(measurement, sha256), sha256, self.seen)
+        return History(choices, lambda: self.writer.previous(measurement, sha256), sha256, self.seen)
 
     def provenance(self, problem: Problem, checkpoint: Checkpoint, measurement: Measurement) -> dict[str, Any]:
         """How a row comes to be."""

@@ -16,7 +16,7 @@ from landscape.record.hdf5 import contents_of, members_of, opened, provenance_in
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
 from landscape.record.parts import Parts, followed, replacing
 from landscape.record.read import row_at
-from landscape.record.request import Request
+from landscape.record.request import Request, Unit
 from landscape.record.schema import Layout, layout_of, unit_of
 
 
@@ -75,6 +75,7 @@ class RecordWriter:
             self._take_up_parts(kept, overwrite)
         elif not self.finished:
             raise InputError(self._parts.held_by(other))
+        self._added: dict[Unit, xr.Dataset] = {}
         self._layouts: dict[str, Layout] = {}
         for name, file in dict.fromkeys((unit[0], row.path) for unit, row in self._rows.items()):
             self._fit(name, _layout_at(file, name), file)
@@ -137,11 +138,16 @@ class RecordWriter:
             return row_at(group, row.position).load()
 
     def shown(self, measurement: str, sha256: str) -> xr.Dataset:
-        """A stored row without the variables that have a value for each parameter; see `Measurement.show`."""
+        """A stored row without the variables that have a value for each parameter; see `Measurement.show`.
+
+        A row that was added here is given as it went to the disk, and only once: reading takes longer than the work of
+        a small measurement.
+        """
+        if (added := self._added.pop((measurement, sha256), None)) is not None:
+            return added
         row = self._rows[measurement, sha256]
         with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
-            large = [name for name, variable in group.variables.items() if "parameter" in variable.dims]
-            return row_at(group.drop_vars(large), row.position).load()
+            return row_at(_without_large(group), row.position).load()
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Store one unit; the unit is on disk when the method returns.
@@ -161,6 +167,7 @@ class RecordWriter:
             raise ValueError(f"{measurement} of {unit[1]} was not asked for, or is there already")
         dataset = unit_of(measured, provenance)
         self._fit(measurement, layout_of(dataset), provenance["checkpoint"]["path"])
+        self._added[unit] = _without_large(dataset)
         if self.follows:
             self._rows[unit] = self._parts.row(unit)
             return
@@ -226,6 +233,11 @@ class RecordWriter:
         """Finish the record if it is complete."""
         if all(unit in self._rows for unit in self._target.units):
             self.finish()
+
+
+def _without_large(rows: xr.Dataset) -> xr.Dataset:
+    """Rows without the variables that have a value for each parameter."""
+    return rows.drop_vars([name for name, variable in rows.variables.items() if "parameter" in variable.dims])
 
 
 def _unwritable(record: Path, parts: Path) -> InputError | None:

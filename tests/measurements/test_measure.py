@@ -256,9 +256,21 @@ def test_a_block_is_printed_as_soon_as_its_measurements_are_finished(tiny):
     assert order == [("loss", "a.pt"), ("eigenpairs", "a.pt"), "a.pt", ("loss", "b.pt"), ("eigenpairs", "b.pt"), "b.pt"]
     again = probe(["b.pt", "a.pt"], asked, "run.h5", bar=Bar(), on_row=shown)
     assert order[6:] == ["a.pt", "b.pt"]
-    for before, after in zip(result.rows, again.rows, strict=True):
-        stored = [row.data["eigenpairs"].drop_vars("checkpoint") for row in (before, after)]
-        assert stored[0].equals(stored[1]), "from the parts, and from the record"
+    assert [row.path for row in result.rows] == [row.path for row in again.rows]
+
+
+def test_what_is_shown_at_once_is_what_the_record_shows(command, tiny):
+    asked = ("a.pt", "b.pt", "--self-check", "--samples", "--eigenpairs", "--density", "--trace", "--diagonal", "-k", 1,
+             "--spectrum", "--per-layer", "--slice", "1d", "--slice", "2d", "--valley", "--points", 7, "--probes", 2,
+             "--log-det", 9.0, "--effective-dimension", 0.1, "--steps", 5, "-o", "run.h5")  # fmt: skip
+    first, again = command(*asked, "--json"), command(*asked, "--json")
+    assert json.loads(first.out) == json.loads(again.out)
+    tables = command(*asked)
+    assert tables.out.startswith("\na.pt, step 0\n")
+    (tiny.folder / "run.h5").unlink()
+    assert re.sub(r"memory beyond.*|\(measured\)|\d+(\.\d+)? [kM]B", "", command(*asked).out) == re.sub(
+        r"memory beyond.*|\(was there already, nothing measured\)|\d+(\.\d+)? [kM]B", "", tables.out
+    )
 
 
 def test_a_solve_drives_the_bar():

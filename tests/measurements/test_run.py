@@ -163,7 +163,7 @@ def test_eigenvectors_that_are_rounding_are_no_subspace():
     problems = [problem.at(problem.vector + shift) for shift in (0.0, 0.1)]
     rows: list[xr.Dataset] = []
     for place, each in enumerate(problems):
-        history = History(previous=rows[-1] if rows else None)
+        history = History(before=lambda: rows[-1] if rows else None)
         row = Spectrum(21).measure(each, lambda *_: None, history).dataset
         rows.append(row.assign(sha256=str(place)))
     empty = xr.Dataset({"ratio": ((), np.nan)})
