@@ -57,6 +57,7 @@ def main(*models: str) -> int:
         for measurement in MEASUREMENTS:
             if not isinstance(measurement, Spectrum) or problem.layout.dim <= SMALL:
                 rows.append(row(name, problem.to(), measurement))
+                print(" ".join(rows[-1]), file=sys.stderr, flush=True)  # the larger models take minutes
     header = ("", "measurement", "products planned", "made", "time planned / taken", "memory planned / taken")
     title = "What --plan says against what a measurement takes, one thread"
     print(f"{this_machine(torch.device('cpu'))}\n\n{Table(title, header, rows).markdown()}")
