@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -125,6 +126,11 @@ def test_a_spectrum_and_a_density_are_those_of_the_record(shown):
     np.testing.assert_array_equal(np.isnan(drawn), expected < LOWEST * single)
     np.testing.assert_allclose(drawn[np.isfinite(drawn)], expected[expected >= LOWEST * single])
     np.testing.assert_array_equal(axes.lines[1].get_data(), [found.outliers, [single] * len(found.outliers)])
+    stems = [each.get_segments() for each in axes.collections if isinstance(each, LineCollection)]
+    assert len(found.outliers) > 0
+    assert any(
+        np.array_equal(segments, [[[value, 0], [value, single]] for value in found.outliers]) for segments in stems
+    )
     assert axes.get_ylabel().endswith("[parameter$^2$ / loss]")
 
 

@@ -956,6 +956,15 @@ def test_the_root_has_the_attributes_of_the_page(out: Path) -> None:
     assert documented <= set(json.loads((parts / "request.json").read_text()))
 
 
+def test_a_system_that_allocates_nothing_beforehand_writes_all_the_same(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As macOS does, which has no posix_fallocate."""
+    whole = write(tmp_path / "whole.h5", make_request())
+    monkeypatch.delattr(os, "posix_fallocate")
+    assert_same(content(write(out, make_request())), content(whole))
+
+
 def test_append_new_checkpoints_and_new_measurements(out: Path, tmp_path: Path) -> None:
     write(out, make_request(shas=SHA[:2]))
     both = make_request(shas=SHA[:3], loss={"on": "all"})
