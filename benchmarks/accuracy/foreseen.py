@@ -1,13 +1,15 @@
 """``python -m benchmarks.accuracy.foreseen [MODEL...]``: what ``--plan`` says, against what the measurements took.
 
-Each measurement is planned and made on each model, in one process: products, the time as a ratio in this run, and for
-eigenpairs the memory that the solve recorded.
+Each plan and each measurement has a process of its own, since memory grows once. Products, the time as a ratio, and for
+eigenpairs the memory that the solve recorded, as a ratio.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from cyclopts import App
@@ -16,48 +18,71 @@ from benchmarks.support.cases import CASES
 from benchmarks.support.machine import this_machine
 from benchmarks.support.tables import Table
 from landscape.measurements import Density, History, Measurement, Spectrum, TopEigenpairs, Trace
-from landscape.measurements.plan import planned_at
+from landscape.measurements.plan import Plan, plan_at
 from landscape.problem import Problem
 from landscape.reporting.progress_bar import ProgressBar
 
 MODELS = ("toy", "looped-66k", "looped-270k", "gpt-900k", "resnet-20")
-MEASUREMENTS = (TopEigenpairs(), Trace(probes=50), Density(probes=2, steps=30), Spectrum())
+MEASUREMENTS: tuple[Measurement, ...] = (
+    TopEigenpairs(), Trace(probes=50), Density(probes=2, steps=30), Spectrum()
+)  # fmt: skip
 SMALL = 2000  # most parameters for a full spectrum here
 app = App(help="Compare the plan with what measurements take.", version_flags=[])
 
 
-def row(name: str, problem: Problem, measurement: Measurement) -> tuple[str, ...]:
-    """One line of the table."""
-    asked = measurement.resolve(problem, 1)
-    started = time.perf_counter()
-    problem.evaluate()
-    planned = planned_at(problem, asked, 1, time.perf_counter() - started)
-    assert planned.cost is not None
+def posed(name: str, measurement: Measurement) -> tuple[Problem, Measurement]:
+    """A model's problem, and the measurement with every setting decided."""
+    torch.set_num_threads(1)
+    problem = CASES[name][1]()
+    return problem, measurement.resolve(problem, 1)
+
+
+def planned(name: str, measurement: Measurement) -> Plan:
+    """The plan, without the function that makes the operator, which can't leave the process."""
+    problem, asked = posed(name, measurement)
+    plan = plan_at(problem, [(asked, 1)])
+    cost = plan.measurements[0].cost
+    assert cost is not None
+    object.__setattr__(cost, "operator", None)
+    return plan
+
+
+def taken(name: str, measurement: Measurement) -> tuple[int, float, float | None]:
+    """Products, seconds, and the bytes beyond model and data that were recorded."""
+    problem, asked = posed(name, measurement)
     started = time.perf_counter()
     made = asked.measure(problem, ProgressBar(shown=False), History())
-    seconds = time.perf_counter() - started
-    taken = made.choices.get("memory")
+    return int(made.dataset.products), time.perf_counter() - started, made.choices.get("memory")
+
+
+def row(name: str, measurement: Measurement) -> tuple[str, ...]:
+    """One line of the table."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
+        plan = pool.submit(planned, name, measurement).result()
+        products, seconds, memory = pool.submit(taken, name, measurement).result()
+    (entry,) = plan.measurements
+    assert entry.cost is not None
     return (
         name,
-        asked.name,
-        f"{planned.cost.certainty} {planned.cost.products:,}",
-        f"{int(made.dataset.products):,}",
-        f"{planned.seconds / seconds:.2f}",
-        f"{planned.memory / taken:.2f}" if taken else "",
+        entry.measurement,
+        f"{entry.cost.certainty} {entry.cost.products:,}",
+        f"{products:,}",
+        f"{entry.seconds / seconds:.2f}",
+        f"{plan.memory / memory:.2f}" if memory else "",
     )
 
 
 @app.default
 def main(*models: str) -> int:
     """Print, as Markdown, a line for each model and measurement."""
-    torch.set_num_threads(1)
     rows = []
     for name in models or MODELS:
-        problem = CASES[name][1]()
+        small = CASES[name][1]().layout.dim <= SMALL
         for measurement in MEASUREMENTS:
-            if not isinstance(measurement, Spectrum) or problem.layout.dim <= SMALL:
-                rows.append(row(name, problem.to(), measurement))
-                print(" ".join(rows[-1]), file=sys.stderr, flush=True)  # the larger models take minutes
+            if small or not isinstance(measurement, Spectrum):
+                rows.append(row(name, measurement))
+                print(" | ".join(rows[-1]), file=sys.stderr, flush=True)  # the larger models take minutes
     header = ("", "measurement", "products planned", "made", "time planned / taken", "memory planned / taken")
     title = "What --plan says against what a measurement takes, one thread"
     print(f"{this_machine(torch.device('cpu'))}\n\n{Table(title, header, rows).markdown()}")

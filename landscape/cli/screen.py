@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from landscape.checks.closed_forms import Compared
     from landscape.checks.pyhessian import CrossCheck
     from landscape.measurements import Measurement as Asked
-    from landscape.measurements.plan import Planned
+    from landscape.measurements.plan import Plan
     from landscape.measurements.runner import Result, Row
 
 
@@ -121,14 +121,14 @@ def print_json(result: Result, peers: Sequence[CrossCheck]) -> None:
     _Screen().line_of(json.dumps(content, indent=1, allow_nan=False))
 
 
-def print_plan(planned: Sequence[Planned]) -> None:
+def print_plan(plan: Plan) -> None:
     """A row for each measurement, and the time of all."""
-    table = Table("measurement", "checkpoints", "products of each", "losses of each", "time of each", "memory")
+    table = Table("measurement", "checkpoints", "products of each", "losses of each", "time of each")
     for column in table.columns[1:]:
         column.justify = "right"
-    for each in planned:
+    for each in plan.measurements:
         if each.cost is None:
-            table.add_row(each.measurement, str(each.units), "not foreseen", "", "", "")
+            table.add_row(each.measurement, str(each.units), "not foreseen", "", "")
             continue
         word = "" if each.cost.certainty == "exactly" else f"{each.cost.certainty} "
         table.add_row(
@@ -137,18 +137,17 @@ def print_plan(planned: Sequence[Planned]) -> None:
             f"{word}{each.cost.products:,}" if each.cost.products else "0",
             f"{each.cost.losses:,}",
             duration(each.seconds),
-            amount(each.memory) if math.isfinite(each.memory) else "",
         )
     screen = _Screen()
     screen.table(table)
-    total = sum(each.units * each.seconds for each in planned if each.cost is not None)
+    total = sum(each.units * each.seconds for each in plan.measurements if each.cost is not None)
     screen.sentence(
         f"Planned: {duration(total)} for what can be foreseen, by the time of a loss and of a product on this machine; "
-        "memory beyond model and data. Nothing was measured or written."
+        f"{amount(plan.memory)} of memory beyond model and data. Nothing was measured or written."
     )
 
 
-def print_plan_json(planned: Sequence[Planned]) -> None:
+def print_plan_json(plan: Plan) -> None:
     """One object with an entry for each measurement."""
     entries = [
         {
@@ -158,11 +157,10 @@ def print_plan_json(planned: Sequence[Planned]) -> None:
             "certainty": each.cost and each.cost.certainty,
             "losses": each.cost and each.cost.losses,
             "seconds": each.seconds,
-            "memory": each.memory,
         }
-        for each in planned
+        for each in plan.measurements
     ]
-    _Screen().line_of(json.dumps(_without_nan({"plan": entries}), indent=1, allow_nan=False))
+    _Screen().line_of(json.dumps(_without_nan({"plan": entries, "memory": plan.memory}), indent=1, allow_nan=False))
 
 
 def print_compared(compared: Sequence[Compared]) -> None:

@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from landscape.curvature.differences import DifferenceHessian
-    from landscape.curvature.products.batched import BatchedOperator
     from landscape.operator import SymmetricOperator
     from landscape.problem import Problem
-
-    Operators = tuple[SymmetricOperator, BatchedOperator | DifferenceHessian]
 
 Certainty = Literal["exactly", "about", "at least"]
 
@@ -28,15 +24,14 @@ class Cost:
         losses: number of evaluations of the loss on all samples.
         certainty: how far ``products`` is known. Exactly: settings and dimension decide the number. About: a solve
             decides it. At least: an estimate goes on until its error is small enough.
-        operator: makes the operator of the products from a problem and the number of products; and the operator whose
-            products these are made of, which knows their memory.
+        operator: makes the operator of the products, from a problem and the number of products.
         vectors: number of vectors of the length of the parameters that are kept beside those of a product.
     """
 
     products: int = 0
     losses: int = 0
     certainty: Certainty = "exactly"
-    operator: Callable[[Problem, int], Operators] | None = None
+    operator: Callable[[Problem, int], SymmetricOperator] | None = None
     vectors: int = 0
 
 
@@ -45,7 +40,9 @@ def of_solve(k: int) -> int:
     return 20 + 4 * k
 
 
-def of_probes(products: int, probes: int | None, operator: Callable[[Problem, int], Operators], vectors: int) -> Cost:
+def of_probes(
+    products: int, probes: int | None, operator: Callable[[Problem, int], SymmetricOperator], vectors: int
+) -> Cost:
     """The work of an estimate by probe vectors.
 
     Args:
@@ -57,7 +54,6 @@ def of_probes(products: int, probes: int | None, operator: Callable[[Problem, in
     return Cost(products, 0, "at least" if probes is None else "about", operator, vectors)
 
 
-def hessian(problem: Problem, products: int) -> Operators:
+def hessian(problem: Problem, products: int) -> SymmetricOperator:
     """The operator of a measurement that is always of the Hessian."""
-    operator = problem.hessian(products)
-    return operator, operator
+    return problem.hessian(products)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from landscape.curvature.differences import DifferenceHessian
     from landscape.curvature.products.batched import BatchedOperator
-    from landscape.measurements.cost import Operators
     from landscape.operator import SymmetricOperator
     from landscape.problem import Problem
 
@@ -148,9 +147,9 @@ class OfMatrix(Measurement):
         # "errors" keeps a request from reusing rows of version 0.1, whose errors leave out what all products share.
         return super().settings | {"matrix": self.matrix.settings, "errors": "to products in float64"}
 
-    def operator(self, problem: Problem, products: int) -> Operators:
-        """The operator of a problem's matrix, made for a number of products; see `Matrix.operator`."""
-        return self.matrix.operator(problem, None, products)
+    def operator(self, problem: Problem, products: int) -> SymmetricOperator:
+        """The operator of a problem's matrix, made for a number of products."""
+        return self.matrix.operator(problem, None, products)[0]
 
     def with_matrix(self, problem: Problem) -> Self:
         """The measurement with its matrix resolved; see `Matrix.resolved`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,13 +34,26 @@ class Planned:
         cost: its work at one checkpoint; None where the work can't be foreseen.
         seconds: time at one checkpoint: that of the products and of the losses. What a solver does between products
             isn't counted. NaN where the work can't be foreseen.
-        memory: bytes beyond model and data; NaN where they can't be foreseen.
     """
 
     measurement: str
     units: int
     cost: Cost | None
     seconds: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request would take.
+
+    Attributes:
+        measurements: one entry for each measurement.
+        memory: bytes beyond model and data: the growth of this process's memory by the products that were tried, and
+            the vectors of the measurement that keeps most. It is too low in a process that has computed before. NaN
+            where the growth can't be measured.
+    """
+
+    measurements: tuple[Planned, ...]
     memory: float
 
 
@@ -49,7 +63,7 @@ def plan(
     *,
     source: Source | None = None,
     at: Sequence[int] = (),
-) -> list[Planned]:
+) -> Plan:
     """Foresee the cost of measurements; arguments as in `landscape.probe`. Nothing is written.
 
     Raises:
@@ -57,34 +71,46 @@ def plan(
     """
     prepared = prepare(checkpoints, measurements, source=source, at=at)
     problem = prepared.run.load(prepared.run.files[0])
+    counted = [
+        (measurement, sum(measurement in asked for asked in prepared.asked.values()))
+        for measurement in {each.name: each for asked in prepared.asked.values() for each in asked}.values()
+    ]
+    return plan_at(problem, counted)
+
+
+def plan_at(problem: Problem, counted: Sequence[tuple[Measurement, int]]) -> Plan:
+    """The plan of measurements, each with its number of checkpoints, by trials at one problem."""
+    from landscape.machine.memory import Growth
+
+    growth = Growth(problem.device)
     loss = _timed(lambda: problem.evaluate().loss)
-    planned = []
-    for measurement in {each.name: each for asked in prepared.asked.values() for each in asked}.values():
-        units = sum(measurement in asked for asked in prepared.asked.values())
-        planned.append(planned_at(problem, measurement, units, loss))
-    return planned
+    planned, vectors = [], 0
+    for measurement, units in counted:
+        cost = measurement.cost(problem)
+        if cost is None:
+            planned.append(Planned(measurement.name, units, None, math.nan))
+            continue
+        product = _product(problem, cost) if cost.products else 0.0
+        planned.append(Planned(measurement.name, units, cost, cost.products * product + cost.losses * loss))
+        vectors = max(vectors, cost.vectors)
+    return Plan(tuple(planned), growth.most() + vectors * problem.vector.nbytes)
 
 
-def planned_at(problem: Problem, measurement: Measurement, units: int, loss: float) -> Planned:
-    """The plan of a measurement at a problem, where a loss takes ``loss`` seconds."""
-    cost = measurement.cost(problem)
-    if cost is None:
-        return Planned(measurement.name, units, None, math.nan, math.nan)
-    product, memory = _product(problem, cost) if cost.operator and cost.products else (0.0, 0.0)
-    seconds = cost.products * product + cost.losses * loss
-    return Planned(measurement.name, units, cost, seconds, memory + cost.vectors * problem.vector.nbytes)
-
-
-def _product(problem: Problem, cost: Cost) -> tuple[float, float]:
-    """Seconds of a product, and the estimated bytes that products take."""
+def _product(problem: Problem, cost: Cost) -> float:
+    """Seconds of a product. One product is also made in float64, as every estimate does, for its memory."""
     import torch
 
+    from landscape.machine.widened import NoFloat64Error
+    from landscape.spectrum.rounding import Float64Products
+
     assert cost.operator is not None, "asked for only where there are products"
-    operator, base = cost.operator(problem, cost.products)
+    operator = cost.operator(problem, cost.products)
     vector = torch.randn(problem.layout.dim, dtype=problem.dtype, generator=torch.Generator().manual_seed(0))
     vector = vector.to(problem.device)
     seconds = min(_timed(lambda: float((operator @ vector).sum())) for _ in range(_TRIALS))
-    return seconds, getattr(base, "peak_bytes", math.nan)  # differences keep nothing that could be counted
+    with suppress(NoFloat64Error):
+        Float64Products(operator)(vector.unsqueeze(1))
+    return seconds
 
 
 def _timed(function: Callable[[], float]) -> float:
