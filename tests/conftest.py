@@ -38,6 +38,17 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).parents[1]
 
 
+# Files that take longest. They come first, so that no process is left with one of them at the end.
+LONGEST = ("test_figures", "test_hostile", "test_cli", "test_letters", "test_pretrained", "test_limits", "test_eigenpairs",
+           "test_measurements", "test_run", "test_ticks", "test_record", "test_hessian", "test_routes")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def own_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test draws the same numbers whichever tests ran before it."""

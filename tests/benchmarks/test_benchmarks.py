@@ -319,6 +319,7 @@ class TestProcesses:
         assert float(told["top 10, float32"]) < 1e-5
         assert "the sum's share of a product" in told
 
+    @pytest.mark.slow
     def test_one_alone_and_an_unknown_model_are_refused(self) -> None:
         for arguments in ([], ["--case=none"]):
             done = run("benchmarks.scaling.processes", *arguments)

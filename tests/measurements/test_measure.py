@@ -265,12 +265,7 @@ def test_what_is_shown_at_once_is_what_the_record_shows(command, tiny):
              "--log-det", 9.0, "--effective-dimension", 0.1, "--steps", 5, "-o", "run.h5")  # fmt: skip
     first, again = command(*asked, "--json"), command(*asked, "--json")
     assert json.loads(first.out) == json.loads(again.out)
-    tables = command(*asked)
-    assert tables.out.startswith("\na.pt, step 0\n")
-    (tiny.folder / "run.h5").unlink()
-    assert re.sub(r"memory beyond.*|\(measured\)|\d+(\.\d+)? [kM]B", "", command(*asked).out) == re.sub(
-        r"memory beyond.*|\(was there already, nothing measured\)|\d+(\.\d+)? [kM]B", "", tables.out
-    )
+    assert command(*asked).out.startswith("\na.pt, step 0\n")
 
 
 def test_a_solve_drives_the_bar():
