@@ -39,8 +39,9 @@ ROOT = Path(__file__).parents[1]
 
 
 # Files that take longest. They come first, so that no process is left with one of them at the end.
-LONGEST = ("test_figures", "test_hostile", "test_cli", "test_letters", "test_pretrained", "test_limits", "test_eigenpairs",
-           "test_measurements", "test_run", "test_ticks", "test_record", "test_hessian", "test_routes")  # fmt: skip
+LONGEST = ("test_figures", "test_hostile", "test_cli", "test_letters", "test_pretrained", "test_limits",
+           "test_eigenpairs", "test_measurements", "test_run", "test_ticks", "test_record", "test_hessian",
+           "test_routes")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
