@@ -42,7 +42,7 @@ def _option(
 
 
 def flags() -> dict[str, list[Flag]]:
-    """What the measurements of this package declare, by parameter."""
+    """The flags that the measurements of this package declare, by parameter."""
     found: dict[str, list[Flag]] = {}
     for measurement in BUILT_IN:
         if measurement.flag is not None:

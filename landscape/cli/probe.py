@@ -93,6 +93,8 @@ def _plan(
 ) -> int:
     from landscape.measurements.plan import plan
 
+    if rank_of_process() is not None:
+        raise InputError("--plan is the work of one process: start it without torchrun")
     planned = plan(checkpoints, measurements, source=source, at=tuple(given["at"] or ()))
     with printing():
         (print_plan_json if given["as_json"] else print_plan)(planned)

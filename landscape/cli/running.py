@@ -148,7 +148,7 @@ def run_command(
 
 @contextmanager
 def printing() -> Iterator[None]:
-    """What is printed in this block may find no reader, or no space; what was made is kept in either case.
+    """Print within this block, where the reader may be gone or the disk full. Stored results are kept in either case.
 
     Raises:
         InputError: the output was to be stored, and its disk is full.

@@ -101,7 +101,7 @@ class Measurement(ABC):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers, as stored in the record and compared on resuming."""
+        """The settings that decide the numbers, as stored in the record and compared on resuming."""
         return asdict(self)  # type: ignore[call-overload]
 
     @property
@@ -156,7 +156,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """What the screen shows of a stored row.
+        """The lines and tables that the screen shows of a stored row.
 
         Args:
             row: without the variables that have a value for each parameter: these can be larger than memory. What the
@@ -220,10 +220,10 @@ def estimate_in(row: xr.Dataset, name: str) -> Estimate:
 
 
 def arithmetic_variable(arithmetic: str) -> dict[str, xr.Variable]:
-    """What the errors of a row are errors of, see `landscape.Eigenpairs`."""
+    """The matrix that the errors of a row refer to, as a variable; see `landscape.Eigenpairs`."""
     return {"arithmetic": variable((), arithmetic, "the matrix that intervals and errors are of", "")}
 
 
 def arithmetic_in(row: xr.Dataset) -> str:
-    """What `arithmetic_variable` stored; version 0.1 stored nothing."""
+    """The matrix that the errors of a stored row refer to; version 0.1 stored none."""
     return str(row.arithmetic.values) if "arithmetic" in row else "as its products computed it"

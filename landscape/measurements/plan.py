@@ -1,4 +1,4 @@
-"""What a request would take: products, memory and time, without measuring.
+"""The products, the memory and the time that a request would take, without measuring.
 
 At the first checkpoint one loss is evaluated, and two products of each matrix are made for their time and memory.
 """
@@ -26,7 +26,7 @@ _TRIALS = 2  # products of which the quicker is the time of a product; the first
 
 @dataclass(frozen=True)
 class Planned:
-    """What one measurement would take at all its checkpoints.
+    """The expected work of one measurement at all its checkpoints.
 
     Attributes:
         measurement: its name.
@@ -44,7 +44,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request would take.
+    """The expected work of a request.
 
     Attributes:
         measurements: one entry for each measurement.

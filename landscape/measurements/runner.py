@@ -58,7 +58,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gave.
+    """The record of a run, and the rows that were asked for.
 
     Attributes:
         path: of the record.
@@ -172,7 +172,7 @@ class _Probing:
             self.measured += 1
 
     def row(self, unit: Checkpoint) -> Row:
-        """What was asked of a checkpoint or of the run, read back from the record or its parts."""
+        """The stored row of every measurement that was asked of a checkpoint or of the run."""
         measurements, whole = self.asked[unit.sha256], unit is self.run.whole
         data = {m.name: self.writer.shown(m.name, unit.sha256) for m in measurements}
         provenance = [json.loads(str(row.provenance.values)) for row in data.values()]
@@ -237,7 +237,7 @@ class _Probing:
             return
 
     def history(self, measurement: str, sha256: str) -> History:
-        """What the record has of this measurement before this checkpoint, but for routes that take too much memory."""
+        """The record's rows of this measurement before this checkpoint, without routes that took too much memory."""
         choices = self.writer.earlier(measurement) if self.routes_hold else None
         return History(choices, lambda: self.writer.previous(measurement, sha256), sha256, self.seen)
 

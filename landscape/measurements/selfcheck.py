@@ -62,7 +62,7 @@ class SelfCheck(OfMatrix):
 
     def cost(self, problem: Problem) -> Cost:
         """See `Measurement.cost`: products, and differences of gradients and losses."""
-        return Cost(4, 40, operator=self.operator)
+        return Cost(4, 40, "about", self.operator)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -12,7 +12,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 UNTIL = "0.3"
-APPENDED = "what more is asked for is added to a record"
+APPENDED = "a record takes up later requests by itself"
 
 
 def deprecation_note(old: str, new: str) -> str:
@@ -21,8 +21,8 @@ def deprecation_note(old: str, new: str) -> str:
 
 
 def superfluous_note(old: str, why: str) -> str:
-    """What is said to whoever uses what isn't needed any more."""
-    return f"{old} isn't needed any more, as {why}; it goes with version {UNTIL}"
+    """The warning on the use of an argument or option that isn't needed any more."""
+    return f"{old} isn't needed any more: {why}; it goes with version {UNTIL}"
 
 
 def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:

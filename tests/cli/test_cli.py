@@ -445,7 +445,7 @@ def test_append_warns_and_is_left_out(command, tiny):
     ran = command("a.pt", "--append")
     assert ran.status == 0
     assert ran.err == (
-        "landscape-probe: --append isn't needed any more, as what more is asked for is added to a record; "
+        "landscape-probe: --append isn't needed any more: a record takes up later requests by itself; "
         "it goes with version 0.3\n"
     )
 

@@ -58,6 +58,14 @@ def test_what_would_be_refused_is_refused(command, tiny):
     assert (ran.status, len(ran.err.splitlines())) == (2, 1)
 
 
+def test_several_processes_make_no_plan(command, tiny, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ran = command("a.pt", "--plan")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--plan is the work of one process: start it without torchrun" in ran.err
+
+
 @pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.__name__)
 def test_every_measurement_of_a_checkpoint_has_a_cost(kind):
     assert kind.over_run or "cost" in vars(kind) or any("cost" in vars(base) for base in kind.__mro__[1:-2])

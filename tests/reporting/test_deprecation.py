@@ -49,7 +49,7 @@ def test_old_arguments_are_taken(problem):
 
 
 def test_a_superfluous_argument_is_taken(tiny):
-    with pytest.warns(FutureWarning, match=r"probe\(append=\.\.\.\) isn't needed any more, .* 0\.3"):
+    with pytest.warns(FutureWarning, match=r"probe\(append=\.\.\.\) isn't needed any more: .* 0\.3"):
         assert landscape.probe("a.pt", [landscape.Loss()], "run.h5", append=True).measured == 1
 
 
