@@ -198,7 +198,7 @@ def run(folder: Path, *arguments: str, seconds: float | None = None) -> str:
             return "found, by its time"
 
 
-def learn(folder: Path) -> None:
+def learn(folder: Path, processes: int) -> None:
     """The suite once without a fault: which test runs which lines."""
     shutil.rmtree(folder, ignore_errors=True)
     where = copy(folder / "copy")
@@ -206,7 +206,7 @@ def learn(folder: Path) -> None:
     os.environ["SESSION_FIXTURES"] = str(folder / "session.json")
     run(where, "-p", "tests.mutants", "--collect-only")
     run(where, f"--junitxml={folder / 'suite.xml'}", "--cov=landscape", "--cov-context=test", "--cov-report=",
-           f"--cov-config={folder / 'rc'}")  # fmt: skip
+           f"--cov-config={folder / 'rc'}", "--numprocesses", str(processes), "--dist", "loadfile")  # fmt: skip
 
 
 @app.default
@@ -220,7 +220,7 @@ def main(packages: tuple[str, ...] = PACKAGES, /, *, count: int = 35, seed: int 
         processes: At a time.
     """
     if not (MADE / "reach" / "suite.xml").exists():
-        learn(MADE / "reach")
+        learn(MADE / "reach", processes)
     suite, kept = Suite(MADE / "reach"), MADE / "verdicts.jsonl"
     known: dict[str, str] = dict(map(json.loads, kept.read_text().splitlines())) if kept.exists() else {}
     copies: queue.Queue[Path] = queue.Queue()

@@ -126,6 +126,7 @@ def _measure(
             command=given["command"],
             bar=ProgressBar(shown=processes.first, lines="landscape-probe"),
             on_row=None if given["as_json"] or crosscheck else show,
+            adapt_threads=True,
         )
     if not processes.first:
         return EXIT_DONE  # any other status would have torchrun end the first, which is about to tell it

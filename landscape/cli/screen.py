@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
-from landscape.reporting.messages import amount, duration, printable
+from landscape.reporting.messages import amount, counted, duration, printable
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -99,7 +99,8 @@ def print_row(row: Row, measurements: Sequence[Asked], peer: CrossCheck | None =
 def print_record(result: Result, measurements: Sequence[Asked]) -> None:
     """Where the record is."""
     screen = _Screen()
-    stored = "measured" if result.measured else "was there already, nothing measured"
+    on = counted(result.threads, "thread")
+    stored = f"measured on {on}" if result.measured else "was there already, nothing measured"
     screen.line_of(f"\nRecord: {result.path} ({stored})")
     if len(measurements) == 1:
         screen.sentence("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")

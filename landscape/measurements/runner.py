@@ -7,6 +7,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from landscape.measurements import History, Loss, Measurement, RowData
 from landscape.measurements.checkpoints import Checkpoints
 from landscape.measurements.preparation import prepare
 from landscape.measurements.shortage import with_less
+from landscape.measurements.threads import threads_that_pay
 from landscape.reporting.deprecation import APPENDED, renamed_members, superfluous_argument
 from landscape.reporting.messages import cause, counted
 from landscape.reporting.progress_bar import ProgressBar
@@ -64,11 +66,13 @@ class Result:
         path: of the record.
         rows: one for each checkpoint, and one for the run where something was asked of it.
         measured: how many units were measured now; the others were in the record or its parts before.
+        threads: how many threads torch used for them.
     """
 
     path: Path
     rows: list[Row]
     measured: int
+    threads: int
 
 
 @superfluous_argument("probe", "append", APPENDED)
@@ -83,6 +87,7 @@ def probe(
     command: str = "landscape.probe",
     bar: ProgressBar | None = None,
     on_row: Callable[[Row], None] | None = None,
+    adapt_threads: bool = False,
 ) -> Result:
     """Measure checkpoints into a record, and return the rows that were asked for.
 
@@ -101,10 +106,14 @@ def probe(
         command: as it goes into the record.
         bar: where to show progress; default: a new one.
         on_row: called with each row as soon as its measurements are finished, in the first process alone.
+        adapt_threads: have torch use no more threads than pay for this model, until the call returns. The command does
+            this, unless OMP_NUM_THREADS or MKL_NUM_THREADS is set.
 
     Raises:
         InputError: one line that says what can't be used and what to do.
     """
+    import torch
+
     from landscape.record import RecordWriter
 
     prepared = prepare(checkpoints, measurements, source=source, at=at)
@@ -113,7 +122,8 @@ def probe(
     processes = run.source.processes
     writer = processes.in_order(lambda: RecordWriter(path, request, overwrite=overwrite, follows=not processes.first))
     rows: list[Row] = []
-    with writer:
+    with writer, threads_that_pay(run.problem) if adapt_threads else nullcontext():
+        threads = torch.get_num_threads()
         with bar or ProgressBar(shown=processes.first) as shown:
             probing = _Probing(run, request, writer, shown, command, asked)
             probing.check_unchanged()
@@ -126,7 +136,7 @@ def probe(
                     with shown.paused():
                         on_row(rows[-1])
         processes.in_order(writer.close)
-    return Result(path, rows, probing.measured)
+    return Result(path, rows, probing.measured, threads)
 
 
 class _Probing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch.utils.flop_counter import flop_registry
 
 from landscape.machine.dispatch import DispatchMode
 from landscape.problem.batches import of_all_batches
+
+_HANDOVER = 1e-5  # seconds, a round figure: what one more thread adds to an operation, to start it and to wait for it
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,10 @@ class Machine:
     operation: float
 
     @classmethod
-    def of(cls, device: torch.device) -> Machine:
-        """The rates of a device of this type; for a CPU, with the number of threads that torch uses."""
+    def of(cls, device: torch.device, threads: int | None = None) -> Machine:
+        """The rates of a device of this type; for a CPU, with this number of threads, or as many as torch uses."""
         if device.type == "cpu":  # round figures for one thread
-            threads = torch.get_num_threads()
+            threads = threads or torch.get_num_threads()
             return cls(8e10 * threads, 1.2e10 * threads, 6e-6)
         return cls(2e13, 1e12, 1e-5)
 
@@ -65,6 +68,16 @@ class Work:
         """Estimated seconds of this work on a device of this type."""
         machine = Machine.of(device)
         return self.flops / machine.flops + self.pointwise(device) + self.operations * machine.operation
+
+    def threads(self, most: int) -> int:
+        """The number of threads of a CPU, from 1 to ``most``, on which this work is quickest.
+
+        An operation of w seconds on one thread takes about w / t + c t seconds on t threads, where c is `_HANDOVER`.
+        This time is least at t = sqrt(w / c). The average operation decides.
+        """
+        one = Machine.of(torch.device("cpu"), threads=1)
+        each = (self.flops / one.flops + self.bytes / one.bytes) / max(self.operations, 1)
+        return min(max(math.isqrt(int(each / _HANDOVER)), 1), most)
 
     def pointwise(self, device: torch.device) -> float:
         """The part of these seconds for reading and writing outside matrix products."""
