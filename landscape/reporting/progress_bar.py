@@ -98,10 +98,12 @@ class ProgressBar:
         """Take the bar off the screen while something else is printed."""
         drawn = self._bar.live.is_started
         if drawn:
-            self._bar.stop()
+            with suppress(OSError):
+                self._bar.stop()
         yield
         if drawn:
-            self._bar.start()
+            with suppress(OSError):
+                self._bar.start()
 
     def __call__(self, progress: Progress) -> None:
         """Show the progress of a solve."""

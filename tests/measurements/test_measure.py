@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -223,6 +226,39 @@ def test_a_progress_bar_on_a_terminal_fits_and_goes_away(capsys, monkeypatch):
     assert "iterating 12345 products, residual 1e-02" in text
     assert max(map(len, text.replace("\r", "\n").splitlines())) <= 80
     assert capsys.readouterr().out == ""
+
+
+class GoingTerminal(io.StringIO):
+    """A terminal that goes: what is written to it afterwards fails."""
+
+    gone = False
+
+    def write(self, text: str) -> int:
+        if self.gone:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_progress_bar_outlives_its_terminal(monkeypatch, place):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)  # of the thread that redraws
+    monkeypatch.setattr(sys, "stderr", GoingTerminal())
+    places = iter(range(5))
+
+    def goes() -> None:
+        sys.stderr.gone = next(places) >= place
+
+    goes()
+    with ProgressBar() as bar:
+        goes()
+        with bar.unit("loss", "a.pt"):
+            goes()
+            bar(PROGRESS)
+            goes()
+            with bar.paused():
+                goes()
+    assert sys.stderr.gone
 
 
 def test_where_there_is_no_terminal_each_measurement_is_a_line(command, tiny, monkeypatch):
