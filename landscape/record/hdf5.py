@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from landscape.errors import InputError
 from landscape.record.heaps import has_endless_heap
 from landscape.record.request import Request, Unit, to_json
-from landscape.record.schema import FORMAT, ROWS, SCHEMA_MINOR, SCHEMA_VERSION, Layout, Variable, length_of, utf8
+from landscape.record.schema import FORMAT, ROWS, SCHEMA_MINOR, SCHEMA_VERSION, TEXT, Layout, Variable, length_of, utf8
 
 LABELS = "DIMENSION_LABELS"
 _OF_HDF5 = {"CLASS", "NAME", "REFERENCE_LIST", "DIMENSION_LIST", LABELS}
@@ -295,7 +295,7 @@ def _labels_in(data: h5py.Dataset) -> tuple[str, ...]:
 
 
 def _variable_in(data: h5py.Dataset, dims: tuple[str, ...]) -> Variable:
-    code = "text" if h5py.check_string_dtype(data.dtype) else data.dtype.str
+    code = TEXT if h5py.check_string_dtype(data.dtype) else data.dtype.str
     attrs = data.attrs
     return Variable(dims, code, {key: attrs[key] for key in attrs if key not in _OF_HDF5})
 

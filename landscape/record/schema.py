@@ -33,7 +33,7 @@ _BOOKKEEPING = {
     "sha256": "sha256 of the checkpoint's file",
     "provenance": "how this row came to be, as JSON",
 }
-_TEXT = "text"
+TEXT = "text"
 _NUMBERS = {"|b1", "|i1", "|u1", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f4", "<f8"}
 # xarray decodes variables with these units to time spans.
 _TIME_SPANS = {"days", "hours", "minutes", "seconds", "milliseconds", "microseconds", "nanoseconds"}
@@ -50,12 +50,12 @@ class Variable:
     @property
     def storage(self) -> Any:
         """Type of the variable in the HDF5 file."""
-        return h5py.string_dtype() if self.dtype == _TEXT else np.dtype(self.dtype)
+        return h5py.string_dtype() if self.dtype == TEXT else np.dtype(self.dtype)
 
     @property
     def padding(self) -> Any:
         """Value that fills up shorter rows; None is HDF5's own default, the empty string for text."""
-        if self.dtype == _TEXT:
+        if self.dtype == TEXT:
             return None
         dtype = np.dtype(self.dtype)
         return np.iinfo(dtype).max if dtype.kind == "u" else {"f": np.nan, "i": -1, "b": False}[dtype.kind]
@@ -171,8 +171,8 @@ def layout_of(unit: xr.Dataset) -> Layout:
 
 def _describe(name: str, variable: xr.Variable) -> Variable:
     values = stored(variable)
-    code = _TEXT if values.dtype == object else values.dtype.newbyteorder("<").str
-    if code not in _NUMBERS and not (code == _TEXT and all(isinstance(each, str) for each in values.flat)):
+    code = TEXT if values.dtype == object else values.dtype.newbyteorder("<").str
+    if code not in _NUMBERS and not (code == TEXT and all(isinstance(each, str) for each in values.flat)):
         raise ValueError(f"{name}: {variable.dtype} cannot be stored; use bool, integers, float32, float64 or strings")
     return Variable(tuple(map(str, variable.dims)), code, dict(variable.attrs))
 

@@ -15,7 +15,7 @@ from landscape.errors import InputError
 from landscape.record.hdf5 import contents_of, members_of, opened, provenance_in, readable, survey
 from landscape.record.merge import merge, size_of_merged, size_of_unit, write_unit
 from landscape.record.parts import Parts, followed, replacing
-from landscape.record.read import row_at
+from landscape.record.read import read_row
 from landscape.record.request import Request, Unit
 from landscape.record.schema import Layout, layout_of, unit_of
 
@@ -134,8 +134,7 @@ class RecordWriter:
         row = self._rows.get((measurement, sha256))
         if row is None:
             return None
-        with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
-            return row_at(group, row.position).load()
+        return read_row(row.path, measurement, row.position)
 
     def shown(self, measurement: str, sha256: str) -> xr.Dataset:
         """A stored row without the variables that have a value for each parameter; see `Measurement.show`.
@@ -146,8 +145,7 @@ class RecordWriter:
         if (added := self._added.pop((measurement, sha256), None)) is not None:
             return added
         row = self._rows[measurement, sha256]
-        with readable(row.path), xr.open_dataset(row.path, group=measurement, engine="h5netcdf") as group:
-            return row_at(_without_large(group), row.position).load()
+        return read_row(row.path, measurement, row.position, large=False)
 
     def add(self, measurement: str, measured: xr.Dataset, provenance: Mapping[str, Any]) -> None:
         """Store one unit; the unit is on disk when the method returns.

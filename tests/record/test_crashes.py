@@ -406,11 +406,11 @@ def test_an_object_that_a_signal_cut_short_adds_no_line(runner: Runner) -> None:
     folder = runner.folder("half-made")
     assert run(folder, "CMD -o out.h5").returncode == 0
     script = (
-        "import os, signal, sys, xarray\n"
+        "import os, signal, sys, h5py\n"
         "class Half:\n"
         "    def __init__(self, *given, **named): os.kill(os.getpid(), signal.SIGTERM); self.closed = False\n"
         "    def __del__(self): self.closed\n"
-        "xarray.open_datatree = xarray.open_dataset = Half\n"
+        "h5py.File = Half\n"
         "from landscape.cli.probe import main; sys.exit(main())\n"
     )
     (folder / "half.py").write_text(script)

@@ -30,6 +30,7 @@ from landscape.record import RecordWriter, Request, join_records, open_record, r
 from landscape.record.hdf5 import RowPlace, is_scale
 from landscape.record.heaps import has_endless_heap
 from landscape.record.merge import blocks, merge, write_unit
+from landscape.record.read import read_row
 from landscape.record.request import to_json
 from landscape.record.schema import unit_of
 from tests.conftest import ROOT
@@ -309,6 +310,12 @@ def test_any_unit_comes_back_as_it_was(tmp_path: Path, units: list[xr.Dataset]) 
             assert kept.dtype.kind == "U" if variable.dtype == object else kept.dtype == variable.dtype
         for dim, size in unit.sizes.items():
             assert size == (group[f"{dim}_length"][number] if f"{dim}_length" in group else group.sizes[dim])
+        alone = read_row(out, "eigenpairs", number)
+        assert alone.sizes == unit.sizes
+        for name, variable in unit.variables.items():
+            np.testing.assert_array_equal(alone[name].values, variable.values)
+            assert (alone[name].dims, alone[name].attrs) == (variable.dims, variable.attrs)
+        assert {"path", "sha256", "step", "provenance"} <= alone.variables.keys()
 
 
 def test_blocks_cover_an_array_once() -> None:
