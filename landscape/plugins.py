@@ -11,8 +11,10 @@ The groups are ``landscape.measurements`` (a subclass of `landscape.measurements
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from landscape.errors import InputError
@@ -20,8 +22,15 @@ from landscape.errors import InputError
 
 def added(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group, by name; of two with one name, the one whose package comes first in the alphabet."""
-    points = sorted(entry_points(group=group), key=lambda each: (each.name, each.dist.name if each.dist else ""))
+    installed = _installed(group, tuple(sys.path))
+    points = sorted(installed, key=lambda each: (each.name, each.dist.name if each.dist else ""))
     return {each.name: each for each in reversed(points)}
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of the packages in these folders. A command asks several times, and reading them is slow."""
+    return entry_points(group=group)
 
 
 def load(entry: EntryPoint, wanted: Callable[[Any], bool]) -> Any:
