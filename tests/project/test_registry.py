@@ -93,7 +93,7 @@ def test_no_public_name_is_a_submodule():
 # ---------------------------------------------------------------------- of other packages
 
 
-def test_another_package_adds_a_measurement_a_matrix_and_a_figure(tiny):
+def test_another_package_adds_a_measurement_a_matrix_and_a_figure(tiny, command):
     helped = run("--help", folder=tiny.folder)
     assert "--weight-norm" in helped.stdout
     assert "See example-package." in helped.stdout
@@ -103,8 +103,7 @@ def test_another_package_adds_a_measurement_a_matrix_and_a_figure(tiny):
     assert made.returncode == 0, made.stderr
     assert "norm of the parameters: " in made.stdout
     assert "twice the Hessian: 1 eigenvalue" in made.stdout
-    plain = run("a.pt", "--hessian", "-k", "1", "-o", "y.h5", folder=tiny.folder)
-    assert plain.returncode == 0
+    assert command("a.pt", "--hessian", "-k", "1", "-o", "y.h5").status == 0
     with h5py.File(tiny.folder / "x.h5") as twice, h5py.File(tiny.folder / "y.h5") as once:
         assert float(twice["weight_norm/norm"][0]) > 0
         values = [float(file[f"{group}/eigenvalues"][0, 0]) for file, group in

@@ -103,7 +103,7 @@ def test_a_triple_eigenvalue_is_found_three_times_at_default_settings(dtype, see
 
 
 def test_float32_outliers_have_no_ghosts():
-    bulk = np.random.default_rng(3).normal(0, 0.5, 2997)
+    bulk = np.random.default_rng(3).normal(0, 0.5, 1497)
     pairs = top_eigenpairs(symmetric([100.0, 50.0, 20.0, *bulk], dtype=torch.float32), 5)
     assert np.abs(pairs.eigenvalues[:3] - [100, 50, 20]).max() < 1e-3
     assert np.abs(pairs.eigenvalues[3:]).max() < 2.5
@@ -338,25 +338,23 @@ def test_edges_of_the_wanted_set():
     assert list(select(np.array([1.0, -3.0, 2.0]), 3, "BE")) == [2, 0, 1]
 
 
-@pytest.mark.parametrize("n", [3, 50, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [3, 50, 400])
 @pytest.mark.parametrize("below", [0.0, 0.9, 0.999])
 def test_the_bound_on_missing_an_eigenvalue_holds_in_simulation(n, below):
     """An eigenvalue beyond the edge stays unseen at most as often as the bound says, however the rest is spread."""
     eigenvalues = np.concatenate([np.linspace(-1, below, n - 1), [1.0]])
     matrix = symmetric(eigenvalues)
     edge, trials = 1.0 - 1e-4, 200
-    for steps in (1, 2, 4, 8, 12):
-        for level in (0.5, 0.1, 0.02):
-            unseen = [chain for chain in _chains(matrix, steps, trials) if _largest_ritz(chain) < edge]
-            bounds = [missed_probability(chain.alpha, chain.beta, edge, n) for chain in unseen]
-            # Each bound at or below the level is a claim that nothing lies beyond the edge: false every time.
-            false_claims = np.sum(np.array(bounds) <= level) / trials
-            assert false_claims <= level + 3 * np.sqrt(level * (1 - level) / trials)
-
-
-def _chains(matrix, steps, trials):
     operator = MatrixOperator(matrix)
-    return [_chain(KrylovBasis(operator, min(steps + 1, operator.dim), seed), steps) for seed in range(trials)]
+    chains = [_chain(KrylovBasis(operator, min(13, n), seed), 12) for seed in range(trials)]
+    for steps in (1, 2, 4, 8, 12):
+        begun = [SimpleNamespace(alpha=each.alpha[:steps], beta=each.beta[:steps]) for each in chains]
+        unseen = [each for each in begun if _largest_ritz(each) < edge]
+        bounds = np.array([missed_probability(each.alpha, each.beta, edge, n) for each in unseen])
+        for level in (0.5, 0.1, 0.02):
+            # Each bound at or below the level is a claim that nothing lies beyond the edge: false every time.
+            false_claims = np.sum(bounds <= level) / trials
+            assert false_claims <= level + 3 * np.sqrt(level * (1 - level) / trials)
 
 
 def _chain(basis, steps):

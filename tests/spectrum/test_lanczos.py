@@ -46,14 +46,14 @@ def _largest(matrix: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("steps", [100, 300])
 def test_float32_outliers_have_no_ghosts(steps):
-    bulk = np.random.default_rng(3).normal(0, 0.5, 2997)
+    bulk = np.random.default_rng(3).normal(0, 0.5, 1497)
     found = lanczos(symmetric([100.0, 50.0, 20.0, *bulk], dtype=torch.float32), steps)
     values = np.linalg.eigvalsh(tridiagonal(found))
     for outlier in (100, 50, 20):
-        # One copy, within what products of dimension 3000 in float32 can tell: sqrt(n) eps ||A||.
+        # One copy, within what products of dimension 1500 in float32 can tell: sqrt(n) eps ||A||.
         close = values[np.abs(values - outlier) < 0.5]
         assert len(close) == 1
-        assert abs(close[0] - outlier) < 3000**0.5 * torch.finfo(torch.float32).eps * 100
+        assert abs(close[0] - outlier) < 1500**0.5 * torch.finfo(torch.float32).eps * 100
     assert (values < 2.5).sum() == steps - 3
     assert found.orthogonality < 1e-5
 
@@ -102,7 +102,7 @@ def test_one_seed_gives_one_decomposition():
     assert not torch.equal(first.basis, other.basis)
 
 
-@pytest.mark.parametrize("n", [2000, 2500])
+@pytest.mark.parametrize("n", [1000, 1500])
 def test_random_matrix_edges(n):
     rng = np.random.default_rng(n)
     gaussian = rng.standard_normal((n, n))
