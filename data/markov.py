@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from landscape.errors import InputError
 
@@ -130,7 +129,8 @@ class BayesPredictor:
         simple, complex_ = self._predict_each_type(tokens)
         ratio = np.log(_chosen(complex_, tokens[:, 1:])) - np.log(_chosen(simple, tokens[:, 1:]))
         # The weight at step t rests on the transitions before t: a cumulative sum that leaves out the present one.
-        weight = expit(ratio.cumsum(axis=1) - ratio)[:, :, None]
+        odds = ratio.cumsum(axis=1) - ratio
+        weight = np.exp(-np.logaddexp(0, -odds))[:, :, None]  # the logistic function; SciPy would take longer to import
         return weight * complex_ + (1 - weight) * simple
 
     def predict_knowing_type(self, tokens: NDArray[np.int64], is_complex: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from landscape.errors import InputError
 
@@ -54,7 +53,7 @@ class SecondOrderLanguage:
         last, before = self.tables
         logits = last[tokens[:, :-1]]
         logits[:, 1:] += before[tokens[:, :-2]]
-        return log_softmax(logits, axis=2)
+        return logits - np.logaddexp.reduce(logits, axis=2, keepdims=True)  # SciPy would take longer to import
 
     def _next(self, context: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n, 1 or 2) last symbols -> (n, V) logarithms of the next one's probabilities."""

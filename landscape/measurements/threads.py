@@ -24,7 +24,7 @@ def threads_that_pay(problem: Problem) -> Iterator[None]:
     from landscape.curvature.products.work import Counting
 
     before = torch.get_num_threads()
-    if problem.device.type == "cpu" and not any(name in os.environ for name in VARIABLES):
+    if before > 1 and problem.device.type == "cpu" and not any(name in os.environ for name in VARIABLES):
         with problem.evaluating(), Counting() as counting:
             problem.terms(problem.vector, problem.batches[0])
         torch.set_num_threads(counting.work.threads(before))

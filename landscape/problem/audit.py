@@ -35,7 +35,7 @@ class Audit(NamedTuple):
 
 
 def audit(objective: Objective, point: Point, data: Data) -> Audit:
-    """Check an objective at a point: evaluate every batch of the data once, and the first batch twice more.
+    """Check an objective at a point: evaluate every batch of the data once, and the first batch once more.
 
     Raises:
         InputError: the objective is ill-defined.
@@ -50,7 +50,8 @@ def audit(objective: Objective, point: Point, data: Data) -> Audit:
             total += float(weights.sum(dtype=torch.float64))
             if batch is smallest:
                 terms = losses, weights
-        _refuse_changing_losses(objective, point, data)
+            if batch is data.batches[0]:
+                _refuse_changing_losses(losses, objective.terms(point, point.vector, batch)[0])
     if not total > 0:
         raise InputError(f"the weights of all terms sum to {total:.3g}: is every target masked?")
     if called.functions & {functional.scaled_dot_product_attention, functional.multi_head_attention_forward}:
@@ -132,9 +133,8 @@ def _refuse_mixing_in_training(objective: Objective, data: Data) -> None:
             )
 
 
-def _refuse_changing_losses(objective: Objective, point: Point, data: Data) -> None:
+def _refuse_changing_losses(first: Tensor, again: Tensor) -> None:
     """Refuse losses that differ between two evaluations at one point: a landscape is a function of the point."""
-    first, again = (objective.terms(point, point.vector, data.batches[0])[0] for _ in range(2))
     if not equal_losses(first, again):
         raise InputError(
             "the losses change from one evaluation to the next: the model or the loss draws random numbers "

@@ -229,10 +229,12 @@ class Problem(Evaluation):
         Raises:
             InputError: the device isn't available, the type isn't float32 or float64, or the batches can't be split.
         """
-        other = self._converted(*checked_device_and_dtype(device or self.device, dtype or self.dtype))
-        other = other._replace(
+        other = self._replace(
             compile_products=compile_products or self.compile_products, memory=memory or self.memory
-        )._weighed()
+        )
+        place = checked_device_and_dtype(device or self.device, dtype or self.dtype)
+        if place != (self.device, self.dtype):
+            other = other._converted(*place)._weighed()
         return other if micro_batch is None else other.micro_batched(micro_batch)
 
     def in_float64(self, pieces: int = 1) -> Self:
