@@ -1,4 +1,4 @@
-"""The studies: intervals against SciPy, work that is done once, and every study from end to end on a small scale."""
+"""The studies: intervals against SciPy, units of work that are done once, and every study from end to end in small."""
 
 import json
 import math

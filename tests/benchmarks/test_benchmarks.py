@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare is the same thing; their times are nobody's to assert."""
+"""The benchmarks run, and the libraries that they compare compute equal quantities; times aren't tested."""
 
 import json
 import os

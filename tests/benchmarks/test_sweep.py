@@ -1,4 +1,4 @@
-"""The sweep along training: its counts are those of its solves, and what it claims holds."""
+"""The sweep along training: its table counts its solves rightly, and the claims about it hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: every format read, no code run, every wrong file answered in one line."""
+"""Checkpoints: every format is read, no code in a file is run, and every wrong file gives an error of one line."""
 
 import argparse
 import errno

@@ -1,4 +1,4 @@
-"""Folders of torch.distributed.checkpoint: read as torch reads them, and nothing of theirs is run."""
+"""Folders of torch.distributed.checkpoint: they are read as torch reads them, and no code in them is run."""
 
 from __future__ import annotations
 

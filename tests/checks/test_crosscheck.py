@@ -1,4 +1,4 @@
-"""PyHessian beside this package: the same objective, its own count of products, and no trace left behind."""
+"""The comparison with PyHessian: an equal objective, an independent count of products, and no trace left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products held to each other and to differences of the gradient; the Hessian by such differences."""
+"""Self-checks: products against each other, and Hessian products against differences of the gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses whose gradient isn't their derivative are told; honest ones never are, kinks and rounding included.
+"""The check of slopes: it finds losses whose gradient isn't their derivative, and accuses no other loss.
 
 The right value is the derivative of the loss itself. It is the gradient for an ordinary model; for the others it is
 known to be another function.

@@ -1,4 +1,4 @@
-"""Second derivatives that torch has wrong: no estimator gives a number of them."""
+"""Second derivatives that torch computes wrongly: every estimator refuses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command from end to end: what it prints, writes and returns, with what a user might give it."""
+"""The command from end to end: its output, its records and its exit status, for all input that a user might give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile and damaged input: one line, exit status 2, soon, in little memory, and nothing run or written.
+"""Hostile and damaged input: one line, exit status 2, soon, in little memory, with no code run and no file written.
 
 A damaged file that is still a good one (a bit of a weight was flipped) is no bad input: exit status 0 or 3 is then
 right, and it isn't counted. Such cases are marked as damaged where they are made; all others must be refused.

@@ -1,4 +1,4 @@
-"""Bad input to the command: one line on standard error, exit status 2, and nothing written."""
+"""Bad input to the command: one line on standard error, exit status 2, and no file written."""
 
 from __future__ import annotations
 

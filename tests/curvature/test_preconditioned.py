@@ -1,4 +1,4 @@
-"""Rescaled operators against explicit matrices, and Adam's diagonal against the steps that torch's Adam takes."""
+"""Preconditioned operators against explicit matrices, and Adam's diagonal against the steps of torch's Adam."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Products in bfloat16: cheaper, not exact, and never without their error."""
+"""Products in bfloat16: they are cheaper and inexact, and their error is always reported."""
 
 from __future__ import annotations
 

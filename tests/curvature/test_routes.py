@@ -1,4 +1,4 @@
-"""The routes to a product: all give autograd's, each is taken where it should be, and falls back where it can't be."""
+"""The routes to a product: all give autograd's product, and each falls back to another one where it isn't possible."""
 
 import re
 from dataclasses import replace

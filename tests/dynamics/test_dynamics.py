@@ -1,4 +1,4 @@
-"""What one spectrum says and whether a step is stable: closed forms, brute force, and the optimisers themselves."""
+"""Statistics of one spectrum, and the stability of steps: closed forms, brute force, and the optimisers themselves."""
 
 import math
 from itertools import product

@@ -1,4 +1,4 @@
-"""Mutual information of successive spectra: by brute force, at its bounds, and beside its nulls."""
+"""Mutual information of successive spectra: against brute force, its bounds, and its null distributions."""
 
 from __future__ import annotations
 

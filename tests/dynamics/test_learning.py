@@ -1,4 +1,4 @@
-"""When samples are learnt: by hand, and bands and intervals that hold as often as they say."""
+"""The steps at which samples are learnt: by hand, and the coverage of bands and intervals."""
 
 from __future__ import annotations
 

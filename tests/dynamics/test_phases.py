@@ -1,4 +1,4 @@
-"""Phases of a curve: found where they are, and hardly ever where they aren't."""
+"""Phases of a curve: they are found in curves with phases, and hardly ever in curves without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what is stored, what did not converge is hollow, and a file knows its source."""
+"""Figures: they draw the stored values, pairs that did not converge are hollow, and a file names its source."""
 
 from __future__ import annotations
 

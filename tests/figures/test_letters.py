@@ -1,4 +1,4 @@
-"""Letters of figures: at every width that has a name they can be read, and none lies on another or off the page.
+"""Texts of figures: at every named width they are large enough, don't overlap, and lie on the page.
 
 A figure that is new in `PAGES` is held to this by itself, and fails where the `records` lack what it is drawn from.
 """

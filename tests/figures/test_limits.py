@@ -1,4 +1,4 @@
-"""Limits of figures: whatever a registered figure draws lies within its axes, or the figure says what leaves them.
+"""Limits of figures: everything that a registered figure draws lies within its axes, or the figure says what doesn't.
 
 A figure that is new in `PAGES` is held to this by itself, and fails where the `records` lack what it is drawn from.
 """

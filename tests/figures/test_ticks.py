@@ -1,4 +1,4 @@
-"""Ticks of figures: the number beside a tick is where the tick is."""
+"""Ticks of figures: every tick stands at the value of its number."""
 
 from __future__ import annotations
 

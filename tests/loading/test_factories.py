@@ -1,4 +1,4 @@
-"""Factories: found where a person named them, and every failure answered in one line."""
+"""Problem factories: they are found where the user named them, and every failure gives an error of one line."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Every file that is read of a checkpoint is in its digest, and no file outside of its folders is read."""
+"""Files of a checkpoint: every file that is read is in the digest, and no file outside of its folders is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models and checkpoints of many kinds by the command, and those that bring their model: what they are refused for."""
+"""Models and checkpoints of many kinds by the command, and refusals of checkpoints that bring their own model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that may be taken: said in words, kept to, and measured."""
+"""Limits of memory: they are given in words, respected and measured."""
 
 from __future__ import annotations
 

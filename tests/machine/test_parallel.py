@@ -1,4 +1,4 @@
-"""Several processes as one: parts add up to the whole, records are those of one process, one failure ends all."""
+"""Several processes as one: shards add up to the whole, records equal those of one process, one failure ends all."""
 
 from __future__ import annotations
 

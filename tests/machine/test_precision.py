@@ -1,4 +1,4 @@
-"""Numbers computed in float32 are held to the matrix in float64, and say so; where there is none they say that."""
+"""Float32 results are compared with the matrix in float64; results without products in float64 say so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring from Python: what a notebook uses, and how its results look."""
+"""Measurements from Python: the functions that a notebook uses, and the display of their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every measurement from the command to the record, held to the dense matrix of a small project."""
+"""Every measurement from the command to the record, against the dense matrix of a small project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of a run as a whole: dynamics, hops, learning; in the record, resumed, and refused."""
+"""Measurements of a whole run (dynamics, hops, learning): in the record, resumed, and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When memory runs out a measurement goes on with fewer samples at a time, and says so."""
+"""Shortage of memory: a measurement continues with fewer samples at a time, and says so."""
 
 from __future__ import annotations
 

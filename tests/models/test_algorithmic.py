@@ -1,4 +1,4 @@
-"""The algorithmic tasks against plain Python answers, and what of a sequence is answer."""
+"""The algorithmic tasks: answers against plain Python, and the part of each sequence that is the answer."""
 
 from collections import Counter
 

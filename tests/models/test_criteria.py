@@ -1,4 +1,4 @@
-"""The criteria on curves of which one knows when they have come to rest."""
+"""The criteria on curves for which it is known when they become calm."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The Markov language, its Bayes predictor and the scores, each against a calculation of another kind."""
+"""The Markov language, its Bayes predictor and the scores, each against an independent calculation."""
 
 import math
 from itertools import pairwise, product

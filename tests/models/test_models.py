@@ -1,4 +1,4 @@
-"""The models against counts, loops in NumPy and the properties that define them."""
+"""The models against parameter counts, loops in NumPy, and the properties that define them."""
 
 import math
 

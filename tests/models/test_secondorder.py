@@ -1,4 +1,4 @@
-"""The language of second order: its probabilities, its samples, and that one layer is enough for it."""
+"""The second-order language: its probabilities, its samples, and a single layer that represents it."""
 
 import math
 

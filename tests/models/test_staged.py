@@ -1,4 +1,4 @@
-"""Staged training: the stages, the switch with all that led to it, and that a stopped run continues without a trace."""
+"""Staged training: the stages, the switch and its evidence, and continued runs that equal uninterrupted ones."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Training: what a run writes, and that it continues without a trace."""
+"""Training: the files that a run writes, and continued runs that equal uninterrupted ones."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Samples that depend on the others of their batch: told where the user's own scalar loss changes with the split."""
+"""Samples that depend on other samples of their batch: found where the user's scalar loss changes with the split."""
 
 import pytest
 import torch

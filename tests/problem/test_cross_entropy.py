@@ -1,4 +1,4 @@
-"""Cross-entropy by blocks: torch's own numbers and derivatives, in less memory."""
+"""Cross-entropy by blocks: it gives torch's numbers and derivatives in less memory."""
 
 from __future__ import annotations
 

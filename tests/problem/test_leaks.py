@@ -1,4 +1,4 @@
-"""Losses that reach the parameters past the places of the model: right, or refused in one line.
+"""Losses that use parameters without the model's own calls: their results are right, or they are refused in one line.
 
 The right value is the user's own scalar loss in float64, the weights written into the model in place, by central
 differences.

@@ -1,4 +1,4 @@
-"""What is told about samples reaches the right ones, whatever loader gives them, or the loader is refused."""
+"""Labels of samples reach the right samples with every loader, or the loader is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terms of losses: sum w l / sum w over one batch is the loss itself, for every loss that torch has."""
+"""Terms of losses: sum w l / sum w over one batch equals the loss itself, for every loss of torch."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Penalties belong to the objective: once, in its loss, gradient, matrices and slices, whatever the batches.
+"""Penalties in the objective: they count once in its loss, gradient, matrices and slices, for any split into batches.
 
 The right values are closed forms (the Hessian of W/2 |theta|^2 is W times the identity), and the user's own scalar loss
 with the weights written into the model in place.

@@ -1,4 +1,4 @@
-"""Problems: the objective whatever the batches, nothing of the user's changed, bad input refused in one line."""
+"""Problems: the objective doesn't depend on the batches, the user's objects stay as they are, bad input is refused."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Losses of single samples: what a problem is told about them, fixed subsets, and the measurement."""
+"""Losses of single samples: labels of a problem's samples, fixed subsets, and the measurement."""
 
 from __future__ import annotations
 

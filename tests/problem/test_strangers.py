@@ -1,4 +1,4 @@
-"""What people have: models, losses and data that plain double backward can do. Right, or refused with the cure.
+"""Models, losses and data of users: where plain double backward works, results are right, or an error says what to do.
 
 The right value is the user's own scalar loss in float64 by second central differences, with the weights written into
 the model in place. A case with its own lines says how many lines of the user's it takes.

@@ -1,4 +1,4 @@
-"""Torch's switches, which belong to the whole process: set while a problem is evaluated, put back whatever happens."""
+"""Torch's global switches: they are set while a problem is evaluated, and always restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of the modules: imports run downwards only."""
+"""The layers of the package: imports run only downwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/comparison.md: every yes of ours has a command that shows it, and every claim about another package a source."""
+"""docs/comparison.md: a command shows every yes of this package, and every claim about another package has a source."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what is committed is what they gave."""
+"""The notebooks run from top to bottom, and the committed outputs are theirs."""
 
 from __future__ import annotations
 

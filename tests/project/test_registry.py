@@ -1,4 +1,4 @@
-"""Measurements, matrices and figures: declared in one place each, documented, and added to by other packages."""
+"""Measurements, matrices and figures: each is declared in one place and documented, and other packages can add some."""
 
 from __future__ import annotations
 

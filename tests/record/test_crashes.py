@@ -1,4 +1,4 @@
-"""Runs that are ended at any moment, by any signal or by a full disc: what was finished stays, and the numbers too."""
+"""Runs that end at any moment, by any signal or by a full disk: finished measurements and their numbers stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of jobs that each measured some checkpoints, joined: against one record of all of them."""
+"""Joined records of jobs that each measured some checkpoints, against one record of all checkpoints."""
 
 from pathlib import Path
 

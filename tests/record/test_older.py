@@ -1,4 +1,4 @@
-"""Records of older versions: read and drawn under today's names, and never written to.
+"""Records of older versions: they are read and drawn under present names, and never written to.
 
 The record was written by version 0.1: `landscape-probe data/single.pt --hessian -k 2 --no-eigenvectors --density
 --probes 2 --steps 5`.

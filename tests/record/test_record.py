@@ -1,4 +1,4 @@
-"""The record: every rule of docs/record.md, and what is left when a run ends at any moment."""
+"""The record: every rule of docs/record.md, and the state that a run leaves when it ends at any moment."""
 
 from __future__ import annotations
 

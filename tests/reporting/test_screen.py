@@ -1,4 +1,4 @@
-"""What a person reads: words are whole at any width of the terminal, and a result is shown once."""
+"""Printed results: words are whole at any width of the terminal, and a result is shown once."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Planes from a part of their points: against the whole plane, and left-out errors against fits without the point."""
+"""Adaptive planes: against the fully evaluated plane, and leave-one-out errors against fits without the point."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Buffers along slices: every right value is of the user's own model with weights and buffers written in place."""
+"""Buffers along slices: all right values come from the user's own model, with weights and buffers written in place."""
 
 import copy
 import threading

@@ -1,4 +1,4 @@
-"""Filters: which weights make one output is asked of the module itself, by its gradient."""
+"""Filters: the weights of each output unit are found independently, by the gradient of the module's output."""
 
 import pytest
 import torch

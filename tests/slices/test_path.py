@@ -1,4 +1,4 @@
-"""The way of a run on a plane: orthogonal projection for any basis, principal components, and what chance gives."""
+"""The path of a run on a plane: orthogonal projection for any basis, principal components, and random walks."""
 
 from __future__ import annotations
 

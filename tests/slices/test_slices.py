@@ -1,4 +1,4 @@
-"""Slices: exact on known functions, equal to plain evaluations, the model untouched; directions as they say."""
+"""Slices: exact on known functions, equal to plain evaluations, with the model untouched and the stated directions."""
 
 import math
 import subprocess

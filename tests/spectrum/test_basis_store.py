@@ -1,4 +1,4 @@
-"""The vectors of a basis: the same in memory and in a file, with blocks that end anywhere."""
+"""The vectors of a basis: equal results in memory and in a file, with blocks that end at any column."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certified eigenvalues: the bounds against exact spectra, and how often intervals from random chains are wrong."""
+"""Certified eigenvalues: the bounds against exact spectra, and the rate of wrong intervals from random chains."""
 
 from __future__ import annotations
 

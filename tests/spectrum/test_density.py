@@ -1,4 +1,4 @@
-"""The spectral density against laws of random matrices, measures of single probes, exact spectra, a trained model."""
+"""The spectral density against laws of random matrices, single probes, and exact spectra, one of a trained model."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The diagonal against dense matrices in float64: unbiased, with standard errors that hold, and exact where cheap."""
+"""The diagonal against dense matrices in float64: unbiased, with right standard errors, and exact where it is cheap."""
 
 from __future__ import annotations
 

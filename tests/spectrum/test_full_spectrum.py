@@ -1,4 +1,4 @@
-"""The full spectrum: exact, with honest counts of null directions, through a file that is always removed."""
+"""The full spectrum: exact values, right counts of null directions, and a scratch file that is always removed."""
 
 import resource
 import shutil

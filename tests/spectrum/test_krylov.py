@@ -1,4 +1,4 @@
-"""The basis under every Lanczos method: given starts, and chains in the complement of known pairs."""
+"""The basis of all Lanczos methods: given start vectors, and chains in the complement of known pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random probes: their moments, what they depend on and what not; blocks of products and the rounding in them."""
+"""Random probes: their moments and their dependence on seeds; blocks of products, and the rounding in products."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Matrices whose chains come to their end early, and go on in rounding, with products as other processors make them.
+"""Matrices whose chains end early and continue in rounding, with products as other processors would compute them.
 
 Multiples of the identity, few distinct eigenvalues, low rank, clusters and blocks of zeros, of any size and scale. What
 is left of their products is a few last bits, which differ from processor to processor. So here every entry of a product

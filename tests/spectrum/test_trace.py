@@ -1,4 +1,4 @@
-"""Trace and Frobenius norm: unbiased, with intervals that hold, and frank where they can't."""
+"""Trace and Frobenius norm: unbiased estimates, and intervals that cover the truth or say that they may not."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The shape of profiles: known ones with known noise, what the label may never be, and units that change nothing."""
+"""The shape of profiles: known profiles with known noise, labels that are ruled out, and invariance under units."""
 
 import math
 from collections import Counter

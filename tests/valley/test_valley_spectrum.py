@@ -1,4 +1,4 @@
-"""The paper's definition over a range of thresholds, and anisotropy, on spectra written down."""
+"""The paper's definition over a range of thresholds, and anisotropy, on given spectra."""
 
 import numpy as np
 import pytest
