@@ -16,7 +16,7 @@ KINDS = ["rademacher", "gaussian"]
 
 
 class Flawed(SymmetricOperator):
-    """Products with a matrix and with known errors added: E v."""
+    """An operator whose products have known errors E v added."""
 
     def __init__(self, matrix: torch.Tensor, errors: torch.Tensor) -> None:
         super().__init__(len(matrix), matrix.device, matrix.dtype)
