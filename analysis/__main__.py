@@ -1,4 +1,4 @@
-"""The command ``python -m analysis``: lists the studies, and runs them."""
+"""The command ``python -m analysis``: list the studies, or run them."""
 
 import os
 import sys
@@ -19,16 +19,17 @@ def main(
     results: Path | None = None,
     workers: int = 2,
 ) -> int:
-    """Answer questions about arXiv:2510.10089 with training runs of our own; without a name, list them.
+    """Answer questions about arXiv:2510.10089 with training runs of our own; without names, list the studies.
 
-    A study that is stopped continues where it was. It writes NAME.md, NAME.h5 and its figures.
+    A study writes NAME.md, NAME.h5 and its figures. A study that was stopped continues where it stopped.
 
     Args:
         studies: Names of studies, or ``all``.
-        quick: Few seeds and short runs: a try of the machinery that says nothing about the question.
-        runs: Folder of the training runs and of all that is finished.
-        results: Folder of the results; analysis/results, or of a quick one RUNS/results.
-        workers: Processes at a time, each with one thread.
+        quick: Use few seeds and short runs. This shows that everything runs; the results say nothing about the
+            question. The folder of runs is RUNS/quick.
+        runs: Folder RUNS of the training runs and of finished measurements.
+        results: Folder of the results; default: analysis/results, or RUNS/quick/results with --quick.
+        workers: Number of processes at a time, each with one thread.
     """
     from analysis.studies import STUDIES
     from analysis.support.study import Scale, run_study
@@ -62,8 +63,8 @@ def main(
 
 
 if __name__ == "__main__":
-    # A thread for each process: torch is told so, and the libraries below NumPy read it when they are loaded.
+    # One thread for each process. The libraries below NumPy read these variables when they are loaded.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    # The C library keeps what it gets from the system, which saves a tenth of the workers' time.
+    # The C library keeps freed memory instead of returning it to the system. This saves a tenth of the workers' time.
     os.environ |= {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
     sys.exit(app())

@@ -1,4 +1,4 @@
-"""The top of the Hessian's spectrum of the two shipped checkpoints, with its errors: the picture in the README.
+"""The figure in the README: the largest Hessian eigenvalues of the two shipped checkpoints, with their errors.
 
 python -m analysis.shipped
 """
@@ -19,7 +19,7 @@ FIGURE = Path("docs/figures/shipped-eigenvalues.png")
 
 
 def main() -> None:
-    """Measure both, draw, and say what the errors are."""
+    """Measure both checkpoints, write the figure, and print the errors."""
     figure, axes = plt.subplots(figsize=(6.0, 3.2), layout="constrained")
     with TemporaryDirectory() as folder:
         for position, (name, label) in enumerate(NAMES.items()):
@@ -36,7 +36,10 @@ def main() -> None:
 
 
 def draw(axes: Axes, row: xr.Dataset, label: str, colour: str) -> None:
-    """Eigenvalues in their order with their errors; what did not converge is hollow, what is negative is a triangle."""
+    """Draw eigenvalues in order of index with error bars, and print how many converged and their worst error.
+
+    Negative eigenvalues are drawn as triangles. All markers are hollow if any eigenvalue did not converge.
+    """
     errors = row.residuals + row.rounding
     for sign, marker in ((1, "o"), (-1, "v")):
         chosen = (sign * row.eigenvalues.values > 0).nonzero()[0]

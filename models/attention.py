@@ -58,9 +58,9 @@ class CausalAttention(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """The residual update E <- E + Attn(E), followed by E <- E + MLP(E) if there is one.
+    """The residual update E <- E + Attn(E), followed by E <- E + MLP(E) if the layer has a perceptron.
 
-    With layer normalisation both are of pre-norm form: Attn(LayerNorm(E)), MLP(LayerNorm(E)).
+    With layer normalisation both updates are of pre-norm form: Attn(LayerNorm(E)), MLP(LayerNorm(E)).
     """
 
     def __init__(self, attention: CausalAttention, width: int, layer_norm: bool, mlp: int) -> None:
@@ -88,12 +88,12 @@ class AttentionLayer(nn.Module):
 class AttentionModel(nn.Module):
     """A next-token model of one attention layer applied ``loops`` times: 1 is Single-Attn, 3 is Looped-Attn.
 
-    The passes share their weights by being calls of the same module. With several ``layers``, each with weights of its
-    own, the stack of them is what is applied: 3 layers and 1 loop have the depth of Looped-Attn without its recursion.
-    ``loops`` and ``gain`` may be set at any time. At the defaults and a vocabulary of 6 it has 1,224
+    All passes call one module, so they share its weights. With several ``layers`` each layer has weights of its own,
+    and each pass applies the whole stack of layers. So 3 layers and 1 loop have the depth of Looped-Attn without its
+    recursion. ``loops`` and ``gain`` may be set at any time. At the defaults and a vocabulary of 6 the model has 1,224
     parameters: 96 for the embedding, 4 * 256 for the projections, 8 for the relative bias and 96 for the head.
 
-    Source: arXiv:2510.10089, the models of the toy study; the paper's exact sizes are not public there.
+    Source: arXiv:2510.10089, the models of the toy study. The paper doesn't give the exact sizes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Floating-point operations, counted while they are made."""
+"""A counter of floating-point operations."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @contextmanager
 def counted() -> Iterator[FlopCounterMode]:
-    """Count the operations of all matrix products within, a multiplication and an addition each.
+    """Count the floating-point operations of all matrix products in a block; a multiply-add counts as two.
 
-    What isn't a product (softmax, normalisation, the optimiser) isn't counted. Attention is computed as the products it
-    stands for, since fused kernels aren't counted on every device.
+    Other operations (softmax, normalisation, the optimiser) aren't counted. Attention is computed by plain matrix
+    products, since fused kernels aren't counted on every device.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter

@@ -1,6 +1,6 @@
-"""When to go from one pass to many: the SHIFT Criterion with Patience, and others to hold it against.
+"""Criteria for the switch from one pass to many: the SHIFT Criterion with Patience, and others for comparison.
 
-A criterion watches numbers that a training loop tells it once an epoch, and needs nothing else of the loop:
+A criterion takes some numbers from the training loop once an epoch, and needs nothing else of the loop:
 
     criterion = ShiftCriterion(patience=10)
     for epoch in range(epochs):
@@ -9,9 +9,8 @@ A criterion watches numbers that a training loop tells it once an epoch, and nee
             model.loops = 3
 
 Source: the criterion is that of Gong, Teng and Liu (2025, arXiv:2510.10089): the loss has plateaued and the norm of the
-gradient has stabilised, each for ``patience`` epochs in a row. That thresholds can be taken from the noise is ours: the
-change from epoch to epoch can't be smaller than what chance makes of it, so a threshold below the noise never fires and
-one far above it fires at once.
+gradient has stabilised, both for ``patience`` epochs in a row. Thresholds from the noise are our addition. Noise alone
+changes the numbers from epoch to epoch. So a threshold below the noise never fires, and one far above it fires at once.
 """
 
 import math
@@ -24,25 +23,28 @@ import numpy as np
 from landscape.errors import InputError
 
 _SECOND_DIFFERENCES = 20
-"""How many of the latest second differences tell the noise; the least are half of these."""
+"""Number of latest second differences that estimate the noise. At least half of them must exist."""
 
 
 class Plateau:
-    """Whether watched numbers have changed by less than their thresholds for some epochs in a row.
+    """A criterion that fires once all watched numbers have changed by less than their thresholds for some epochs.
 
-    Where no threshold is given it is twice the standard deviation that chance gives to the difference of two epochs,
-    2 sqrt(2) sigma. sigma comes from the latest 20 second differences x_e - 2 x_{e-1} + x_{e-2}, in which a steady
-    trend cancels: their median magnitude is 0.6745 sqrt(6) sigma for independent normal noise. Until there are 10 of
-    them nothing counts as calm. By this measure pure noise is calm in 93 % of epochs, and two numbers together in 87 %
-    (simulated; sigma itself is known to a third); a trend below the noise can't be told from a plateau.
+    A threshold that isn't given is estimated from the noise sigma of the number. The threshold is then 2 sqrt(2) sigma,
+    twice the standard deviation of the difference of two epochs by chance. sigma is estimated from the latest 20 second
+    differences x_e - 2 x_{e-1} + x_{e-2}, in which a steady trend cancels. For independent normal noise their median
+    magnitude is 0.6745 sqrt(6) sigma. With fewer than 10 second differences no epoch is calm.
+
+    Pure noise is calm in 93 % of epochs, and two numbers together in 87 % (simulated; sigma has an error of about a
+    third). A trend below the noise can't be distinguished from a plateau.
     """
 
     def __init__(self, thresholds: Mapping[str, float | None], patience: int) -> None:
-        """Watch numbers by name.
+        """Make a criterion that watches numbers by name.
 
         Args:
-            thresholds: for each the change from one epoch to the next that still counts as none; None for its noise.
-            patience: W, how many epochs in a row have to be calm.
+            thresholds: for each name the change from epoch to epoch below which the number is calm. None estimates this
+                threshold from the noise.
+            patience: number W of calm epochs in a row.
 
         Raises:
             InputError: a threshold isn't above 0, or the patience is below 1.
@@ -59,10 +61,10 @@ class Plateau:
         self._seen: dict[str, list[float]] = {name: [] for name in thresholds}
 
     def watch(self, values: Mapping[str, float]) -> bool:
-        """Take the numbers of an epoch and say whether to switch now; see `evidence` for why.
+        """Take the numbers of an epoch and return whether to switch now; `evidence` gives the reasons.
 
         Raises:
-            InputError: a number that is watched isn't among them.
+            InputError: a watched number is missing.
         """
         for name, seen in self._seen.items():
             if name not in values:
@@ -73,7 +75,7 @@ class Plateau:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What led to the latest answer, as plain numbers: each change, its threshold, and the calm epochs in a row."""
+        """The reasons for the latest answer: each change, its threshold, the calm epochs in a row, and the patience."""
         told: dict[str, Any] = {"calm": self.calm, "patience": self.patience}
         for name in self._seen:
             told |= {f"change_{name}": self._change(name), f"threshold_{name}": self._threshold(name)}
@@ -95,9 +97,12 @@ class Plateau:
 
 
 def noise_threshold(values: list[float]) -> float | None:
-    """Twice the standard deviation of a difference of two values by chance; None as long as there are too few.
+    """Twice the standard deviation of the difference of two values by chance; see `Plateau`.
 
-    See `Plateau`. Of values without noise it is the rounding of their size, so that a constant is calm.
+    The rounding of values in float32 is added, so that constant values are calm.
+
+    Returns:
+        The threshold in the unit of the values; None if there are fewer than 12 values or a latest one isn't finite.
     """
     latest = values[-_SECOND_DIFFERENCES - 2 :]
     if len(latest) < _SECOND_DIFFERENCES // 2 + 2 or not np.isfinite(latest).all():
@@ -110,16 +115,17 @@ def noise_threshold(values: list[float]) -> float | None:
 class ShiftCriterion(Plateau):
     """The SHIFT Criterion with Patience: loss and gradient norm calm for ``patience`` epochs in a row.
 
-    Infinite thresholds leave one of the two out: ``delta_grad=math.inf`` watches the loss alone.
+    A number with an infinite threshold is always calm: ``delta_grad=math.inf`` watches the loss alone.
     """
 
     def __init__(self, delta_loss: float | None = None, delta_grad: float | None = None, patience: int = 10) -> None:
-        """Set the thresholds.
+        """Make the criterion with its thresholds.
 
         Args:
-            delta_loss: delta_1, of the epoch's mean loss; None takes it from the noise.
-            delta_grad: delta_2, of the norm of the full gradient on a fixed subset; None takes it from the noise.
-            patience: W, in epochs.
+            delta_loss: threshold delta_1 of the epoch's mean loss; None estimates it from the noise.
+            delta_grad: threshold delta_2 of the norm of the full gradient on a fixed subset; None estimates it from the
+                noise.
+            patience: patience W in epochs.
 
         Raises:
             InputError: a threshold isn't above 0, or the patience is below 1.
@@ -127,23 +133,28 @@ class ShiftCriterion(Plateau):
         super().__init__({"loss": delta_loss, "grad_norm": delta_grad}, patience)
 
     def update(self, loss: float, grad_norm: float) -> bool:
-        """Take an epoch's mean loss and gradient norm, and say whether to switch now."""
+        """Take an epoch's mean loss and gradient norm, and return whether to switch now."""
         return self.watch({"loss": loss, "grad_norm": grad_norm})
 
 
 @dataclass
 class AtEpoch:
-    """Switches after a number of epochs, whatever was seen."""
+    """A criterion that fires after a fixed number of epochs.
+
+    Attributes:
+        epoch: number of epochs before the switch.
+        seen: number of epochs so far.
+    """
 
     epoch: int
     seen: int = 0
 
     def watch(self, values: Mapping[str, float]) -> bool:
-        """Count an epoch."""
+        """Count an epoch and return whether to switch now; ``values`` aren't used."""
         self.seen += 1
         return self.seen >= self.epoch
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """The epoch."""
+        """The number of epochs before the switch."""
         return {"switch_epoch": self.epoch}

@@ -1,4 +1,4 @@
-"""The command ``python -m models.densely``: trains on from a checkpoint of a run and keeps every step."""
+"""The command ``python -m models.densely``: train on from a checkpoint of a run, with a checkpoint of every step."""
 
 import sys
 from pathlib import Path
@@ -15,13 +15,13 @@ app = App(name="python -m models.densely", version_flags=[])
 def main(checkpoint: Path, *, steps: int = 100, out: Path, threads: int = 1) -> int:
     """Repeat the training that followed a checkpoint of ``models.train``, with a checkpoint after every step.
 
-    The weights are those of the run itself, bit for bit, with as many threads as it had.
+    With as many threads as the run had, the weights are equal to the run's weights, bit for bit.
 
     Args:
-        checkpoint: Where to start, in the folder of its run.
-        steps: How many steps.
-        out: Folder for the checkpoints, step-000000.pt and so on.
-        threads: Threads of torch.
+        checkpoint: Checkpoint to start from, in the folder of its run.
+        steps: Number of steps.
+        out: Folder for the checkpoints; their names are step-NNNNNN.pt with the step of the run.
+        threads: Number of torch's threads.
     """
     try:
         print(_repeat(checkpoint, steps, out, threads))
@@ -32,7 +32,7 @@ def main(checkpoint: Path, *, steps: int = 100, out: Path, threads: int = 1) -> 
 
 
 def _repeat(checkpoint: Path, steps: int, out: Path, threads: int) -> Path:
-    """Train and return the last checkpoint."""
+    """Train, and return the path of the last checkpoint."""
     import torch
 
     from models.training import TrainingRun, sizes_of

@@ -1,4 +1,4 @@
-"""A GPT-2-style transformer block applied several times: the paper's practical setting in small."""
+"""A GPT-2-style transformer block applied several times: a small version of the paper's practical setting."""
 
 from typing import Literal
 
@@ -43,9 +43,10 @@ class Block(nn.Module):
 class LoopedGPT(nn.Module):
     """A GPT-2-style language model of one block applied ``loops`` times.
 
-    Learned positions, a final normalisation and a head that shares the embedding's weights unless told otherwise. At
-    the defaults it has 66,024 parameters with 6 symbols and 72,504 with 96. With several ``layers``, each with weights
-    of its own, the stack of them is what is applied. ``loops`` and ``gain`` may be set at any time.
+    By default positions are learned, and the head shares the embedding's weights; a normalisation precedes the head. At
+    the defaults the model has 66,024 parameters with 6 symbols and 72,504 with 96. With several ``layers`` each block
+    has weights of its own, and each pass applies the whole stack of blocks. ``loops`` and ``gain`` may be set at any
+    time.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class LoopedGPT(nn.Module):
             layers: Number of blocks with weights of their own.
             injection: Whether each pass after the first sees the embedding again; see `apply_repeatedly`.
             gain: How far each pass after the first goes; see `apply_repeatedly`.
-            positions: ``learned``, or ``none``: the causal mask alone tells places apart, and any length is taken.
-            context: Longest sequence of inputs where positions are learned.
+            positions: ``learned``, or ``none``: only the causal mask distinguishes positions, and sequences may have
+                any length.
+            context: Longest sequence of inputs, with learned positions.
             tied: Whether the head shares the embedding's weights.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a run says of each of its epochs: one line of JSON an epoch, from which staged training continues."""
+"""The journal of a training run: one line of JSON for each epoch. Interrupted training continues from the journal."""
 
 import json
 from pathlib import Path
@@ -11,12 +11,17 @@ JOURNAL = "journal.jsonl"
 
 
 def read_journal(folder: Path, epochs: int | None = None) -> list[dict[str, Any]]:
-    """The entries of a run's first epochs, or of all.
+    """The entries of the first ``epochs`` epochs of a run, or of all epochs.
 
-    An entry has ``epoch`` (counted from 1), ``step``, ``loss`` (the mean over the epoch's steps, in nats; null where
-    only a part of them was made here), ``loops``, ``gain``, ``learning_rate``, ``flops`` (of the epoch, what the
-    criterion measured included), ``seconds`` (of processor time, of all threads together), what was measured for the
-    criterion and its evidence, and ``switched``: the number of epochs before the switch, or null.
+    An entry has these keys:
+
+    - ``epoch``, counted from 1, and ``step``, the number of steps at its end;
+    - ``loss``: mean loss over the epoch's steps, in nats; null if a restart left only a part of these steps;
+    - ``loops``, ``gain`` and ``learning_rate`` of the epoch's last step;
+    - ``flops``: floating-point operations of the epoch, including the criterion's measurement;
+    - ``seconds``: processor time of the epoch, of all threads together;
+    - the criterion's measurements and its evidence, as long as it watches;
+    - ``switched``: number of epochs before the switch; null before it.
 
     Raises:
         InputError: If the file is damaged.
@@ -30,5 +35,5 @@ def read_journal(folder: Path, epochs: int | None = None) -> list[dict[str, Any]
 
 
 def write_journal(folder: Path, entries: list[dict[str, Any]]) -> None:
-    """Replace the journal as a whole, so that an interrupt leaves the old one or the new one."""
+    """Replace the whole journal; an interrupt leaves either the old journal or the new one."""
     replace_text(folder / JOURNAL, "".join(json.dumps(entry) + "\n" for entry in entries))

@@ -1,4 +1,4 @@
-"""Problem factories: what a checkpoint of these models was trained on, for ``[tool.landscape.problems]``."""
+"""Problem factories for checkpoints of these models, as named in ``[tool.landscape.problems]``."""
 
 from typing import Any
 
@@ -18,14 +18,16 @@ from models.tasks import HELD_OUT_SEED, inputs_and_targets, questions_and_answer
 def markov(
     checkpoint: Checkpoint, *, model: str = "looped", samples: int = 256, seed: int = HELD_OUT_SEED, **sizes: Any
 ) -> Problem:
-    """Pose next-token prediction on a fixed sample of the in-context Markov language, half simple and half complex.
+    """Make the problem of next-token prediction on a fixed sample of the in-context Markov language.
+
+    Half of the sequences are simple and half are complex.
 
     Args:
-        checkpoint: The checkpoint asked about; what it holds of its model arrives in the other arguments.
+        checkpoint: The checkpoint; the arguments that it holds are passed as the other arguments.
         model: Name of the model.
         samples: Number of sequences, each of them 32 predicted tokens.
         seed: Seed of the sequences.
-        **sizes: The model's sizes where they differ from its defaults.
+        **sizes: Sizes of the model that differ from its defaults.
 
     Raises:
         InputError: If there is no such model or size, or ``samples`` is not positive.
@@ -47,7 +49,10 @@ def markov(
 def second_order(
     checkpoint: Checkpoint, *, model: str = "looped", samples: int = 256, seed: int = HELD_OUT_SEED, **sizes: Any
 ) -> Problem:
-    """Pose next-token prediction on a fixed sample of the language of second order; arguments as in `markov`."""
+    """Make the problem of next-token prediction on a fixed sample of the second-order language.
+
+    The arguments are those of `markov`.
+    """
     language = SecondOrderLanguage()
     tokens = language.sample(samples, seed)
     return Problem(build_model(model, language.symbols, **sizes), nn.CrossEntropyLoss(), [shifted(tokens)])
@@ -62,7 +67,9 @@ def algorithmic(
     seed: int = HELD_OUT_SEED,
     **sizes: Any,
 ) -> Problem:
-    """Pose the answers of a fixed sample of what training may ask; arguments as in `markov`, and the task.
+    """Make the problem of answering a fixed sample of an algorithm's training questions.
+
+    The arguments are those of `markov`, and ``task``, the name of the algorithm.
 
     Raises:
         InputError: If there is no such task, model or size, or ``samples`` is not positive.

@@ -1,4 +1,4 @@
-"""What single, looped and staged training differ in: how often one layer is applied, and how far each pass goes."""
+"""Repeated application of one layer. Single, looped and staged training differ in the number and gain of passes."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,16 @@ def apply_repeatedly(
 ) -> Tensor:
     """Apply a layer ``loops`` times: E_1 = layer(E_0), then E_{t+1} = E_t + gain * (layer(E_t) - E_t).
 
-    With a gain of 1, E_{t+1} = layer(E_t); with 0 the passes after the first do nothing, so that a gain that grows from
-    0 to 1 leads from a single pass to all of them without a jump. With input injection (Fan et al. 2024,
-    arXiv:2409.15647) each pass after the first sees E_t + E_0 in place of E_t.
+    With a gain of 1, E_{t+1} = layer(E_t). With a gain of 0 the passes after the first do nothing. So a gain that grows
+    from 0 to 1 leads from a single pass to all passes without a jump. With input injection (Fan et al. 2024,
+    arXiv:2409.15647) the layer is applied to E_t + E_0 instead of E_t in each pass after the first.
 
     Args:
-        layer: (batch, position, width) to the same shape.
-        embedding: E_0.
-        loops: how often, at least once.
-        injection: whether E_0 is added to what each later pass sees.
-        gain: how far each pass after the first goes.
+        layer: map from (batch, position, width) to this shape.
+        embedding: embedding E_0, (batch, position, width).
+        loops: number of passes, at least 1.
+        injection: whether E_0 is added to the layer's input in each pass after the first.
+        gain: factor of the change by each pass after the first.
     """
     state = layer(embedding)
     for _ in range(loops - 1):

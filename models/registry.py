@@ -14,7 +14,7 @@ from models.gpt import LoopedGPT
 
 @dataclass(frozen=True)
 class Architecture:
-    """A class of models and the sizes in which a named model differs from the class's defaults."""
+    """A model class, and the sizes of a named model that differ from the class's defaults."""
 
     build: Callable[..., nn.Module]
     own: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ MODELS = {
 
 
 def complete_sizes(name: str, **sizes: Any) -> dict[str, Any]:
-    """Return every size of a named model: those given, its own, and its class's defaults.
+    """Return every size of a named model: as given, else of the named model, else the default of its class.
 
     Raises:
         InputError: If there is no such model or it has no such size.

@@ -1,4 +1,4 @@
-"""The settings of a training run and the folder that holds it; without torch, so that --help is instant."""
+"""The settings of a training run, and its folder. This module doesn't import torch, so --help is instant."""
 
 import json
 import math
@@ -18,25 +18,27 @@ Softening = Literal["none", "loops", "gain", "rate"]
 SETTINGS_FILE = "settings.json"
 
 AFTER_SWITCH = 20
-"""Epochs after a switch that have a checkpoint each, so that its cost can be seen."""
+"""Number of epochs after a switch that have a checkpoint each, so that the cost of the switch can be measured."""
 
 
 @dataclass(frozen=True)
 class SwitchSettings:
-    """How training goes from one pass to all ``loops`` of them: SHIFT, and what it is held against.
+    """The switch of training from one pass to all ``loops`` passes, by SHIFT or by another criterion.
 
     Attributes:
-        criterion: What has to have come to rest: ``shift``, loss and gradient norm; ``loss``; ``gradient``;
-            ``curvature``, the Hessian's largest eigenvalue; or ``epoch``, nothing: the switch is after the latest one.
-        patience: Epochs in a row for which it has to be at rest.
-        delta_loss: Change of the epoch's mean loss that still counts as rest; none takes it from the noise.
-        delta_grad: The same for the norm of the full gradient on the fixed subset.
-        latest: Epoch after which the switch is made at the latest; none waits to the end.
-        soften: ``none`` switches abruptly, ``loops`` adds one pass after another, ``gain`` lets all passes after the
-            first go the farther the later it is, ``rate`` warms the learning rate up anew.
-        soften_epochs: Epochs over which that goes.
-        keep_moments: Whether the optimiser keeps its moments at the switch or begins anew.
-        subset: Sequences of the fixed subset on which gradient and curvature are measured once an epoch.
+        criterion: Quantities that must stay calm before the switch: ``shift``, loss and gradient norm; ``loss``;
+            ``gradient``, the gradient norm; ``curvature``, the Hessian's largest eigenvalue; or ``epoch``, none: the
+            switch is after the epoch ``latest``.
+        patience: Number of epochs in a row for which these quantities must stay calm.
+        delta_loss: Change of the epoch's mean loss below which the loss is calm; none estimates it from the noise.
+        delta_grad: Change of the full gradient's norm on the fixed subset below which the norm is calm; none estimates
+            it from the noise.
+        latest: Epoch after which the switch is made at the latest; none sets no limit.
+        soften: How the switch is softened: ``none`` switches abruptly, ``loops`` adds one pass after another, ``gain``
+            raises the gain of the added passes step by step, and ``rate`` warms the learning rate up again.
+        soften_epochs: Number of epochs of the softening.
+        keep_moments: Whether the optimiser keeps its moments at the switch or starts with none.
+        subset: Number of sequences in the fixed subset on which gradient and curvature are measured once an epoch.
     """
 
     criterion: CriterionName = "shift"
@@ -53,8 +55,8 @@ class SwitchSettings:
         """Refuse settings that describe no switch.
 
         Raises:
-            InputError: If a number is out of range, the criterion ``epoch`` has no epoch, or a threshold is of what the
-                criterion doesn't watch.
+            InputError: If a number is out of range, the criterion ``epoch`` has no ``latest`` epoch, or there is a
+                threshold for a number that the criterion doesn't watch.
         """
         self.criterion_object()
         if min(self.soften_epochs, self.subset, 1 if self.latest is None else self.latest) < 1:
@@ -70,7 +72,7 @@ class SwitchSettings:
                 )
 
     def criterion_object(self) -> Plateau | AtEpoch:
-        """Return the criterion, with nothing seen yet.
+        """Return a new criterion, which has seen no epoch yet.
 
         Raises:
             InputError: If patience or thresholds are out of range.
@@ -90,7 +92,7 @@ class SwitchSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Everything that determines a run's numbers. A size left out is the model's own default.
+    """All settings that determine a run's numbers. A size that isn't given is the model's own default.
 
     Attributes:
         model: Model to train.
@@ -98,10 +100,11 @@ class TrainingSettings:
         seed: Determines the initial weights and the data of every step; equal seeds pair the runs of two models.
         epochs: Number of epochs.
         steps_per_epoch: Optimiser steps in an epoch.
-        batch: Fresh sequences in a step.
+        batch: Number of fresh sequences in a step.
         learning_rate: Learning rate of Adam.
-        warmup: Steps over which the learning rate rises from 0.
-        cooldown: Steps at the end within which it falls, evenly, to 2 / (cooldown + 1) of itself.
+        warmup: Number of steps over which the learning rate rises from 1 / (warmup + 1) of its value.
+        cooldown: Number of steps at the end over which the learning rate falls linearly to 2 / (cooldown + 1) of its
+            value.
         width: Width of the embedding.
         heads: Number of attention heads.
         loops: How often the layer is applied.
@@ -111,7 +114,7 @@ class TrainingSettings:
         attention: Kind of attention.
         layer_norm: Whether a layer normalises its input.
         mlp: Hidden width of the perceptron after the attention, 0 for none.
-        switch: Whether and how to begin with one pass and go on with ``loops``; none for the same passes throughout.
+        switch: The switch from one pass to ``loops`` passes; none trains with ``loops`` passes throughout.
     """
 
     model: ModelName
@@ -156,7 +159,7 @@ class TrainingSettings:
             self.switch.check()
 
     def sizes(self) -> dict[str, Any]:
-        """Return the model's sizes that were given."""
+        """Return the sizes of the model that were given, by name."""
         names = (
             "width", "heads", "loops", "layers", "injection", "positions", "attention", "layer_norm", "mlp",
         )  # fmt: skip
@@ -165,8 +168,9 @@ class TrainingSettings:
     def checkpoint_steps(self) -> list[int]:
         """Return the steps after which a checkpoint is written, in order.
 
-        Before the first step and after every power of two within the first epoch, where the weights change fastest;
-        after each of the first ten epochs; after every tenth epoch from then on; and after the last step.
+        There is a checkpoint before the first step. In the first epoch, where the weights change fastest, there is one
+        after every step that is a power of two. Then there is one after each of the first ten epochs, after every tenth
+        epoch, and after the last step. A switch adds checkpoints that aren't listed here.
         """
         last = self.epochs * self.steps_per_epoch
         powers = {2**k for k in range(self.steps_per_epoch.bit_length())}
@@ -176,12 +180,12 @@ class TrainingSettings:
 
 
 def claim(folder: Path, settings: TrainingSettings, sizes: dict[str, Any]) -> None:
-    """Make the folder this run's own, or find that it already is.
+    """Write the settings into the run's folder, or check that the folder holds a run with these settings.
 
     Args:
-        folder: Where the run's checkpoints go.
-        settings: The run's settings.
-        sizes: The complete sizes of its model, so that a later change of a default is noticed.
+        folder: Folder of the run's checkpoints.
+        settings: Settings of the run.
+        sizes: All sizes of the run's model, so that a later change of a default is noticed.
 
     Raises:
         InputError: If the folder holds a run with other settings, or checkpoints of unknown settings.
@@ -200,7 +204,7 @@ def settings_of(folder: Path) -> TrainingSettings:
     """Return the settings of the run in a folder.
 
     Raises:
-        InputError: If there are none.
+        InputError: If the folder holds no readable settings.
     """
     file = folder / SETTINGS_FILE
     stored = _stored(file)
@@ -227,7 +231,7 @@ def _unreadable(file: Path) -> str:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file as a whole, so that an interrupt leaves the old one or the new one; missing folders are made."""
+    """Replace a whole file; an interrupt leaves either the old file or the new one. Missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text)
@@ -235,8 +239,8 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuse a folder whose settings are others, naming them."""
-    # A setting that there wasn't yet was what its default is now.
+    """Refuse a folder with other settings, and name the settings that differ."""
+    # An old file lacks settings that were added later. Such a setting has the value of its default.
     found = {each.name: each.default for each in fields(TrainingSettings)} | found
     names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
     if names:
@@ -245,18 +249,18 @@ def _compare(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
-    """Return the file of one step, zero-padded so that the order of names is the order of steps."""
+    """Return the file of one step; the step is zero-padded, so that the order of names is the order of steps."""
     return folder / f"step-{step:06d}.pt"
 
 
 def newest_checkpoint(folder: Path, every: int = 1) -> Path | None:
-    """Return the last checkpoint of a run whose step is a multiple of ``every``, or None before the first."""
+    """Return the last checkpoint of a run whose step is a multiple of ``every``, or None if there is none."""
     found = [path for path in checkpoints_of(folder) if step_of(path) % every == 0]
     return found[-1] if found else None
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run in their order."""
+    """Return the checkpoints of a run in the order of their steps."""
     found = (path for path in folder.glob("step-*.pt") if re.fullmatch(r"step-\d+", path.stem))
     return sorted(found, key=step_of)
 

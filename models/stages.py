@@ -7,12 +7,12 @@ from models.settings import SwitchSettings, TrainingSettings
 
 @dataclass(frozen=True)
 class Stage:
-    """What an epoch is trained with.
+    """The passes, their gain and the learning rate of an epoch.
 
     Attributes:
-        loops: How often the layer is applied.
-        gain: How far each pass after the first goes.
-        rate: The learning rate as a share of the setting.
+        loops: Number of passes.
+        gain: Gain of each pass after the first.
+        rate: Learning rate as a fraction of the setting.
     """
 
     loops: int
@@ -24,11 +24,11 @@ def stage_at(settings: TrainingSettings, loops: int, epoch: int, switched: int |
     """The stage of an epoch.
 
     Args:
-        settings: of the run.
-        loops: of its model in the end.
-        epoch: counted from 0.
-        switched: the number of epochs before the switch, so that this is the first of the second stage; None as long
-            as there was none.
+        settings: settings of the run.
+        loops: number of the model's passes at the end of the run.
+        epoch: number of the epoch, from 0.
+        switched: number of epochs before the switch, which is also the number of the first epoch after it. None if
+            there was no switch yet.
     """
     if settings.switch is None:
         return Stage(loops)
@@ -38,7 +38,7 @@ def stage_at(settings: TrainingSettings, loops: int, epoch: int, switched: int |
 
 
 def _softened(switch: SwitchSettings, loops: int, passed: int) -> Stage:
-    """The stage some epochs after the switch; the first of them is already a part of the way."""
+    """The stage ``passed`` epochs after the switch; the softening already begins in the first epoch, number 0."""
     share = min(1.0, (passed + 1) / (switch.soften_epochs + 1))
     match switch.soften:
         case "loops":

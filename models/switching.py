@@ -1,4 +1,4 @@
-"""What each criterion is told once an epoch, and what telling it costs."""
+"""The measurements for each criterion once an epoch, and their cost."""
 
 import math
 from collections.abc import Callable
@@ -15,14 +15,14 @@ EIGENVALUE_TOLERANCE = 1e-2
 
 
 class Watch:
-    """A criterion, and the measurements it needs, on a subset that stays the same.
+    """A criterion, and its measurements on a fixed subset of data.
 
     Attributes:
-        criterion: the object that is told.
+        criterion: the criterion, see `models.criteria`.
     """
 
     def __init__(self, switch: SwitchSettings, subset: Callable[[], Data]) -> None:
-        """Take the settings, and how the subset is made where one is needed."""
+        """Make the criterion of these settings, and the subset if the criterion measures anything on it."""
         self.criterion = switch.criterion_object()
         self._latest = math.inf if switch.latest is None else switch.latest
         self._measure = {"shift": _gradient_norm, "gradient": _gradient_norm, "curvature": _top_eigenvalue}.get(
@@ -31,17 +31,17 @@ class Watch:
         self._subset = subset() if self._measure else None
 
     def look(self, model: nn.Module) -> dict[str, float]:
-        """What is measured of a model for the criterion."""
+        """Measure a model for the criterion; empty if the criterion needs no measurement."""
         return {} if self._measure is None or self._subset is None else self._measure(model, self._subset)
 
     def cost(self, model: nn.Module) -> int:
-        """The floating-point operations of `look`, which is called once more: counting takes time of its own."""
+        """The floating-point operations of `look`, by one more call: counting would disturb the timing of the first."""
         with counted() as flops:
             self.look(model)
         return int(flops.get_total_flops())
 
     def tell(self, epoch: int, values: dict[str, float]) -> bool:
-        """Tell the criterion of an epoch, the first being 1, and say whether to switch after it."""
+        """Pass the numbers of an epoch, counted from 1, to the criterion, and return whether to switch after it."""
         fires = self.criterion.watch(values)
         return fires or epoch >= self._latest
 
@@ -55,5 +55,5 @@ def _gradient_norm(model: nn.Module, data: Data) -> dict[str, float]:
 def _top_eigenvalue(model: nn.Module, data: Data) -> dict[str, float]:
     problem = landscape.Problem(model, nn.CrossEntropyLoss(), [data])
     pairs = landscape.top_eigenpairs(problem.hessian(), k=1, which="LA", tol=EIGENVALUE_TOLERANCE)
-    # NaN is never calm: what did not converge says nothing of rest.
+    # A NaN is never calm, so an eigenvalue that didn't converge can't lead to a switch.
     return {"top_eigenvalue": float(pairs.eigenvalues[0]) if pairs.converged.all() else math.nan}

@@ -1,4 +1,4 @@
-"""The tasks that models are trained on, by name: their data, their evaluation and the problem they pose afterwards."""
+"""The training tasks by name: their data, their evaluation, and the problem factory that their checkpoints name."""
 
 from functools import cached_property
 from typing import Any, Protocol
@@ -16,14 +16,14 @@ from data.secondorder import SecondOrderLanguage
 HELD_OUT_SEED = 0
 HELD_OUT_SEQUENCES = 1024
 IGNORED = -100
-"""The target that torch's cross-entropy takes no loss of, if not told otherwise."""
+"""The target that torch's cross-entropy ignores by default."""
 
 
 class Task(Protocol):
-    """What training needs of a task."""
+    """A task, as training uses it."""
 
     problem: str
-    """Name of the problem factory that a checkpoint names."""
+    """Name of the problem factory that is stored in checkpoints."""
 
     @property
     def vocabulary(self) -> int:
@@ -31,10 +31,10 @@ class Task(Protocol):
 
     @property
     def longest(self) -> int:
-        """Most positions of inputs, in training or evaluation."""
+        """Number of positions of the longest input, in training or evaluation."""
 
     def problem_arguments(self) -> dict[str, Any]:
-        """Return the plain arguments of the problem factory beside the model and its sizes."""
+        """Return the arguments of the problem factory, without the model and its sizes."""
 
     def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
         """Draw training data: (batch, position) inputs and targets."""
@@ -55,7 +55,7 @@ class _LanguageTask:
 
     @property
     def longest(self) -> int:
-        """Positions of inputs of every sequence."""
+        """Number of input positions, equal for all sequences."""
         return self.language.length
 
     def problem_arguments(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class MarkovTask(_LanguageTask):
         return inputs_and_targets(self.language.sample(count, seed))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return loss (nats) and accuracy of the model and of the Bayes predictor on 1,024 held-out sequences."""
+        """Return loss (in nats) and accuracy of the model and of the Bayes predictor on 1,024 held-out sequences."""
         own = _flatten("evaluation", score_model(model, self._held_out))
         return {**own, **self._ceiling}
 
@@ -98,7 +98,7 @@ class SecondOrderTask(_LanguageTask):
         return shifted(self.language.sample(count, seed))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return loss (nats) and accuracy of the model and of the language itself on 1,024 held-out sequences."""
+        """Return loss (in nats) and accuracy of the model and of the language itself on 1,024 held-out sequences."""
         inputs, targets = shifted(self._held_out)
         with torch.no_grad():
             found = model(inputs).double().log_softmax(dim=1).transpose(1, 2)
@@ -116,7 +116,7 @@ class SecondOrderTask(_LanguageTask):
 
 
 class AlgorithmicTask:
-    """Answers to questions of an algorithm, symbol by symbol."""
+    """Prediction of the answers to an algorithm's questions, symbol by symbol."""
 
     problem = "algorithmic"
 
@@ -131,7 +131,7 @@ class AlgorithmicTask:
 
     @property
     def longest(self) -> int:
-        """Positions of inputs of the longest questions and answers."""
+        """Number of input positions of the longest question with its answer."""
         longest = max(*self.algorithm.trained, *self.algorithm.longer)
         return self.algorithm.examples(1, [longest], HELD_OUT_SEED).tokens.shape[1] - 1
 
@@ -140,16 +140,16 @@ class AlgorithmicTask:
         return {"task": self.algorithm.name, "samples": 256, "seed": HELD_OUT_SEED}
 
     def batch(self, count: int, seed: Seed) -> tuple[Tensor, Tensor]:
-        """Draw (batch, position) inputs of the trained lengths, and what follows where it belongs to the answer."""
+        """Draw (batch, position) inputs of the trained lengths, and targets, which are `IGNORED` outside the answer."""
         return questions_and_answers(self.algorithm.examples(count, self.algorithm.trained, seed, held_out=False))
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return the loss (nats) and the share of wholly right answers, of trained lengths and of each longer one.
+        """Return the loss (in nats) on trained lengths, and the share of right answers for trained and longer lengths.
 
-        Those of trained lengths are questions that training never asks; see `Algorithm.held_out_lengths`.
+        The questions of trained lengths are questions that training never asks; see `Algorithm.held_out_lengths`.
 
-        An answer is read off with its right beginning given, which is what it takes to write it by itself: the most
-        probable symbols are right one after the other, or an earlier one was wrong.
+        An answer is right if each of its symbols is the most probable one after the right symbols before it. A model
+        that writes its answer by itself is right in exactly these cases.
         """
         (inputs, targets), *longer = self._held_out
         with torch.no_grad():
@@ -187,13 +187,13 @@ def questions_and_answers(examples: Examples) -> tuple[Tensor, Tensor]:
 
 
 def _share_right(logits: Tensor, targets: Tensor) -> float:
-    """The share of sequences of which every symbol of the answer is the most probable one."""
+    """The share of sequences in which every symbol of the answer is the most probable one."""
     right = (logits.argmax(dim=1) == targets) | (targets == IGNORED)
     return right.all(dim=1).double().mean().item()
 
 
 def _of_tokens(log_probabilities: Tensor, targets: Tensor) -> tuple[float, float]:
-    """Mean loss and accuracy over all tokens, from (n, L, V)."""
+    """Mean loss and accuracy over all tokens, from log-probabilities (n, L, V) and targets (n, L)."""
     chosen = log_probabilities.gather(2, targets[:, :, None])
     return -chosen.mean().item(), (log_probabilities.argmax(dim=2) == targets).double().mean().item()
 
@@ -207,13 +207,13 @@ def score_model(model: nn.Module, sequences: Sequences) -> Scores:
 
 
 def score_bayes(sequences: Sequences) -> Scores:
-    """Score the Bayes predictor: the ceiling of every model."""
+    """Score the Bayes predictor, which no model can exceed in expectation."""
     probabilities = BayesPredictor(sequences.language).predict(sequences.tokens)
     return Scores.of(np.log(probabilities), sequences.tokens, sequences.is_complex)
 
 
 def _flatten(prefix: str, scores: Scores) -> dict[str, float]:
-    """Name the means of all groups: ``evaluation_loss_complex`` and so on."""
+    """The means of all scores and groups, by names such as ``evaluation_loss_complex``."""
     summary = scores.summary()
     return {f"{prefix}_{name}_{group}": summary[name][group].mean for name in summary for group in GROUPS}
 

@@ -1,4 +1,4 @@
-"""The command ``python -m models.train``: trains one model and keeps checkpoints of its way."""
+"""The command ``python -m models.train``: train one model, with checkpoints along the way."""
 
 import sys
 from pathlib import Path
@@ -18,13 +18,13 @@ app = App(name="python -m models.train", version_flags=[])
 def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Path, threads: int = 1) -> int:
     """Train a model with Adam on fresh data and write checkpoints into a folder.
 
-    Interrupt it at will: the same command continues from the newest checkpoint and reaches the same weights, bit for
-    bit.
+    An interrupted run can be continued by the same command. The run continues from the newest checkpoint at the end of
+    an epoch and reaches the weights of an uninterrupted run, bit for bit.
 
     Args:
-        settings: What to train.
+        settings: Settings of the run.
         out: Folder for the checkpoints, step-000000.pt and so on.
-        threads: Threads of torch; another number may change the last bits of the results.
+        threads: Number of torch's threads; another number may change the last bits of the results.
     """
     try:
         _train(settings, out, threads)
@@ -43,7 +43,7 @@ def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Pat
 
 
 def _train(settings: TrainingSettings, out: Path, threads: int) -> None:
-    """Train under a progress bar."""
+    """Train with a progress bar, and print the path of the last checkpoint."""
     import torch
 
     from models.training import train

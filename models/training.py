@@ -1,8 +1,8 @@
-"""Training in steps that can be stopped and continued anywhere without a trace in the numbers.
+"""Training that can be stopped anywhere and continued; the numbers don't depend on interrupts.
 
-The data of a step are drawn from (seed, step) and never from a running generator, a checkpoint holds the optimiser's
-state, and the journal what a criterion has seen, so a continued run and an uninterrupted one have the same weights, bit
-for bit, on the same machine with the same number of threads.
+The data of a step are drawn from (seed, step) and never from a running generator. A checkpoint holds the optimiser's
+state. The journal holds the numbers that a criterion has seen. So a continued run and an uninterrupted run have equal
+weights, bit for bit, on one machine with one number of threads.
 """
 
 import time
@@ -29,12 +29,12 @@ from models.tasks import TASKS, Task
 BETAS = (0.9, 0.99)
 
 _SUBSET = (0, 1)
-"""The key of the subset on which a criterion looks; the data of a step have a key of one number."""
+"""The key of the random subset for a criterion's measurements. The data of a step have a key of one number."""
 
 
 @dataclass
 class Epoch:
-    """What an epoch has taken so far."""
+    """The losses of the current epoch's steps, and its processor time and operations so far."""
 
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0
@@ -46,12 +46,12 @@ class TrainingRun:
     """A model in training.
 
     Attributes:
-        settings: of the run.
-        task: that is trained on.
-        model: with the weights after ``step`` steps.
-        optimizer: with its moments.
-        step: how many were taken.
-        switched: number of epochs before the switch; None as long as there was none.
+        settings: settings of the run.
+        task: task of the training.
+        model: model with the weights after ``step`` steps.
+        optimizer: optimiser with its moments.
+        step: number of steps so far.
+        switched: number of epochs before the switch; None if there was no switch yet.
         journal: an entry for each whole epoch; see `models.journal`.
     """
 
@@ -67,10 +67,10 @@ class TrainingRun:
 
     @classmethod
     def begin(cls, settings: TrainingSettings) -> "TrainingRun":
-        """Make a run at step 0; equal seeds give models with the same parameters the same weights.
+        """Make a run at step 0; with equal seeds, models with equal parameters start with equal weights.
 
         Raises:
-            InputError: If there is no such model, or a switch between one pass and one pass is asked for.
+            InputError: If there is no such model or size, or a model with one pass has a switch.
         """
         if settings.switch is not None and sizes_of(settings)["loops"] == 1:
             raise InputError(
@@ -86,22 +86,22 @@ class TrainingRun:
 
     @cached_property
     def sizes(self) -> dict[str, Any]:
-        """Every size of the model, its passes as they are in the end."""
+        """All sizes of the model; ``loops`` is the number of passes at the end of the run."""
         return sizes_of(self.settings)
 
     @property
     def epoch(self) -> int:
-        """Number of whole epochs that were trained."""
+        """Number of whole epochs so far."""
         return self.step // self.settings.steps_per_epoch
 
     @property
     def stage(self) -> Stage:
-        """What the coming step is trained with."""
+        """The stage of the next step."""
         return stage_at(self.settings, self.sizes["loops"], self.epoch, self.switched)
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is a checkpoint at this step."""
+        """Whether the run keeps a checkpoint at this step."""
         whole = self.step % self.settings.steps_per_epoch == 0
         after = whole and self.switched is not None and 0 <= self.epoch - self.switched <= AFTER_SWITCH
         return after or self.step in self.settings.checkpoint_steps()
@@ -115,8 +115,8 @@ class TrainingRun:
         """Continue from a checkpoint of this run, with the journal in its folder.
 
         Raises:
-            InputError: If the file cannot be read or holds no step and optimiser, or the journal doesn't tell what came
-                before it.
+            InputError: If the file cannot be read or holds no step and optimiser, or the journal lacks epochs before
+                this step.
         """
         self.restore(path)
         self.journal = read_journal(path.parent, self.epoch)
@@ -130,7 +130,7 @@ class TrainingRun:
                 self._watch.tell(entry["epoch"], entry)
 
     def restore(self, path: Path) -> None:
-        """Take up weights, optimiser and step of a checkpoint, without what led to them.
+        """Load weights, optimiser and step of a checkpoint, without its journal.
 
         Raises:
             InputError: If the file cannot be read or holds no step and optimiser.
@@ -163,16 +163,17 @@ class TrainingRun:
             self._end_epoch()
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of the model as it was trained, with its figures on the held-out data.
+        """Write the journal and a checkpoint with the model's loss and its evaluation on held-out data.
 
-        At the switch there are also those of the same weights in the passes that follow, as ``switched_...``.
+        A checkpoint at the switch also holds the figures of its weights with the number of passes after the switch, as
+        ``switched_...``.
         """
         passes = {"loops": self.model.loops, "gain": self.model.gain}
         metrics = self._figures()
         if self.step and self.step == (self.switched or 0) * self.settings.steps_per_epoch:
             self._enter(self.stage)
             metrics |= {f"switched_{name}": value for name, value in self._figures().items()}
-        write_journal(folder, self.journal)  # before the checkpoint, which can't be continued from without it
+        write_journal(folder, self.journal)  # first, because no run can continue from a checkpoint without a journal
         save_checkpoint(
             checkpoint_path(folder, self.step),
             self.model.state_dict(),
@@ -184,7 +185,7 @@ class TrainingRun:
         )
 
     def _end_epoch(self) -> None:
-        """Write the epoch into the journal, and switch where the criterion says so.
+        """Add the epoch to the journal, and switch if the criterion says so.
 
         Raises:
             InputError: If the training has diverged.
@@ -218,13 +219,13 @@ class TrainingRun:
         self._epoch = Epoch()
 
     def _figures(self) -> dict[str, float]:
-        """The loss on the coming step's data, and what the task evaluates."""
+        """The loss on the data of the next step, and the task's evaluation."""
         with torch.no_grad():
             loss = self._loss(self._draw(self.settings.batch, (self.step,))).item()
         return {"training_loss": loss, **self.task.evaluate(self.model)}
 
     def _enter(self, stage: Stage) -> None:
-        """Set passes, gain and learning rate."""
+        """Set passes, gain and learning rate for the next step."""
         self.model.loops, self.model.gain = stage.loops, stage.gain  # type: ignore[assignment]
         settings = self.settings
         left = max(0, settings.epochs * settings.steps_per_epoch - self.step)
@@ -234,14 +235,15 @@ class TrainingRun:
             group["lr"] = rate
 
     def _draw(self, count: int, key: tuple[int, ...]) -> Data:
-        # A spawn key can't coincide with a bare seed, as the held-out data have; [seed, step] could, as zeros pad it.
+        # The held-out data have a bare seed. A seed with a spawn key can't coincide with a bare seed. A list [seed,
+        # step] could, because NumPy pads seeds with zeros.
         return self.task.batch(count, np.random.SeedSequence(self.settings.seed, spawn_key=key))
 
     def _loss(self, data: Data) -> Tensor:
         return nn.functional.cross_entropy(self.model(data[0]), data[1])
 
     def _cost(self, data: Data) -> int:
-        """Floating-point operations of a step, counted once for each shape."""
+        """Floating-point operations of a step, counted once for each number of passes and shape of data."""
         key = (int(self.model.loops), *data[0].shape)  # type: ignore[arg-type]
         if key not in self._flops:
             with counted() as flops:
@@ -251,7 +253,7 @@ class TrainingRun:
 
 
 def sizes_of(settings: TrainingSettings) -> dict[str, Any]:
-    """Return every size of a run's model, with a context that holds the longest sequence of its task."""
+    """Return all sizes of a run's model, with a context that is long enough for the task's longest sequence."""
     sizes = complete_sizes(settings.model, **settings.sizes())
     if "context" in sizes:
         sizes["context"] = max(sizes["context"], TASKS[settings.task].longest)
@@ -262,18 +264,18 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
     """Train a model, or continue its training from the newest checkpoint in the folder that ends an epoch.
 
     Args:
-        settings: What to train.
-        folder: Where the checkpoints are and go.
-        report: Called with the number of steps taken, at the start and after each step.
+        settings: Settings of the run.
+        folder: Folder of the checkpoints.
+        report: Function that is called with the number of steps so far, at the start and after each step.
 
     Returns:
-        The last checkpoint.
+        The path of the last checkpoint.
 
     Raises:
-        InputError: If the settings describe no run or the folder holds another.
+        InputError: If the settings describe no run, the folder holds another run, or the training diverges.
     """
     settings.check()
-    run = TrainingRun.begin(settings)  # before the folder is claimed, which sizes that are no model's shall not do
+    run = TrainingRun.begin(settings)  # before `claim`, so that wrong sizes don't claim the folder
     claim(folder, settings, run.sizes)
     last = settings.checkpoint_steps()[-1]
     newest = newest_checkpoint(folder, settings.steps_per_epoch)

@@ -1,12 +1,12 @@
-"""The command ``python -m tests.bits``: does a change of the source leave every number as it was, to the last bit?
+"""The command ``python -m tests.bits``: check that a change of the source changes no number, to the last bit.
 
     python -m tests.bits measure FOLDER before     # in a checkout without the change
     python -m tests.bits measure FOLDER after      # in one with it, on the same machine
     python -m tests.bits compare FOLDER before after
 
-Every measurement is made of both shipped checkpoints, of a short run and of a folder of transformers, in float32 and
-float64; every matrix has its eigenpairs. Problems have few samples, so that a set takes some minutes. One thread, and
-no compiled products: what a machine happens to be busy with changes no bit.
+Both shipped checkpoints, a short run and a folder of transformers are measured, in float32 and float64. Eigenpairs of
+every matrix are measured too. Problems have few samples, so one checkout takes some minutes. There is one thread and no
+compiled product, so other processes on the machine change no bit.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ FOLDER = ("--hessian", "-k", "3", "--density", "--trace", "--per-layer", "--slic
 RUN = ("--dynamics", "--hops", "--samples", "--hessian", "-k", "2", "--points", "9",
        "--slice", "2d", "--direction", "pca", "--direction", "pca")  # fmt: skip
 STEPS = 12
-# What says when, where and by what command a row was made; each is another one in every run.
+# Data sets and attributes on when, where and by what command a row was made. They differ between any two runs.
 OF_THE_RUN = {"created", "fingerprint", "command", "seconds", "started", "memory", "memory_foreseen", "versions",
               "route", "provenance"}  # fmt: skip
-GROUPS = {"hessian": "eigenpairs"}  # the names of groups in older records, and today's
+GROUPS = {"hessian": "eigenpairs"}  # old names of groups, and their present names
 app = App(help="Compare the numbers of two checkouts, bit by bit.", version_flags=[])
 
 
 def requests() -> dict[str, tuple[str, ...]]:
-    """The arguments of each command, by the name of its record."""
+    """The arguments of each command, by name of its record."""
     made: dict[str, tuple[str, ...]] = {}
     for dtype in ("float32", "float64"):
         for name in ("looped", "single"):
@@ -63,7 +63,7 @@ def requests() -> dict[str, tuple[str, ...]]:
 
 
 def make_inputs(folder: Path) -> None:
-    """The checkpoints and the data, once for all checkouts."""
+    """Write the checkpoints and the data, which all checkouts share."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     folder.mkdir(parents=True)
@@ -85,11 +85,11 @@ def make_inputs(folder: Path) -> None:
 
 @app.command
 def measure(folder: Path, name: str, /) -> int:
-    """Write every record of this checkout into a folder of that name.
+    """Write every record of this checkout into the folder FOLDER/NAME.
 
     Args:
-        folder: Of the inputs, which are made when there are none.
-        name: Of this checkout.
+        folder: Folder of the inputs; they are made if the folder doesn't exist.
+        name: Name of this checkout.
     """
     if not folder.exists():
         make_inputs(folder)
@@ -105,7 +105,7 @@ def measure(folder: Path, name: str, /) -> int:
 
 
 def numbers(path: Path) -> Iterator[tuple[str, Any]]:
-    """Every value that a record holds, under its name of today."""
+    """Every compared value of a record, with its present name."""
     with h5py.File(path) as file:
         for group, rows in file.items():
             here = GROUPS.get(group, group)
@@ -114,13 +114,13 @@ def numbers(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _bits(value: Any) -> Any:
-    """What of a value is compared: its bytes, or its texts."""
+    """The compared content of a value: its bytes, or its texts."""
     array = np.asarray(value)
     return array.tolist() if array.dtype.hasobject else array.tobytes()
 
 
 def differing(before: Path, after: Path) -> list[str]:
-    """The names under which two records hold other bits, or one of them nothing."""
+    """The names of values whose bits differ between two records, or that one of the records lacks."""
     old, new = dict(numbers(before)), dict(numbers(after))
     return [
         name
@@ -131,10 +131,10 @@ def differing(before: Path, after: Path) -> list[str]:
 
 @app.command
 def compare(folder: Path, before: str, after: str, /) -> int:
-    """Print what differs between two checkouts' records; exit status 1 if anything does.
+    """Print the differences between two checkouts' records; the exit status is 1 if there are any.
 
     Args:
-        folder: Of the inputs.
+        folder: Folder of the inputs.
         before: Name of one checkout.
         after: Name of the other.
     """

@@ -1,14 +1,14 @@
-"""Tests run on one thread, and a small project for those that go through the command.
+"""Fixtures: a small project for tests of the command, and records for tests of figures.
 
-One thread, unless TEST_THREADS names a number (`make test-kernels`): the matrices are small, and threads that wait
-for each other cost more than they do.
+Tests run on one thread, unless the variable TEST_THREADS sets another number (`make test-kernels`). The matrices are
+small, so threads would wait for each other longer than they compute.
 """
 
 from __future__ import annotations
 
 import os
 
-# Before NumPy and torch are imported, and for the processes that tests start.
+# Set before NumPy and torch are imported, which read these variables. Processes that tests start inherit them.
 os.environ.update(
     dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), os.environ.get("TEST_THREADS", "1"))
 )
@@ -38,26 +38,26 @@ torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 ROOT = Path(__file__).parents[1]
 
 
-# Files that take longest. They come first, so that no process is left with one of them at the end.
+# The test files that take longest. They come first, so that no process ends with one of them.
 LONGEST = ("test_figures", "test_hostile", "test_cli", "test_letters", "test_pretrained", "test_limits",
            "test_eigenpairs", "test_measurements", "test_run", "test_ticks", "test_record", "test_hessian",
            "test_routes")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first."""
+    """Put the files of `LONGEST` first."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True)
 def own_draws(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test draws the same numbers whichever tests ran before it."""
+    """Reset a module's generator RNG before each test, so that its numbers don't depend on earlier tests."""
     if hasattr(request.module, "RNG"):
         monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))
 
 
-# Factories of a project of 13 parameters, small enough for a run to take milliseconds.
+# Problem factories of a project of 13 parameters, so small that a run takes milliseconds.
 PROBLEM = """
 import torch
 from torch import nn
@@ -103,7 +103,7 @@ def nan_gradient(checkpoint, **_):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command left: its exit status and what it printed."""
+    """The exit status, the output and the errors of a command."""
 
     status: int
     out: str
@@ -120,7 +120,7 @@ class TinyProject:
         return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
 
     def save(self, name: str, seed: int, step: int | None = None, **more: object) -> Path:
-        """A checkpoint with weights drawn from a seed."""
+        """Write a checkpoint with weights drawn from a seed."""
         generator = torch.Generator().manual_seed(seed)
         state = {key: torch.randn(value.shape, generator=generator) for key, value in self.model().state_dict().items()}
         return save_checkpoint(self.folder / name, state, step=step, **more)
@@ -141,7 +141,7 @@ class TinyProject:
         return torch.func.hessian(loss)(torch.cat([state[key].double().flatten() for key in shapes]))
 
     def listing(self) -> dict[str, str]:
-        """Every file with the hash of its content, and every folder; but for Python's caches."""
+        """Every file with the hash of its content, and every folder with an empty text, except Python's caches."""
         return {
             str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
             for path in sorted(self.folder.rglob("*"))
@@ -151,7 +151,7 @@ class TinyProject:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """Runs landscape-probe in this process."""
+    """A function that runs landscape-probe in this process."""
 
     def run(*arguments: object) -> Ran:
         capsys.readouterr()
@@ -176,8 +176,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyProject:
 
 @pytest.fixture(scope="session")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The records of two small runs with everything measured; made once for all processes that test figures."""
-    from tests.support.drawn import RECORDS, write_records  # late: few tests need figures
+    """The records of `tests.support.drawn`, written once for all processes that test figures."""
+    from tests.support.drawn import RECORDS, write_records  # imported here, because few tests need figures
 
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "records"

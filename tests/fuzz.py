@@ -1,8 +1,9 @@
-"""The command ``python -m tests.fuzz``: drawn damage to good files, each answered by a process of its own.
+"""The command ``python -m tests.fuzz``: damage good files at random, and run a command on each in its own process.
 
-Checkpoints, records, files of data and a folder of transformers are damaged in a byte or in a structure. Right is exit
-status 2 with one line and nothing written, or exit status 0 or 3 where the damage left a file that can be read; always
-within `MOST_SECONDS` of the processor and `MOST_BYTES`. The process is forked from one that has loaded the libraries.
+The files are checkpoints, records, files of data, and a folder of transformers. Bytes or JSON values are damaged. A
+right answer is exit status 2 with one line and nothing written. Exit status 0 or 3 is right too, because the damage may
+leave a readable file. Limits are `MOST_SECONDS` of processor time and `MOST_BYTES` of memory. Each process is forked
+from a process that has loaded the libraries.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ from tests.support import hostile
 
 MOST_SECONDS, MOST_BYTES, MOST_LETTERS = 10, 4_000_000_000, 2000
 TOKENS = 50
-_PATIENCE = 60  # seconds of the wall's clock for a process that waits; neighbours take turns on that clock
+_PATIENCE = 60  # wall-clock seconds for a process that waits; other processes' work counts on this clock
 
 
 @dataclass(frozen=True)
 class Source:
-    """A good file, and how a command reads it.
+    """A good file, and the command that reads it.
 
     Attributes:
-        path: in the folder of good files.
-        arguments: of the command, ``X`` for the damaged file or its folder.
-        plot: it is landscape-plot that reads it.
+        path: path in the folder of good files.
+        arguments: arguments of the command; ``X`` stands for the damaged file.
+        plot: whether the command is landscape-plot.
     """
 
     path: str
@@ -70,7 +71,7 @@ SOURCES = [
 
 
 def make_good(folder: Path) -> None:
-    """Good files of every kind, in the working directory."""
+    """Write good files of every kind into ``folder``, which must be the working directory."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     (folder / "problem.py").write_text(PROBLEM)
@@ -79,7 +80,7 @@ def make_good(folder: Path) -> None:
         TinyProject(folder).save(f"{name}.pt", seed, step=10 * seed)
     hostile.make_good(folder, probe.main)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of one process that saves alone
+        warnings.simplefilter("ignore")  # torch warns that a single process saves
         distributed.checkpoint.save(read_checkpoint("a.pt").state, checkpoint_id="sharded", no_dist=True)
     torch.manual_seed(0)
     sizes = {"vocab_size": TOKENS, "n_positions": 32, "n_embd": 8, "n_layer": 1, "n_head": 2}
@@ -98,7 +99,7 @@ ODD: tuple[Any, ...] = (None, True, -1, 0, 10**30, 1e400, "", "x" * 10_000, "\x1
 
 
 def _odd(generator: random.Random, value: Any) -> Any:
-    """JSON with one value replaced, left out or repeated."""
+    """A JSON value with one part replaced by an odd value, left out or repeated."""
     if not isinstance(value, dict | list) or not value or generator.random() < 0.2:
         return generator.choice(ODD)
     key = generator.choice(list(value) if isinstance(value, dict) else range(len(value)))
@@ -112,7 +113,11 @@ def _odd(generator: random.Random, value: Any) -> Any:
 
 
 def damaged(generator: random.Random, source: Source, whole: bytes, other: bytes) -> tuple[str, bytes]:
-    """How a file was damaged, and its content then."""
+    """Damage the content of a file.
+
+    Returns:
+        The kind of damage, and the damaged content.
+    """
     if source.path.endswith((".json", ".jsonl")) and generator.random() < 0.7:
         lines = [json.loads(line) for line in (whole.splitlines() if source.path.endswith("l") else [whole])]
         place = generator.randrange(len(lines))
@@ -124,7 +129,12 @@ def damaged(generator: random.Random, source: Source, whole: bytes, other: bytes
 def answered(
     folder: Path, run: Callable[[Sequence[str]], int], arguments: Sequence[str]
 ) -> tuple[int, str, str, float, int]:
-    """Run a command in a process: exit status (negative for a signal), output, errors, its seconds and most bytes."""
+    """Run a command in a forked process.
+
+    Returns:
+        The exit status (negative for a signal), the output, the errors, the seconds of processor time, and the peak
+        memory in bytes.
+    """
     out, err = folder / "stdout", folder / "stderr"
     started = time.monotonic()
     if not (child := os.fork()):
@@ -155,7 +165,7 @@ def answered(
 
 
 def faults_of(status: int, out: str, err: str, most: int, changed: bool) -> list[str]:
-    """What is wrong with how a command answered."""
+    """The faults of a command's answer, each in a few words; empty if the answer is right."""
     faults = [] if status in (0, 2, 3) else [f"exit status {status}: {err.strip()[-200:]}"]
     if status == 2:
         faults += [f"{len(err.splitlines())} lines: {err[:300]!r}"] * (len(err.splitlines()) != 1)
@@ -175,11 +185,11 @@ app = App(help="Damage good files and see how the commands answer.", version_fla
 
 @app.default
 def main(count: int = 2000, *, seed: int = 20261130, only: int | None = None) -> int:
-    """Damage good files; the faulty answers are listed, each with its number.
+    """Damage good files, and list the faulty answers, each with the number of its input.
 
     Args:
-        count: How many inputs.
-        seed: Of what is drawn; input number i is the same whatever the count.
+        count: Number of inputs.
+        seed: Seed of all damage; input number i doesn't depend on the count.
         only: Try the input of this number alone, and print what the command says.
     """
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""The command ``python -m tests.mutants``: how many small faults in the source the suite finds.
+"""The command ``python -m tests.mutants``: the share of small faults in the source that the test suite finds.
 
-A fault is one change of one node of the source by an operator of mutmut (``<`` becomes ``<=``, an argument is left
-out, a number is one more). In each package the same number of lines is drawn, and on each line one fault. The whole
-suite judges: a fault meets every test that runs the statement it lies in, in the processes that tests start too.
-First the suite runs once, undamaged, to say which tests these are (``mutants/reach``, kept for the next call).
+A fault is one change of one node of the source by an operator of mutmut: ``<`` becomes ``<=``, an argument is left out,
+or a number is one more. The same number of lines is drawn in each package, with one fault on each line. Every test that
+runs a fault's statement is run with this fault, including tests that run the statement in a process that they start.
+First the suite runs once without faults, to find these tests. The result is kept in ``mutants/reach`` for later calls.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mutmut.mutation.mutators import mutation_operators
 ROOT = Path(__file__).parents[1]
 MADE = ROOT / "mutants"
 PACKAGES = ("slices", "dynamics", "record", "checkpoint", "figures", "measurements")
-# What a process that a test starts has covered belongs to that test: pytest leaves its name in the environment.
+# A process that a test starts records its coverage for this test. pytest sets the test's name in the environment.
 REACH = """[run]
 source = landscape
 parallel = true
@@ -48,7 +48,7 @@ app = App(help="Try a sample of faults; those that no test finds are listed.", v
 
 @dataclass(frozen=True)
 class Fault:
-    """One node of a module that is another, and the lines of the statement it lies in."""
+    """One replaced node of a module, and the lines of the statement that contains the node."""
 
     path: Path
     line: int
@@ -58,7 +58,7 @@ class Fault:
     other: libcst.CSTNode
 
     def code(self) -> str:
-        """The module with the fault."""
+        """The source of the module with the fault."""
         return libcst.ensure_type(self.module.deep_replace(self.node, self.other), libcst.Module).code
 
     def __str__(self) -> str:
@@ -67,7 +67,10 @@ class Fault:
 
 
 class _Nodes(libcst.CSTVisitor):
-    """Every node that code is made of, with its line and its statement: no annotation, import, text for people."""
+    """A visitor that collects every node of code with its line and its statement.
+
+    Annotations, imports and texts for people are left out.
+    """
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
@@ -78,17 +81,17 @@ class _Nodes(libcst.CSTVisitor):
 
     def on_visit(self, node: libcst.CSTNode) -> bool:
         if isinstance(node, libcst.Annotation | libcst.Import | libcst.ImportFrom | libcst.FormattedString):
-            return isinstance(node, libcst.FormattedString)  # the expressions in it
+            return isinstance(node, libcst.FormattedString)  # its expressions are visited
         if isinstance(node, libcst.SimpleString) and " " in node.value:
             return False
         if isinstance(node, libcst.Assign) and matches(node.targets[0].target, Name("__all__")):
-            return False  # the linter's
+            return False  # the linter checks __all__
         place = self.get_metadata(PositionProvider, node, None)
         if place is None:
             return True
         if isinstance(node, libcst.SimpleStatementLine | libcst.BaseCompoundStatement):
             last = place.end.line
-            if isinstance(node, libcst.BaseCompoundStatement):  # its head alone; what is in it has statements
+            if isinstance(node, libcst.BaseCompoundStatement):  # only its head: its body has statements of its own
                 last = self.get_metadata(PositionProvider, node.body).start.line - 1 if hasattr(node, "body") else 0
             self.statements.append((node, range(place.start.line, max(last, place.start.line) + 1)))
         if self.statements:
@@ -101,7 +104,7 @@ class _Nodes(libcst.CSTVisitor):
 
 
 def faults(path: Path) -> dict[int, list[Fault]]:
-    """Of each line of a module."""
+    """All faults of a module, by line."""
     module = libcst.parse_module(path.read_text())
     nodes = _Nodes()
     MetadataWrapper(module, unsafe_skip_copy=True).visit(nodes)
@@ -110,20 +113,20 @@ def faults(path: Path) -> dict[int, list[Fault]]:
         for kind, operator in mutation_operators:
             for other in operator(node) if isinstance(node, kind) else ():
                 if isinstance(other, libcst.SimpleString) and "XX" not in other.value:
-                    continue  # a name in other letters is as foreign as one between XX
+                    continue  # other operators change a string's case, which tests find no better than XX around it
                 made.setdefault(line, []).append(Fault(path, line, statement, module, node, other))
     return made
 
 
 def drawn(package: str, count: int, seed: int) -> list[Fault]:
-    """Faults of so many lines of a package, none twice."""
+    """Draw ``count`` lines of a package without repetition, and one fault on each line."""
     chance = random.Random(f"{package} {seed}")
     made = [found for path in sorted((ROOT / "landscape" / package).rglob("*.py")) for found in faults(path).values()]
     return [chance.choice(found) for found in chance.sample(made, min(count, len(made)))]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """As a plugin: write which fixtures of the whole session each test has."""
+    """Hook of pytest, with this module as a plugin: write each test's fixtures of session scope into a file."""
     kept = {
         item.nodeid: [
             name
@@ -137,7 +140,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 class Suite:
-    """Which tests run which lines, and how long each takes."""
+    """The lines that each test of the suite runs, and the seconds of each test."""
 
     def __init__(self, folder: Path) -> None:
         self.data = CoverageData(str(folder / "data"))
@@ -146,19 +149,19 @@ class Suite:
         self.session: dict[str, list[str]] = json.loads((folder / "session.json").read_text())
         self.seconds: dict[str, float] = {}
         for case in ElementTree.parse(folder / "suite.xml").iter("testcase"):
-            if not len(case):  # one that fails or is skipped without a fault judges none
+            if not len(case):  # a test that fails or is skipped without a fault can't find faults
                 module, _, inside = case.attrib["classname"].partition(".Test")
                 name = "::".join([f"{module.replace('.', '/')}.py", *([f"Test{inside}"] if inside else [])])
                 self.seconds[f"{name}::{case.attrib['name']}"] = float(case.attrib["time"])
 
     def reaching(self, fault: Fault) -> list[str]:
-        """The tests that a fault meets: of each function the quickest, then the others."""
+        """The tests that run a fault's statement: first the quickest case of each test function, then all others."""
         contexts = self.data.contexts_by_lineno(self.files[str(fault.path.relative_to(ROOT / "landscape"))])
         met = {context for line in fault.statement for context in contexts.get(line, ())}
-        if not any(met):  # it is run where the module is imported
+        if not any(met):  # the statement runs when the module is imported
             met = {context for found in contexts.values() for context in found}
         tests = {re.sub(r"(\|| \()(setup|run|call|teardown)\)?$", "", context) for context in met}
-        # What is set up for several tests is on record with the first of them.
+        # A fixture for several tests is recorded with the first of these tests only.
         first = {re.sub(r"(\||\s\()setup\)?$", "", context) for context in met if re.search(r"setup\)?$", context)}
         shared = {each for test in first for each in (test.partition("::")[0], *self.session.get(test, ()))}
         chosen = [
@@ -167,12 +170,12 @@ class Suite:
             if test in tests or shared.intersection([test.partition("::")[0], *self.session.get(test, ())])
         ]
         chosen.sort(key=lambda test: self.seconds[test])
-        one_of_each = {test.partition("[")[0]: test for test in reversed(chosen)}  # others have other arguments alone
+        one_of_each = {test.partition("[")[0]: test for test in reversed(chosen)}  # the quickest case of each function
         return sorted(chosen, key=lambda test: one_of_each[test.partition("[")[0]] != test)
 
 
 def copy(folder: Path) -> Path:
-    """The repository's files, to damage them there."""
+    """Copy the repository's files into a folder, where they can be damaged."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +184,7 @@ def copy(folder: Path) -> Path:
 
 
 def run(folder: Path, *arguments: str, seconds: float | None = None) -> str:
-    """Run tests of a copy: what became of them, in a word."""
+    """Run tests in a copy of the repository, and return the verdict on the fault: survived, or found."""
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", *arguments]
     with subprocess.Popen(
         command,
@@ -189,7 +192,7 @@ def run(folder: Path, *arguments: str, seconds: float | None = None) -> str:
         env=os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # so that what a test started ends with it
+        start_new_session=True,  # a session's processes can be killed together
     ) as process:
         try:
             return "survived" if process.wait(seconds) == 0 else "found"
@@ -199,7 +202,7 @@ def run(folder: Path, *arguments: str, seconds: float | None = None) -> str:
 
 
 def learn(folder: Path, processes: int) -> None:
-    """The suite once without a fault: which test runs which lines."""
+    """Run the suite once without a fault, and record the lines that each test runs."""
     shutil.rmtree(folder, ignore_errors=True)
     where = copy(folder / "copy")
     (folder / "rc").write_text(REACH.format(data=folder / "data"))
@@ -211,13 +214,13 @@ def learn(folder: Path, processes: int) -> None:
 
 @app.default
 def main(packages: tuple[str, ...] = PACKAGES, /, *, count: int = 35, seed: int = 20261130, processes: int = 2) -> int:
-    """Try a sample; verdicts are kept (``mutants/verdicts.jsonl``), and a call that was ended goes on from there.
+    """Try a sample of faults. Verdicts are kept in ``mutants/verdicts.jsonl``, from which a stopped call continues.
 
     Args:
-        packages: Of landscape/; without one, those that take the numerics' numbers.
-        count: Faults in each package.
-        seed: Of the sample.
-        processes: At a time.
+        packages: Names of packages in landscape/; default: `PACKAGES`.
+        count: Number of faults in each package.
+        seed: Seed of the sample.
+        processes: Number of processes at a time.
     """
     if not (MADE / "reach" / "suite.xml").exists():
         learn(MADE / "reach", processes)

@@ -1,7 +1,7 @@
-"""The command ``python -m tests.structure [LANDSCAPE]``: how the source is laid out, in counts.
+"""The command ``python -m tests.structure [LANDSCAPE]``: counts of the source's layout.
 
-A *part* is a package directly in ``landscape/``, or a module that lies there loose. Imports for types alone count, and
-so do imports inside functions: who reads a module has to know what they name.
+A *part* is a package or a module directly in ``landscape/``. Imports for types alone and imports inside functions
+count, because a reader of the module has to know the imported names.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Node = TypeVar("Node", bound=Hashable)
 
 
 class Import(NamedTuple):
-    """One import: the full name of what is imported, and whether types alone need it."""
+    """One import: the full name of the imported object, and whether only types need the import."""
 
     name: str
     for_types: bool
 
 
 class Function(NamedTuple):
-    """A function, and how many lines it has beside its docstring."""
+    """A function, and its number of lines without the docstring."""
 
     place: str
     lines: int
@@ -66,7 +66,7 @@ def functions(path: Path) -> Iterator[Function]:
 
 
 def circles(graph: Mapping[Node, set[Node]]) -> list[set[Node]]:
-    """The strongly connected components of more than one node (Tarjan 1972), those below first."""
+    """The strongly connected components of more than one node (Tarjan 1972), in order from the bottom."""
     number: dict[Node, int] = {}
     lowest: dict[Node, int] = {}
     stack: list[Node] = []
@@ -94,12 +94,12 @@ def circles(graph: Mapping[Node, set[Node]]) -> list[set[Node]]:
 
 @dataclass(frozen=True)
 class Source:
-    """The modules of a package, and which of them import which.
+    """The modules of a package, and their imports of each other.
 
     Attributes:
-        folder: of the package.
-        files: the file of each module, by its full name.
-        modules: what each module imports of the package's own.
+        folder: folder of the package.
+        files: file of each module, by the module's full name.
+        modules: modules of the package that each module imports, by the module's full name.
     """
 
     folder: Path
@@ -127,7 +127,7 @@ class Source:
         return [name for name, path in self.files.items() if path.parent == self.folder and path.stem != "__init__"]
 
     def parts(self) -> dict[str, set[str]]:
-        """What each part imports of other parts; the package's ``__init__`` and ``__main__`` are no part."""
+        """The other parts that each part imports; the package's ``__init__`` and ``__main__`` are no parts."""
         graph: dict[str, set[str]] = {}
         for name, others in self.modules.items():
             if (here := self.part(name)) is not None:
@@ -140,7 +140,7 @@ class Source:
         return None if len(names) == 1 or names[1] == "__main__" else names[1]
 
     def depth(self) -> int:
-        """The longest chain of parts that import one another, where the parts of a circle are one."""
+        """The length of the longest chain of parts that import one another; the parts of a circle count as one."""
         graph = self.parts()
         one = {part: {part} for part in graph} | {part: circle for circle in circles(graph) for part in circle}
 
@@ -152,7 +152,7 @@ class Source:
 
 
 def counts(source: Source) -> dict[str, str]:
-    """Each count with its name."""
+    """All counts, by name."""
     parts = source.parts()
     at_start = circles(source.modules)
     lengths = sorted(((len(path.read_text().splitlines()), name) for name, path in source.files.items()), reverse=True)
@@ -176,7 +176,7 @@ def main(folder: Path = ROOT / "landscape", /) -> int:
     """Print the counts of a package.
 
     Args:
-        folder: Of the package.
+        folder: Folder of the package.
     """
     for name, value in counts(Source.read(folder)).items():
         print(f"{name}: {value}")

@@ -84,7 +84,7 @@ FACTORS = st.integers(-8, 8).map(lambda n: n / 4)
 
 @st.composite
 def expressions(draw) -> tuple[SymmetricOperator, torch.Tensor]:
-    """An expression of operators, and the same one of matrices."""
+    """An expression of operators, and its value by matrices."""
     operator, matrix = draw(st.sampled_from([(MatrixOperator(leaf), leaf) for leaf in LEAVES]))
     for kind in draw(st.lists(st.sampled_from(["plus", "minus", "left", "right", "negative", "shifted"]), max_size=4)):
         factor, other = draw(FACTORS), draw(st.sampled_from(LEAVES))

@@ -1,4 +1,4 @@
-"""All studies, in the order in which they build on each other."""
+"""All studies, in an order in which each comes after the studies that it builds on."""
 
 from analysis.studies import alignment, force, learning, lengths, quadratic, shift, spectra
 from analysis.support.study import Study

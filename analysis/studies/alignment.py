@@ -1,8 +1,8 @@
-"""Gradients of one pass and of three at the same weights: R5, and Theorem 3's premise.
+"""Cosines of the gradients of one pass and of three passes at equal weights: R5, and the premise of Theorem 3.
 
 The theorem says that early in training the gradients of Single-Attn and Looped-Attn with respect to W_K and W_Q are
-aligned, which justifies switching between them. Here are the cosines, for each kind of weight, at stages of training,
-along the way of a single and of a looped run.
+aligned. This would justify a switch between the two. The study measures the cosines for each kind of weight, at several
+steps of a single and of a looped run.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WEIGHTS = {
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Training, then the cosines at checkpoints of every run."""
+    """The training, then the cosines at checkpoints of every run."""
     arms, seeds = pair(scale), scale.pick(5, 2)
     steps, count = scale.pick(STEPS, (0, 4, 8)), scale.pick(SEQUENCES, 64)
     cosines = measuring_units(scale.runs, arms, seeds, "alignment", measure, steps=steps, count=count)
@@ -49,13 +49,16 @@ def stages(scale: Scale) -> list[list[Unit]]:
 
 
 def measure(folder: str, steps: tuple[int, ...], count: int) -> dict[str, Any]:
-    """At each checkpoint and for each kind of weight the cosine of the gradients with one pass and with three.
+    """Cosines of the gradients with one pass and with three, at each checkpoint and for each kind of weight.
 
-    Beside it the cosine of two gradients with equal passes on the two halves of the data, which sampling keeps below 1:
-    the lower one of one pass and of three.
+    Sampling alone keeps cosines below 1. So the cosine of the gradients on the two halves of the data, with equal
+    passes, is measured too: the lower of its values for one pass and for three.
+
+    Returns:
+        ``steps``, and arrays (step, weight) of ``cosine`` and ``halves``.
     """
     data = inputs_and_targets(MarkovLanguage().sample(count, SEED))
-    halves = list(zip(*(each.chunk(2) for each in data), strict=True))  # each with as many simple and complex ones
+    halves = list(zip(*(each.chunk(2) for each in data), strict=True))  # each half simple and half complex sequences
     found: dict[str, Any] = {"steps": [], "cosine": [], "halves": []}
     for path in checkpoints_of(Path(folder)):
         if step_of(path) not in steps:
@@ -83,7 +86,7 @@ def _cosine(first: Tensor, second: Tensor) -> float:
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
-    """A table for each run's way, and the cosines over training."""
+    """A table for each arm, and a figure of the cosines over training."""
     seeds = range(scale.pick(5, 2))
     at = ("arm", "seed", "step", "weight")
     variables = {

@@ -1,9 +1,9 @@
-"""Who carries the cumulative force along the river: R4, Theorems 1 and 2 and the corollaries' order.
+"""The eigenvalues that carry the cumulative force along the river: R4, Theorems 1 and 2, and the corollaries' order.
 
-The paper bounds the force with which the valley's dynamics push the iterate along the river by a scaled sum of
-1/|lambda_i| over the valley's eigenvalues, dominated by the flattest ones, and concludes that a valley with a spread
-spectrum (V) makes more way along the river than one without (U). Its exact statements aren't public here; what
-follows is our reading.
+The valley's dynamics push the iterate along the river. The paper bounds this force by a scaled sum of 1/|lambda_i| over
+the valley's eigenvalues, which the flattest directions dominate. The paper concludes that the iterate goes farther
+along the river in a valley with a spread spectrum (V) than in one without (U). The exact statements aren't available to
+us. What follows is our reading.
 
 For a quadratic with valley coordinates x, river coordinates y and the Hessian [[Lambda, C], [C^T, R]], gradient
 descent has x_i(k) = (1 - eta lambda_i)^k x_i(0) while y stands still, and the force on the river, -C^T x(k), sums
@@ -11,8 +11,8 @@ over K steps to
 
     F = -sum_i c_i x_i(0) (1 - (1 - eta lambda_i)^K) / (eta lambda_i),  |F| <= sum_i |c_i| |x_i(0)| 2 / (eta lambda_i)
 
-for eta lambda_i < 2. On a trained run the optimiser is Adam and the Hessian changes. There we ask what can be asked:
-does the sum of a valley coordinate over a window go as 1 / lambda_i, and which eigenvalues carry the force?
+for eta lambda_i < 2. In a training run the optimiser is Adam and the Hessian changes. There we ask two questions. Is
+the sum of a valley coordinate over a window proportional to 1 / lambda_i? Which eigenvalues carry the force?
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from models.settings import checkpoints_of, step_of
 START, WINDOW = 400, 100
 QUICK = (8, 4)
 SLICES = ((0.3, 1.0), (0.1, 0.3), (0.03, 0.1), (0.01, 0.03))
-"""Of the valley, by lambda / lambda_max; the river is what lies within 0.01 of it."""
+"""Slices of the valley, by lambda / lambda_max. The river has |lambda| / lambda_max of at most 0.01."""
 
 RIVER = 0.01
 VALLEY_SIZE, RIVER_SIZE, DRAWS, GD_STEPS = 20, 5, 100, 200
 RATES = (0.5, 1.5)
-"""eta by 1 / lambda_max: below 1 the iterate slides down the walls, above 1 it hops from wall to wall."""
+"""Learning rates eta in units of 1 / lambda_max. Below 1 the iterate slides down the walls, above 1 it hops."""
 
 TOLD = ("cosine", "ratio", "slope", "descent", "still", "rate", "steepness", "pushed", "triangle", "bound", "within",
         "within_still")  # fmt: skip
-"""Of a window, in one number each."""
+"""The results of a window that are single numbers; see `measure`."""
 
 SPECTRA = {"U": np.ones(VALLEY_SIZE), "V": np.logspace(-2, 0, VALLEY_SIZE)}
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Synthetic quadratics; training, spectra, then a window of every run."""
+    """The synthetic quadratics, the training, the spectra, then a window of every run."""
     arms, seeds = pair(scale), scale.pick(5, 2)
     start, window = scale.pick((START, WINDOW), QUICK)
     windows = measuring_units(scale.runs, arms, seeds, "force", measure, start=start, window=window)
@@ -63,12 +63,17 @@ def stages(scale: Scale) -> list[list[Unit]]:
 
 
 def synthetic() -> dict[str, Any]:
-    """Gradient descent on quadratics with a U- and with a V-shaped valley, equal in lambda_max, start and coupling.
+    """Gradient descent on quadratics with a U-shaped and a V-shaped valley of equal lambda_max, start and coupling.
 
     Returns:
-        For each kind, over 100 draws: the summed ``force`` on the river that was measured with the river moving, its
-        ``closed`` form with the river standing still, the ``bound``, the ``flattest`` quarter's share of the closed
-        form, the way along the ``river``, and the ``loss`` before and after.
+        For each kind of valley and each learning rate, lists of `QUANTITIES` over 100 draws:
+
+        - ``force``: norm of the summed force on the river, measured while the river moves;
+        - ``closed``: norm of the closed form of this sum for a river that stands still;
+        - ``bound``: the bound of this norm;
+        - ``flattest``: the flattest quarter's share of the closed form;
+        - ``river``: distance along the river;
+        - ``loss_before`` and ``loss_after``: loss before and after the descent.
     """
     generator = np.random.default_rng(0)
     cases = {f"{kind}, eta = {rate}": (eigenvalues, rate) for rate in RATES for kind, eigenvalues in SPECTRA.items()}
@@ -86,13 +91,13 @@ QUANTITIES = ("force", "closed", "bound", "flattest", "river", "loss_before", "l
 
 
 def descend(eigenvalues: np.ndarray, coupling: np.ndarray, start: np.ndarray, rate: float) -> dict[str, float]:
-    """Gradient descent from (start, 0) with no Hessian of the river's own; see `synthetic`.
+    """Gradient descent from (start, 0) on a quadratic without curvature in the river; see `synthetic`.
 
     Args:
-        eigenvalues: (v,) of the valley.
-        coupling: (v, r), the block H_VR.
-        start: (v,) in the valley.
-        rate: eta.
+        eigenvalues: eigenvalues of the valley, (v,).
+        coupling: the block H_VR of the Hessian, (v, r).
+        start: valley coordinates of the start, (v,).
+        rate: learning rate eta.
     """
     x, y, force = start.copy(), np.zeros(coupling.shape[1]), np.zeros(coupling.shape[1])
     before = 0.5 * float(eigenvalues @ x**2)
@@ -116,26 +121,35 @@ def descend(eigenvalues: np.ndarray, coupling: np.ndarray, start: np.ndarray, ra
 
 
 def measure(folder: str, start: int, window: int) -> dict[str, Any]:
-    """A window of a run in the eigenbasis of the Hessian at its start.
+    """Measure a window of K steps of a run, in the eigenbasis of the Hessian H at the window's start.
 
-    With d_k the way from the start and H' the Hessian at the middle of the window, the valley coordinate is
-    x_i(k) = v_i . d_k + g_i / lambda_i, counted from the floor of the quadratic model, and its coupling to the river
-    c_i = P_R H' v_i. Theorem 1 is about -sum_i c_i sum_k x_i(k). Of that the valley's movement within the window,
-    -sum_i c_i sum_k v_i . d_k, is what can be held against the gradient: what it really did to the river beyond the
-    linear model of the start is -P_R sum_k (g(theta_k) - g(theta_0) - H d_k). Sums are over the window's K steps.
+    Let d_k be the displacement from the start, and H' the Hessian at the middle of the window. The valley coordinate
+    x_i(k) = v_i . d_k + g_i / lambda_i is counted from the floor of the quadratic model. Its coupling to the river is
+    c_i = P_R H' v_i. Theorem 1 bounds -sum_i c_i sum_k x_i(k). The valley's movement within the window makes the part
+    -sum_i c_i sum_k v_i . d_k of this force. The gradients measure what this part should be: the force on the river
+    beyond the linear model of the start, -P_R sum_k (g(theta_k) - g(theta_0) - H d_k). Sums are over the K steps.
 
-    Theorem 1's bound is of gradient descent at a rate eta. Here eta is the way that Adam went by the gradients on its
-    way, sum_k |theta_(k+1) - theta_k| / sum_k |g(theta_k)|: the rate at which gradient descent would go as far.
+    Theorem 1's bound holds for gradient descent at a rate eta. Here eta is the length of Adam's path divided by the
+    summed gradient norms, sum_k |theta_(k+1) - theta_k| / sum_k |g(theta_k)|. Gradient descent at this rate would go as
+    far.
 
     Returns:
-        ``eigenvalues`` of the valley by the largest; ``turns`` |sum_k x_i(k)| / |x_i(0)|, which is K where nothing
-        moves; ``shares`` of each slice in the force of Theorem 1 and ``moved`` ones in that of the movement, with
-        their ``counts``; and the numbers of `TOLD`: the ``cosine`` of the movement's force with the whole one and the
-        ``ratio`` of their norms; the ``slope`` of log turns by log lambda, and the ``descent`` slope of gradient
-        descent at eta; the median of turns / K, ``still`` where it is 1; ``rate`` eta, and ``steepness`` eta
-        lambda_max; |sum_i c_i sum_k x_i(k)|, the ``pushed`` of the theorem; the ``triangle``
-        sum_i |c_i| |sum_k x_i(k)|, which it can't exceed; the ``bound`` sum_i |c_i| |x_i(0)| 2 / (eta lambda_i); and
-        the shares of directions ``within`` theirs, as measured and, ``within_still``, if nothing moved.
+        A dictionary with these entries:
+
+        - ``eigenvalues``: lambda_i / lambda_max of the valley;
+        - ``turns``: |sum_k x_i(k)| / |x_i(0)|, which is K where nothing moves;
+        - ``shares`` and ``moved``: the share of each slice in Theorem 1's force and in the movement's force;
+        - ``counts``: number of eigenvalues in each slice;
+        - ``cosine`` and ``ratio``: cosine of the movement's force with the gradient's force, and ratio of their norms;
+        - ``slope`` and ``descent``: slope of log turns against log lambda, as measured, and for gradient descent at
+          eta;
+        - ``still``: median of turns / K, which is 1 where nothing moves;
+        - ``rate`` and ``steepness``: eta, and eta lambda_max;
+        - ``pushed``: |sum_i c_i sum_k x_i(k)|, the norm that the theorem bounds;
+        - ``triangle``: sum_i |c_i| |sum_k x_i(k)|, which ``pushed`` can't exceed;
+        - ``bound``: sum_i |c_i| |x_i(0)| 2 / (eta lambda_i);
+        - ``within`` and ``within_still``: share of directions whose own sum is within its bound 2 / (eta lambda_i), as
+          measured, and if nothing moved.
     """
     path = next(each for each in checkpoints_of(Path(folder)) if step_of(each) == start)
     problem = landscape.load_problem(path, dtype="float64")
@@ -180,7 +194,10 @@ def _within(relative: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
 
 
 def _shares(parts: np.ndarray, relative: np.ndarray) -> list[float]:
-    """Each slice's share of the sum of parts (river, valley), projected on that sum: they sum to one."""
+    """Each slice's share of the sum of parts (river, valley) over the valley, projected on this sum.
+
+    The shares of all valley directions sum to one.
+    """
     force = parts.sum(axis=1)
     return [float(parts[:, _within(relative, each)].sum(axis=1) @ force / (force @ force)) for each in SLICES]
 
@@ -270,7 +287,7 @@ def _dataset(found: Mapping[str, Any], seeds: range) -> xr.Dataset:
 
 
 def _columns(data: xr.Dataset, columns: Mapping[str, xr.DataArray]) -> str:
-    """A row for each arm, with means over seeds."""
+    """A Markdown table with a row for each arm and means over seeds."""
     rows = [[NAMES[arm], *(mean_of(each.sel(arm=arm).values).text(3) for each in columns.values())] for arm in PAIR]
     return markdown_table(["", *columns], rows)
 
@@ -309,7 +326,7 @@ def _bounds(data: xr.Dataset) -> str:
 
 
 def _figure(found: Mapping[str, Any], seeds: range, window: int) -> Figure:
-    """Sums of the valley coordinates by where they began, against the eigenvalue, with Theorem 1's slope and none."""
+    """A figure of |sum_k x_i(k)| / |x_i(0)| against the eigenvalue, with lines of slope -1 (Theorem 1) and slope 0."""
     figure = Figure(figsize=(3.35, 2.6), layout="constrained")
     axes = figure.subplots()
     for arm, colour in zip(PAIR, COLOURS, strict=False):

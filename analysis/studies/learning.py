@@ -1,8 +1,8 @@
-"""Sample-level learning on the toy: who learns what, when, and how near to the best possible predictor.
+"""Sample-level learning on the toy: what each model learns, when, and how near to the best possible predictor.
 
-Claim 3 of arXiv:2510.10089: Single-Attn masters the simple sequences and stagnates on the complex ones, Looped-Attn
-learns both, one after the other. The controls tell recursion from depth, from the number of parameters and from the
-number of operations, and a language of second order asks whether looping helps where it isn't needed.
+Claim 3 of arXiv:2510.10089: Single-Attn masters the simple sequences and stagnates on the complex ones. Looped-Attn
+learns both, one after the other. The controls separate recursion from depth, from the number of parameters and from the
+number of operations. A second-order language tests whether looping helps where it isn't needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from models.settings import TrainingSettings, checkpoints_of
 from models.tasks import score_bayes, score_model
 
 SEQUENCES = 4096
-"""Fresh sequences on which the last checkpoints are scored, the same for all; fixed ahead of any result."""
+"""Number of fresh sequences that score the last checkpoints of all runs. It was fixed before there were results."""
 
 SEED = 1
 ALLOWED_ERRORS = 3
@@ -39,7 +39,7 @@ NEEDLESS = {"second-single": "single", "second-looped": "looped"}
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Training, then the scores and the learning curves of every run."""
+    """The training, then the scores and the learning curves of every run, and the ceilings."""
     arms, needless, seeds = toy_arms(scale), _needless(scale), scale.pick(5, 2)
     training = training_units(scale.runs, arms | needless, seeds)
     count = _count(scale)
@@ -49,12 +49,12 @@ def stages(scale: Scale) -> list[list[Unit]]:
 
 
 def _needless(scale: Scale) -> dict[str, TrainingSettings]:
-    """Single and looped on the language for which one layer is enough."""
+    """The settings of single and looped training on the second-order language, for which one layer is enough."""
     return {name: replace(toy_arms(scale)[arm], task="second-order") for name, arm in NEEDLESS.items()}
 
 
 def ceilings(count: int) -> dict[str, dict[str, float]]:
-    """What the Bayes predictor reaches, and the one that is told each sequence's type."""
+    """Scores of the Bayes predictor, and of the Bayes predictor that knows each sequence's type."""
     sequences = _sequences(count)
     told = BayesPredictor(sequences.language).predict_knowing_type(sequences.tokens, sequences.is_complex)
     knowing = Scores.of(np.log(told), sequences.tokens, sequences.is_complex)
@@ -62,7 +62,10 @@ def ceilings(count: int) -> dict[str, dict[str, float]]:
 
 
 def score(folder: str, count: int) -> dict[str, float]:
-    """A run's last checkpoint on the fresh sequences, and its loss above that of Bayes with its standard error."""
+    """Scores of a run's last checkpoint on the fresh sequences.
+
+    ``excess`` is the loss above the Bayes predictor's loss, and ``excess error`` is its standard error.
+    """
     sequences = _sequences(count)
     found = score_model(model_at(checkpoints_of(Path(folder))[-1]), sequences)
     excess = estimate(found.loss - score_bayes(sequences).loss, sequences.is_complex, "overall")
@@ -70,7 +73,7 @@ def score(folder: str, count: int) -> dict[str, float]:
 
 
 def learn(folder: str) -> dict[str, Any]:
-    """The learning curves of simple and complex sequences, and the step of half of each one's progress."""
+    """Learning curves of simple and complex sequences, with each group's step of half of its progress and its delay."""
     result = landscape.probe(
         checkpoints_of(Path(folder)),
         [landscape.Loss(), landscape.Samples(terms=False), landscape.Learning("type")],
@@ -90,7 +93,7 @@ def learn(folder: str) -> dict[str, Any]:
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
-    """Tables of what is reached and when, and the learning curves."""
+    """Tables of final scores and of the steps of half the progress, and a figure of the learning curves."""
     arms, seeds = toy_arms(scale), range(scale.pick(5, 2))
     data = _dataset(arms, seeds, found)
     faults = [
@@ -200,7 +203,10 @@ def _needless_table(found: Mapping[str, Any], seeds: range) -> str:
 
 
 def _curves(data: xr.Dataset, best: Mapping[str, float]) -> Figure:
-    """Accuracy of simple and of complex sequences over training, a band from the lowest to the highest seed."""
+    """A figure of the accuracy of simple and of complex sequences over training.
+
+    Lines are means over seeds. Bands reach from the lowest to the highest seed.
+    """
     figure = Figure(figsize=(6.9, 3.0), layout="constrained")
     for axes, group in zip(figure.subplots(1, 2), data.group.values, strict=True):
         for arm, colour in zip(data.arm.values, COLOURS, strict=False):

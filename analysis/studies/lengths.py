@@ -1,9 +1,9 @@
-"""Past the toy: does the shape of the valley predict accuracy on longer questions (R8), and what do spectra do (R7)?
+"""Beyond the toy: the valley's shape as a predictor of accuracy on longer questions (R8), and changes of spectra (R7).
 
-The models are those of the SHIFT studies: GPT-2-style blocks on the algorithmic tasks, whose spectra are too large to
-be had whole. So anisotropy is told by (tr H)^2 / ||H||_F^2, an effective rank, from random probes; by lambda_1 /
-lambda_10, which is kappa of the ten largest eigenvalues; and geometry by the exponent of the walls along the top
-eigenvectors.
+The models are those of the SHIFT studies: GPT-2-style blocks on the algorithmic tasks. Their full spectra are too
+expensive. So anisotropy is measured by an effective rank (tr H)^2 / ||H||_F^2 from random probes, and by lambda_1 /
+lambda_10, which is kappa of the ten largest eigenvalues. Geometry is measured by the exponent of the walls along the
+top eigenvectors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from models.settings import TaskName
 from models.tasks import HELD_OUT_SEQUENCES
 
 FEWEST_MODELS, FEWEST_GROUPS = 10, 6
-"""With fewer, a correlation in the right order by chance would have an interval without zero."""
+"""Smallest numbers of models and of groups for a correlation.
+
+With fewer, values that have the right order by chance would give an interval without zero.
+"""
 
 MEASURES = {
     "exponent": "exponent, half of the depth",
@@ -40,10 +43,10 @@ MEASURES = {
 
 
 def _found(scale: Scale) -> dict[TaskName, xr.Dataset]:
-    """What the SHIFT study of each task found, by arm, seed and step measured.
+    """The results of the SHIFT study of each task, by arm, seed and measured step.
 
     Raises:
-        InputError: one of them has no results yet.
+        InputError: one of these studies has no results yet.
     """
     tasks = scale.pick(tuple(task for task in TASKS if task in ALGORITHMS), ("copy",))
     return {task: _shapes(scale.results / f"{study_of(task).name}.h5") for task in tasks}
@@ -71,7 +74,7 @@ def _shapes(file: Path) -> xr.Dataset:
 
 
 def report(scale: Scale, results: Results) -> Report:
-    """Rank correlations over models, and curvature over training."""
+    """Tables of rank correlations over models, of curvature over training, and of verdicts."""
     found = _found(scale)
     data = _dataset(found)
     good = data.accuracy >= LEARNT
@@ -104,7 +107,7 @@ Verdicts of the geometry at the last checkpoint, over all directions, by height:
 
 
 def _dataset(found: Mapping[TaskName, xr.Dataset]) -> xr.Dataset:
-    """A row for each model, at the end of its training."""
+    """The numbers of every model at the end of its training, along the dimension ``model``."""
     rows = []
     for task, data in found.items():
         last = data.isel(measured=-1)
@@ -116,9 +119,10 @@ def _dataset(found: Mapping[TaskName, xr.Dataset]) -> xr.Dataset:
 
 
 def _ranks(data: xr.Dataset, name: str, chosen: np.ndarray, within: Sequence[str]) -> tuple[np.ndarray, ...]:
-    """Ranks of a measure and of the accuracy within each group, from 0 to 1, and the task and arm of each model.
+    """Ranks (from 0 to 1) of a measure and of the accuracy within each group, and the task and arm of each model.
 
-    Of the chosen models whose measure is known, in groups of three or more that differ by more than sampling.
+    Only the chosen models whose measure is known count. A group needs three such models, and accuracies on longer
+    questions that differ by more than sampling explains.
     """
     cells = np.array([f"{task} {arm}" for task, arm in zip(data.task.values, data.arm.values, strict=True)])
     groups = np.array([" ".join(each) for each in zip(*(data[kind].values for kind in within), strict=True)])
@@ -196,7 +200,7 @@ def _verdicts(found: Mapping[TaskName, xr.Dataset]) -> str:
 
 
 def _figure(data: xr.Dataset) -> Figure:
-    """Accuracy on longer questions against the exponent, a colour for each task."""
+    """A figure of accuracy on longer questions against the exponent, with a colour for each task."""
     figure = Figure(figsize=(3.35, 2.6), layout="constrained")
     axes = figure.subplots()
     for task, colour in zip(np.unique(data.task.values), COLOURS, strict=False):

@@ -1,8 +1,9 @@
-"""How good is the local quadratic model along the way, and what does neglecting H_river cost: R3.
+"""The error of the local quadratic model during training, and of the neglect of H_river: R3.
 
-At a checkpoint, along the optimiser's next step, the gradient, the top eigenvector and a random direction, at
-multiples of the step's length: how much of the change of the loss beyond the linear one does the quadratic term miss,
-and how much of the quadratic term itself lies outside the valley?
+At a checkpoint the loss is evaluated along four directions: the optimiser's next step, the negative gradient, the top
+eigenvector, and a random direction. The distances are multiples of the step's length. The first question is how much of
+the change of the loss beyond the linear term the quadratic term misses. The second is how much of the quadratic term
+itself lies outside the valley.
 """
 
 from __future__ import annotations
@@ -33,33 +34,38 @@ DIRECTIONS = ("next step", "gradient", "top eigenvector", "random")
 MULTIPLES = (1.0, 3.0, 10.0, 30.0, 100.0)
 PARTS = ("change", "linear", "quadratic", "shares")
 THRESHOLDS = (0.001, 0.01, 0.1)
-"""eps by lambda_max."""
+"""The thresholds eps / lambda_max."""
 
 SUBSPACES = ("valley", "river", "negative")
-"""lambda > eps, |lambda| <= eps, lambda < -eps."""
+"""The eigenvectors with lambda > eps, with |lambda| <= eps, and with lambda < -eps."""
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Training and spectra, then the measurements at checkpoints."""
+    """The training and the spectra, then the measurements at checkpoints."""
     arms, seeds = pair(scale), scale.pick(5, 2)
     measured = measuring_units(scale.runs, arms, seeds, "quadratic", measure, steps=scale.pick(STEPS, (8,)))
     return [*spectra.stages(scale), measured]
 
 
 def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
-    """At each of these checkpoints the changes of the loss along every direction, in float64.
+    """Changes of the loss along every direction in float64, at the checkpoints of these steps.
 
     Returns:
-        ``steps``, ``length`` of the next step (parameter units), and arrays (step, direction, multiple) of the whole
-        ``change`` of the loss, its ``linear`` and its ``quadratic`` part; ``shares`` (step, direction, threshold,
-        subspace): the parts of d.H.d that lie in each of `SUBSPACES`, by sum_i |lambda_i| (v_i . d)^2.
+        A dictionary with these entries:
+
+        - ``steps``: steps of the checkpoints;
+        - ``length``: length of the optimiser's next step, in units of the parameters;
+        - ``change``, ``linear`` and ``quadratic``: the whole change of the loss and its linear and quadratic parts,
+          (step, direction, multiple);
+        - ``shares``: the parts of d.H.d in each of `SUBSPACES`, divided by sum_i |lambda_i| (v_i . d)^2, (step,
+          direction, threshold, subspace).
     """
     found: dict[str, Any] = {name: [] for name in ("steps", "length", *PARTS)}
     for path in checkpoints_of(Path(folder)):
         if step_of(path) not in steps:
             continue
         problem = landscape.load_problem(path, dtype="float64")
-        before, after = vectors_after(path, problem, 1)  # past the last step too, on the data that would follow
+        before, after = vectors_after(path, problem, 1)  # after the run's last step too: one step more
         length = float((after - before).norm())
         lines = _Lines(problem, *eigenbasis(folder, step_of(path)))
         random = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -73,7 +79,7 @@ def measure(folder: str, steps: tuple[int, ...]) -> dict[str, Any]:
 
 
 class _Lines:
-    """The loss along lines from a point, and its quadratic model there."""
+    """The loss along lines from a point, and the quadratic model of the loss at this point."""
 
     def __init__(self, problem: landscape.Problem, eigenvalues: np.ndarray, eigenvectors: np.ndarray) -> None:
         self.problem, self.loss, self.gradient = problem, problem.loss(), problem.gradient()
@@ -82,7 +88,7 @@ class _Lines:
         self.eigenvectors = torch.from_numpy(np.ascontiguousarray(eigenvectors))
 
     def along(self, direction: Tensor, length: float) -> dict[str, list[Any]]:
-        """The parts of the change along a unit direction, at multiples of a length."""
+        """The parts of the loss's change along a unit direction, at multiples of a length; see `measure`."""
         curvature = self.eigenvalues * (self.eigenvectors.T @ direction) ** 2
         whole = float(direction @ (self.hessian @ direction))
         reach = [length * multiple for multiple in MULTIPLES]
@@ -100,7 +106,7 @@ class _Lines:
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
-    """What the quadratic model misses by direction and length, and what of it is the valley's."""
+    """Tables of the quadratic model's remainder by direction and distance, and of the valley's share of d.H.d."""
     data = _dataset(found, range(scale.pick(5, 2)))
     text = f"""The remainder |b - q| / (|b| + |q|) of the quadratic term q = d.H.d/2 against b = dL - g.d, all that
 there is beyond the linear term: 0 where they are equal, 1/3 where one is twice the other, 1 where their signs differ.

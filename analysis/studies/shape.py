@@ -1,4 +1,4 @@
-"""The shape of the valleys that algorithmic tasks end in: curvature by what larger models allow, and the walls."""
+"""The shape of the valleys at the end of training on algorithmic tasks: top eigenvalues, trace, and walls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from landscape.measurements.valley import HEIGHTS
 from models.settings import TrainingSettings, checkpoints_of, step_of
 
 STEPS = (1000,)
-"""At which curvature is measured, beside the last. Not at the start, where the trace is near zero: a tenth of it takes
-more products than all the rest."""
+"""Steps at which curvature is measured, in addition to the last step.
+
+The start is left out. The trace is near zero there, and a relative error of a tenth would take more products than all
+other measurements.
+"""
 
 
 def shape_units(scale: Scale, arms: Mapping[str, TrainingSettings], seeds: int) -> list[Unit]:
-    """The shapes of all arms and seeds, named shape, arm and seed."""
+    """Units that measure the shapes of all arms and seeds, named by ``shape``, arm and seed."""
     return measuring_units(
         scale.runs, dict(arms), seeds, "shape", measure, steps=scale.pick(STEPS, (4,)), directions=scale.pick(5, 1),
         k=scale.pick(10, 2),
@@ -30,7 +33,7 @@ def shape_units(scale: Scale, arms: Mapping[str, TrainingSettings], seeds: int) 
 
 
 def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dict[str, Any]:
-    """Curvature at some steps and the last by the k largest eigenvalues and the trace, and the valley at the last."""
+    """Measure the k largest eigenvalues and the trace at some steps and at the last, and the valley at the last."""
     *before, last = checkpoints_of(Path(folder))
     chosen = [*(path for path in before if step_of(path) in steps), last]
     pairs, trace = landscape.TopEigenpairs(k, "LA"), landscape.Trace(0.1)
@@ -49,7 +52,7 @@ def measure(folder: str, steps: tuple[int, ...], directions: int, k: int) -> dic
 
 
 def shapes_of(found: Results, arms: Mapping[str, TrainingSettings], seeds: int) -> xr.Dataset:
-    """All shapes by arm and seed, their names with ``shape_`` in front."""
+    """All shapes by arm and seed; the variables' names begin with ``shape_``."""
     rows = [[found[f"shape-{arm}-{seed}"] for seed in range(seeds)] for arm in arms]
     dimensions = {
         "eigenvalues": ("measured", "rank"),

@@ -1,8 +1,8 @@
 """SHIFT against single and looped training, on the toy and on each algorithmic task: claim 8, and R6.
 
-Is staged training as accurate as pure looped training, at which share of its cost, and is it better than looped
-training that is stopped at equal cost? When do the criteria switch, how does that depend on their thresholds, what does
-the switch cost, and what softens it?
+The first questions compare accuracy and cost. Is staged training as accurate as pure looped training? At which share of
+its cost? Is it more accurate than looped training of equal cost? The other questions are about the switch. When do the
+criteria switch, and how does this depend on their thresholds? What does the switch cost, and what softens it?
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ TASKS: tuple[TaskName, ...] = (
 )  # fmt: skip
 
 PARITY = 0.02
-"""Equal accuracy means that the paired interval of the difference lies within this."""
+"""Accuracies are equal if the paired interval of their difference lies within plus or minus this margin."""
 
 LEARNT = 0.9
-"""A task is learnt where pure looped training is this accurate."""
+"""A task is learnt if the mean accuracy of pure looped training reaches this value."""
 
 ARMS = """`shift` switches abruptly by loss and gradient norm, with thresholds from their noise and a patience of 10
 epochs; `-loops` adds a pass at a time over 10 epochs, `-gain` lets the new passes go the farther the later it is,
@@ -43,13 +43,16 @@ Hessian's largest eigenvalue) are criteria of one quantity; `epoch-N` switches a
 of its own."""
 
 EPOCHS: dict[TaskName, int] = {"unique-set": 200, "copy": 600, "binary-sum": 600}
-"""Of algorithmic tasks that take fewer or more than 400 epochs of 20 steps; in the last quarter the rate falls to 0."""
+"""Number of epochs of algorithmic tasks that don't take 400 epochs of 20 steps.
+
+In the last quarter of the epochs the learning rate falls to nearly 0.
+"""
 
 SHORTER = 0.65
-"""The share of its epochs that looped training is given to see what fewer operations reach."""
+"""Fraction of the epochs in the shorter looped training, which shows the accuracy of fewer operations."""
 
 NEVER = 1_000_000
-"""The patience of the run that is watched and never switches."""
+"""Patience of the run ``watched``, so large that the run never switches."""
 
 _SWITCHES = {
     "shift": SwitchSettings("shift"),
@@ -69,19 +72,19 @@ _TOY_SWITCHES = {
 
 @dataclass(frozen=True)
 class Contest:
-    """A task, what is trained on it, and what counts.
+    """A task, the arms that are trained on it, and the metrics that are compared.
 
     Attributes:
-        task: its name.
-        single: settings of one pass.
-        looped: settings of all passes.
+        task: name of the task.
+        single: settings of single training.
+        looped: settings of pure looped training.
         others: further arms without a switch.
-        switches: the staged arms by name.
-        accuracy: the metric of the checkpoints that is compared.
-        kept: the accuracy that shows what the switch costs, of what was known before.
-        kept_loss: its loss.
-        learnt: the accuracy that pure looped training must reach for shorter training to be of use.
-        seeds: how many.
+        switches: switches of the staged arms, by name.
+        accuracy: name of the compared accuracy among the checkpoints' metrics.
+        kept: name of the accuracy on the part that was learnt before the switch, which shows the switch's cost.
+        kept_loss: name of the loss on this part.
+        learnt: mean accuracy that pure looped training must reach for the task to count as learnt.
+        seeds: number of seeds.
     """
 
     task: TaskName
@@ -102,7 +105,11 @@ class Contest:
 
     @property
     def shorter(self) -> dict[str, TrainingSettings]:
-        """Pure looped training of fewer epochs, where the rate falls at the end: stopped halfway it would be hot."""
+        """Pure looped training of fewer epochs, by name; empty if the learning rate doesn't fall at the end.
+
+        Where the rate falls at the end, a checkpoint halfway through a run still has the full rate. So a checkpoint of
+        the full run doesn't show what shorter training reaches.
+        """
         if not self.looped.cooldown:
             return {}
         epochs = int(SHORTER * self.looped.epochs)
@@ -110,7 +117,7 @@ class Contest:
 
     @property
     def staged(self) -> dict[str, TrainingSettings]:
-        """Those with one; ``watched`` is one pass throughout, with what a criterion is told."""
+        """The arms with a switch, by name. The arm ``watched`` never switches; it records the criterion's numbers."""
         every = {**self.switches, "watched": SwitchSettings("shift", patience=NEVER)}
         return {name: replace(self.looped, switch=switch) for name, switch in every.items()}
 
@@ -121,11 +128,11 @@ class Contest:
 
     @property
     def has_shapes(self) -> bool:
-        """Whether the valleys are measured here too; the toy's are by other studies."""
+        """Whether this study measures the valleys; the toy's valleys are measured by other studies."""
         return self.task != "markov"
 
     def is_learnt(self, found: Results) -> bool:
-        """Whether pure looped training is as accurate as it must be."""
+        """Whether the mean accuracy of pure looped training reaches ``learnt``."""
         reached = [found[f"train-looped-{seed}"]["metrics"][self.accuracy][-1] for seed in range(self.seeds)]
         return float(np.mean(reached)) >= self.learnt
 
@@ -156,7 +163,7 @@ def contest_of(task: TaskName, scale: Scale) -> Contest:
 
 
 def report_on(contest: Contest, found: Results) -> Report:
-    """Tables of what is reached at which cost and, where the task is learnt, of the switches and the thresholds."""
+    """Tables of accuracies and costs and, if the task is learnt, of the switches and the thresholds."""
     learnt = contest.is_learnt(found)
     data = _dataset(contest, found, contest.reported if learnt else list(contest.unstaged))
     text = f"""Accuracy is `{contest.accuracy}` at the last checkpoint. Operations are those of the matrix products,
@@ -184,7 +191,7 @@ budget, and staged training isn't tried.
 
 
 def _staged(contest: Contest, data: xr.Dataset, found: Results) -> str:
-    """The switches and the thresholds."""
+    """The text on the switches and on the thresholds, with their tables."""
     return f"""{ARMS}
 
 At the switch, with medians over seeds and the lowest and highest: its epoch, the accuracy (`{contest.kept}`)
@@ -209,7 +216,7 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
         return [[of(run) for run in row] for row in runs]
 
     def curves(metric: str) -> list[list[Any]]:
-        """At all steps; NaN where a run has no checkpoint."""
+        """A metric of every run at all steps; NaN where a run has no checkpoint."""
         return every(lambda run: xr.DataArray(_column(run, metric), {"step": run["steps"]}).reindex(step=steps).values)
 
     flops = np.array(every(lambda run: float(np.sum(run["flops"]))))
@@ -217,7 +224,7 @@ def _dataset(contest: Contest, found: Results, arms: list[str]) -> xr.Dataset:
     looped = list(zip(*(runs[arms.index(arm)] for arm in ways), strict=True))
 
     def at_equal_flops(metrics: Sequence[str]) -> list[list[float]]:
-        """What pure looped training reaches, in the mean of some metrics, with the operations of each arm and seed."""
+        """The mean of some metrics that pure looped training reaches with the operations of each arm and seed."""
         return [
             [_at_flops(whole, contest, spent, metrics) for whole, spent in zip(looped, row, strict=True)]
             for row in flops
@@ -248,16 +255,17 @@ def _column(run: Mapping[str, Any], metric: str) -> np.ndarray:
 
 
 def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float, metrics: Sequence[str]) -> float:
-    """The accuracy that pure looped training reaches with so many operations, along a line between two that are known.
+    """The accuracy that pure looped training reaches with ``flops`` operations, by linear interpolation.
 
-    These are two checkpoints of the one run there is; or, where the rate falls at the end, the ends of a shorter and
-    of the whole run. NaN where more operations are asked about than there were, or fewer than the shorter run took.
+    If the learning rate falls at the end, the interpolation is between the ends of the shorter and of the whole run.
+    Otherwise it is between checkpoints of the one run. The result is NaN for more operations than the whole run takes,
+    and for fewer than the shorter run takes.
 
     Args:
-        runs: of one seed, the shorter one first.
-        contest: which they are of.
-        flops: so many operations.
-        metrics: the accuracies whose mean is taken.
+        runs: runs of one seed, the shorter one first.
+        contest: contest of these runs.
+        flops: number of floating-point operations.
+        metrics: names of the accuracies whose mean is taken.
     """
     reached = [np.mean([_column(run, metric) for metric in metrics], axis=0) for run in runs]
     if contest.looped.cooldown:
@@ -271,7 +279,10 @@ def _at_flops(runs: Sequence[Mapping[str, Any]], contest: Contest, flops: float,
 
 
 def _switch(run: Mapping[str, Any], contest: Contest) -> dict[str, float]:
-    """What happened at the switch; NaN where there was none, and infinity for a recovery that did not come."""
+    """Epoch and effects of a run's switch; all NaN without a switch.
+
+    The number of epochs until recovery is infinite if the loss doesn't recover.
+    """
     nothing = dict.fromkeys(("switched", "before", "after", "lowest", "recovered"), float("nan"))
     epochs, per_epoch = len(run["flops"]), contest.looped.steps_per_epoch
     if run["switched"] is None or run["switched"] >= epochs or set(run["loops"]) == {1}:
@@ -311,7 +322,7 @@ def _reached(data: xr.Dataset) -> str:
 
 
 def _longer(data: xr.Dataset) -> str:
-    """Accuracy on longer questions than the trained ones, where the task has them."""
+    """The table of accuracies on questions longer than the trained ones; empty if the task has none."""
     if "longer" not in data:
         return ""
     rows = []
@@ -328,7 +339,7 @@ def _longer(data: xr.Dataset) -> str:
 
 
 def _minus(own: xr.DataArray, looped: xr.DataArray) -> str:
-    """A difference to what pure looped training reaches with as many operations, where that is known of all seeds."""
+    """The difference from pure looped training with equal operations, as text; ``not known`` if a seed's is unknown."""
     return difference_of(own, looped).text(3, "+") if np.isfinite(looped).all() else "not known"
 
 
@@ -352,7 +363,10 @@ def _switches(contest: Contest, data: xr.Dataset) -> str:
 
 
 def _spread(values: np.ndarray, digits: int = 0) -> str:
-    """Median and extremes, as epochs of switches aren't normal; infinity is never."""
+    """Median and extremes as text, with ``never`` for infinity.
+
+    There is no interval by Student's t, because epochs of switches aren't normally distributed.
+    """
     if not len(values) or np.isinf(values).all():
         return "never"
     middle, least, most = ("never" if np.isinf(each) else f"{each:.{digits}f}"
@@ -375,14 +389,17 @@ def _thresholds(contest: Contest, found: Results) -> str:
 
 
 def _fires(run: Mapping[str, Any], loss: float | None, norm: float | None, patience: int) -> int | None:
-    """The epoch at which a criterion with these settings would switch."""
+    """The epoch at which a criterion with these settings would switch; None if never."""
     criterion = ShiftCriterion(loss, norm, patience)
     pairs = zip(run["loss"], run["gradient_norms"], strict=True)
     return next((epoch for epoch, told in enumerate(pairs, 1) if criterion.update(*told)), None)
 
 
 def _figure(contest: Contest, data: xr.Dataset) -> Figure:
-    """Accuracy over training and, where there are switches, what is known of before about them, seed by seed."""
+    """A figure of the accuracy over training, with a line for each seed.
+
+    If there are switches, a second panel shows the accuracy ``kept`` around each switch.
+    """
     staged = [arm for arm in list(contest.switches)[:3] if arm in data.arm.values]
     arms = ["single", "looped", *(staged or contest.others)]
     figure = Figure(figsize=(6.9 if staged else 3.35, 2.6), layout="constrained")
@@ -403,7 +420,10 @@ def _figure(contest: Contest, data: xr.Dataset) -> Figure:
 
 
 def _about_the_switch(run: xr.Dataset, steps_per_epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Epochs from the switch and what is known of before, that of the same weights in the passes that follow too."""
+    """Epochs from the switch, and the accuracy ``kept`` of a run at these epochs.
+
+    Epoch 0 has two values: with the passes before the switch, and then with the passes after it.
+    """
     kept = run.curve_kept.dropna("step")
     since = kept.step.values / steps_per_epoch - float(run.switched)
     near = (since >= -5) & (since <= AFTER_SWITCH)
@@ -413,7 +433,7 @@ def _about_the_switch(run: xr.Dataset, steps_per_epoch: int) -> tuple[np.ndarray
 
 
 def study_of(task: TaskName) -> Study:
-    """The contest on a task as a study."""
+    """The study that compares the arms on a task."""
 
     def stages(scale: Scale) -> list[Stage]:
         contest = contest_of(task, scale)

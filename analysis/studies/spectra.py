@@ -1,8 +1,9 @@
 """Eigenspectra, entropy and valleys of the toy over training, seed by seed: claims 4 and 5, and R1, R2.
 
-The paper: Single-Attn's spectrum stays almost static, Looped-Attn's passes through collapse, diversification and
-stabilisation; Single-Attn sits in a U-shaped valley, Looped-Attn in a V-shaped one. Its reviewers asked which eps and
-delta separate U from V (R1), and whether the looped spectrum dominates eigenvalue by eigenvalue (R2).
+The paper claims that Single-Attn's spectrum stays almost static, and that Looped-Attn's spectrum passes through
+collapse, diversification and stabilisation. It also claims that Single-Attn ends in a U-shaped valley and Looped-Attn
+in a V-shaped one. Its reviewers asked which eps and delta separate U from V (R1). They also asked whether the looped
+spectrum dominates eigenvalue by eigenvalue (R2).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from landscape.valley import kappa_map, noise_floor
 from models.settings import checkpoints_of, step_of
 
 RECORD = "spectra.landscape.h5"
-"""Of each run, in its folder."""
+"""Name of the record in each run's folder."""
 
 STEPS = (0, 20, 60, 120, 200, 400, 800, 1200, 2000, 4000)
 CURVES = ("entropy", "negative_mass", "information", "information_null", "joint_information", "joint_information_null",
@@ -49,14 +50,14 @@ THRESHOLDS: dict[str, Callable[[np.ndarray, float], float]] = {
     "eps = -lambda_min": lambda values, floor: abs(values.min()),
     "eps = sampling floor": lambda values, floor: floor,
 }
-"""eps of Definition 1, of the eigenvalues and the sampling floor, at which the map is tabulated."""
+"""Thresholds eps of Definition 1 in the table of verdicts, as functions of the eigenvalues and the sampling floor."""
 
 TOLERANCES = (0.1, 1.0, 10.0, 100.0)
-"""Values of delta at which it is: U where kappa is at most 1 + delta."""
+"""Tolerances delta in the table of verdicts: the verdict is U where kappa is at most 1 + delta."""
 
 
 def stages(scale: Scale) -> list[list[Unit]]:
-    """Training, then all that is measured of each run."""
+    """The training, then all measurements of each run."""
     arms, seeds = pair(scale), _seeds(scale)
     steps, directions = scale.pick(STEPS, (0, 8)), scale.pick(10, 1)
     measured = measuring_units(scale.runs, arms, seeds, "spectra", measure, steps=steps, directions=directions)
@@ -68,7 +69,7 @@ def _seeds(scale: Scale) -> int:
 
 
 def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, Any]:
-    """Whole spectra at some checkpoints, what is told of the run, and the valley at the last one."""
+    """Measure full spectra at some checkpoints, the run's dynamics, and the valley at the last of these checkpoints."""
     chosen = [path for path in checkpoints_of(Path(folder)) if step_of(path) in steps]
     asked = [
         landscape.Loss(),
@@ -92,10 +93,10 @@ def measure(folder: str, steps: tuple[int, ...], directions: int) -> dict[str, A
 
 
 def eigenbasis(folder: str, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """All eigenvalues (n,), descending, and eigenvectors (n, n), as columns, that `measure` found at a checkpoint.
+    """All eigenvalues (n,), descending, and eigenvectors (n, n), as columns, from `measure`'s record of a checkpoint.
 
     Raises:
-        InputError: `measure` wasn't run, or not at this step.
+        InputError: there is no record of `measure`, or none of this step.
     """
     record = landscape.open_record(Path(folder) / RECORD)
     steps = record["loss"].step.values.tolist()
@@ -108,7 +109,7 @@ def eigenbasis(folder: str, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def report(scale: Scale, found: Mapping[str, Any]) -> Report:
-    """Tables of curves, phases, dominance and verdicts; the spectra and the entropy as figures."""
+    """Tables of curves, phases, dominance and verdicts, and figures of the spectra and the entropy."""
     seeds = range(_seeds(scale))
     data = _dataset(found, seeds)
     text = f"""256 sequences, the same for all; full spectra at steps {", ".join(map(str, data.step.values))}.
@@ -256,7 +257,10 @@ def _labels(labels: xr.DataArray) -> str:
 
 
 def _spectra_figure(data: xr.Dataset) -> Figure:
-    """Positive eigenvalues by rank at the first, a middle and the last checkpoint, a line for each seed."""
+    """A figure of eigenvalues by rank at the first, a middle and the last checkpoint, with a line for each seed.
+
+    Only eigenvalues above the numerical floor are drawn.
+    """
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
     places = (0, data.sizes["step"] // 2, -1)
     for axes, place in zip(figure.subplots(1, 3, sharey=True), places, strict=True):
@@ -273,7 +277,7 @@ def _spectra_figure(data: xr.Dataset) -> Figure:
 
 
 def _entropy_figure(data: xr.Dataset) -> Figure:
-    """Entropy and the largest eigenvalue over training, a line for each seed."""
+    """A figure of the entropy and the largest eigenvalue over training, with a line for each seed."""
     figure = Figure(figsize=(6.9, 2.4), layout="constrained")
     curves = ((data.entropy, "entropy $E(H)$ [nats]"), (data.eigenvalues.max("index"), r"$\lambda_{max}$"))
     for axes, (curve, title) in zip(figure.subplots(1, 2), curves, strict=True):

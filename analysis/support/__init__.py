@@ -1,1 +1,1 @@
-"""What studies share: units of work, training runs, intervals, the toy's arms."""
+"""Shared modules of the studies: units of work, training runs, intervals, and the toy's arms."""

@@ -17,9 +17,9 @@ class Interval:
 
     Attributes:
         value: the number.
-        low: lower end.
-        high: upper end.
-        count: of what it is made: seeds, or models.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        count: number of values, of seeds or of models, that the number is made from.
     """
 
     value: float
@@ -28,16 +28,16 @@ class Interval:
     count: int
 
     def text(self, digits: int = 3, sign: str = "", scale: float = 1.0) -> str:
-        """``0.512 [0.488, 0.536]``."""
+        """The number and its interval as text, such as ``0.512 [0.488, 0.536]``."""
         value, low, high = (f"{scale * each:{sign}.{digits}f}" for each in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
 
 
 def mean_of(values: ArrayLike) -> Interval:
-    """The mean of independent values with its interval by Student's t.
+    """The mean of independent values, with its interval by Student's t.
 
     Raises:
-        InputError: there are fewer than two.
+        InputError: there are fewer than two values.
     """
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
@@ -48,7 +48,7 @@ def mean_of(values: ArrayLike) -> Interval:
 
 
 def share_of(values: ArrayLike) -> Interval:
-    """The same of shares, which lie between 0 and 1, and so does their mean."""
+    """The mean of independent shares, with its interval by Student's t cut off at 0 and 1."""
     mean = mean_of(values)
     low, high = np.clip((mean.low, mean.high), 0.0, 1.0)
     return replace(mean, low=float(low), high=float(high))
@@ -60,16 +60,16 @@ def difference_of(first: ArrayLike, second: ArrayLike) -> Interval:
 
 
 def paired_effect(first: ArrayLike, second: ArrayLike) -> float:
-    """Cohen's d_z: the mean of paired differences by their standard deviation; NaN where that is zero.
+    """Cohen's d_z: the mean of paired differences divided by their standard deviation; NaN if the latter is zero.
 
-    It grows with the correlation of the pairs, so it isn't the d of two independent groups: `pooled_effect`.
+    d_z grows with the correlation of the pairs, so it differs from the d of two independent groups, `pooled_effect`.
     """
     differences = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     return _by(float(differences.mean()), float(differences.std(ddof=1)))
 
 
 def pooled_effect(first: ArrayLike, second: ArrayLike) -> float:
-    """Cohen's d: the difference of the means by the root of the mean of both variances; NaN where that is zero."""
+    """Cohen's d: the difference of the means divided by the root of the mean variance; NaN if the latter is zero."""
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     return _by(float(one.mean() - other.mean()), float(np.sqrt((one.var(ddof=1) + other.var(ddof=1)) / 2)))
 
@@ -81,18 +81,19 @@ def _by(mean: float, spread: float) -> float:
 def rank_correlation(
     x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None, resamples: int = 5000, seed: int = 0
 ) -> Interval:
-    """Spearman's correlation with a percentile interval over resampled groups of pairs.
+    """Spearman's correlation, with a percentile interval by the bootstrap over groups of pairs.
+
+    Pairs of one group aren't independent, so a group is resampled as a whole.
 
     Args:
-        x: (n,) one of the two.
-        y: (n,) the other.
-        groups: (n,) of each pair, which are resampled together, as pairs of a group aren't independent; default: each
-            its own.
-        resamples: how many.
-        seed: of the resampling.
+        x: first value of each pair, (n,).
+        y: second value of each pair, (n,).
+        groups: group of each pair, (n,); default: every pair is a group of its own.
+        resamples: number of resamples.
+        seed: seed of the resampling.
 
     Raises:
-        InputError: there are fewer than four groups, or the pairs don't match.
+        InputError: there are fewer than four groups, or the lengths differ.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     _, group = np.unique(np.arange(len(x)) if groups is None else np.asarray(groups), return_inverse=True)
@@ -111,7 +112,7 @@ def rank_correlation(
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of ranks; NaN where one of the two is constant."""
+    """Pearson's correlation of the ranks of x and y; NaN if x or y is constant."""
     x, y = (ranks - ranks.mean() for ranks in map(stats.rankdata, (x, y)))
     scale = float(np.sqrt((x**2).sum() * (y**2).sum()))
     return float((x * y).sum()) / scale if scale > 0 else float("nan")

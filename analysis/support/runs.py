@@ -1,4 +1,4 @@
-"""The training runs that studies are made of: each arm of a comparison, trained once for every seed."""
+"""The training runs of studies: each arm of a comparison is trained once for every seed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def run_folder(runs: Path, arm: str, settings: TrainingSettings) -> Path:
-    """Where a run lies: named by task, arm and seed, and a digest of all settings: other settings are another run."""
+    """The folder of a run, named by task, arm, seed and a digest of all settings, which distinguishes settings."""
     digest = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
     return runs / f"{settings.task}-{arm}-{settings.seed}-{digest}"
 
 
 def training_units(runs: Path, arms: dict[str, TrainingSettings], seeds: int, prefix: str = "") -> list[Unit]:
-    """The training of all arms and seeds; results as of `train_run`, named by a prefix, arm and seed.
+    """Units that train all arms with all seeds by `train_run`, named by the prefix, arm and seed.
 
-    Runs with equal seeds start at equal weights, where the models have the same parameters, and see equal data.
+    Runs with equal seeds see equal data. They start at equal weights if their models have equal parameters.
     """
     return [
         Unit(
@@ -40,12 +40,16 @@ def training_units(runs: Path, arms: dict[str, TrainingSettings], seeds: int, pr
 
 
 def train_run(arm: str, settings: TrainingSettings, runs: str) -> dict[str, Any]:
-    """Train a run, or find it trained.
+    """Train a run, unless it is already trained.
 
     Returns:
-        Its ``folder``; ``steps`` of its checkpoints and ``metrics`` there, a list each; and of its epochs the ``loss``,
-        ``loops``, ``flops`` and ``seconds`` (of processor time), a list each; ``switched``, the number of epochs before
-        the switch; and the ``gradient_norms`` of the epochs in which a criterion asked for them.
+        A dictionary with these entries:
+
+        - ``folder``: folder of the run;
+        - ``steps`` and ``metrics``: the step and the metrics of each checkpoint, one list for each metric;
+        - ``loss``, ``loops``, ``flops`` and ``seconds`` (of processor time): lists with a number for each epoch;
+        - ``switched``: number of epochs before the switch; None without a switch;
+        - ``gradient_norms``: a list of the epochs' gradient norms, of the epochs in which a criterion measured them.
     """
     from filelock import FileLock
 
@@ -74,7 +78,7 @@ def train_run(arm: str, settings: TrainingSettings, runs: str) -> dict[str, Any]
 def measuring_units(
     runs: Path, arms: dict[str, TrainingSettings], seeds: int, kind: str, work: Callable[..., Any], **more: Any
 ) -> list[Unit]:
-    """A measurement of all arms and seeds: ``work(folder, **more)``; results named by kind, arm and seed."""
+    """Units that measure the runs of all arms and seeds by ``work(folder, **more)``, named by kind, arm and seed."""
     return [
         Unit(f"{kind}-{arm}-{seed}", work, {"folder": str(run_folder(runs, arm, replace(settings, seed=seed))), **more})
         for seed in range(seeds)
@@ -96,12 +100,12 @@ def model_at(checkpoint: Path) -> nn.Module:
 
 
 def vectors_after(checkpoint: Path, problem: Problem, steps: int) -> Tensor:
-    """The flat parameter vectors (steps + 1, n) of a checkpoint and of the steps that followed in its run, bit for bit.
+    """The flat parameter vectors (steps + 1, n) of a checkpoint and of the next steps of its run, bit for bit.
 
     Args:
-        checkpoint: of a run, at the end of an epoch where its training is staged.
-        problem: at the checkpoint, whose layout and precision the vectors have.
-        steps: how many.
+        checkpoint: checkpoint of a run. In a staged run it must be at the end of an epoch.
+        problem: problem at the checkpoint; the vectors have its layout and precision.
+        steps: number of steps after the checkpoint.
     """
     import torch
 

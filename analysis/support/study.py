@@ -1,4 +1,4 @@
-"""What a study is, and how one is run: units of work first, then a report of their results."""
+"""Studies: a study first does units of work, and then writes a report of their results."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from models.settings import replace_text
 
 T = TypeVar("T")
 Results = Mapping[str, Any]
-"""Of units, by their names."""
+"""The results of units, by the units' names."""
 
 Stage = Sequence[Unit] | Callable[[Results], Sequence[Unit]]
-"""Units of work, or what makes them of the results of the stages before."""
+"""Units of work, or a function that makes units from the results of earlier stages."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done.
+    """The scale of a study, and its folders.
 
     Attributes:
-        quick: minutes instead of an hour: few seeds, short runs; for the tests, and says nothing about the question.
-        runs: folder of training runs and of finished units.
+        quick: few seeds and short runs, for tests: minutes instead of an hour. The results say nothing about the
+            question.
+        runs: folder of the training runs and of the results of units.
         results: folder of ``NAME.md``, ``NAME.h5`` and ``NAME-FIGURE.png`` of every study.
     """
 
@@ -40,18 +41,18 @@ class Scale:
     results: Path
 
     def pick(self, full: T, quick: T) -> T:
-        """One of the two."""
+        """``quick`` at the quick scale, else ``full``."""
         return quick if self.quick else full
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a study found.
+    """The findings of a study.
 
     Attributes:
-        text: in Markdown, without its heading.
-        data: the numbers of every seed.
-        figures: by name.
+        text: text in Markdown, without the heading.
+        data: numbers of every seed.
+        figures: figures by name.
     """
 
     text: str
@@ -61,13 +62,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Study:
-    """A question and how it is answered.
+    """A question, and the work that answers it.
 
     Attributes:
-        name: by which it is run.
-        question: in one line.
-        stages: of work at a scale, one after the other: a later one may use what an earlier one wrote.
-        report: of the results of all units, by their names.
+        name: name of the study on the command line.
+        question: question in one line.
+        stages: function that returns the stages of work at a scale. They are done one after the other, so a stage may
+            use files of earlier stages.
+        report: function that makes the report from the scale and the results of all units.
     """
 
     name: str
@@ -77,15 +79,15 @@ class Study:
 
 
 def run_study(study: Study, scale: Scale, workers: int) -> Path:
-    """Do what isn't done yet, and write record, table and figures.
+    """Do the units that aren't done yet, and write the study's numbers, table and figures.
 
     Args:
-        study: which.
-        scale: how much.
-        workers: processes at a time.
+        study: study to run.
+        scale: scale and folders.
+        workers: number of processes at a time.
 
     Returns:
-        The table.
+        The path of the table, a Markdown file.
     """
     started, results = time.monotonic(), scale.results
     kept = scale.runs / "units" / study.name
@@ -126,6 +128,6 @@ Brackets are 95 % intervals over seeds (Student's t); differences are paired by 
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first column to the left and the others to the right."""
+    """A Markdown table with the first column aligned left and all others aligned right."""
     lines = [list(header), ["---", *["---:"] * (len(header) - 1)], *map(list, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""The arms of the toy study: recursion, depth, parameters and operations told apart."""
+"""The arms of the toy study, which separate the effects of recursion, depth, parameters and operations."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ NAMES = {
 def toy_arms(scale: Scale) -> dict[str, TrainingSettings]:
     """The settings of every arm, at seed 0.
 
-    Looped-Attn takes 2.91 times the operations of Single-Attn a step. Parameters: 1,224 for both; 3,288 for three
-    layers of the same width; 1,248 at width 6; 4,496 for one layer of width 32 with 4 heads.
+    A step of Looped-Attn takes 2.91 times the operations of a step of Single-Attn. Both models have 1,224 parameters.
+    Three layers have 3,288 parameters at this width, 16, and 1,248 at width 6. One layer of width 32 with 4 heads has
+    4,496 parameters.
     """
     epochs = scale.pick(200, 2)
     common = {"epochs": epochs, "steps_per_epoch": scale.pick(20, 4), "batch": scale.pick(64, 16)}
@@ -42,6 +43,6 @@ def toy_arms(scale: Scale) -> dict[str, TrainingSettings]:
 
 
 def pair(scale: Scale) -> dict[str, TrainingSettings]:
-    """Single-Attn and Looped-Attn, of few parameters in a quick try, where whole spectra are measured."""
+    """The settings of Single-Attn and Looped-Attn, for studies of whole spectra; few parameters at the quick scale."""
     every = toy_arms(scale)
     return {name: replace(every[name], width=2, heads=1) if scale.quick else every[name] for name in PAIR}

@@ -1,4 +1,4 @@
-"""Pieces of work that are done once, some at a time, and kept: what makes a study resume where it was stopped."""
+"""Units of work for several processes. Their results are kept, so a stopped study resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ from models.settings import replace_text
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work.
+    """A unit of work: a function and its arguments.
+
+    A kept result is used if the arguments and the code are unchanged. The code is the source of the function and of all
+    that it uses of its module, with docstrings and comments.
 
     Attributes:
-        name: by which its result is kept; letters, digits, dots and dashes.
-        work: a function at the top of its module that returns plain values.
-        arguments: of it, whose ``repr`` says all about them: a result with others is made anew, and so is one of other
-            code: of the function and of all that it uses of its module.
+        name: name of the kept result; letters, digits, dots and dashes.
+        work: function at the top of its module that returns plain values.
+        arguments: arguments of the function; their ``repr`` must determine them.
     """
 
     name: str
@@ -39,13 +41,13 @@ class Unit:
 
     @property
     def request(self) -> str:
-        """What the result is of."""
+        """The function, its arguments and a digest of its code, as text."""
         digest = hashlib.sha256(code_of(self.work).encode()).hexdigest()[:12]
         return f"{self.work.__module__}.{self.work.__qualname__}({self.arguments!r}) as of {digest}"
 
 
 def code_of(work: Callable[..., Any]) -> str:
-    """The source of a function and of the functions and classes of its module that it names, directly or not."""
+    """The source of a function, and of the functions and classes of its module that it names, directly or not."""
     found: dict[str, str] = {}
     waiting: list[Any] = [work]
     while waiting:
@@ -62,13 +64,13 @@ def code_of(work: Callable[..., Any]) -> str:
 
 
 def results_of(units: Sequence[Unit], folder: Path, workers: int, title: str) -> dict[str, Any]:
-    """Do what isn't done yet, and return all results by the units' names.
+    """Do the units that aren't done yet, and return all results by the units' names.
 
     Args:
-        units: of different names, none of which needs another's result.
-        folder: where results are kept, a JSON file each.
-        workers: processes at a time, with a thread of torch each.
-        title: of the progress bar.
+        units: units with different names, none of which needs the result of another.
+        folder: folder of the kept results, a JSON file for each unit.
+        workers: number of processes at a time, each with one thread of torch.
+        title: title of the progress bar.
     """
     found = {unit.name: kept for unit in units if (kept := _kept(folder, unit)) is not None}
     missing = [unit for unit in units if unit.name not in found]
@@ -83,17 +85,20 @@ def results_of(units: Sequence[Unit], folder: Path, workers: int, title: str) ->
 
 
 def seconds_of(units: Sequence[Unit], folder: Path) -> float:
-    """The processor time that all of these took; of training also where another study's run was found."""
+    """The processor time of all these units, in seconds.
+
+    A training unit counts its whole run, even if another study had trained this run.
+    """
     return sum(_seconds(kept) for unit in units if (kept := _kept(folder, unit)) is not None)
 
 
 def _seconds(kept: dict[str, Any]) -> float:
-    training = kept["result"].get("seconds", [])  # of its epochs; see `analysis.support.runs.train_run`
+    training = kept["result"].get("seconds", [])  # for each epoch; see `analysis.support.runs.train_run`
     return max(kept["seconds"], float(sum(training)))
 
 
 def _worked(units: Sequence[Unit], workers: int) -> Any:
-    """Each unit with its result, as they come."""
+    """Do the units, and yield each unit with its result in the order in which they finish."""
     if workers == 1:
         for unit in units:
             yield unit, _work(unit)
@@ -110,7 +115,7 @@ def _worked(units: Sequence[Unit], workers: int) -> Any:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let a worker end when the command is killed, rather than work on for nobody."""
+    """Make a worker process end within seconds if the command is killed."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -121,17 +126,17 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _work(unit: Unit) -> dict[str, Any]:
-    """The result of a unit on one thread, and the seconds of processor time it took."""
+    """Do a unit on one thread, and return its result and its seconds of processor time."""
     import torch
 
-    torch.set_num_threads(1)  # the numbers of a run depend on it, and two processes use two cores
+    torch.set_num_threads(1)  # a run's numbers depend on the number of threads, and each process has one core
     started = time.process_time()
     result = unit.work(**unit.arguments)
     return {"result": result, "seconds": time.process_time() - started}
 
 
 def _kept(folder: Path, unit: Unit) -> dict[str, Any] | None:
-    """What is kept of a unit; None if nothing, or of other arguments."""
+    """The kept result of a unit with its seconds; None if there is none, or if its arguments or code have changed."""
     file = folder / f"{unit.name}.json"
     if not file.exists():
         return None

@@ -1,1 +1,1 @@
-"""How far numbers are off, and how often what is said of them holds."""
+"""The errors of computed numbers, and how often intervals and verdicts are right."""

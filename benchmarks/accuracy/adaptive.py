@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.adaptive``: how many points of a plane are needed, and how far off the rest is."""
+"""``python -m benchmarks.accuracy.adaptive``: points that an adaptive plane evaluates, and its errors elsewhere."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ from landscape.slices.grid import positions
 TOL = 0.01
 SEEDS = 3
 FAR = 1.0
-"""Half of an axis of the planes that go as far as the weights are large."""
+"""Half the length of each axis of the widest plane. A filter-normalised direction times 1 is as long as the weights."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """An adaptive plane against the whole one.
+    """An adaptive plane compared with the fully evaluated plane.
 
     Attributes:
-        share: of the points that were evaluated.
-        error: the largest, by the range of the whole plane.
-        low_error: the largest among the points at which the loss rises by at most its natural scale, by their range.
-        log_error: the largest of the logarithm of the loss.
-        told: the error that was reported, by the range.
+        share: fraction of the points that were evaluated.
+        error: largest error, relative to the range of the whole plane.
+        low_error: largest error among the points whose loss rises by at most its natural scale, relative to the range
+            of these points.
+        log_error: largest error of the logarithm of the loss.
+        told: error that `adapt` reported, relative to the range of the whole plane.
     """
 
     share: float
@@ -56,7 +57,7 @@ class Found:
 
 
 def compare(whole: Plane, scale: float, tol: float, seed: int) -> Found:
-    """What `adapt` makes of a plane whose points are known; points that aren't finite are left out."""
+    """Run `adapt` on a plane whose points are all known, and compare; points that aren't finite are left out."""
     made = adapt(lambda row, column: float(whole.losses[row, column]), whole.losses.shape, whole.centre, tol, seed)
     both = np.isfinite(whole.losses) & np.isfinite(made.values)
     truth, values = whole.losses[both], made.values[both]
@@ -73,7 +74,10 @@ def compare(whole: Plane, scale: float, tol: float, seed: int) -> Found:
 
 
 def planes(problem: Problem, points: int) -> Iterator[tuple[str, Plane]]:
-    """Whole planes over pairs of directions, out to where the loss has risen by its natural scale, and one farther."""
+    """Fully evaluated planes, named by their pair of directions.
+
+    Three planes reach to the ends that `find_extent` finds. One plane reaches to `FAR`.
+    """
     pairs = top_eigenpairs(problem.hessian(), k=2)
     vectors = [pairs.eigenvectors[:, place] for place in range(2)]
     kinds: dict[str, list[Direction]] = {
@@ -101,12 +105,12 @@ app = App(name="python -m benchmarks.accuracy.adaptive", version_flags=[])
 
 @app.default
 def main(*models: Literal["Looped-Attn", "looped GPT", "ResNet-20"], points: int = 51, samples: int = 64) -> int:
-    """Print, as Markdown, what adaptive planes take and miss: the worst of three seeds.
+    """Print, as Markdown, the points and the errors of adaptive planes: the worst of three seeds.
 
     Args:
         models: Names of models; default: all.
-        points: On each axis.
-        samples: On which the loss is evaluated.
+        points: Number of points on each axis.
+        samples: Number of samples in the loss.
     """
     torch.set_num_threads(1)
     rows, shares = [], []
@@ -130,7 +134,10 @@ def main(*models: Literal["Looped-Attn", "looped GPT", "ResNet-20"], points: int
 
 
 def dented(points: int, width: float, seed: int) -> np.ndarray:
-    """A valley with a round hole of half its range, anywhere, whose standard deviation is so many steps of the grid."""
+    """Values (points, points) of a valley with a round hole at a random place.
+
+    The hole is as deep as half of the valley's range. Its standard deviation is ``width`` grid steps.
+    """
     generator = np.random.default_rng(seed)
     place, turn = generator.uniform(-0.95, 0.95, 2), generator.uniform(0, np.pi)
     x, y = np.meshgrid(*[np.linspace(-1, 1, points)] * 2)
@@ -141,11 +148,11 @@ def dented(points: int, width: float, seed: int) -> np.ndarray:
 
 @app.command
 def narrow(*, points: int = 51, seeds: int = 40) -> None:
-    """Print, as Markdown, how narrow a hole in a valley is still found.
+    """Print, as Markdown, how often adaptive planes find holes of several widths in a valley.
 
     Args:
-        points: On each axis.
-        seeds: Of the hole's place.
+        points: Number of points on each axis.
+        seeds: Number of random valleys and places of the hole.
     """
     rows = []
     for width in (0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0):

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.coverage``: how often the intervals of traces and Frobenius norms hold."""
+"""``python -m benchmarks.accuracy.coverage``: how often intervals of traces and Frobenius norms hold the truth."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from landscape.spectrum.estimate import Estimate, interval, root
 from landscape.spectrum.trace import TraceEstimate, estimate_trace
 
 PROBES = (10, 30, 100)
-# When stopping by error, fewer than the dimension, lest the exact trace be taken.
+# Limit of products where a run stops by its error. With as many products as dimensions the trace would be exact.
 MOST_PRODUCTS = 140
 PARAMETERS = 300
 
 
 @dataclass(frozen=True)
 class Case:
-    """A matrix whose trace and norm are known, and a relative tolerance that takes it some 20 to 50 probes.
+    """A matrix with known trace and norm, and a relative tolerance that takes 20 to 50 probes.
 
-    So many cost the coverage most: with fewer the first ten often do, with more their spread is known better.
+    The coverage is lowest at such a tolerance. At a looser one the first ten probes are often enough. At a stricter one
+    there are more probes, so their spread is known better.
     """
 
     name: str
@@ -85,12 +86,12 @@ def _matrix(eigenvalues: np.ndarray) -> Tensor:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How estimates of one number did over some seeds.
+    """Coverage of the intervals of one estimated number.
 
     Attributes:
-        held: how many intervals hold the truth.
-        seeds: of how many.
-        ratio: the mean standard error over the standard deviation of the values.
+        held: number of intervals that hold the truth.
+        seeds: number of intervals, one for each seed.
+        ratio: mean standard error divided by the standard deviation of the values.
     """
 
     held: int
@@ -98,12 +99,12 @@ class Coverage:
     ratio: float
 
     def show(self) -> tuple[str, str]:
-        """Two cells of a table."""
+        """The share of intervals that hold the truth, and the ratio, as two cells of a table."""
         return f"{self.held / self.seeds:.1%}", f"{self.ratio:.2f}"
 
 
-def evaluated_terms(estimates: Sequence[Estimate], truth: float) -> Coverage:
-    """How these estimates of a known number did."""
+def coverage_of(estimates: Sequence[Estimate], truth: float) -> Coverage:
+    """Coverage of these estimates of a number whose true value is known."""
     spread = float(np.std([estimate.value for estimate in estimates], ddof=1))
     errors = float(np.mean([estimate.standard_error for estimate in estimates]))
     held = sum(estimate.low <= truth <= estimate.high for estimate in estimates)
@@ -111,22 +112,22 @@ def evaluated_terms(estimates: Sequence[Estimate], truth: float) -> Coverage:
 
 
 def first(found: TraceEstimate, probes: int) -> tuple[Estimate, Estimate]:
-    """Trace and norm as the first of the probes alone give them: those are the same however many there are."""
+    """Trace and norm estimated from the first probes alone, which don't depend on the number of all probes."""
     return interval(found.samples[:probes], found.rounding), root(interval(found.squares[:probes], 0.0), 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Study:
-    """One matrix over some seeds; coverage is of ``trace`` and ``frobenius``.
+    """Coverage of ``trace`` and ``frobenius`` for one matrix over some seeds.
 
     Attributes:
         case: the matrix.
-        deflated: by number of probes.
-        plain: the same without deflation.
-        stopped: of the runs that stopped by error.
-        claimed: how many of those say that they reached the tolerance.
-        fewest: the least number of probes in one of those.
-        mean: their mean number.
+        deflated: coverage with deflation, by number of probes.
+        plain: coverage without deflation, by number of probes.
+        stopped: coverage of the runs that stop by their error.
+        claimed: number of stopped runs that report to have reached the tolerance.
+        fewest: smallest number of probes of a stopped run.
+        mean: mean number of probes of the stopped runs.
     """
 
     case: Case
@@ -138,12 +139,18 @@ class Study:
     mean: float
 
     def given(self, number: int) -> list[Coverage]:
-        """With this number of probes: trace and norm, then the same without deflation."""
+        """Coverage with this number of probes: trace and norm with deflation, then trace and norm without."""
         return [*self.deflated[number].values(), *self.plain[number].values()]
 
 
 def study(case: Case, seeds: int, numbers: Sequence[int] = PROBES) -> Study:
-    """Estimate over the seeds 0, 1, 2, ... with these numbers of probes, and as many as the tolerance takes."""
+    """Estimate a matrix with given numbers of probes, and with the probes that its tolerance takes.
+
+    Args:
+        case: the matrix.
+        seeds: number of seeds, which are 0, 1, 2, ...
+        numbers: given numbers of probes.
+    """
     operator, most = MatrixOperator(case.matrix), max(numbers)
     deflated = [estimate_trace(operator, probes=most, seed=seed) for seed in range(seeds)]
     plain = [estimate_trace(operator, probes=most, seed=seed, deflation=0) for seed in range(seeds)]
@@ -162,13 +169,13 @@ def study(case: Case, seeds: int, numbers: Sequence[int] = PROBES) -> Study:
 
 def _both(case: Case, estimates: Sequence[tuple[Estimate, Estimate]]) -> dict[str, Coverage]:
     return {
-        "trace": evaluated_terms([trace for trace, _ in estimates], case.trace),
-        "frobenius": evaluated_terms([norm for _, norm in estimates], case.frobenius),
+        "trace": coverage_of([trace for trace, _ in estimates], case.trace),
+        "frobenius": coverage_of([norm for _, norm in estimates], case.frobenius),
     }
 
 
 def fixed_table(studies: Sequence[Study]) -> Table:
-    """Given numbers of probes, with deflation and without."""
+    """The table of given numbers of probes, with deflation and without."""
     rows = [
         (study.case.title, str(number), *(cell for coverage in study.given(number) for cell in coverage.show()))
         for study in studies
@@ -180,7 +187,7 @@ def fixed_table(studies: Sequence[Study]) -> Table:
 
 
 def stopped_table(studies: Sequence[Study]) -> Table:
-    """Runs that stop by error."""
+    """The table of runs that stop by their error."""
     rows = [
         (
             study.case.title,
@@ -206,11 +213,11 @@ app = App(name="python -m benchmarks.accuracy.coverage", version_flags=[])
 
 @app.default
 def main(*, seeds: int = 1000, samples: int = 64) -> int:
-    """Print, as Markdown, how often the intervals of traces and norms hold.
+    """Print, as Markdown, how often the intervals of traces and norms hold the truth.
 
     Args:
-        seeds: Of the probes; at least 2.
-        samples: Sequences of 32 predicted tokens on which the trained model's Hessian is taken.
+        seeds: Number of seeds of the probes; at least 2.
+        samples: Number of sequences of 32 predicted tokens in the trained model's loss.
     """
     if seeds < 2:
         print(f"error: seeds must be at least 2, or nothing spreads, not {seeds}", file=sys.stderr)

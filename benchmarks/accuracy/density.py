@@ -28,9 +28,9 @@ def main(checkpoint: str = "data/looped.pt") -> int:
     """Measure the density of a trained model's Hessian and of random matrices: five minutes of processor time.
 
     Args:
-        checkpoint: Of up to a few thousand parameters, since the whole matrix is made.
+        checkpoint: Path of a checkpoint of at most a few thousand parameters, since its whole Hessian is made.
     """
-    # Before NumPy and SciPy are imported, whose libraries read it then.
+    # NumPy's and SciPy's libraries read these variables when they are imported, which is below.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     from landscape.errors import InputError
 
@@ -57,7 +57,7 @@ def hessian_matrix(checkpoint: str) -> np.ndarray:
 
 
 def model_tables(name: str, matrix: np.ndarray) -> Sequence[Table]:
-    """Distances to the exact spectrum, smoothed curves, and the share of negative eigenvalues."""
+    """Tables of distances to the exact spectrum, of smoothed curves, and of shares of eigenvalues below some points."""
     import numpy as np
 
     from landscape.spectrum.density import spectral_density
@@ -90,7 +90,7 @@ def model_tables(name: str, matrix: np.ndarray) -> Sequence[Table]:
 
 
 def without_outermost(found: SpectralDensity) -> SpectralDensity:
-    """A plain density with the outliers removed as well as its nodes allow: the K largest of each probe."""
+    """A density without deflation, from which the K nodes of largest magnitude of each probe are removed."""
     from dataclasses import replace
 
     import numpy as np
@@ -103,9 +103,10 @@ def without_outermost(found: SpectralDensity) -> SpectralDensity:
 
 
 def predicted_distance(eigenvalues: np.ndarray) -> float:
-    """The Wasserstein-1 distance that the probes alone lead to be expected, from the exact spectrum.
+    """The expected Wasserstein-1 distance that random probes alone cause, from the exact spectrum.
 
-    The share of r of n eigenvalues that a probe sees has the variance 2 r (n - r) / (n^2 (n + 2)).
+    A random probe has a share of its squared length in the space of r of n eigenvectors. The variance of this share is
+    2 r (n - r) / (n^2 (n + 2)).
     """
     import numpy as np
 
@@ -115,7 +116,7 @@ def predicted_distance(eigenvalues: np.ndarray) -> float:
 
 
 def distance_table(title: str, exact: np.ndarray, rows: dict[str, list[SpectralDensity]]) -> Table:
-    """Wasserstein-1 distances to an exact spectrum beside what was predicted."""
+    """The table of Wasserstein-1 distances to an exact spectrum, beside their predictions."""
     import numpy as np
 
     predicted, scale = predicted_distance(exact), float(np.abs(exact).mean())
@@ -144,7 +145,10 @@ def distance_table(title: str, exact: np.ndarray, rows: dict[str, list[SpectralD
 
 
 def smoothing_table(found: SpectralDensity, exact: np.ndarray) -> Table:
-    """What the chosen width is good for: beside it the quadrature shows (less), or only the probes' error (more)."""
+    """The table of errors of a smoothed curve, at the chosen width and at narrower and wider ones.
+
+    At a narrower width the quadrature's error shows. At a wider one only the probes' error is left.
+    """
     import numpy as np
 
     shorter = found.truncated(found.steps - 1)
@@ -167,7 +171,7 @@ def smoothing_table(found: SpectralDensity, exact: np.ndarray) -> Table:
 
 
 def share_table(found: list[SpectralDensity], exact: np.ndarray) -> Table:
-    """The share of eigenvalues below some points, where the quadrature's error is the larger one."""
+    """The table of shares of eigenvalues below some points, where the quadrature's error is larger than the probes'."""
     import numpy as np
 
     header = ("below", "exact", "estimate", "standard error", "bounds of the quadrature", "within two standard errors")
@@ -193,7 +197,7 @@ def share_table(found: list[SpectralDensity], exact: np.ndarray) -> Table:
 
 
 def law_table() -> Table:
-    """Random matrices beside the laws of their limits."""
+    """The table of distances of random matrices' densities to the limit laws of these matrices."""
     import numpy as np
 
     from landscape.spectrum.density import spectral_density

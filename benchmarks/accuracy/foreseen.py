@@ -1,7 +1,8 @@
-"""``python -m benchmarks.accuracy.foreseen [MODEL...]``: what ``--plan`` says, against what the measurements took.
+"""``python -m benchmarks.accuracy.foreseen [MODEL...]``: plans by ``--plan`` against what the measurements took.
 
-Each plan and each measurement has a process of its own, since memory grows once. Products, the time as a ratio, and for
-eigenpairs the memory that the solve recorded, as a ratio.
+Each plan and each measurement runs in a process of its own, since a process's memory grows only once. The table has the
+products that were planned and made, and the ratio of planned to taken time. For eigenpairs the table has the ratio of
+planned to recorded memory too.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ app = App(help="Compare the plan with what measurements take.", version_flags=[]
 
 
 def posed(name: str, measurement: Measurement) -> tuple[Problem, Measurement]:
-    """A model's problem, and the measurement with every setting decided."""
+    """A model's problem, and the measurement with all its settings resolved for this problem."""
     torch.set_num_threads(1)
     problem = CASES[name][1]()
     return problem, measurement.resolve(problem, 1)
 
 
 def planned(name: str, measurement: Measurement) -> Plan:
-    """The plan, without the function that makes the operator, which can't leave the process."""
+    """The plan of a measurement, without the function that makes the operator: this function can't be pickled."""
     problem, asked = posed(name, measurement)
     plan = plan_at(problem, [(asked, 1)])
     cost = plan.measurements[0].cost
@@ -48,7 +49,7 @@ def planned(name: str, measurement: Measurement) -> Plan:
 
 
 def taken(name: str, measurement: Measurement) -> tuple[int, float, float | None]:
-    """Products, seconds, and the bytes beyond model and data that were recorded."""
+    """Products and seconds of a measurement, and its recorded bytes beyond model and data (None if not recorded)."""
     problem, asked = posed(name, measurement)
     started = time.perf_counter()
     made = asked.measure(problem, ProgressBar(shown=False), History())
@@ -56,7 +57,7 @@ def taken(name: str, measurement: Measurement) -> tuple[int, float, float | None
 
 
 def row(name: str, measurement: Measurement) -> tuple[str, ...]:
-    """One line of the table."""
+    """The row of one model and one measurement."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as pool:
         plan = pool.submit(planned, name, measurement).result()
@@ -75,7 +76,11 @@ def row(name: str, measurement: Measurement) -> tuple[str, ...]:
 
 @app.default
 def main(*models: str) -> int:
-    """Print, as Markdown, a line for each model and measurement."""
+    """Print, as Markdown, a row for each model and measurement.
+
+    Args:
+        models: Names of models; default: toy, looped-66k, looped-270k, gpt-900k and resnet-20.
+    """
     rows = []
     for name in models or MODELS:
         small = CASES[name][1]().layout.dim <= SMALL

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.hops``: how often iterates at rest are said to hop, and how often hopping ones."""
+"""``python -m benchmarks.accuracy.hops``: how often `hops` finds hops of iterates that are at rest, or that do hop."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ DIRECTIONS = 10
 STEPS = (100, 400)
 AT_REST = (0.1, 0.3, 0.5, 0.8, 0.9, 0.99)
 BEYOND = (1.5, 1.9)
-_SPACE = 20  # parameters; directions beyond the ten that are asked about are noise for the random ones
-_SETTLED = 300  # steps before the window, after which an iterate has forgotten its start
+_SPACE = 20  # parameters; `hops` tests ten directions, and its random directions span all twenty
+_SETTLED = 300  # steps before the window, after which an iterate no longer depends on its start
 
 Noise = Callable[[Generator, tuple[int, ...]], np.ndarray]
 Walk = Callable[[Generator, int, float], np.ndarray]
 
 
 def normal(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal noise of the gradient."""
+    """Normal noise."""
     return rng.standard_normal(shape)
 
 
 def heavy_tailed(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Student's t with two degrees of freedom, which has no variance."""
+    """Noise with Student's t distribution of two degrees of freedom, which has no finite variance."""
     return rng.standard_t(2, shape)
 
 
 def skewed(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Exponential about its mean."""
+    """Exponentially distributed noise, centred at its mean."""
     return rng.exponential(size=shape) - 1
 
 
 def falling(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Normal, and smaller by an order of magnitude every 100 steps."""
+    """Normal noise that falls by a factor of ten every 100 steps."""
     return 10 ** (-np.arange(shape[0])[:, None] / 100) * rng.standard_normal(shape)
 
 
 def without_replacement(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Eight batches in a new order in every epoch, so that the noise of an epoch sums to zero."""
+    """Noise of eight batches in a new order in every epoch; the noise of an epoch sums to zero."""
     batches = rng.standard_normal((8, shape[1]))
     epochs = [rng.permutation(batches - batches.mean(axis=0)) for _ in range(-(-shape[0] // 8))]
     return np.concatenate(epochs)[: shape[0]]
@@ -53,12 +53,12 @@ def without_replacement(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Descent:
-    """Gradient descent with heavy-ball momentum on a quadratic, at rest, along every direction alike.
+    """Stationary gradient descent with heavy-ball momentum on a quadratic with one curvature in all directions.
 
     Attributes:
-        momentum: b; Adam with frozen second moments is this with b = beta_1.
-        noise: of the gradient.
-        drift: by how many standard deviations of the iterate its floor moves in a window of 100 steps.
+        momentum: momentum b. Adam with frozen second moments is this descent with b = beta_1.
+        noise: noise of the gradient.
+        drift: movement of the floor in 100 steps, in standard deviations of the iterate.
     """
 
     momentum: float = 0.0
@@ -66,7 +66,10 @@ class Descent:
     drift: float = 0.0
 
     def __call__(self, rng: Generator, steps: int, share: float) -> np.ndarray:
-        """Updates (steps, 20), with eta lambda = share (1 + b): half of the stability threshold is a share of 1."""
+        """Updates (steps, 20) with eta lambda = share (1 + b).
+
+        At a share of 1 eta lambda is half of the stability threshold, where hops begin.
+        """
         b = self.momentum
         noise = self.noise(rng, (_SETTLED + steps + 1, _SPACE))
         positions = lfilter([1], [1, -(1 + b) * (1 - share), b], noise, axis=0)[_SETTLED:]
@@ -75,7 +78,7 @@ class Descent:
 
 
 def one_of_ten(rng: Generator, steps: int, share: float) -> np.ndarray:
-    """Plain descent beyond half of the threshold along the first direction, at rest at a tenth along the others."""
+    """Updates of descent without momentum: at this share along the first direction, and at 0.1 along the others."""
     updates = Descent()(rng, steps, 0.1)
     updates[:, 0] = Descent()(rng, steps, share)[:, 0]
     return updates
@@ -93,7 +96,11 @@ KINDS: dict[str, Walk] = {
 
 
 def told(walk: Walk, steps: int, share: float, runs: int, directions: int = DIRECTIONS) -> tuple[int, int]:
-    """How many directions of all runs are said to hop, of the first so many, and how many runs have one."""
+    """Count the verdicts ``hops`` among the first directions of all runs.
+
+    Returns:
+        The number of directions with this verdict, and the number of runs with such a direction.
+    """
     found = []
     for seed in range(runs):
         updates = walk(np.random.default_rng([seed, steps]), steps, share)
@@ -103,7 +110,7 @@ def told(walk: Walk, steps: int, share: float, runs: int, directions: int = DIRE
 
 
 def alarms(runs: int, steps: int) -> Table:
-    """Runs at rest in which any of ten directions is said to hop."""
+    """The table of false alarms: runs at rest with the verdict ``hops`` along any of ten directions."""
     rows = [
         (name, *(share_of(told(walk, steps, share, runs)[1], runs) for share in AT_REST))
         for name, walk in KINDS.items()
@@ -113,7 +120,7 @@ def alarms(runs: int, steps: int) -> Table:
 
 
 def power(runs: int) -> Table:
-    """Directions beyond half of the threshold that are said to hop."""
+    """The table of found hops: directions beyond half of the stability threshold with the verdict ``hops``."""
     columns = [(share, steps) for share in BEYOND for steps in STEPS]
     rows = [
         (f"{name}, all of ten", *(_found(walk, steps, share, runs, DIRECTIONS) for share, steps in columns))
@@ -134,10 +141,10 @@ app = App(name="python -m benchmarks.accuracy.hops", version_flags=[])
 
 @app.default
 def main(*, runs: int = 200) -> int:
-    """Print, as Markdown, how often iterates at rest and hopping ones are said to hop: some twelve minutes.
+    """Print, as Markdown, how often hops are found in iterates at rest and in hopping ones: some twelve minutes.
 
     Args:
-        runs: Of every kind of iterate.
+        runs: Number of runs of each kind of iterate.
     """
     for steps in STEPS:
         print(alarms(runs, steps).markdown())

@@ -1,4 +1,4 @@
-"""Checkpoints a few steps apart late in training, which the runs themselves don't keep."""
+"""Checkpoints a few steps apart late in training; training runs themselves keep fewer checkpoints."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from models.training import TrainingRun
 
 
 def continue_training(checkpoint: Path, folder: Path, apart: int, pairs: int) -> list[Path]:
-    """Train on from a checkpoint of a model with its default settings; what is there already is kept.
+    """Continue the training of a model with default settings and save snapshots, unless all of them exist.
 
     Args:
-        checkpoint: with the state of its optimiser.
-        folder: for the snapshots.
-        apart: steps between two snapshots.
-        pairs: of successive snapshots, so that there is one snapshot more.
+        checkpoint: file of the checkpoint, with the state of its optimiser.
+        folder: folder of the snapshots.
+        apart: number of steps between two snapshots.
+        pairs: number of pairs of successive snapshots; there is one snapshot more.
 
     Returns:
         The snapshots in order, the first a copy of the checkpoint.

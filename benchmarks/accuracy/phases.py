@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.phases``: how often phases are found, where there are some and where not."""
+"""``python -m benchmarks.accuracy.phases``: how often phases are found in curves with phases and in curves without."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _wandering(rng: Generator, m: int) -> np.ndarray:
 
 
 def _autoregressive(share: float) -> Curve:
-    """Noise that keeps this share of itself from point to point, as it is after a long time."""
+    """Stationary autoregressive noise of first order, with this coefficient."""
 
     def drawn(rng: Generator, m: int) -> np.ndarray:
         values = rng.standard_normal(m)
@@ -49,7 +49,7 @@ def _turning(rng: Generator, m: int) -> np.ndarray:
 
 
 WANDERING = "walk of correlated steps, 0.7"
-"""It has turns as phases have: the one curve whose false alarms aren't held."""
+"""A curve that turns as phases do: the only curve whose rate of false alarms may exceed 5 %."""
 WITHOUT: dict[str, Curve] = {
     "noise": lambda rng, m: rng.standard_normal(m),
     "line": lambda rng, m: np.arange(m) / m + 0.1 * rng.standard_normal(m),
@@ -73,7 +73,7 @@ WITH: dict[str, tuple[Curve, Label]] = {
 
 
 def labels(curve: Curve, points: int, seeds: int) -> Counter[Label]:
-    """What is found in a curve, over seeds of its noise."""
+    """Number of times each label is found in a curve, over seeds of its noise."""
     found = Counter[Label]()
     for seed in range(seeds):
         found[phases(np.arange(points), curve(np.random.default_rng(seed), points), seed=seed).label] += 1
@@ -81,7 +81,7 @@ def labels(curve: Curve, points: int, seeds: int) -> Counter[Label]:
 
 
 def alarms(name: str, points: int, seeds: int) -> int:
-    """How often phases are found in a curve that has none."""
+    """Number of seeds at which phases are found in a curve that has none."""
     found = labels(WITHOUT[name], points, seeds)
     return sum(count for label, count in found.items() if label not in NO_PHASES)
 
@@ -94,7 +94,7 @@ def main(*, seeds: int = 100) -> int:
     """Print, as Markdown, how often phases are found: a quarter of an hour.
 
     Args:
-        seeds: Of the noise.
+        seeds: Number of seeds of the noise.
     """
     rows = [(name, *(f"{alarms(name, m, seeds) / seeds:.0%}" for m in POINTS)) for name in WITHOUT]
     head = ("curve", *(f"{m} points" for m in POINTS))

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.accuracy.precision [cost]``: how often intervals of eigenvalues computed in float32 hold.
+"""``python -m benchmarks.accuracy.precision [cost]``: how often intervals of eigenvalues in float32 hold the truth.
 
-Each problem is solved for its five largest eigenvalues in float32, and every interval is held to all eigenvalues of the
-dense Hessian of the same model and data in float64. Five families of models are those that rounding in the shared
-forward pass puts off: their intervals in version 0.1, which knew no products in float64, are counted beside.
+Each problem is solved for its five largest eigenvalues in float32. An interval is right if it holds an eigenvalue of
+the dense Hessian of the same model and data in float64. In five families of models, rounding in the forward pass makes
+large errors. Version 0.1 had no products in float64; the wrong intervals that it would give are counted too.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Looped(nn.Module):
 
 
 class Scaled(nn.Module):
-    """A network whose logits are large."""
+    """A network whose logits are multiplied by a factor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Scaled(nn.Module):
 
 
 class Attending(nn.Module):
-    """One head of attention over the features as tokens; a factor makes its logits large."""
+    """One head of attention over the features as tokens; a factor multiplies the attention logits."""
 
     def __init__(self, factor: float, width: int = 5) -> None:
         super().__init__()
@@ -131,20 +131,20 @@ FAMILIES: dict[str, tuple[bool, Callable[[np.random.Generator], tuple[nn.Module,
     "large logits": (False, lambda rng: (Scaled(10 ** rng.uniform(1, 2.5)), 0.0)),
     "large logits of attention": (False, lambda rng: (Attending(10 ** rng.uniform(1, 2.5)), 0.0)),
 }
-"""By name: whether models are ordinary, and what makes one, with the offset of its inputs."""
+"""By name: whether the family's models are ordinary, and a function that makes a model and the offset of its inputs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one problem gave.
+    """The intervals of one problem, compared with its Hessian in float64.
 
     Attributes:
-        wrong: how many of its intervals hold no eigenvalue of the Hessian in float64.
-        wrong_before: how many of those that products in float32 alone give, as in version 0.1.
-        widths: (k,) its intervals' widths, relative to those.
-        worded: its intervals are of the Hessian as computed in float32.
-        converged: how many pairs did.
-        seconds: for the solve.
+        wrong: number of intervals that hold no eigenvalue of the Hessian in float64.
+        wrong_before: number of wrong intervals by products in float32 alone, as in version 0.1.
+        widths: widths of the intervals, relative to those by products in float32 alone, (k,).
+        worded: whether the result says that its intervals are of the Hessian as computed in float32.
+        converged: number of converged pairs.
+        seconds: time of the solve.
     """
 
     wrong: int
@@ -172,14 +172,14 @@ def posed(family: str, seed: int) -> Problem:
 
 
 def spectrum_in_float64(problem: Problem) -> np.ndarray:
-    """(n,) the eigenvalues of the dense Hessian in float64."""
+    """The eigenvalues (n,) of the dense Hessian in float64."""
     wide = problem.to(dtype=torch.float64).hessian()
     matrix = wide.matmat(torch.eye(wide.dim, dtype=torch.float64)).numpy()
     return np.asarray(np.linalg.eigvalsh((matrix + matrix.T) / 2))
 
 
 def outcome(problem: Problem, seed: int) -> Outcome:
-    """Solve a problem in float32 and hold its intervals to its Hessian in float64."""
+    """Solve a problem in float32 and compare its intervals with the eigenvalues of its Hessian in float64."""
     started = time.perf_counter()
     operator = problem.hessian()
     basis = KrylovBasis(operator, basis_capacity(operator, K), seed)
@@ -209,7 +209,10 @@ def most_wrong(wrong: int, problems: int) -> float:
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> Table:
-    """A row for each family, and one for all. A problem is wrong if one of its intervals is."""
+    """The table with a row for each family, for all ordinary models, and for all models.
+
+    A problem counts as wrong if one of its intervals is wrong.
+    """
     everything = [each for found in outcomes.values() for each in found]
     ordinary = [each for name, found in outcomes.items() if FAMILIES[name][0] for each in found]
     groups = outcomes | {"all ordinary models": ordinary, "all": everything}
@@ -243,7 +246,7 @@ class Alone(SymmetricOperator):
 
 
 def cost(case: str, seeds: int = 3) -> tuple[str, ...]:
-    """A row: what products in float64 add to a solve for ten pairs of a benchmark model, set-up included."""
+    """The row of one model: what products in float64 add to a solve for ten pairs, set-up included."""
     problem = CASES[case][1]()
     made: dict[bool, list[int]] = {True: [], False: []}
     took: dict[bool, list[float]] = {True: [], False: []}
@@ -269,10 +272,10 @@ app = App(name="python -m benchmarks.accuracy.precision", version_flags=[])
 
 @app.command(name="cost")
 def costs(*cases: str) -> None:
-    """Print, as Markdown, what products in float64 add to the ten largest eigenpairs of the benchmarks' models.
+    """Print, as Markdown, the products and seconds that float64 adds to solves for ten eigenpairs.
 
     Args:
-        cases: Of these models alone.
+        cases: Names of benchmark models; default: toy, looped-66k, looped-270k, gpt-900k and resnet-20.
     """
     torch.set_num_threads(1)
     rows = [cost(case) for case in cases or ("toy", "looped-66k", "looped-270k", "gpt-900k", "resnet-20")]
@@ -283,10 +286,12 @@ def costs(*cases: str) -> None:
 
 @app.default
 def main(problems: int = 300, *, seed: int = 0) -> int:
-    """Print how often intervals of eigenvalues hold, as Markdown; a quarter of an hour on one core.
+    """Print, as Markdown, how often intervals of eigenvalues hold the truth; a quarter of an hour on one core.
+
+    The exit status is 1 if an interval is wrong.
 
     Args:
-        problems: Of each family.
+        problems: Number of problems of each family.
         seed: Number of the first problem.
     """
     torch.set_num_threads(1)

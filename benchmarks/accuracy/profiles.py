@@ -1,6 +1,7 @@
-"""Profiles of known shape with known noise, to which `landscape.valley.classify_profile` is held.
+"""Profiles of known shape with known noise, for checks of `landscape.valley.classify_profile`.
 
-The signal-to-noise ratio ``snr`` is the depth of the profile by the standard error of the mean over 256 samples.
+The signal-to-noise ratio ``snr`` is the depth of the profile divided by the standard error of the mean over 256
+samples.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ SAMPLES = 256
 
 
 def huber(kink: float) -> Profile:
-    """t^2 up to the kink, |t| from there."""
+    """A Huber profile: t^2 / (2 kink) up to the kink, |t| - kink / 2 beyond."""
     return lambda t: np.where(abs(t) < kink, t * t / (2 * kink), abs(t) - kink / 2)
 
 
 def unequal(profile: Profile) -> Profile:
-    """One wall three times as high as the other."""
+    """A profile whose right wall is three times as high as its left wall."""
     return lambda t: np.where(t < 0, 1, 3) * profile(t)
 
 
@@ -48,7 +49,8 @@ SHAPES: dict[str, tuple[Profile, Label]] = {
     "linear": (lambda t: t, "no valley"),
     "exponential": (lambda t: np.exp(2 * t), "no valley"),
 }
-# Round floors below walls that flatten as they rise: no V at any height. The last two are a V at the floor and flatten.
+# Ten profiles have a round floor below walls that flatten as they rise, so they are no V at any height. The last two
+# profiles are a V at the floor, and then flatten.
 FLATTENING: dict[str, Profile] = {
     "1 - exp(-t^2 / 0.1)": lambda t: 1 - np.exp(-(t**2) / 0.1),
     "1 - exp(-t^2 / 0.25)": lambda t: 1 - np.exp(-(t**2) / 0.25),
@@ -73,20 +75,23 @@ OPPOSITE: dict[Label, Label] = {"U": "V", "V": "U"}
 
 
 def independent(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise of its own at every point: the standard error of the mean is the depth by ``snr``."""
+    """Samples (256, m) of a profile with independent normal noise at every point, of standard error depth / snr."""
     depth = np.ptp(profile) or 1.0
     return np.asarray(profile + rng.standard_normal((SAMPLES, len(profile))) * depth / snr * math.sqrt(SAMPLES))
 
 
 def smooth(profile: np.ndarray, snr: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise as of a network: each sample has a level, a slope and a curvature of its own along the line."""
+    """Samples (256, m) of a profile with smooth noise, like that of a network's samples.
+
+    Each sample adds a random level, slope and curvature along the line.
+    """
     depth = np.ptp(profile) or 1.0
     own = rng.standard_normal((SAMPLES, 3)) @ np.vander(T, 3).T / math.sqrt(3)
     return np.asarray(profile + own * depth / snr * math.sqrt(SAMPLES))
 
 
 def labels(name: str, snr: float, seeds: int, noise: Noise = independent) -> Counter[Label]:
-    """How often each label is given to a known profile."""
+    """Number of times that each label is given to a known profile, over seeds of the noise."""
     profile = PROFILES[name](T)
     rngs = (np.random.default_rng([seed, 7]) for seed in range(seeds))
     return Counter(

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.reduced``: what products in bfloat16 save, and what they cost in accuracy."""
+"""``python -m benchmarks.accuracy.reduced``: the time that products in bfloat16 save, and their loss of accuracy."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def main(*cases: str, device: Literal["cpu", "cuda"] = "cpu", write: bool = Fals
     """Compare products and top 10 eigenpairs in bfloat16 with those in float32, with one thread.
 
     Args:
-        cases: Of these models alone.
-        device: Where; CUDA_VISIBLE_DEVICES says which GPU.
-        write: Put the table into docs/performance.md.
+        cases: Names of models; default: toy, looped-66k, looped-270k, gpt-900k and resnet-20.
+        device: Device of all computations; CUDA_VISIBLE_DEVICES chooses the GPU.
+        write: Write the table into docs/performance.md.
     """
     torch.set_num_threads(1)
     if wrong := [case for case in cases if case not in CASES]:
@@ -84,7 +84,7 @@ def _row(case: str, problem: Problem) -> tuple[str, ...]:
 
 
 def _ratio(one: Callable[[], object], other: Callable[[], object], rounds: int, device: torch.device) -> Spread:
-    """The time of one thing by that of another, which run in turn."""
+    """The time of one action divided by the time of the other, over rounds in which both run in turn."""
     return Spread.of(row["one"] / row["other"] for row in alternate({"one": one, "other": other}, rounds, device))
 
 

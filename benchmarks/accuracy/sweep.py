@@ -1,8 +1,8 @@
-"""``python -m benchmarks.accuracy.sweep``: what warm starts and a goal for the eigenvalues save along training.
+"""``python -m benchmarks.accuracy.sweep``: products that warm starts and a goal for the eigenvalues save in training.
 
-Snapshots of the shipped looped transformer 20 steps apart, trained on from its last checkpoint. Each is solved cold and
-from the eigenvectors of the one before, to residuals and to certified eigenvalues; the dense Hessian in float64 tells
-whether every interval contains its eigenvalue.
+The shipped looped transformer is trained on from its last checkpoint, with a snapshot every 20 steps. Each snapshot is
+solved cold, and warm from the eigenvectors of the snapshot before. The goal is a residual, or a certified error of the
+eigenvalues. Whether each interval contains its eigenvalue is checked with the dense Hessian in float64.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Snapshot:
     """A checkpoint's Hessian.
 
     Attributes:
-        operator: in float32, as the solver meets it.
-        exact: (n,) eigenvalues in float64, by magnitude, descending.
+        operator: the Hessian in float32, for the solver.
+        exact: eigenvalues in float64, (n,), by magnitude, descending.
     """
 
     operator: MatrixOperator
@@ -45,7 +45,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, hessian: np.ndarray) -> Snapshot:
-        """From a symmetric matrix (n, n) in float64."""
+        """Make a snapshot from a symmetric matrix (n, n) in float64."""
         exact = np.linalg.eigvalsh(hessian)
         operator = MatrixOperator(torch.as_tensor(hessian, dtype=torch.float32))
         return cls(operator, exact[select(exact, len(exact), "LM")])
@@ -53,16 +53,16 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Cost:
-    """The solves of one kind over all pairs of snapshots and seeds.
+    """The solves with one goal and one kind of start, over all pairs of snapshots and all seeds.
 
     Attributes:
-        k: eigenpairs asked for.
-        goal: what was asked of them.
-        start: cold or warm.
-        products: of each solve.
-        verification: those of them that verify and search.
-        incomplete: solves that didn't reach their goal.
-        uncontained: intervals without the exact eigenvalue of their place.
+        k: number of eigenpairs.
+        goal: the goal in words.
+        start: ``cold`` or ``warm``.
+        products: number of products of each solve.
+        verification: number of each solve's products that verify pairs and search for missed ones.
+        incomplete: number of solves that didn't reach their goal.
+        uncontained: number of intervals that don't contain the exact eigenvalue of their rank.
     """
 
     k: int
@@ -74,7 +74,7 @@ class Cost:
     uncontained: int
 
     def row(self) -> tuple[str, ...]:
-        """Its line of the table."""
+        """The row of the table."""
         return (
             f"k = {self.k}, {self.goal}, {self.start}",
             f"{np.median(self.products):.1f}",
@@ -88,7 +88,14 @@ class Cost:
 
 
 def snapshots(checkpoint: Path, pairs: int, samples: int, folder: Path) -> list[Snapshot]:
-    """Train on from a checkpoint and take the Hessians on this many sequences."""
+    """Train on from a checkpoint, and compute the dense Hessian at each snapshot.
+
+    Args:
+        checkpoint: file of the checkpoint.
+        pairs: number of pairs of successive snapshots.
+        samples: number of sequences in the loss.
+        folder: folder of the snapshots' checkpoints.
+    """
     found = []
     for path in continue_training(checkpoint, folder, APART, pairs):
         hessian = pose(str(path), samples).to(dtype=torch.float64).hessian()
@@ -98,12 +105,15 @@ def snapshots(checkpoint: Path, pairs: int, samples: int, folder: Path) -> list[
 
 
 def sweep(series: Sequence[Snapshot], seeds: int, ks: Sequence[int] = (1, 10)) -> list[Cost]:
-    """Solve every snapshot but the first, each way and with each seed; the one before is solved to the same goal."""
+    """Solve every snapshot but the first with each k, goal, start and seed.
+
+    A warm start uses the eigenvectors of the snapshot before, which was solved to the same goal.
+    """
     return [cost for k in ks for tol_value in (None, TOL_VALUE) for cost in compare(series, seeds, k, tol_value)]
 
 
 def compare(series: Sequence[Snapshot], seeds: int, k: int, tol_value: float | None) -> list[Cost]:
-    """Cold and warm starts towards one goal."""
+    """The costs of cold and of warm starts towards one goal."""
     goal = f"residual {TOL:g}" if tol_value is None else f"value {tol_value:g}"
     solves: dict[str, list[tuple[Eigenpairs, np.ndarray]]] = {"cold": [], "warm": []}
     for seed in range(seeds):
@@ -121,7 +131,7 @@ def compare(series: Sequence[Snapshot], seeds: int, k: int, tol_value: float | N
 
 
 def summarise(k: int, goal: str, start: str, found: list[tuple[Eigenpairs, np.ndarray]]) -> Cost:
-    """The solves (each with the k exact eigenvalues by magnitude) of one kind."""
+    """The cost of solves of one kind, each given with the k exact eigenvalues by magnitude."""
     return Cost(
         k,
         goal,
@@ -134,13 +144,13 @@ def summarise(k: int, goal: str, start: str, found: list[tuple[Eigenpairs, np.nd
 
 
 def uncontained(pairs: Eigenpairs, exact: np.ndarray) -> int:
-    """How many intervals don't contain the eigenvalue of their place."""
+    """Number of intervals that don't contain the exact eigenvalue of their rank."""
     low, high = pairs.intervals.T
     return int(((exact < low) | (exact > high)).sum())
 
 
 def table(costs: Sequence[Cost]) -> Table:
-    """Products over all pairs of snapshots and seeds."""
+    """The table of products over all pairs of snapshots and all seeds."""
     header = ("goal and start", "median", "mean", "max", "iterating", "verifying", "incomplete", "not contained")
     return Table("Products of a solve, late in training, 20 steps apart", header, [cost.row() for cost in costs])
 
@@ -150,9 +160,9 @@ def main(*, pairs: int = 10, seeds: int = 10, samples: int = 64) -> int:
     """Print the table in Markdown; nearly all the time goes into the dense Hessians, a minute for each.
 
     Args:
-        pairs: Of successive snapshots.
-        seeds: Of random starts and searches.
-        samples: Sequences in the loss.
+        pairs: Number of pairs of successive snapshots.
+        seeds: Number of seeds of random starts and searches.
+        samples: Number of sequences in the loss.
     """
     try:
         with TemporaryDirectory() as folder:

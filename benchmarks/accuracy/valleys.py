@@ -1,4 +1,4 @@
-"""``python -m benchmarks.accuracy.valleys``: how often the shape of a profile is told rightly, and wrongly."""
+"""``python -m benchmarks.accuracy.valleys``: how often `classify_profile` gives the right label, and a wrong one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOISES = {"independent at every point": independent, "smooth along the line": sm
 
 
 def told(seeds: int) -> list[str]:
-    """For each kind of noise a table of the share of right labels, and the rate of opposite ones below it."""
+    """For each kind of noise a Markdown table: the share of right labels, and in the last row of opposite labels."""
     blocks = []
     for title, noise in NOISES.items():
         found = {name: {snr: labels(name, snr, seeds, noise) for snr in RATIOS} for name in SHAPES}
@@ -45,7 +45,10 @@ def told(seeds: int) -> list[str]:
 
 
 def _opposite(found: Mapping[str, Mapping[int, Counter[Label]]], snr: int, seeds: int) -> str:
-    """How often V was said of a U or U of a V, and the upper 95 % bound of that rate (Clopper and Pearson 1934)."""
+    """The number of labels V of U profiles and U of V profiles, with the upper 95 % bound of their rate.
+
+    The bound is that of Clopper and Pearson (1934).
+    """
     shaped = [(name, label) for name, (_, label) in SHAPES.items() if label in OPPOSITE]
     wrong = sum(found[name][snr][OPPOSITE[label]] for name, label in shaped)
     total = seeds * len(shaped)
@@ -53,7 +56,7 @@ def _opposite(found: Mapping[str, Mapping[int, Counter[Label]]], snr: int, seeds
 
 
 def alarms(seeds: int) -> list[str]:
-    """For each kind of noise how often V is said of walls that flatten, and U or V of nothing but noise below."""
+    """For each kind of noise the rate of the label V on walls that flatten, and of each label on pure noise."""
     blocks = []
     for title, noise in NOISES.items():
         rows = [
@@ -69,7 +72,7 @@ def alarms(seeds: int) -> list[str]:
 
 
 def power(seeds: int) -> str:
-    """How often V is said of abs(t) and U of t^2, with the 95 % interval of each rate."""
+    """The rates of the label V on abs(t) and of U on t^2, with their 95 % intervals."""
     wanted: tuple[tuple[str, Label], ...] = (("abs(t)", "V"), ("t^2", "U"))
     rows = [
         (f"{name}, noise {title}", *(share_of(labels(name, snr, seeds, noise)[label], seeds) for snr in RATIOS[:3]))
@@ -81,7 +84,7 @@ def power(seeds: int) -> str:
 
 
 def scattered() -> str:
-    """What is read off the mean of V-shaped samples whose minima scatter, by how far one looks."""
+    """The verdict on the mean of V-shaped samples whose minima scatter, by half-width of the profile."""
     rows = []
     for reach in (20, 10, 5, 2, 1, 0.5):
         minima = np.random.default_rng(0).standard_normal(SAMPLES)
@@ -98,10 +101,10 @@ app = App(name="python -m benchmarks.accuracy.valleys", version_flags=[])
 
 @app.default
 def main(*, seeds: int = 100) -> int:
-    """Print, as Markdown, how often the shape of a profile is told: half an hour of processor time.
+    """Print, as Markdown, how often profiles get the right label: half an hour of processor time.
 
     Args:
-        seeds: Of the noise.
+        seeds: Number of seeds of the noise.
     """
     print("\n".join([*told(seeds), scattered()]))
     return 0
@@ -109,10 +112,10 @@ def main(*, seeds: int = 100) -> int:
 
 @app.command(name="alarms")
 def print_alarms(*, seeds: int = 20) -> int:
-    """Print how often V is said of walls that flatten, and anything of nothing but noise: four minutes.
+    """Print how often walls that flatten get the label V, and pure noise each label: four minutes.
 
     Args:
-        seeds: Of the noise; ten times as many without a profile.
+        seeds: Number of seeds of the noise; for pure noise ten times as many.
     """
     print("\n".join(alarms(seeds)))
     return 0
@@ -120,10 +123,10 @@ def print_alarms(*, seeds: int = 20) -> int:
 
 @app.command(name="power")
 def print_power(*, seeds: int = 200) -> int:
-    """Print how often abs(t) and t^2 are told at low ratios, with intervals: six minutes.
+    """Print how often abs(t) and t^2 get their labels at low signal-to-noise ratios, with intervals: six minutes.
 
     Args:
-        seeds: Of the noise.
+        seeds: Number of seeds of the noise.
     """
     print(power(seeds))
     return 0

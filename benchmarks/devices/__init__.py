@@ -1,1 +1,1 @@
-"""Another device beside the CPU: the same numbers, and at what speed?"""
+"""Comparisons of another device with the CPU: the agreement of numbers, and the speed."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.devices``: does another device give the CPU's numbers, and at what price."""
+"""``python -m benchmarks.devices``: whether another device gives the CPU's numbers, and at what cost."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ app = App(name="python -m benchmarks.devices", version_flags=[])
 
 @app.default
 def main(*, device: str = "cuda", samples: int = 256) -> int:
-    """Compare all kinds of curvature on a device and on the CPU, in float32 and float64; status 1: they disagree.
+    """Compare all kinds of curvature on a device and on the CPU, in float32 and float64.
+
+    The exit status is 1 if they disagree.
 
     Args:
         device: The device, such as cuda or cuda:1; cpu compares the CPU with itself.
-        samples: Sequences of 32 predicted tokens in the data.
+        samples: Number of sequences of 32 predicted tokens in the data.
     """
     try:
         place = available_device(device)
@@ -74,13 +76,13 @@ def _cost_table(problems: dict[str, Problem], device: torch.device) -> Table:
 
 
 def _rates_table(problems: dict[str, Problem], device: torch.device) -> Table:
-    """Of models that fill the device: on a GPU one of 124 million parameters."""
+    """The table of rates on models that fill the device: on a GPU, GPT-2 small with 124 million parameters."""
     cpu = device.type == "cpu"
     side, cells = (1024, []) if cpu else (8192, [])
     problems = problems if cpu else {"GPT-2 small": gpt2_small(8, 512)}
     for name, problem in problems.items():
         there = problem.to(device, torch.float32)
-        with there.evaluating():  # float32 is float32 for the plain product too
+        with there.evaluating():  # no TF32 in the plain matrix product either
             for rate in (product_rate(there, side, rounds=5), orthogonalisation_rate(there, rounds=5)):
                 rates = (f"{each.show('.1f')} {rate.unit}" for each in (rate.reached, rate.most))
                 cells.append((f"{name}, {rate.what}", *rates, f"{rate.share:.0%}"))

@@ -1,10 +1,10 @@
-"""Whether two devices give the same numbers, within the errors that these numbers have.
+"""Whether two devices give the same numbers, within the errors of these numbers.
 
-Losses, gradient and products carry rounding errors, whose size is measured on the CPU: the distance of the float32
-result to the float64 one, in units of the float32 rounding unit, is how much the computation amplifies rounding.
-Another device adds in another order, so its errors are others of about that size; `MARGIN` times it is allowed.
-TF32, whose rounding unit is 8,192 times larger, lies far outside. Eigenvalues carry their own error: the intervals of
-the two devices must overlap.
+Losses, gradient and products carry rounding errors, whose size is measured on the CPU. The distance of the float32
+result from the float64 result, in units of the float32 rounding unit, is how much the computation amplifies rounding.
+Another device adds in another order, so it makes other errors of about this size. Differences up to `MARGIN` times this
+size are allowed. Differences by TF32 are far larger, because its rounding unit is 8,192 times larger. Eigenvalues carry
+their own error: the intervals of the two devices must overlap.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ class Agreement:
     """One quantity of one problem on a device and on the CPU.
 
     Attributes:
-        problem: its name.
+        problem: name of the problem.
         dtype: ``float32`` or ``float64``.
-        quantity: what was compared.
-        difference: relative, in the 2-norm; of eigenvalues, the largest one relative to its eigenvalue.
-        allowed: what the errors of the two explain; of eigenvalues, for the one that comes closest to it.
+        quantity: name of the quantity.
+        difference: relative difference in the 2-norm. For eigenvalues it is the relative difference of the eigenvalue
+            that is furthest off in units of its error.
+        allowed: largest difference that the two results' errors explain. For eigenvalues it is the sum of the errors of
+            the eigenvalue that is furthest off.
     """
 
     problem: str
@@ -48,18 +50,18 @@ class Agreement:
 
     @property
     def agrees(self) -> bool:
-        """The difference is explained; a NaN isn't."""
+        """Whether the errors explain the difference; False if either is NaN."""
         return self.difference <= self.allowed
 
 
 @dataclass(frozen=True)
-class RowData:
-    """What one device in one precision makes of a problem.
+class Computed:
+    """The results of one problem on one device in one precision.
 
     Attributes:
-        vectors: per-term losses, gradient, losses over a plane, and one product of each kind of curvature, on the CPU
-            in float64.
-        pairs: the top 10 of the Hessian.
+        vectors: per-term losses, gradient, losses over a plane, and one product of each kind of curvature; moved to the
+            CPU and to float64.
+        pairs: top 10 eigenpairs of the Hessian, or all if there are fewer.
     """
 
     vectors: dict[str, Tensor]
@@ -80,8 +82,8 @@ def agreements(name: str, problem: Problem, device: torch.device) -> list[Agreem
     ]
 
 
-def measured(problem: Problem) -> RowData:
-    """Everything that is compared, from one fixed vector and one fixed seed; of a problem whose model has a loop."""
+def measured(problem: Problem) -> Computed:
+    """Compute all compared quantities with a fixed vector and a fixed seed; the problem's model must have a loop."""
     vectors = {
         "losses": torch.cat([losses.flatten() for losses, _ in problem.sample_losses()]),
         "gradient": problem.gradient(),
@@ -89,11 +91,15 @@ def measured(problem: Problem) -> RowData:
         **{f"{name} product": operator.matvec(_direction(operator)) for name, operator in _operators(problem).items()},
     }
     vectors = {quantity: value.to("cpu", torch.float64) for quantity, value in vectors.items()}
-    return RowData(vectors, top_eigenpairs(problem.hessian(), min(10, problem.layout.dim), seed=0))
+    return Computed(vectors, top_eigenpairs(problem.hessian(), min(10, problem.layout.dim), seed=0))
 
 
 def _operators(problem: Problem) -> dict[str, SymmetricOperator]:
-    """Every kind of curvature; sampled labels are the same but where rounding decides, for one in some 10^6."""
+    """An operator for every kind of curvature.
+
+    The sampled labels of the Monte-Carlo Fisher matrix are equal on both devices, but for about one in 10^6, where
+    rounding decides.
+    """
     hessian = problem.hessian()
     return {
         "Hessian": hessian,
@@ -107,7 +113,7 @@ def _operators(problem: Problem) -> dict[str, SymmetricOperator]:
 
 
 def _plane(problem: Problem) -> Tensor:
-    """Losses over a plane of filter-normalised directions, whose draws are made on the CPU."""
+    """Losses over a plane of filter-normalised directions, whose random numbers are drawn on the CPU."""
     first, second = orthogonalised([gaussian(problem, 0, index) for index in range(2)])
     return torch.as_tensor(plane(problem, first, second, np.linspace(-0.2, 0.2, 3), np.linspace(-0.2, 0.2, 3)).losses)
 
@@ -118,16 +124,16 @@ def _direction(operator: SymmetricOperator) -> Tensor:
 
 
 def compare(
-    name: str, dtype: torch.dtype, device: RowData, cpu: RowData, amplification: dict[str, float]
+    name: str, dtype: torch.dtype, device: Computed, cpu: Computed, amplification: dict[str, float]
 ) -> list[Agreement]:
-    """One line for each quantity.
+    """Compare the results of a device and of the CPU, quantity by quantity.
 
     Args:
-        name: of the problem.
-        dtype: in which both were computed.
-        device: what the device gave.
-        cpu: what the CPU gave.
-        amplification: of rounding, for each of the vectors.
+        name: name of the problem.
+        dtype: precision of both results.
+        device: results of the device.
+        cpu: results of the CPU.
+        amplification: amplification of rounding, for each of the vectors.
     """
     precision = str(dtype).removeprefix("torch.")
     allowed = {quantity: MARGIN * torch.finfo(dtype).eps * factor for quantity, factor in amplification.items()}
@@ -145,10 +151,10 @@ def distance(vector: Tensor, expected: Tensor) -> float:
 
 
 def furthest_eigenvalue(ours: Eigenpairs, theirs: Eigenpairs) -> tuple[float, float]:
-    """The eigenvalue whose two intervals are nearest to parting: its difference and both errors, relative to it.
+    """Difference and sum of errors of the eigenvalue with the largest ratio of the two, both relative to it.
 
-    Intervals are compared in the order of the two results, so both solves must be complete; otherwise nothing is
-    allowed.
+    Eigenvalues are compared in the order of the two results, so both solves must be complete. Otherwise the sum of
+    errors is NaN, which allows no difference.
     """
     scale = abs(theirs.eigenvalues)
     difference = abs(ours.eigenvalues - theirs.eigenvalues) / scale

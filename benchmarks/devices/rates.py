@@ -1,4 +1,4 @@
-"""How close a device comes to what it can do: products to its matrix products, orthogonalising to a plain copy."""
+"""Rates of Hessian products beside plain matrix products, and of orthogonalisation beside plain copies."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from landscape.problem import Problem
 from landscape.spectrum.basis_store import BasisStore
 from models.cost import counted
 
-_BYTES = {"cpu": 1 << 28}  # of a basis that no cache holds
+_BYTES = {"cpu": 1 << 28}  # size of a basis that no cache holds
 _ON_GPU = 1 << 31
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What is done in a second, beside what the device does at most.
+    """The rate of a computation, beside the highest rate of the device.
 
     Attributes:
-        what: was done.
-        unit: of the rates.
-        reached: in each round.
-        most: of a plain matrix product or a plain copy in the same rounds.
+        what: name of the computation.
+        unit: unit of both rates.
+        reached: rates of the computation over the rounds.
+        most: rates of a plain matrix product or a plain copy over the same rounds.
     """
 
     what: str
@@ -35,17 +35,17 @@ class Rate:
 
     @property
     def share(self) -> float:
-        """Of the two medians."""
+        """The median rate of the computation divided by the median of the highest rate."""
         return self.reached.median / self.most.median
 
 
 def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
-    """Operations a second of a product of the Hessian, its graph kept, beside one product of large matrices.
+    """Operations a second of a Hessian product with a kept graph, beside a product of two large matrices.
 
     Args:
-        problem: of the Hessian.
-        side: of the matrices, enough to fill the device.
-        rounds: of timing.
+        problem: problem whose Hessian is multiplied.
+        side: dimension of the matrices, large enough to fill the device.
+        rounds: number of rounds of timing.
     """
     hessian = Hessian(problem, route="cached")
     with counted() as counter:
@@ -60,9 +60,9 @@ def product_rate(problem: Problem, side: int, rounds: int) -> Rate:
 
 
 def orthogonalisation_rate(problem: Problem, rounds: int) -> Rate:
-    """Bytes a second that go into orthogonalising against a basis, beside those of copying it.
+    """Bytes a second that orthogonalisation against a basis reads, beside those that a copy of the basis moves.
 
-    Two passes read a basis in memory twice each.
+    Orthogonalisation has two passes, each of which reads a basis in memory twice.
     """
     count = max(1, _BYTES.get(problem.device.type, _ON_GPU) // problem.vector.nbytes)
     rows = BasisStore(count, problem.layout.dim, problem.dtype, problem.device)

@@ -1,1 +1,1 @@
-"""Products, eigenpairs, planes and memory beside other libraries."""
+"""Comparisons with other libraries: products, eigenpairs, planes and memory."""

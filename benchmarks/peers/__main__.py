@@ -1,4 +1,4 @@
-"""``python -m benchmarks.peers``: products, eigenpairs, planes and memory beside other libraries."""
+"""``python -m benchmarks.peers``: products, eigenpairs, planes and memory, compared with other libraries."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ app = App(name="python -m benchmarks.peers", version_flags=[])
 
 @app.default
 def main(*rows: str, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False, write: bool = False) -> int:
-    """Compare on several models with one thread; those that aren't shipped are trained first.
+    """Compare libraries on several models with one thread; models that aren't shipped are trained first.
 
     Args:
-        rows: Of these models alone.
-        device: Where all of them compute; CUDA_VISIBLE_DEVICES says which GPU.
-        quick: One small model, little data and one seed: shows that everything runs, its figures mean nothing.
-        write: Put each model's figures, once they are there, into docs/performance.md, .json and the picture.
+        rows: Names of models; default: all of the plan.
+        device: Device of all libraries; CUDA_VISIBLE_DEVICES chooses the GPU.
+        quick: Use one small model, little data and one seed. This shows that everything runs; the figures mean nothing.
+        write: Write each model's figures, once measured, into docs/performance.md, its JSON file and its picture.
     """
     plan = QUICK if quick else FULL
     known = [row.case for row in plan.rows]
@@ -35,7 +35,7 @@ def main(*rows: str, device: Literal["cpu", "cuda"] = "cpu", quick: bool = False
     if wrong:
         print(f"error: there is no model {wrong[0]!r}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    # Before NumPy and SciPy are imported, whose libraries read it then.
+    # NumPy's and SciPy's libraries read these variables when they are imported, which is below.
     os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
     from benchmarks.peers.report import measure, store
     from landscape.machine.device import available_device

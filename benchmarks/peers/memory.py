@@ -1,4 +1,4 @@
-"""The memory that solves take, and that kept graphs were said to take, against what the process takes."""
+"""The memory of a process with kept graphs, beside the counted bytes of these graphs, and in whole solves."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Memory:
     """Bytes that one case takes beyond its model and data.
 
     Attributes:
-        case: its name.
+        case: name of the case.
         counted: `Route.graph_bytes`, which decides the route.
-        held: growth of the process's resident memory once the graphs are made.
-        products: growth of its maximum by making them and two products.
-        solves: growth of its maximum in a whole solve for the pairs, by each library.
+        held: growth of the memory in use once the graphs are made.
+        products: growth of the peak memory by the graphs and two products.
+        solves: growth of the peak memory in a whole solve, by each library.
     """
 
     case: str
@@ -41,7 +41,7 @@ class Memory:
 
 
 def memory_of(case: str, k: int, device: torch.device) -> Memory | None:
-    """Measure each thing in a process of its own, whose memory nothing has touched; None where nothing tells."""
+    """Measure the graphs and each solve in fresh processes of their own; None where memory can't be measured."""
     if math.isnan(Growth(device).now()):
         return None
     counted, held, products = _alone(_graphs, case, device)
@@ -71,7 +71,10 @@ def _solve(case: str, device: torch.device, k: int, solver: str) -> int:
 
 
 def _begin(case: str, device: torch.device) -> tuple[Problem, Growth]:
-    """The case, once what every later step needs is there, and its growth from there."""
+    """The case's problem after a first gradient, and the growth of memory from then on.
+
+    The gradient loads what every later step needs, so this isn't counted.
+    """
     torch.set_num_threads(1)
     problem = CASES[case][1]().to(device)
     problem.gradient()

@@ -1,4 +1,4 @@
-"""What one Hessian-vector product costs, in gradients, by every way there is to make it, and one of other matrices."""
+"""Costs in gradients: Hessian-vector products by every route and library, and products of other matrices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUTES = ("cached", "linearised", "compiled", "rebuilt", "recompiled")
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one thing in gradients."""
+    """The cost of one computation, in gradients."""
 
     what: str
     gradients: Spread
@@ -33,16 +33,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class ProductCosts:
-    """What products cost on one problem.
+    """The costs of products on one problem.
 
     Attributes:
-        case: its name.
-        parameters: their number.
-        samples: in its data.
-        gradient_ms: the unit, a gradient in plain PyTorch, in milliseconds.
-        costs: in that unit, paired within each round.
-        set_up_seconds: what each route takes before its first product, once, on the clock: a compiler has processes of
-            its own.
+        case: name of the problem's case.
+        parameters: number of parameters.
+        samples: number of samples in the data.
+        gradient_ms: time of a gradient in plain PyTorch, in milliseconds.
+        costs: costs of all computations in such gradients, paired within each round.
+        set_up_seconds: wall-clock time of each route before its first product, measured once. The processor's time
+            would leave out the compiler's own processes.
     """
 
     case: str
@@ -54,7 +54,7 @@ class ProductCosts:
 
 
 def product_costs(case: str, problem: Problem, rounds: int) -> ProductCosts:
-    """Time every way in turn, each round against its own gradient."""
+    """Time every computation in turn, and divide its time by that of the gradient of the same round."""
     plain = PlainModel(problem)
     vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0)).to(problem.vector)
     pieces = plain.pieces(vector)
@@ -82,7 +82,7 @@ def product_costs(case: str, problem: Problem, rounds: int) -> ProductCosts:
         "PyHessian, set-up": lambda: pyhessian_solver(PlainModel(problem)),
         **{f"{name}, product": partial(operator.matvec, vector) for name, operator in others.items()},
     }
-    with problem.evaluating():  # for all the same attention kernel
+    with problem.evaluating():  # one attention kernel for all libraries
         times = alternate(actions, rounds, problem.device)
     return ProductCosts(
         case=case,
@@ -95,18 +95,18 @@ def product_costs(case: str, problem: Problem, rounds: int) -> ProductCosts:
 
 
 def _routes(problem: Problem) -> tuple[dict[str, Hessian], dict[str, float]]:
-    """The Hessian by every route, and the seconds that each took; those that can't be taken are left out."""
+    """The Hessian by every route, and the seconds of each set-up; routes that aren't possible here are left out."""
     routes, seconds = {}, {}
     for route in ROUTES:
         started = time.perf_counter()
-        hessian = Hessian(problem.to(), route=route)  # which knows no program of another route
+        hessian = Hessian(problem.to(), route=route)  # the copy holds no program of another route
         if not hessian.route.note:
             routes[route], seconds[route] = hessian, time.perf_counter() - started
     return routes, seconds
 
 
 def operator_cost(problem: Problem, rounds: int) -> tuple[Spread, Spread]:
-    """On any device: the milliseconds of `Problem.gradient`, and the cost of a product of its Hessian in gradients."""
+    """The milliseconds of `Problem.gradient` on any device, and the cost of a Hessian product in such gradients."""
     hessian = Hessian(problem, route="cached")
     actions = {"gradient": problem.gradient, "product": lambda: hessian.matvec(problem.vector)}
     times = alternate(actions, rounds, problem.device)
@@ -133,7 +133,7 @@ def pyhessian_solver(plain: PlainModel) -> Any:
 
 
 def pyhessian_product(solver: Any, pieces: list[Tensor]) -> tuple[Tensor, ...]:
-    """One product by PyHessian's own function."""
+    """One Hessian-vector product by PyHessian's own function."""
     from pyhessian.utils import hessian_vector_product
 
     return hessian_vector_product(solver.gradsH, solver.params, pieces)

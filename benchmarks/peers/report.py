@@ -1,6 +1,6 @@
-"""Everything that the benchmark measured: as tables, as a picture, in the documentation and as JSON.
+"""All measurements of the benchmark: as tables, as a picture, in the documentation and as JSON.
 
-All of a model is measured in one run; the models may be measured in several.
+All measurements of one model are made in one run. Different models may be measured in different runs.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ FOLDER = ROOT / "docs" / "figures"
 
 @dataclass(frozen=True)
 class RowReport:
-    """What was measured of one model.
+    """The measurements of one model.
 
     Attributes:
-        case: its name.
-        date: in UTC.
-        processor: on which.
-        costs: of products.
-        solvers: of each number of eigenpairs, all solvers.
-        plane: None where none was asked for.
-        memory: None where it can't be told.
+        case: name of the model's case.
+        date: date in UTC.
+        processor: name of the processor.
+        costs: costs of products.
+        solvers: all solvers for each number of eigenpairs.
+        plane: costs of a plane; None if the plan has none.
+        memory: memory of the case; None where memory can't be measured.
     """
 
     case: str
@@ -55,15 +55,15 @@ class RowReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured where."""
+    """The measurements of several models on one machine."""
 
     machine: Machine
     rows: list[RowReport]
 
     def beside(self, earlier: Report) -> Report:
-        """This, and what an earlier report has of other models if it is of the same versions and kind of device.
+        """This report with the other models of an earlier report, if versions and device are equal.
 
-        Ratios and products of one model are of one run; the processor of each model's run is told.
+        All ratios and products of one model are of one run. Each model has the processor of its run.
         """
         if (earlier.machine.device, earlier.machine.versions) != (self.machine.device, self.machine.versions):
             return self
@@ -71,7 +71,7 @@ class Report:
         return replace(self, rows=[known[case] for case in CASES if case in known])
 
     def tables(self) -> list[Table]:
-        """All of it, for a person."""
+        """All tables of the report."""
         tables = [
             _products_table(self.rows),
             *(_solvers_table(row) for row in self.rows),
@@ -82,7 +82,10 @@ class Report:
         return tables + ([_planes_table(planes)] if planes else []) + ([_memory_table(memory, where)] if memory else [])
 
     def figure(self) -> Figure:
-        """Seconds to ten eigenpairs, or the number next to it, by every solver that gets there."""
+        """A figure of the seconds that every solver takes for ten eigenpairs, or for the nearest number.
+
+        Solvers whose residuals exceed the tolerance are pale.
+        """
         with styled("paper"):
             figure = Figure(figsize=(6.9, 2.8), layout="constrained")
             axes = figure.subplots()
@@ -129,7 +132,7 @@ def _measured(row: Row, seeds: int, device: torch.device, processor: str) -> Row
 
 
 def store(report: Report) -> None:
-    """Put tables, numbers and picture into the documentation, beside those of other models that are there.
+    """Write tables, numbers and picture into the documentation, beside those of other models.
 
     Raises:
         InputError: the document has no place for the tables.
@@ -144,7 +147,7 @@ def store(report: Report) -> None:
 
 
 def _products_table(measured: list[RowReport]) -> Table:
-    """A column for each model, a row for each way."""
+    """The table of costs: a column for each model, a row for each computation."""
     costs = [row.costs for row in measured]
     ways = list(dict.fromkeys(cost.what for each in costs for cost in each.costs))
     found = [{cost.what: cost.gradients.show(".2f") for cost in each.costs} for each in costs]

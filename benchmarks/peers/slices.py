@@ -1,4 +1,4 @@
-"""What a plane of the loss costs beside as many bare forward passes, and by another library."""
+"""Costs of a plane of the loss, by this library and by another, in units of as many bare forward passes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from landscape.slices.grid import positions
 
 @dataclass(frozen=True)
 class PlaneCosts:
-    """A plane of some points on each axis.
+    """The costs of a plane of the loss.
 
     Attributes:
-        case: its name.
-        points: of each axis.
-        seconds: of as many bare forward passes with the loss.
-        ratios: of each way to them, in each round.
+        case: name of the model's case.
+        points: number of points on each axis.
+        seconds: time of as many bare forward passes with the loss.
+        ratios: time of the plane by each library divided by that time, over the rounds.
     """
 
     case: str
@@ -34,7 +34,7 @@ class PlaneCosts:
 
 
 def plane_costs(case: str, problem: Problem, points: int, rounds: int) -> PlaneCosts:
-    """Time planes in turn with bare forward passes."""
+    """Time planes by both libraries and bare forward passes, in turn."""
     from loss_landscapes import random_plane
     from loss_landscapes.metrics import Loss
 

@@ -1,4 +1,4 @@
-"""Top eigenvalues by this library and by others: the products and the time each takes, and how good the pairs are."""
+"""Top eigenpairs by this library and by others: products, time, and errors of the pairs."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _STRICTER = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 
 @dataclass(frozen=True)
 class Found:
-    """What one solver found in one run.
+    """The result of one solver in one run.
 
     Attributes:
-        values: (k,) eigenvalues in the solver's order.
-        vectors: (n, k) its unit vectors.
-        products: Hessian-vector products that it made.
-        verification: those of them that only made sure of the result.
-        seconds: that it took, from the model to the pairs: set-up, tracing and compilation included.
-        set_up: those of them that passed before the first step.
+        values: eigenvalues in the solver's order, (k,).
+        vectors: unit eigenvectors, (n, k).
+        products: number of Hessian-vector products.
+        verification: number of these products that only verify the result.
+        seconds: time from the model to the pairs, with set-up, tracing and compilation.
+        set_up: part of ``seconds`` before the solver's first step.
     """
 
     values: np.ndarray
@@ -50,20 +50,20 @@ Solver = Callable[[Problem, int, int], Found]  # (problem, k, seed)
 
 @dataclass(frozen=True)
 class SolverSummary:
-    """One solver over its seeds.
+    """The results of one solver over its seeds.
 
     Attributes:
-        solver: its name.
-        k: eigenpairs asked for.
+        solver: name of the solver.
+        k: number of eigenpairs.
         seeds: number of runs.
-        products: all that a run makes.
-        products_verification: those of them that only make sure of the result.
-        relative_residual: the worst computed ||H v - lambda v|| / |lambda| of a run.
-        error: the worst relative distance of a run's eigenvalues to the reference.
-        out_of_order: eigenvalues of a run that don't stand where their magnitude puts them.
-        off: eigenvalues of a run that are further than `OFF` from the reference.
-        seconds: of a run.
-        set_up: of it, before the first step.
+        products: number of products of a run.
+        products_verification: number of these products that only verify the result.
+        relative_residual: largest computed ||H v - lambda v|| / |lambda| of a run.
+        error: largest relative distance of a run's eigenvalues from the reference.
+        out_of_order: number of a run's eigenvalues that aren't at the place of their magnitude.
+        off: number of a run's eigenvalues whose relative distance from the reference exceeds `OFF`.
+        seconds: time of a run.
+        set_up: part of ``seconds`` before the solver's first step.
     """
 
     solver: str
@@ -80,7 +80,7 @@ class SolverSummary:
 
     @property
     def meets_tolerance(self) -> bool:
-        """Every pair of every run has a relative residual of at most `TOL`."""
+        """Whether every pair of every run has a relative residual of at most `TOL`."""
         return self.relative_residual.most <= TOL
 
 
@@ -88,10 +88,10 @@ def compare_solvers(problem: Problem, k: int, seeds: int, reaching: bool) -> lis
     """Run all solvers in turn over the seeds.
 
     Args:
-        problem: of one batch.
-        k: eigenpairs of largest magnitude.
-        seeds: how many.
-        reaching: run PyHessian also at the first of its tolerances that brings its residuals to `TOL`.
+        problem: a problem with one batch.
+        k: number of eigenpairs of largest magnitude.
+        seeds: number of seeds.
+        reaching: whether to run PyHessian also at the first of its tolerances that brings its residuals to `TOL`.
     """
     solvers: dict[str, Solver] = {
         "landscape": landscape,
@@ -104,15 +104,15 @@ def compare_solvers(problem: Problem, k: int, seeds: int, reaching: bool) -> lis
     found: dict[str, list[Found]] = {name: [] for name in solvers}
     for seed in range(seeds):
         for name, solve in solvers.items():
-            with problem.evaluating():  # for all the same attention kernel, with which they fail otherwise
+            with problem.evaluating():  # an attention kernel with second derivatives, without which libraries fail
                 found[name].append(solve(problem, k, seed))
     truth = reference(problem, k)
     return [summarise(name, problem, runs, truth) for name, runs in found.items()]
 
 
 def landscape(problem: Problem, k: int, seed: int) -> Found:
-    """By this library, at its defaults."""
-    problem = problem.to()  # which knows no program of an earlier run
+    """The pairs by this library, at its defaults."""
+    problem = problem.to()  # the copy holds no program of an earlier run
     started = time.perf_counter()
     hessian = problem.hessian(20 + 4 * k)
     ready = time.perf_counter()
@@ -125,13 +125,13 @@ def landscape(problem: Problem, k: int, seed: int) -> Found:
 
 
 def scipy_eigsh(problem: Problem, k: int, seed: int) -> Found:
-    """By ARPACK with products that differentiate the gradient again, from nothing."""
+    """The pairs by ARPACK; each product computes the gradient's graph anew and differentiates it."""
     plain = PlainModel(problem)
     return _arpack(problem, k, seed, lambda vector: _flat(plain.product(plain.pieces(vector))))
 
 
 def torch_func(problem: Problem, k: int, seed: int) -> Found:
-    """By ARPACK with products of ``jvp(grad(loss))``."""
+    """The pairs by ARPACK with products ``jvp(grad(loss))``."""
     plain = PlainModel(problem)
     product = plain.forward_over_reverse()
     names = [name for name, _ in plain.model.named_parameters()]
@@ -144,9 +144,10 @@ def torch_func(problem: Problem, k: int, seed: int) -> Found:
 
 
 def eigenthings(problem: Problem, k: int, seed: int) -> Found:
-    """By hessian-eigenthings with the fewest steps, in tens, after which it calls all pairs converged.
+    """The pairs by hessian-eigenthings, with the fewest steps at which it reports that all pairs converged.
 
-    It has no restart and takes a number of steps, so what it takes to find that number isn't counted.
+    Its Lanczos method has no restart and a fixed number of steps. The number is raised by ten until all pairs converge.
+    Only the last attempt is counted.
     """
     from hessian_eigenthings import lanczos
 
@@ -163,7 +164,7 @@ def eigenthings(problem: Problem, k: int, seed: int) -> Found:
 
 
 def pyhessian(problem: Problem, k: int, seed: int, tol: float = 1e-3, iterations: int = 100) -> Found:
-    """By PyHessian, at its own defaults."""
+    """The pairs by PyHessian, by default at its own default tolerance and number of iterations."""
     plain = PlainModel(problem)
     with torch.random.fork_rng(devices=[]), counted_products() as count:
         torch.manual_seed(seed)
@@ -172,14 +173,14 @@ def pyhessian(problem: Problem, k: int, seed: int, tol: float = 1e-3, iterations
         ready = time.perf_counter()
         values, vectors = solver.eigenvalues(maxIter=iterations, tol=tol, top_n=k)
         ended = time.perf_counter()
-        plain.model.zero_grad()  # a gradient with a graph and its parameter hold each other
+        plain.model.zero_grad()  # frees the cycle of a parameter and a gradient with a graph
     columns = torch.stack([_flat(vector) for vector in vectors], dim=1)
     columns /= torch.linalg.vector_norm(columns, dim=0)
     return Found(np.array(values), columns, count.products, 0, ended - started, ready - started)
 
 
 def pyhessian_to_the_residual(problem: Problem, k: int, seed: int) -> Found:
-    """The same at the first of its tolerances that brings every residual to `TOL`; at the last if none does."""
+    """The pairs by PyHessian at its first tolerance that brings every residual to `TOL`, or at the last tolerance."""
     for tol in _STRICTER:
         found = pyhessian(problem, k, seed, tol, iterations=5000)
         if relative_residuals(problem, found).max() <= TOL:
@@ -188,7 +189,7 @@ def pyhessian_to_the_residual(problem: Problem, k: int, seed: int) -> Found:
 
 
 def relative_residuals(problem: Problem, found: Found) -> np.ndarray:
-    """(k,) ||H v - lambda v|| / |lambda|, with products that nobody pays for."""
+    """Residuals ||H v - lambda v|| / |lambda| of the pairs, (k,), with products that aren't counted."""
     products = Hessian(problem, route="cached").matmat(found.vectors.to(problem.vector).contiguous())
     theta = torch.as_tensor(found.values.copy()).to(problem.vector)
     norms = torch.linalg.vector_norm(products - theta * found.vectors.to(products), dim=0, dtype=torch.float64)
@@ -196,14 +197,14 @@ def relative_residuals(problem: Problem, found: Found) -> np.ndarray:
 
 
 def reference(problem: Problem, k: int) -> np.ndarray:
-    """(k,) the eigenvalues by ARPACK in float64 to a relative residual of 1e-6, by magnitude, descending."""
+    """Reference eigenvalues (k,) by ARPACK in float64 with a tolerance of 1e-6, by magnitude, descending."""
     hessian = Hessian(problem.to(dtype=torch.float64)).to_scipy()
     values, _ = scipy.sparse.linalg.eigsh(hessian, k=k, which="LM", tol=1e-6, v0=_start(hessian.shape[0], 0))
     return np.asarray(values[np.argsort(-np.abs(values))])
 
 
 def summarise(solver: str, problem: Problem, runs: Sequence[Found], truth: np.ndarray) -> SolverSummary:
-    """One solver's runs against the reference."""
+    """Compare one solver's runs with the reference."""
     descending = [np.argsort(-np.abs(run.values), kind="stable") for run in runs]
     errors = [np.abs(run.values[order] / truth - 1) for run, order in zip(runs, descending, strict=True)]
     return SolverSummary(
@@ -234,12 +235,12 @@ def _arpack(problem: Problem, k: int, seed: int, product: Callable[[Tensor], Ten
     started = time.perf_counter()
     values, vectors = scipy.sparse.linalg.eigsh(operator, k=k, which="LM", tol=TOL, v0=_start(dim, seed))
     seconds = time.perf_counter() - started
-    order = np.argsort(-np.abs(values))  # it sorts by value, which is no fault
+    order = np.argsort(-np.abs(values))  # ARPACK sorts by value, which isn't counted as out of order
     return Found(values[order].astype(np.float64), torch.as_tensor(vectors[:, order].copy()), count, 0, seconds, 0.0)
 
 
 def _start(dim: int, seed: int) -> np.ndarray:
-    """The vector with which `landscape.top_eigenpairs` starts at this seed, but for its length."""
+    """The start vector of `landscape.top_eigenpairs` at this seed, up to its length."""
     return torch.randn(dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).numpy()
 
 

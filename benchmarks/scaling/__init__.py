@@ -1,1 +1,1 @@
-"""How time and memory grow: with size, with processes, beside other work."""
+"""Growth of time and memory with size and with processes, and time beside other work on the machine."""

@@ -29,15 +29,15 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is gone through; each over two decades, but for the quick run.
+    """The sizes to measure; in the full run each covers two decades.
 
     Attributes:
-        widths: of a GPT of four layers, whose parameters go with their squares.
-        samples: sequences of 32 predicted tokens.
-        axis: points on each axis of a plane.
-        pairs: eigenpairs of the toy.
-        basis: vectors, each orthogonalised against those before it.
-        rounds: of timing.
+        widths: widths of a GPT of four layers, whose number of parameters grows with the square of the width.
+        samples: numbers of sequences of 32 predicted tokens.
+        axis: numbers of points on each axis of a plane.
+        pairs: numbers of eigenpairs of the toy.
+        basis: numbers of vectors, each orthogonalised against those before it.
+        rounds: number of rounds of timing.
     """
 
     widths: tuple[int, ...]
@@ -55,13 +55,13 @@ QUICK = Sizes((8, 12, 16), (1, 2, 4), (3, 4, 5), (1, 2, 3), (2, 4, 8), 1)
 
 @dataclass(frozen=True)
 class Trend:
-    """Some amount at some sizes, and the power of the size by which it grows.
+    """An amount at several sizes, and the power of the size with which the amount grows.
 
     Attributes:
-        what: grows, and in what it is counted.
-        against: the size that is changed.
-        sizes: in ascending order, three at least.
-        amounts: one for each.
+        what: name and unit of the amount.
+        against: name of the size.
+        sizes: sizes in ascending order, at least three.
+        amounts: the amount at each size.
     """
 
     what: str
@@ -71,20 +71,20 @@ class Trend:
 
     @property
     def exponent(self) -> tuple[float, float, float]:
-        """The slope of the logarithms and its 95 % interval, which is wide where there is no one power."""
+        """The slope of the logarithms and the ends of its 95 % interval, which is wide if the growth is no power."""
         fit = stats.linregress(np.log(self.sizes), np.log(self.amounts))
         radius = stats.t.ppf(0.975, len(self.sizes) - 2) * fit.stderr
         return fit.slope, fit.slope - radius, fit.slope + radius
 
     def row(self) -> tuple[str, ...]:
-        """As a line of the table."""
+        """The row of the table."""
         slope, low, high = self.exponent
         ends = (f"{values[0]:,.4g} to {values[-1]:,.4g}" for values in (self.sizes, self.amounts))
         return f"{self.what} against {self.against}", *ends, f"{slope:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def trends(sizes: Sizes) -> Iterator[Trend]:
-    """Everything, one after the other."""
+    """Measure all trends, one after the other."""
     models = [untrained_gpt(16, width=width, layers=4, loops=1) for width in sizes.widths]
     amounts = [problem.layout.dim for problem in models]
     yield _times("a product, s", "parameters", amounts, [_product(each) for each in models], sizes.rounds)
@@ -105,7 +105,7 @@ def trends(sizes: Sizes) -> Iterator[Trend]:
 def _times(
     what: str, against: str, sizes: Sequence[int], actions: Sequence[Callable[[], object]], rounds: int
 ) -> Trend:
-    """The least of some alternating times of each size."""
+    """The trend of the shortest time at each size, over rounds in which the sizes take turns."""
     times = alternate({str(size): action for size, action in zip(sizes, actions, strict=True)}, rounds, CPU)
     return Trend(what, against, sizes, [min(row[str(size)] for row in times) for size in sizes])
 
@@ -122,7 +122,7 @@ def _plane(problem: Problem, points: int) -> Callable[[], object]:
 
 
 def _orthogonalise_all(count: int, dim: int = 66_024) -> None:
-    """What the solver does beside products: each new vector against all before it."""
+    """Orthogonalise each of ``count`` vectors against all before it, which is the solver's work beside products."""
     rows = BasisStore(count, dim, torch.float32, CPU)
     for row in torch.eye(count, dim):
         rows.orthogonalise(row)
@@ -134,11 +134,11 @@ app = App(name="python -m benchmarks.scaling", version_flags=[])
 
 @app.default
 def main(*, quick: bool = False, write: bool = False) -> int:
-    """Time everything at five sizes over two decades, with one thread: some ten minutes.
+    """Measure growth at five sizes over two decades, with one thread: some ten minutes.
 
     Args:
-        quick: Three small sizes: shows that everything runs, its figures mean nothing.
-        write: Put the table into docs/performance.md.
+        quick: Use three small sizes. This shows that everything runs; the figures mean nothing.
+        write: Write the table into docs/performance.md.
     """
     if quick and write:
         print("error: what is written is of the whole run: leave out --quick", file=sys.stderr)

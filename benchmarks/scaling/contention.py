@@ -1,7 +1,7 @@
-"""``python -m benchmarks.scaling.contention``: a probe beside a process that takes one core.
+"""``python -m benchmarks.scaling.contention``: the time of a probe beside a process that takes one core.
 
-Threads of OpenMP wait for each other after every operation. Where they wait by spinning, and another process has the
-core of one of them, the others spin until the system gives that core back.
+OpenMP's threads wait for each other after every operation. Suppose that they wait by spinning, and that another process
+takes the core of one thread. Then all other threads spin until the system gives this core back.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from benchmarks.support.machine import this_machine
 from benchmarks.support.tables import Table
 
 WAYS = {"the command as it is": {}, "threads that wait by spinning": {"OMP_WAIT_POLICY": "ACTIVE"}}
-_LONGEST = 300  # seconds of a probe
+_LONGEST = 300  # seconds after which a probe is stopped
 
 
 @contextmanager
 def spinning() -> Iterator[None]:
-    """A process that takes the first of the cores this one may use."""
+    """Run a process that takes the first core of those that this process may use."""
     core = psutil.Process().cpu_affinity()[0]
     code = f"import psutil; psutil.Process().cpu_affinity([{core}])\nwhile True: pass"
     with subprocess.Popen([sys.executable, "-c", code]) as spinner:
@@ -41,7 +41,12 @@ def spinning() -> Iterator[None]:
 
 
 def seconds(checkpoint: Path, given: dict[str, str]) -> float:
-    """How long the command takes for the top eigenpairs of a checkpoint; infinite if it doesn't end."""
+    """Seconds that the command takes for the top eigenpairs of a checkpoint; infinite after `_LONGEST`.
+
+    Args:
+        checkpoint: file of the checkpoint.
+        given: environment variables to add.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "landscape", str(checkpoint), "--hessian", "-o", f"{folder}/a.h5"]
@@ -63,8 +68,8 @@ def main(checkpoint: Path = ROOT / "data" / "looped.pt", *, rounds: int = 3) -> 
     """Print, as Markdown, how long a probe takes with all cores free and with one of them taken.
 
     Args:
-        checkpoint: Whose eigenpairs.
-        rounds: Of either.
+        checkpoint: Checkpoint whose eigenpairs are computed.
+        rounds: Number of probes with free cores, and as many with one core taken.
     """
     rows = []
     for way, given in WAYS.items():

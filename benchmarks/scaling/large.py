@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling.large FILE``: a checkpoint of GPT-2 small's shapes, to be probed like any other.
+"""``python -m benchmarks.scaling.large FILE``: write a checkpoint with GPT-2 small's shapes, to probe a large model.
 
 python -m benchmarks.scaling.large runs/gpt2-small.pt
 landscape-probe runs/gpt2-small.pt --problem benchmarks.scaling.large:problem --hessian -k 5 --memory 13GB
@@ -16,7 +16,7 @@ from landscape.problem import Problem
 
 
 def problem(checkpoint: Checkpoint) -> Problem:
-    """The problem of such a checkpoint: 64 random tokens."""
+    """The problem of such a checkpoint, with 64 random tokens as its data."""
     return gpt2_small()
 
 
@@ -25,10 +25,10 @@ app = App(name="python -m benchmarks.scaling.large", version_flags=[])
 
 @app.default
 def main(file: Path) -> None:
-    """Write half a gigabyte: the initial weights of 124 million parameters.
+    """Write a checkpoint of half a gigabyte: the initial weights of 124 million parameters.
 
     Args:
-        file: Where to.
+        file: File to write.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(file, gpt2_small().model.state_dict())

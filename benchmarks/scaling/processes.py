@@ -1,4 +1,4 @@
-"""Two processes beside one: ``torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes``."""
+"""Two processes against one: ``torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from landscape.machine.processes import Processes, process_group
 COMMAND = "torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes --write"
 CASE = "looped-66k"
 ENOUGH, CONTROL = 1.7, 1.8
-"""The speed-up by two processes, and what two that don't exchange anything must reach for it to say something."""
+"""Speed-up that two processes must reach, and the speed-up of two processes that exchange nothing.
+
+If the latter isn't reached the machine was busy, and a missed speed-up says nothing.
+"""
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of a product of the Hessian, in each round.
+    """Seconds of a Hessian product, in each round.
 
     Attributes:
-        one: by one process, while the other waits.
-        both: by both, each of its half of the data, with the sum.
-        apart: of half of the data in each of them, with no sum: the longer of the two.
-        total: the sum alone.
+        one: time of one process, while the other waits.
+        both: time of both processes, each with half of the data, with the sum over the processes.
+        apart: time of the slower process, each with half of the data, without the sum.
+        total: time of the sum alone.
     """
 
     one: list[float]
@@ -43,28 +46,28 @@ class Times:
 
     @property
     def speed_up(self) -> float:
-        """By the least of all rounds."""
+        """Speed-up by two processes, from the shortest times of all rounds."""
         return min(self.one) / min(self.both)
 
     @property
     def control(self) -> float:
-        """The same without a sum: what the machine has to give."""
+        """Speed-up without the sum over the processes, which is the most that the machine allows."""
         return min(self.one) / min(self.apart)
 
     @property
     def share(self) -> float:
-        """The sum's part of a product."""
+        """Time of the sum as a fraction of the time of a product by both processes."""
         return min(self.total) / min(self.both)
 
     @property
     def verdict(self) -> str:
-        """What the rounds say of the speed-up."""
+        """Whether the speed-up is reached, missed, or can't be judged because the machine was busy."""
         if self.speed_up >= ENOUGH:
             return "reached"
         return "missed" if self.control >= CONTROL else "inconclusive: the machine was busy"
 
     def table(self, case: str) -> Table:
-        """All of it, for a person."""
+        """The table of all times and ratios."""
         times = {"one process": self.one, "two processes": self.both,
                  "the same with nothing summed up": self.apart, "the sum alone": self.total}  # fmt: skip
         rows = [(what, Spread.of(1e3 * each for each in seconds).show(".1f")) for what, seconds in times.items()]
@@ -79,7 +82,7 @@ class Times:
 
 
 def times(problem: Problem, processes: Processes, rounds: int) -> Times:
-    """Take all times in turn; every process must call this."""
+    """Measure all times in turn; every process must call this function."""
     split = problem.distributed_over(processes)
     alone = split.local_shard().distributed_over(Processes())
     whole, part, half = (Hessian(each, route="cached") for each in (problem, split, alone))
@@ -98,7 +101,7 @@ def times(problem: Problem, processes: Processes, rounds: int) -> Times:
 
 
 def _longest(action: Callable[[], object], processes: Processes) -> float:
-    """The seconds on the clock that the slower process takes, both having begun together; the second of two runs."""
+    """Wall-clock seconds of the slower process in the second of two runs; the processes begin a run together."""
     for _ in range(2):
         processes.total(torch.zeros(1))
         started = time.perf_counter()
@@ -110,7 +113,7 @@ def _longest(action: Callable[[], object], processes: Processes) -> float:
 
 
 def differences(problem: Problem, processes: Processes, k: int) -> dict[str, float]:
-    """How far the answers of all processes together are from one's, relative to the largest."""
+    """Differences of the results of all processes from those of one process, relative in the 2-norm."""
     found = {}
     for dtype in (torch.float32, torch.float64):
         one = problem.to(dtype=dtype)
@@ -132,12 +135,12 @@ app = App(name="python -m benchmarks.scaling.processes", version_flags=[])
 
 @app.default
 def main(*, case: str = CASE, rounds: int = 15, write: bool = False) -> int:
-    """Hold two processes with a thread each to one, on an idle machine.
+    """Compare two processes of one thread each with one process, on an idle machine.
 
     Args:
-        case: A model of benchmarks/support/cases.py.
-        rounds: Of timing.
-        write: Put the tables into docs/performance.md.
+        case: Name of a model in benchmarks/support/cases.py.
+        rounds: Number of rounds of timing.
+        write: Write the tables into docs/performance.md.
     """
     if case not in CASES:
         print(f"error: there is no model {case!r}; there are {', '.join(CASES)}", file=sys.stderr)
@@ -147,7 +150,7 @@ def main(*, case: str = CASE, rounds: int = 15, write: bool = False) -> int:
         if processes.size != 2:
             print(f"error: two processes are compared with one; start it by {COMMAND}", file=sys.stderr)
             return 2
-        problem = processes.in_order(CASES[case][1])  # which the first may have to train
+        problem = processes.in_order(CASES[case][1])  # the first process may have to train the model
         taken = times(problem, processes, rounds)
         off = differences(problem, processes, 10)
         if processes.first:

@@ -1,4 +1,4 @@
-"""The models that are measured, each with one batch of data, and the training of those that aren't shipped."""
+"""The models of the benchmarks, each with one batch of data, and the training of models that aren't shipped."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from models.tasks import HELD_OUT_SEED, inputs_and_targets
 ROOT = Path(__file__).parents[2]
 TRAINING = ["-m", "models.train", "gpt", "--task", "markov", "--seed", "0", "--out", "runs/gpt-0"]
 STEPS, BATCH = 300, 32
-"""Of Adam, for models that are trained here: enough for the spectrum to have outliers."""
+"""Steps and batch size of Adam for models that are trained here: enough steps for the spectrum to have outliers."""
 
 
 def pose(checkpoint: str, samples: int) -> Problem:
-    """The checkpoint's problem on this many sequences of 32 predicted tokens."""
+    """The problem of a checkpoint on ``samples`` sequences of 32 predicted tokens."""
     read = read_checkpoint(ROOT / checkpoint)
     return at_checkpoint(markov(read, **{**read.arguments, "samples": samples}), read)
 
 
 def train_if_missing(checkpoint: str) -> None:
-    """Make the trained GPT, which takes minutes, unless it is there.
+    """Train the GPT, which takes minutes, unless its checkpoint exists; do nothing for other checkpoints.
 
     Raises:
         InputError: the training failed.
@@ -49,7 +49,7 @@ def train_if_missing(checkpoint: str) -> None:
 
 
 def untrained_gpt(samples: int, **sizes: Any) -> Problem:
-    """A looped GPT, of other sizes where told, at GPT-2's initial weights on this many sequences."""
+    """A looped GPT at GPT-2's initial weights on ``samples`` sequences; ``sizes`` replace the default sizes."""
     language = MarkovLanguage()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -58,7 +58,7 @@ def untrained_gpt(samples: int, **sizes: Any) -> Problem:
 
 
 def trained_gpt(samples: int, **sizes: Any) -> Problem:
-    """A GPT of some sizes after a short training on the Markov language, on this many other sequences."""
+    """A GPT of the given sizes after a short training on the Markov language, on ``samples`` held-out sequences."""
     language = MarkovLanguage()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -73,7 +73,7 @@ def trained_gpt(samples: int, **sizes: Any) -> Problem:
 
 
 def gpt2_small(samples: int = 1, tokens: int = 64) -> Problem:
-    """GPT-2 small's shapes at its initial weights, 124 million parameters, on a few random tokens."""
+    """A model with GPT-2 small's shapes, 124 million parameters, at initial weights, on a few random tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = LoopedGPT(50257, width=768, heads=12, layers=12, loops=1, context=1024)
@@ -95,4 +95,4 @@ CASES: dict[str, tuple[str, Callable[[], Problem]]] = {
     "resnet-20": ("ResNet-20, 270 thousand", partial(trained_resnet, 64)),
     "gpt2-small": ("GPT-2 small at its initial weights, 124 million", gpt2_small),
 }
-"""What a row is called in a table, and how it is made."""
+"""By name: the model's description in tables, and a function that makes its problem."""

@@ -1,4 +1,4 @@
-"""Where in the documentation a benchmark puts its tables: between two markers, the first of which names its command."""
+"""The tables of benchmarks in the documentation: between two markers, the first of which names the command."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def begin(command: str) -> str:
 
 
 def insert(document: str, command: str, machine: Machine, tables: Iterable[Table]) -> str:
-    """A document with these tables in the place of what stood between a command's markers.
+    """The document with machine and tables in place of the text between a command's markers.
 
     Raises:
         InputError: a marker is missing.
@@ -36,9 +36,9 @@ def insert(document: str, command: str, machine: Machine, tables: Iterable[Table
 
 
 def write(command: str, machine: Machine, tables: Iterable[Table]) -> None:
-    """Put the tables of a command into docs/performance.md.
+    """Write the tables of a command into docs/performance.md.
 
     Raises:
-        InputError: it has no place for them.
+        InputError: the document has no markers for this command.
     """
     replace_text(DOCUMENT, insert(DOCUMENT.read_text(encoding="utf-8"), command, machine, tables))

@@ -1,4 +1,4 @@
-"""Where and when something was measured."""
+"""The machine and the date of a measurement."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import torch
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures depend on beside the code.
+    """The conditions of a measurement, apart from the code.
 
     Attributes:
-        date: in UTC.
-        processor: its name.
-        cores: that this process may use.
-        threads: that torch uses.
-        device: name of the device computed on.
-        versions: of Python and the packages involved.
+        date: date in UTC.
+        processor: name of the processor.
+        cores: number of the machine's logical cores.
+        threads: number of torch's threads.
+        device: name of the device that computes.
+        versions: versions of Python and of the packages.
     """
 
     date: str
@@ -33,7 +33,7 @@ class Machine:
     versions: dict[str, str]
 
     def __str__(self) -> str:
-        """One line, as it stands above a table."""
+        """The line that stands above a table."""
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         device = "" if self.device == "cpu" else f"{self.device}; "
         return f"{self.date}; {device}{self.processor}, {self.cores} cores, {self.threads} thread(s); {versions}"
@@ -45,7 +45,7 @@ def today() -> str:
 
 
 def this_machine(device: torch.device) -> Machine:
-    """The machine that this runs on, now."""
+    """The machine that this process runs on, and today's date."""
     packages = ("torch", "numpy", "scipy", "pyhessian", "hessian-eigenthings", "loss-landscapes")
     return Machine(
         date=today(),
@@ -58,7 +58,7 @@ def this_machine(device: torch.device) -> Machine:
 
 
 def _processor() -> str:
-    """The model's name: Python's own answer is often empty on Linux."""
+    """The processor's model name, from /proc/cpuinfo where there is one: Python's own is often empty on Linux."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

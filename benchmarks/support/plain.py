@@ -1,4 +1,4 @@
-"""A problem's model as any script uses it, and as other libraries take it: without this one."""
+"""A problem's model in plain PyTorch, for other libraries and for comparisons."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class PlainModel:
     """The model of a problem at its point on its one batch, in evaluation mode.
 
     Attributes:
-        model: a copy.
-        parameters: its own.
-        inputs: of the batch.
-        targets: of the batch.
-        criterion: the loss.
+        model: a copy of the problem's model.
+        parameters: parameters of this copy.
+        inputs: inputs of the batch.
+        targets: targets of the batch.
+        criterion: the loss function.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -35,15 +35,15 @@ class PlainModel:
         return self.criterion(self.model(self.inputs), self.targets)
 
     def gradient(self, create_graph: bool = False) -> tuple[Tensor, ...]:
-        """The gradient, a piece for each parameter."""
+        """The gradient, one tensor for each parameter."""
         return torch.autograd.grad(self.loss(), self.parameters, create_graph=create_graph)
 
     def product(self, pieces: list[Tensor]) -> tuple[Tensor, ...]:
-        """One Hessian-vector product by differentiating the gradient again, from nothing."""
+        """One Hessian-vector product: a new gradient with its graph, differentiated again."""
         return torch.autograd.grad(self.gradient(create_graph=True), self.parameters, pieces)
 
     def forward_over_reverse(self) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
-        """One product as the documentation of `torch.func` has it: ``jvp(grad(loss))``."""
+        """A function for Hessian-vector products as in the documentation of `torch.func`: ``jvp(grad(loss))``."""
         point = {name: each.detach() for name, each in self.model.named_parameters()}
 
         def loss(parameters: dict[str, Tensor]) -> Tensor:
@@ -52,6 +52,6 @@ class PlainModel:
         return lambda along: jvp(grad(loss), (point,), (along,))[1]
 
     def pieces(self, vector: Tensor) -> list[Tensor]:
-        """A flat vector in the shapes of the parameters."""
+        """A flat vector, split into the shapes of the parameters."""
         sizes = [each.numel() for each in self.parameters]
         return [part.view_as(each) for part, each in zip(vector.split(sizes), self.parameters, strict=True)]

@@ -1,4 +1,7 @@
-"""What is measured, on which models; without torch, so that threads can be set before it is imported."""
+"""The measurements of the peer benchmark, and their models.
+
+This module doesn't import torch, so that the number of threads can be set before the import.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ GPT = "runs/gpt-0/step-004000.pt"
 
 @dataclass(frozen=True)
 class Row:
-    """One model and what is done with it.
+    """One model and its measurements.
 
     Attributes:
-        case: its name in `benchmarks.support.cases`.
-        ks: how many eigenpairs are found.
-        rounds: of timing products and planes.
-        reaching: whether PyHessian is also made to reach the residual, which takes about a thousand products.
-        points: of each axis of a plane; 0 for none.
+        case: name of the model in `benchmarks.support.cases`.
+        ks: numbers of eigenpairs to solve for.
+        rounds: number of rounds of timing products.
+        reaching: whether PyHessian also runs until it reaches the residual, which takes about a thousand products.
+        points: number of points on each axis of a plane; 0 for no plane.
     """
 
     case: str
@@ -32,8 +35,8 @@ class Plan:
     """One run of the benchmark.
 
     Attributes:
-        rows: the models.
-        seeds: of the start vectors.
+        rows: models and their measurements.
+        seeds: number of seeds of the start vectors.
     """
 
     rows: tuple[Row, ...]

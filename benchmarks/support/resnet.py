@@ -1,4 +1,4 @@
-"""A ResNet-20 at the shapes of CIFAR-10, on data made up: what vision models are like, without a download."""
+"""A ResNet-20 at the shapes of CIFAR-10 on synthetic data: a vision model that needs no download."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def resnet20() -> nn.Sequential:
 
 
 def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Images (n, 3, 32, 32), each a smooth pattern of its class under as much noise, and their classes."""
+    """Images (n, 3, 32, 32) and their classes (n,): each image is the smooth pattern of its class plus unit noise."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.randn(CLASSES, 3, 8, 8, generator=generator)
     patterns = nn.functional.interpolate(patterns, size=(SIZE, SIZE), mode="bilinear", align_corners=False)
@@ -51,7 +51,7 @@ def images(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def trained_resnet(samples: int, steps: int = STEPS) -> Problem:
-    """The network after some steps of stochastic gradient descent, in evaluation mode, on so many other images."""
+    """The network after some steps of stochastic gradient descent, on ``samples`` new images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = resnet20()

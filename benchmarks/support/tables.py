@@ -1,4 +1,4 @@
-"""One table for the screen and for Markdown."""
+"""Tables for the screen and for Markdown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Table:
     rows: Sequence[tuple[str, ...]]
 
     def rich(self) -> rich.table.Table:
-        """As a terminal shows it."""
+        """The table for a terminal."""
         table = rich.table.Table(title=self.title, title_justify="left")
         for index, name in enumerate(self.header):
             table.add_column(name, justify="right" if index else "left", no_wrap=not index)
@@ -27,7 +27,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """As a document has it, its title in bold above."""
+        """The table for a Markdown document, with its title in bold above."""
         rule = ("---", *("---:" for _ in self.header[1:]))
         lines = "".join(f"| {' | '.join(line)} |\n" for line in (self.header, rule, *self.rows))
         return f"**{self.title}**\n\n{lines}"

@@ -1,4 +1,4 @@
-"""How long things take on a machine that does other things too."""
+"""Timing on a machine that runs other processes too."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Spread:
         return cls(statistics.median(values), min(values), max(values))
 
     def show(self, form: str) -> str:
-        """``median (least to most)``, each number in this format; the median alone where they are all the same."""
+        """``median (least to most)``, each number in format ``form``; the median alone where least and most agree."""
         median, least, most = (f"{value:{form}}" for value in (self.median, self.least, self.most))
         return median if least == most else f"{median} ({least} to {most})"
 
 
 def alternate(actions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> list[dict[str, float]]:
-    """The seconds that each action takes, one after the other, in every round.
+    """The seconds of each action in every round; the actions of a round run one after the other.
 
-    An action runs twice in a round and the second run counts: the first leaves the memory allocator and the caches as
-    the action itself leaves them, and not as the action before it does. On a CPU it is the processor's time, of all
-    threads together, which other processes disturb least.
+    An action runs twice in a round, and the second run counts. The first run leaves the memory allocator and the caches
+    in the state that this action leaves, instead of the state that the action before leaves. On a CPU the seconds are
+    processor time of all threads together, which other processes disturb least.
     """
     return [{name: _second_run(action, device) for name, action in actions.items()} for _ in range(rounds)]
 
@@ -52,6 +52,6 @@ def _second_run(action: Callable[[], object], device: torch.device) -> float:
 
 
 def _synchronise(device: torch.device) -> None:
-    """Wait for the device: what it was told to do may still be running when the call returns."""
+    """Wait for the device, whose computations may still run when a call returns."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -229,9 +229,7 @@ class Problem(Evaluation):
         Raises:
             InputError: the device isn't available, the type isn't float32 or float64, or the batches can't be split.
         """
-        other = self._replace(
-            compile_products=compile_products or self.compile_products, memory=memory or self.memory
-        )
+        other = self._replace(compile_products=compile_products or self.compile_products, memory=memory or self.memory)
         place = checked_device_and_dtype(device or self.device, dtype or self.dtype)
         if place != (self.device, self.dtype):
             other = other._converted(*place)._weighed()

@@ -1,4 +1,4 @@
-"""The studies: intervals against SciPy, work that is done once, and every study from end to end on a small scale."""
+"""The studies: intervals against SciPy, units of work that are done once, and every study from end to end in small."""
 
 import json
 import math
@@ -56,7 +56,7 @@ class TestIntervals:
         assert mean_of([1.0, 3.0]).text(1) == f"2.0 [{2 - stats.t.ppf(0.975, 1):.1f}, {2 + stats.t.ppf(0.975, 1):.1f}]"
 
     def test_effects_are_the_mean_by_the_deviation(self) -> None:
-        """Of differences 1, 2, 3 with deviation 1, and of groups with variances 4 and 1."""
+        """The differences are 1, 2 and 3 with a deviation of 1. The groups have variances of 4 and 1."""
         pair = [2.0, 4.0, 6.0], [1.0, 2.0, 3.0]
         assert paired_effect(*pair) == pytest.approx(2.0)
         assert pooled_effect(*pair) == pytest.approx(2 / math.sqrt(2.5))
@@ -65,9 +65,9 @@ class TestIntervals:
 
     @pytest.mark.slow
     def test_rank_correlation_covers(self) -> None:
-        """Of 100 pairs of 30 values with correlation 0.5 the interval misses Spearman's 0.483 in some 5 %.
+        """In 100 samples of 30 pairs with correlation 0.5, the interval misses Spearman's 0.483 in some 5 %.
 
-        A percentile bootstrap of 30 covers a little less than it says: 14 misses are four deviations above 5 %.
+        A percentile bootstrap of 30 pairs covers a little less than 95 %. 14 misses are four deviations above 5 %.
         """
         generator = np.random.default_rng(0)
         misses = 0
@@ -80,9 +80,9 @@ class TestIntervals:
 
     @pytest.mark.slow
     def test_pairs_of_a_group_are_resampled_together(self) -> None:
-        """18 groups of three that share most of what they are, unrelated: zero is missed in some 5 to 10 % of cases.
+        """In 18 groups of three similar but unrelated pairs, the interval misses zero in some 5 to 10 % of cases.
 
-        As if all were independent it would be missed in 25 %, and 100 cases tell 15 misses from that.
+        With independent resampling of all pairs it would miss zero in 25 %. 100 cases distinguish 15 misses from that.
         """
         generator = np.random.default_rng(0)
         groups = np.repeat(np.arange(18), 3)
@@ -110,7 +110,7 @@ class TestIntervals:
 
 
 def doubled(number: int, log: str) -> int:
-    """Work that leaves a trace."""
+    """Work that writes its argument into a file, and returns twice the number."""
     with open(log, "a") as file:
         file.write(f"{number}\n")
     if number < 0:
@@ -125,7 +125,7 @@ def sleeping(folder: str, i: int) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait for up to a minute and a half: starting two interpreters with torch takes a while on a busy machine."""
+    """Wait for a condition, for 90 seconds at most: two interpreters with torch start slowly on a busy machine."""
     for _ in range(900):
         if condition():
             return
@@ -134,7 +134,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process, other than a dead one that nobody has waited for."""
+    """Whether the process exists and isn't a zombie."""
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -157,7 +157,7 @@ class TestUnits:
         assert results_of(self.units(tmp_path, 5), tmp_path, 1, "") == {"u0": 10}
 
     def test_code_is_of_all_that_a_function_uses_of_its_module(self) -> None:
-        """A change of a helper changes what is measured, and a change of the report doesn't."""
+        """A change of a helper changes the code of a measurement, and a change of the report doesn't."""
         code = code_of(quadratic.measure)
         assert code.startswith("class _Lines")
         assert "def measure(" in code
@@ -165,7 +165,7 @@ class TestUnits:
 
     @pytest.mark.slow
     def test_workers_end_with_a_command_that_is_killed(self, tmp_path: Path) -> None:
-        """Killed outright, it can't tell them; each notices by itself within some seconds."""
+        """A command that is killed can't end its workers. Each worker notices the end by itself within some seconds."""
         code = (
             "import sys; from pathlib import Path; from analysis.support.units import Unit, results_of\n"
             "from tests.analysis.test_analysis import sleeping\n"
@@ -224,7 +224,7 @@ class TestLearning:
 
 class TestShift:
     def run(self, **more: object) -> dict[str, object]:
-        """Six epochs of two steps with a switch after the second one."""
+        """A run of six epochs of two steps, with a switch after the second epoch."""
         return {
             "steps": [0, 4, 6, 8, 10, 12], "flops": [1.0, 1, 3, 3, 3, 3], "loops": [1, 1, 3, 3, 3, 3], "switched": 2,
             "metrics": {
@@ -261,14 +261,14 @@ class TestShift:
         assert shift._verdict(Interval((low + high) / 2, low, high, 3)) == verdict
 
     def test_equal_operations_lie_between_checkpoints(self) -> None:
-        """After 8 operations: epoch 4, step 8; after 6.5 half way from step 6 to step 8."""
+        """8 operations end at epoch 4, step 8. 6.5 operations end halfway between step 6 and step 8."""
         contest = shift.contest_of("markov", Scale(True, Path(), Path()))
         assert shift._at_flops([self.run()], contest, 8.0, ["evaluation_accuracy"]) == pytest.approx(0.4)
         assert shift._at_flops([self.run()], contest, 6.5, ["evaluation_accuracy"]) == pytest.approx(0.3)
         assert math.isnan(shift._at_flops([self.run()], contest, 99.0, ["evaluation_accuracy"]))
 
     def test_equal_operations_lie_between_two_runs_whose_rate_falls(self) -> None:
-        """14 operations reach 0.8, and 6 of them 0.6: what lies between them is on a line, what doesn't isn't known."""
+        """6 operations reach 0.6 and 14 reach 0.8. Numbers between 6 and 14 are interpolated, all others give NaN."""
         contest = shift.contest_of("copy", Scale(True, Path(), Path()))
         shorter = {"flops": [3.0, 3.0], "metrics": {"evaluation_accuracy": [0.0, 0.5, 0.6]}}
         assert shift._at_flops([shorter, self.run()], contest, 10.0, ["evaluation_accuracy"]) == pytest.approx(0.7)
@@ -295,7 +295,7 @@ class TestShift:
 
     @pytest.mark.parametrize(("accuracy", "units"), [(0.89, 0), (0.91, 15)])
     def test_staged_training_is_tried_where_looped_training_learns(self, accuracy: float, units: int) -> None:
-        """Three switches, the watched run and a shorter one, of three seeds; pure looped training at this accuracy."""
+        """If looped training learns, five more arms are trained: three switches, the watched and the shorter run."""
         scale = Scale(False, Path(), Path())
         _, staged = shift.study_of("copy").stages(scale)
         assert callable(staged)
@@ -305,11 +305,11 @@ class TestShift:
         }
         names = [unit.name for unit in staged(found)]
         assert sum(name.startswith("train") for name in names) == units
-        assert sum(name.startswith("shape") for name in names) == 9  # of each arm without a switch
+        assert sum(name.startswith("shape") for name in names) == 9  # three arms without a switch, three seeds
 
 
 def basis_of(problem: landscape.Problem) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors of its Hessian."""
+    """Eigenvalues and eigenvectors of the problem's Hessian."""
     found = landscape.full_spectrum(problem.hessian(), eigenvectors=True)
     assert found.eigenvectors is not None
     return found.eigenvalues, found.eigenvectors
@@ -318,7 +318,7 @@ def basis_of(problem: landscape.Problem) -> tuple[np.ndarray, np.ndarray]:
 class TestSpectra:
     @pytest.mark.slow
     def test_the_eigenbasis_is_that_of_the_hessian(self, tmp_path: Path) -> None:
-        """Of eigenvalues in descending order, whatever their signs; told from zero by the rounding of float32."""
+        """The eigenvalues are in descending order with their signs, and differ by no more than float32's rounding."""
         run = train_run("a", replace(TINY, width=2, heads=1), str(tmp_path))
         spectra.measure(run["folder"], (0, 12), 1)
         values, vectors = spectra.eigenbasis(run["folder"], 12)
@@ -335,7 +335,7 @@ def landscape_matrix(problem: landscape.Problem) -> np.ndarray:
 
 class TestQuadratic:
     def test_a_quadratic_loss_leaves_no_remainder(self) -> None:
-        """Least squares: the quadratic term is all there is beyond the linear one, along any direction."""
+        """For least squares, the loss changes by exactly the linear and the quadratic term along any direction."""
         torch.manual_seed(0)
         x, y = torch.randn(20, 3, dtype=torch.float64), torch.randn(20, 1, dtype=torch.float64)
         problem = landscape.Problem(torch.nn.Linear(3, 1).double(), torch.nn.MSELoss(), [(x, y)])
@@ -347,7 +347,7 @@ class TestQuadratic:
         assert found["quadratic"][2] == pytest.approx(0.5 * direction.numpy() @ hessian @ direction.numpy(), rel=1e-10)
 
     def test_shares_are_of_the_eigenvalues_beyond_the_threshold(self) -> None:
-        """Of diag(1, 0.05, -0.02) along (1, 1, 1), magnitudes 1.07 in all, at eps = 0.001, 0.01 and 0.1."""
+        """The matrix is diag(1, 0.05, -0.02), the direction (1, 1, 1), eps 0.001, 0.01 and 0.1; their sum is 1.07."""
         scales = torch.tensor([1.0, 0.05, -0.02], dtype=torch.float64)
         model = torch.nn.ParameterList([torch.zeros(3, dtype=torch.float64)])
         problem = landscape.Problem.from_sample_losses(
@@ -363,13 +363,13 @@ class TestQuadratic:
 
 class TestForce:
     def test_one_valley_direction_by_hand(self) -> None:
-        """X halves at each step, so that it sums to 2 x(0) (1 - 2^-K); the coupling is too weak to move the river."""
+        """The coordinate x halves at each step, so its sum is 2 x(0) (1 - 2^-K). The river hardly moves."""
         found = force.descend(np.array([1.0]), np.array([[1e-9]]), np.array([3.0]), 0.5)
         assert found["force"] == pytest.approx(6e-9, rel=1e-9)
         assert found["closed"] == pytest.approx(6e-9, rel=1e-9)
         assert found["river"] == pytest.approx(3e-9, rel=1e-9)
         assert found["bound"] == pytest.approx(12e-9, rel=1e-9)
-        assert (found["flattest"], found["loss_before"]) == (0.0, 4.5)  # a quarter of one direction is none
+        assert (found["flattest"], found["loss_before"]) == (0.0, 4.5)  # a quarter of one, rounded down, is 0
 
     @pytest.mark.parametrize("rate", [0.1, 0.9, 1.5, 1.9])
     def test_the_closed_form_and_the_bound_hold_where_the_river_stands_still(self, rate: float) -> None:
@@ -382,7 +382,7 @@ class TestForce:
 
     @pytest.mark.slow
     def test_a_window_of_a_run(self, tmp_path: Path) -> None:
-        """Shares of all slices of the valley sum to one, and the valley's force is most of what the gradient did."""
+        """The shares of all slices of the valley sum to one, and the valley's force is most of the gradient's force."""
         settings = TrainingSettings("looped", epochs=1, steps_per_epoch=4, batch=16, width=2, heads=1)
         run = train_run("a", settings, str(tmp_path))
         spectra.measure(run["folder"], (0, 4), 1)
@@ -411,7 +411,7 @@ class TestAlignment:
         assert (np.array(found["halves"]) < 1).all()
 
     def test_both_halves_have_both_types(self, tmp_path: Path) -> None:
-        """At the start the two types' gradients differ, and the halves' agree up to sampling."""
+        """At the start the gradients of the two types differ, and those of the two halves agree up to sampling."""
         run = train_run("a", TINY, str(tmp_path))
         found = alignment.measure(run["folder"], (0,), 1024)
         assert np.array(found["halves"]).min() > 0.9
@@ -452,7 +452,7 @@ class TestLengths:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of runs that the studies share, as they do by default: a run is trained and measured once."""
+    """A folder of runs that all studies share, as by default, so that each run is trained and measured once."""
     return tmp_path_factory.mktemp("runs")
 
 
@@ -461,9 +461,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_study_runs_quickly_from_end_to_end(
     name: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Record, table and figures are there, and a second time nothing is done again."""
+    """A study writes its record, table and figures. A second call repeats no unit."""
     arguments = {"quick": True, "runs": runs, "results": tmp_path / "results", "workers": 1}
-    if name == "lengths":  # which reads what others found
+    if name == "lengths":  # this study reads the results of others
         assert command.main(name, **arguments) == 2
         assert "run python -m analysis shift-copy first" in capsys.readouterr().err
         command.main("shift-copy", **arguments)
@@ -498,7 +498,7 @@ class TestCommand:
 
 
 def test_committed_results_are_of_full_runs() -> None:
-    """What is committed was made by the full setting, and its record tells the same command."""
+    """The committed results were made at the full scale, and each record holds the command of its table."""
     for record in Path("analysis/results").glob("*.h5"):
         with xr.open_dataset(record, engine="h5netcdf") as data:
             assert data.attrs["command"] == f"python -m analysis {record.stem}"

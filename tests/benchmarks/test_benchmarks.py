@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they compare is the same thing; their times are nobody's to assert."""
+"""The benchmarks run, and the libraries that they compare compute equal quantities; times aren't tested."""
 
 import json
 import os
@@ -81,7 +81,7 @@ class TestReport:
             assert (each.products_verification.least > 0) == (each.solver == "landscape")
 
     def test_a_solver_that_keeps_to_its_tolerance_has_the_reference_values(self, report: Report) -> None:
-        # Each residual bounds the distance to an eigenvalue; none of these is multiple, so it is that of its place.
+        # Each residual bounds the distance to an eigenvalue: to that of the pair's rank, since none is multiple.
         for each in report.rows[0].solvers:
             assert each.meets_tolerance or each.solver == "PyHessian", each.solver
             if each.meets_tolerance:
@@ -177,7 +177,7 @@ class TestWhatIsCompared:
         np.testing.assert_allclose(reference(problem, 10), exact, rtol=1e-6)
 
     def test_faults_are_counted(self) -> None:
-        """Of H = diag(20, 19, ..., 11) the values 18 and 17 in the wrong order, and the last one off by 2 %."""
+        """For H = diag(20, 19, ..., 11), the values 18 and 17 are out of order, and the last value is off by 2 %."""
         problem = diagonal(20)
         truth = np.sort(2 / 20 * np.arange(1.0, 21.0) ** 2)[::-1][:10].copy()
         values, order = truth.copy(), np.arange(10)
@@ -193,7 +193,7 @@ class TestWhatIsCompared:
 
 
 def diagonal(size: int) -> Problem:
-    """H = 2/n diag(1, 4, ..., n^2)."""
+    """A problem with the Hessian H = 2/n diag(1, 4, ..., n^2)."""
     x = torch.diag(torch.arange(1.0, 1.0 + size))
     return Problem(torch.nn.Linear(size, 1, bias=False), torch.nn.MSELoss(), [(x, torch.zeros(size, 1))])
 
@@ -334,7 +334,7 @@ class TestProcesses:
 
 
 def test_large_problem_is_that_of_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In small: what is saved is read again by the command of the documentation."""
+    """A small checkpoint is saved, and read by the command of the documentation."""
     monkeypatch.setattr(large, "gpt2_small", lambda: untrained_gpt(4))
     large.main(tmp_path / "new" / "large.pt")
     assert (
@@ -345,7 +345,7 @@ def test_large_problem_is_that_of_its_checkpoint(tmp_path: Path, monkeypatch: py
 
 class TestAdaptive:
     def test_it_tells_what_is_missed(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """Four kinds of planes, each with its share of points and its errors."""
+        """The benchmark reports the share of points and the errors of four kinds of planes."""
         threads = torch.get_num_threads()
         try:
             assert adaptive.main("Looped-Attn", points=13, samples=4) == 0
@@ -366,6 +366,6 @@ class TestAdaptive:
         assert found.told <= 0.01
 
     def test_resnet_is_that_of_the_paper(self) -> None:
-        """0.27 million parameters."""
+        """The ResNet has the paper's 0.27 million parameters."""
         assert sum(each.numel() for each in resnet20().parameters()) == 269_722
         assert trained_resnet(4, steps=1).loss() > 0

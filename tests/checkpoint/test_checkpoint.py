@@ -1,4 +1,4 @@
-"""Checkpoints: every format read, no code run, every wrong file answered in one line."""
+"""Checkpoints: every format is read, no code in a file is run, and every wrong file gives an error of one line."""
 
 import argparse
 import errno
@@ -34,7 +34,7 @@ from landscape.errors import InputError
 
 
 class Tied(nn.Module):
-    """Embedding and output projection share one matrix, as in GPT-2."""
+    """A model whose embedding and output projection share one matrix, as in GPT-2."""
 
     def __init__(self):
         super().__init__()
@@ -44,7 +44,7 @@ class Tied(nn.Module):
 
 
 class Marker:
-    """Makes a file when it is unpickled by something that runs code."""
+    """An object that writes a file when a reader that runs code unpickles it."""
 
     def __init__(self, path):
         self.path = path
@@ -301,7 +301,7 @@ def test_safetensors_under_another_name(tmp_path):
 def test_safetensors_brings_back_the_tied_name_it_left_out(tmp_path):
     model = Tied()
     safetensors.torch.save_model(model, str(tmp_path / "a.safetensors"))
-    assert len(safetensors.torch.load_file(tmp_path / "a.safetensors")) == 1  # else this would test nothing
+    assert len(safetensors.torch.load_file(tmp_path / "a.safetensors")) == 1  # else this test would be empty
     checkpoint = read_checkpoint(tmp_path / "a.safetensors")
     assert same(checkpoint.state, dict(model.state_dict()))
     assert "restored" in checkpoint.notes[0]
@@ -354,7 +354,7 @@ def test_code_is_run_when_allowed(tmp_path, zipped):
 
 
 class Settings:
-    """As a training script defines them."""
+    """Settings of a training script."""
 
     def __init__(self, **named):
         self.__dict__.update(named)
@@ -556,7 +556,7 @@ def test_content_without_a_state_dict(tmp_path, content, says, zipped):
     assert says in refusal(tmp_path / "a.pt")
 
 
-@functools.cache  # the older format holds memory addresses, so that each writing gives other bytes and lengths
+@functools.cache  # the older format holds memory addresses, so every writing gives other bytes
 def example_bytes(kind):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "whole"
@@ -579,7 +579,7 @@ def test_every_truncation_is_refused(tmp_path, kind):
         refusal(path)
 
 
-# One file is written over again for each example, which the health check cannot know.
+# One file is overwritten for each example, which the health check doesn't know.
 FILES = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -765,7 +765,7 @@ def test_nan_and_infinity_are_counted(dtype, bad):
 
 
 def test_large_finite_numbers_pass():
-    weight = torch.full((1, 1), 1e300, dtype=torch.float64)  # infinite if it were looked at in float32
+    weight = torch.full((1, 1), 1e300, dtype=torch.float64)  # infinite in float32
     state, _ = fit_state({"weight": weight}, nn.Linear(1, 1, bias=False), "a.pt")
     assert state["weight"].item() == 1e300
 
@@ -859,7 +859,7 @@ def test_shards_that_hold_a_tensor_twice_are_refused(tmp_path):
 def test_an_index_that_is_none_is_refused(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     with index.open("wb") as file:
-        file.truncate(2**30)  # a hole, of which nothing is read
+        file.truncate(2**30)  # a hole, which nobody reads
     with pytest.raises(InputError, match="which is no index"):
         read_checkpoint(tmp_path)
 
@@ -911,7 +911,7 @@ def test_arrays_of_numpy_are_tensors(tmp_path, kind, order):
 
 
 def test_settings_that_know_their_types_are_left_out(tmp_path, monkeypatch):
-    """As OmegaConf's, which name typing.Any and plain types beside classes of their own."""
+    """Such settings are OmegaConf's, which name typing.Any and plain types beside classes of OmegaConf."""
     module = types.ModuleType("omegaconf")
     module.DictConfig = type("DictConfig", (), {"__module__": "omegaconf"})
     monkeypatch.setitem(sys.modules, "omegaconf", module)

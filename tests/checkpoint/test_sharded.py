@@ -1,4 +1,4 @@
-"""Folders of torch.distributed.checkpoint: read as torch reads them, and nothing of theirs is run."""
+"""Folders of torch.distributed.checkpoint: they are read as torch reads them, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ destroy_process_group()
 
 
 class Extra:
-    """What the safe loader doesn't make."""
+    """A class that the safe loader doesn't make."""
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_the_pieces_of_two_processes_are_put_together(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 class TestRefusals:
-    """One line each, and nothing is run."""
+    """Each refusal is one line, and no code is run."""
 
     @pytest.fixture
     def folder(self, tmp_path, model):

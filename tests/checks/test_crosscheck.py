@@ -1,4 +1,4 @@
-"""PyHessian beside this package: the same objective, its own count of products, and no trace left behind."""
+"""The comparison with PyHessian: an equal objective, an independent count of products, and no trace left behind."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def exact(problem):
 
 @pytest.mark.parametrize("batches", [1, 2])
 def test_products_on_a_multiple_of_the_identity(batches):
-    """Each of its power iterations sees the eigenvalue at once, and once more to see that nothing changed."""
+    """Each of PyHessian's power iterations finds the eigenvalue in its first step; its second step changes nothing."""
     check = pyhessian_eigenvalues(quadratic([2.0, 2.0], batches), 2)
     assert check.products == 2 * 2
-    # It divides by |v| + 1e-6. Of the second start a part of length r is left when the first vector is taken out, which
-    # makes it 1e-6 / r too short; r is above 0.01 for all but one in a hundred starts.
+    # PyHessian divides by |v| + 1e-6. The second start keeps a part of length r when the first vector is removed, so it
+    # becomes 1e-6 / r too short. r is above 0.01 for all but one in a hundred starts.
     np.testing.assert_allclose(check.eigenvalues, [2.0, 2.0], rtol=2e-6 / 0.01)
     assert (check.residuals <= 2 * 2e-6 / 0.01).all()
 
@@ -83,11 +83,11 @@ def test_each_eigenvalue_is_within_its_residual_of_an_exact_one(dtype, micro_bat
 
 @pytest.mark.parametrize("batches", [1, 3])
 def test_a_tight_tolerance_in_double_precision_finds_the_exact_eigenvalues(batches):
-    """In float32 the residual of the largest alone would be of the order 16 * 1e-7."""
+    """In float32 the residual of the largest eigenvalue alone would be of order 16 * 1e-7."""
     values = [16.0, 8.0, 4.0, 2.0, 1.0, 0.5]
     check = pyhessian_eigenvalues(quadratic(values, batches), 3, tol=1e-14, max_iterations=500)
-    # Its vectors are 1e-6 / |H v| too short, which scales a Rayleigh quotient by (1 - 1e-6)^2 at |H v| = 1, and less
-    # where |H v| is more; deflation with such a vector leaves 2e-6 of the larger eigenvalue in its way.
+    # PyHessian's vectors are 1e-6 / |H v| too short. This scales a Rayleigh quotient by (1 - 1e-6)^2 at |H v| = 1, and
+    # less at larger |H v|. Deflation with such a vector leaves 2e-6 of the larger eigenvalue.
     np.testing.assert_allclose(check.eigenvalues, values[:3], rtol=1e-5)
     assert (check.residuals <= 1e-5 * 16).all()
 
@@ -123,7 +123,7 @@ def test_nothing_is_left_behind():
 
 
 def test_its_warning_does_not_reach_the_user():
-    torch.set_warn_always(True)  # torch gives it once in a process otherwise
+    torch.set_warn_always(True)  # otherwise torch warns only once in a process
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -164,7 +164,7 @@ def test_what_it_cannot_do_is_said_in_one_line():
 
 
 def test_the_peer_gets_the_model_and_the_loss_as_they_are(monkeypatch):
-    """Where the loss reads the parameters past what is put in for them, the two disagree, and the peer is right."""
+    """If the loss bypasses the parameters that are put in, the two results disagree, and PyHessian's is right."""
     monkeypatch.setattr("landscape.problem.problem.refuse_leaks", lambda *_: ())
     model = nn.Linear(4, 1, bias=False).double()
     kept = list(model.parameters())

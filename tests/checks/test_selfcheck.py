@@ -1,4 +1,4 @@
-"""Products held to each other and to differences of the gradient; the Hessian by such differences."""
+"""Self-checks: products against each other, and Hessian products against differences of the gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.oracles import linear_regression, symmetric
 
 
 class Softplus(torch.autograd.Function):
-    """log(1 + e^x), whose backward pass says that it can't be differentiated."""
+    """log(1 + e^x), whose backward pass is declared not differentiable."""
 
     @staticmethod
     def forward(ctx, x):
@@ -37,7 +37,7 @@ class Softplus(torch.autograd.Function):
 
 
 class Detached(Softplus):
-    """The same, whose backward pass is a constant to autograd, so that its second derivative is silently zero."""
+    """log(1 + e^x), whose backward pass is a constant to autograd, so its second derivative is silently zero."""
 
     @staticmethod
     def backward(ctx, cotangent):
@@ -61,7 +61,7 @@ def posed(function, dtype=torch.float64):
 
 
 class Faulty(SymmetricOperator):
-    """A matrix with something wrong."""
+    """A matrix whose products are wrong in some way."""
 
     def __init__(self, matrix, fault):
         super().__init__(len(matrix), matrix.device, matrix.dtype)
@@ -146,7 +146,7 @@ def test_kinks_and_flatness_are_refused():
 
 
 def test_kinks_make_no_accusation():
-    """Of a network of rectifiers on many samples differences are refused, or right."""
+    """For a network of rectifiers on many samples, differences are refused or right."""
     for seed in range(4):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
@@ -188,7 +188,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
 
 
 def test_closed_forms_are_hessians():
-    """To the last digits, in float64."""
+    """The closed forms agree with products in float64 to the last digits."""
     for form in closed_forms():
         found = form.problem.hessian().matmat(torch.eye(form.problem.layout.dim, dtype=torch.float64)).numpy()
         np.testing.assert_allclose(found, form.hessian, atol=1e-13)
@@ -208,7 +208,7 @@ def test_the_machine_is_held_to_closed_forms(command, monkeypatch):
 
 
 def test_an_eigenvalue_of_the_wrong_sign_is_told(monkeypatch):
-    """Magnitudes alone would agree."""
+    """The magnitudes alone would agree."""
     deep = closed_forms()[2]
     monkeypatch.setattr("landscape.checks.closed_forms.closed_forms", lambda: [replace(deep, hessian=-deep.hessian)])
     assert [each.right for each in compare() if "eigenvalues" in each.quantity] == [False, False]
@@ -222,7 +222,7 @@ def test_without_a_checkpoint_nothing_else_is_done(option, command):
 
 
 def test_differences_beyond_a_finite_loss_are_no_agreement():
-    """The widest of the steps leave the domain of the root; the others don't."""
+    """Only the widest of the steps leave the domain of the root."""
 
     class Domain(nn.Module):
         def __init__(self):

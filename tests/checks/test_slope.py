@@ -1,4 +1,4 @@
-"""Losses whose gradient isn't their derivative are told; honest ones never are, kinks and rounding included.
+"""The check of slopes: it finds losses whose gradient isn't their derivative, and accuses no other loss.
 
 The right value is the derivative of the loss itself. It is the gradient for an ordinary model; for the others it is
 known to be another function.
@@ -23,7 +23,7 @@ Y = torch.randint(0, 3, (32,), generator=torch.Generator().manual_seed(1))
 
 
 class Straight(nn.Module):
-    """Weights or activations that are rounded, with the gradient of what isn't."""
+    """Rounded weights or activations with a straight-through gradient, that of the numbers before rounding."""
 
     def __init__(self, rounded, activations=False):
         super().__init__()
@@ -49,7 +49,7 @@ class Reversing(torch.autograd.Function):
 
 
 class Difference(nn.Module):
-    """Of two networks, of which one is a target: where its own gradient is zero, the loss has a slope all the same."""
+    """The difference of two networks, the second a detached target; the loss has a slope where its gradient is zero."""
 
     def __init__(self):
         super().__init__()
@@ -93,7 +93,7 @@ class Mixed(nn.Module):
 
 
 class Inner(nn.Module):
-    """RMSNorm as model libraries have it, in float32 whatever the weights are."""
+    """RMSNorm as in model libraries, which computes in float32 in all precisions."""
 
     def __init__(self):
         super().__init__()
@@ -114,7 +114,7 @@ class Pooled(nn.Module):
 
 
 def at_zero(model, most=1):
-    """Biases, or all weights, of zero: every unit is at its kink for inputs that are zero, or for all."""
+    """A model whose biases, or all weights, are zero: every unit is at its kink for zero inputs, or for all inputs."""
     for p in model.parameters():
         if p.ndim <= most:
             nn.init.zeros_(p)
@@ -168,7 +168,7 @@ def test_honest_gradients_are_not_told(name):
 
 
 def test_a_slope_in_closed_form():
-    """Of w |w| / 2 with the gradient of w^2 / 2, at w = 2: |w| either way, so by w |w| it is right, and by -w wrong."""
+    """The loss is w^2 / 2 at w = 2. Its gradient is given as w, which is right, and as -w, which is wrong."""
 
     def losses(sign):
         class Half(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""Second derivatives that torch has wrong: no estimator gives a number of them."""
+"""Second derivatives that torch computes wrongly: every estimator refuses them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ESTIMATORS = {
 
 
 class Rates(nn.Module):
-    """A hook scales each row's gradient, and not what is differentiated once more: the products are of H D."""
+    """A model with a hook that scales each row's gradient, but not its derivative: the products are those of H D."""
 
     def __init__(self, width):
         super().__init__()
@@ -69,7 +69,7 @@ def test_no_estimator_gives_a_number_of_products_that_contradict_one_another(mod
 
 
 def test_products_that_are_off_are_refused_with_another_remedy():
-    """Differences of the gradient have no second derivative to be wrong: what they lack is digits."""
+    """Differences of the gradient use no second derivative that could be wrong, but they have fewer digits."""
     draws = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
 
     class Noisy(landscape.SymmetricOperator):
@@ -85,7 +85,7 @@ def test_products_that_are_off_are_refused_with_another_remedy():
 
 
 def test_the_remedy_that_is_named_gives_the_right_trace():
-    """The oracle: second differences of the loss along each parameter."""
+    """The right trace is made of second differences of the loss along each parameter."""
     torch.manual_seed(1)
     posed = problem(normalised(4), torch.float64)
     h, right = 1e-4, 0.0

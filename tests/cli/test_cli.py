@@ -1,4 +1,4 @@
-"""The command from end to end: what it prints, writes and returns, with what a user might give it."""
+"""The command from end to end: its output, its records and its exit status, for all input that a user might give."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
 def numbers(path, group="eigenpairs"):
-    """Everything measured in a group of a record."""
+    """All variables of a group of a record, without provenance and paths."""
     with h5py.File(path) as file:
         names = sorted(set(file[group]) - {"provenance", "path"})
         return {name: np.asarray(file[group][name]).tolist() for name in names}
@@ -65,7 +65,7 @@ def test_from_the_root_of_the_repository(command, monkeypatch, tmp_path):
     stored = numbers(tmp_path / "looped.h5")["eigenvalues"][0]
     assert len(stored) == 10
     shown = [float(row[2]) for row in (line.split("│") for line in lines) if len(row) > 3]
-    np.testing.assert_allclose(shown, stored, rtol=5e-3)  # three digits at the least are shown
+    np.testing.assert_allclose(shown, stored, rtol=5e-3)  # at least three digits are shown
 
 
 def test_from_another_directory_as_a_module(tmp_path):
@@ -92,7 +92,7 @@ def test_from_another_directory_as_a_module(tmp_path):
 
 
 def test_the_record_has_the_exact_eigenpairs(command, tmp_path):
-    """The shipped weights on few samples, on which the dense Hessian takes seconds."""
+    """The shipped weights are measured on few samples, so that the dense Hessian takes only seconds."""
     shipped = read_checkpoint(LOOPED)
     few = save_checkpoint(
         tmp_path / "few.pt", shipped.state, problem=shipped.problem, arguments=shipped.arguments | {"samples": 4}
@@ -121,11 +121,11 @@ def assert_exact(checkpoint, command, tmp_path, products):
         assert group["converged"][0].all()
         assert [dim.label for dim in group["eigenvectors"].dims] == ["checkpoint", "index", "parameter"]
     assert (abs(values - exact) <= residuals + rounding).all()
-    # Both residuals are of one vector; the dense Hessian and the products differ by rounding alone.
+    # Both residuals belong to one vector. The dense Hessian and the products differ only by rounding.
     recomputed = np.linalg.norm(vectors @ hessian - values[:, None] * vectors, axis=1)
     assert (abs(recomputed - residuals) <= rounding).all()
     assert (residuals <= np.maximum(1e-8 * abs(values), rounding)).all()
-    # n entries of relative rounding eps/2 each, in the norm of a vector and in an inner product of two.
+    # n entries with a relative rounding of eps/2 each, in the norm of a vector and in an inner product.
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-7)
     with xr.open_datatree(out, engine="h5netcdf") as tree:
         assert tree["eigenpairs"]["eigenvectors"].dims == ("checkpoint", "index", "parameter")
@@ -134,7 +134,7 @@ def assert_exact(checkpoint, command, tmp_path, products):
 
 
 def dense_hessian(path):
-    """H by torch.func.hessian's own construction, forward over reverse, a few columns at a time."""
+    """The dense Hessian, forward over reverse as in torch.func.hessian, a few columns at a time."""
     checkpoint = read_checkpoint(path)
     posed = markov(checkpoint, **checkpoint.arguments)
     model = posed.model.double().eval()
@@ -159,7 +159,7 @@ def dense_hessian(path):
 
 
 def loaded(call: str, *modules: str, folder: Path) -> tuple[str, list[str]]:
-    """What a process prints that makes a call, and which of some modules it has loaded then."""
+    """Make a call in a process of its own; return its output and those of some modules that it has loaded."""
     script = f"import sys; {call}; print([name for name in {modules} if name in sys.modules], file=sys.stderr)"
     ran = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=True
@@ -168,7 +168,7 @@ def loaded(call: str, *modules: str, folder: Path) -> tuple[str, list[str]]:
 
 
 def test_nothing_is_loaded_that_nobody_asked_for(tmp_path):
-    """What takes seconds to import: torch's compiler takes longer than torch itself."""
+    """Some modules take seconds to import; torch's compiler takes longer than torch itself."""
     slow = ("torch", "xarray", "scipy", "matplotlib", "h5py")
     assert loaded("import landscape; landscape.probe", *slow, folder=tmp_path)[1] == []
     asked = f"from landscape.cli.probe import main; main([{str(LOOPED)!r}, '--project', {str(ROOT)!r}])"
@@ -191,7 +191,7 @@ def test_help_is_short_and_quick(tmp_path):
 
 @pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
 def test_threads_sleep_while_they_wait_in_a_process_of_the_commands_own(given, policy):
-    """Nothing is set in a process of the user's: there the arguments are given."""
+    """The variables aren't set in a process of the user, which passes the arguments itself."""
     script = (
         "import os, sys; from landscape.cli.probe import main; main(['--version']); "
         "print(os.environ.get('OMP_WAIT_POLICY')); sys.argv = ['x', '--version']; main(); "
@@ -242,7 +242,7 @@ def test_options_and_checkpoints_come_in_any_order(command, tiny):
 
 
 def test_the_command_in_a_record_names_the_first_checkpoints_alone(command, tiny):
-    """Every row has the command: with all names in it a record would grow with the square of its checkpoints."""
+    """Every row holds the command. With all names in the command, a record would grow quadratically."""
     names = [f"c{number}.pt" for number in range(12)]
     for number, name in enumerate(names):
         tiny.save(name, number, step=number)
@@ -255,7 +255,7 @@ def test_the_command_in_a_record_names_the_first_checkpoints_alone(command, tiny
 
 @pytest.mark.parametrize("place", ["--weights=ema", "--strip-prefix=x."])
 def test_no_line_leads_to_weights_that_were_not_meant(command, tiny, place):
-    """A direction reads a file's usual weights, whichever are asked for of the checkpoints."""
+    """A direction reads a file's usual weights, even if other weights of the checkpoints are requested."""
     (tiny.folder / "folder").mkdir()
     for name in ("b.pt", "folder"):
         refused = command("a.pt", place, "--slice", "1d", "--direction", name)
@@ -287,7 +287,7 @@ def test_the_loss_is_the_mean_squared_error(command, tiny):
     x, y = torch.randn(20, 2, generator=generator), torch.randn(20, 1, generator=generator)
     errors = (model(x) - y).square().flatten()
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(errors.mean(), list(model.parameters()))])
-    # Sums of 20 float32 terms are off by 20 units of rounding at the most.
+    # Sums of 20 float32 terms have errors of at most 20 units of rounding.
     assert row["loss"] == pytest.approx(errors.mean().item(), rel=20 * 1.2e-7)
     assert row["standard_error"] == pytest.approx((errors.std() / 20**0.5).item(), rel=1e-5)
     assert row["gradient_norm"] == pytest.approx(gradient.norm().item(), rel=1e-5)
@@ -337,7 +337,7 @@ def test_several_checkpoints_and_their_notes(command, tiny):
 
 
 def test_names_are_text_and_are_not_broken(command, tiny):
-    """Brackets aren't markup, colons no emoji, and a long name stays on its line."""
+    """Brackets aren't read as markup, colons aren't read as emoji, and a long name stays on its line."""
     folder = tiny.folder / ("very long name " * 6).strip()
     folder.mkdir()
     checkpoint = shutil.copy("a.pt", folder / "[red]a[slash] :smile:.pt")
@@ -380,7 +380,7 @@ def test_a_finished_request_is_shown_again(command, tiny, monkeypatch):
 
 
 def test_an_edit_of_the_code_is_seen_by_what_it_does(command, tiny):
-    """The loss prints the same before and after."""
+    """The printed loss is equal before and after the edit."""
     source = """
 def loss(output, target):
     factor = 1.0
@@ -481,7 +481,7 @@ SWEEP = [f"{number:02}.pt" for number in range(12)]
 
 @pytest.fixture
 def sweep(tiny):
-    """A dozen checkpoints: a sweep of a second or more. The arguments measure them to all digits."""
+    """A dozen checkpoints, whose sweep takes a second or more, and the arguments that measure them to all digits."""
     for seed, name in enumerate(SWEEP):
         tiny.save(name, seed, step=seed)
     return [*SWEEP, "--hessian", "-k", "10", "--dtype", "float64", "--tol", "1e-12", "-o"]
@@ -495,7 +495,7 @@ def sweep(tiny):
     ],
 )
 def test_a_signal_costs_at_most_the_unit_in_work(command, tiny, sweep, monkeypatch, sent, status, word):
-    # Through Python, for a test run in the background was started with interrupts ignored, and hands that down.
+    # A test run in the background ignores interrupts, and its children inherit this. So Python starts the command.
     start = "import signal, sys; signal.signal(2, signal.default_int_handler); import landscape.__main__"
     script = f"{start} as command; sys.exit(command.main())"
     run = [sys.executable, "-c", script, *sweep, "run.h5"]

@@ -1,4 +1,4 @@
-"""Options from a file: the same parser, the command line's options first, and a record that doesn't need the file."""
+"""Options from a file: one parser, precedence of the command line, and records that don't need the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that damages files: what it calls a fault, and a handful of its inputs."""
+"""The command `tests.fuzz`: the answers that count as faults, and a few of its inputs."""
 
 from __future__ import annotations
 

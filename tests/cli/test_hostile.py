@@ -1,7 +1,7 @@
-"""Hostile and damaged input: one line, exit status 2, soon, in little memory, and nothing run or written.
+"""Hostile and damaged input: one line, exit status 2, soon, in little memory, with no code run and no file written.
 
-A damaged file that is still a good one (a bit of a weight was flipped) is no bad input: exit status 0 or 3 is then
-right, and it isn't counted. Such cases are marked as damaged where they are made; all others must be refused.
+A damaged file may still be a good file, for example if a bit of a weight was flipped. Then exit status 0 or 3 is right,
+and the case isn't counted. Such cases are marked as damaged where they are made. All other cases must be refused.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every file with the hash of its content, or its size where that is absurd; links and pipes by name alone."""
+    """Every file with the hash of its content, or with its size if it is huge; links and pipes only by name."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if "__pycache__" in path.parts:
@@ -65,7 +65,7 @@ def arguments_of(case: Case, folder: Path) -> list[str]:
 
 
 def faults_of(case: Case, status: int, out: str, err: str) -> list[str]:
-    """What is wrong with how a case was answered."""
+    """The faults of the answer to a case."""
     faults = []
     if status != 2 and not (case.damaged and status in (0, 3)):
         faults.append(f"exit status {status}")
@@ -89,7 +89,7 @@ def answer(
     given = arguments_of(case, folder)
     before = listing(folder)
     capsys.readouterr()
-    growth, started = Growth(torch.device("cpu")), time.process_time()  # neighbours take turns on the wall's clock
+    growth, started = Growth(torch.device("cpu")), time.process_time()  # other processes' work counts on the wall clock
     try:
         status = (plot if case.plot else probe).main(given)
     except Exception as error:
@@ -113,7 +113,7 @@ def check(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> int:
-    """Answer all, and give how many were bad input."""
+    """Run all cases, and return the number of cases with bad input."""
     started = time.monotonic()
     refused, faulty = Counter[str](), {}
     for number, case in enumerate(cases):
@@ -155,7 +155,7 @@ WORST = (
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [WORST[0], pytest.param("", id="all")])
 def test_the_worst_in_a_process_of_little_memory(good, tmp_path, name):
-    """What is printed by libraries, and by the interpreter's end, is seen here too."""
+    """In a process of its own the output of libraries and of the interpreter's end is seen too."""
     chosen = [case for case in hostile.cases(good, LOOPED) if case.name in ([name] if name else WORST)]
     assert len(chosen) == (1 if name else len(WORST))
     for number, case in enumerate(chosen):
@@ -176,7 +176,7 @@ def test_the_worst_in_a_process_of_little_memory(good, tmp_path, name):
         assert listing(folder) == before
 
 
-# Imported before the limit is set: libraries map far more than they use.
+# Imported before the limit is set, because libraries map far more memory than they use.
 START = f"""
 import resource, sys
 import torch

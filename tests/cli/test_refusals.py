@@ -1,4 +1,4 @@
-"""Bad input to the command: one line on standard error, exit status 2, and nothing written."""
+"""Bad input to the command: one line on standard error, exit status 2, and no file written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def refused(command, tiny):
-    """Runs a command that must be refused, and gives its line."""
+    """A function that runs a command that must be refused, and returns its line."""
 
     def run(*arguments):
         before = tiny.listing()
@@ -34,7 +34,7 @@ def refused(command, tiny):
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """An object that makes a folder when it is unpickled."""
 
     def __reduce__(self):
         return os.mkdir, ("exploded",)

@@ -27,13 +27,13 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def error(operator: SymmetricOperator, expected: SymmetricOperator | torch.Tensor) -> float:
-    """How far eight products are from those of another operator or matrix, relative to these."""
+    """The relative difference of eight products of an operator from those of another operator or matrix."""
     vectors = torch.randn(operator.dim, 8, generator=torch.Generator().manual_seed(0)).double()
     return relative(operator.matmat(vectors), as_operator(expected).matmat(vectors))
 
 
 def scores(net: Network) -> torch.Tensor:
-    """Of every class c at every place: grad -log p(c), shape (sample, class, place, parameter)."""
+    """The scores grad -log p(c) of every class c at every place, (sample, class, place, parameter)."""
     jacobian = net.jacobian.reshape(*net.output.shape[:2], -1, net.jacobian.shape[-1])
     probabilities = net.output.softmax(1).reshape(*jacobian.shape[:3], 1)
     return (probabilities * jacobian).sum(1, keepdim=True) - jacobian
@@ -50,14 +50,14 @@ def masked(net: Network) -> tuple[nn.CrossEntropyLoss, torch.Tensor, torch.Tenso
 
 
 def outer_products(gradients: torch.Tensor, weights: torch.Tensor, unit: str) -> torch.Tensor:
-    """sum_i w_i g_i g_i^T of gradients (sample, place, parameter), or of each sample's sum of w_i g_i."""
+    """The sum of w_i g_i g_i^T over gradients (sample, place, parameter), or over each sample's sum of w_i g_i."""
     if unit == "sequence":
         gradients, weights = (weights.unsqueeze(2) * gradients).sum(1, keepdim=True), torch.ones(len(weights), 1)
     return torch.einsum("nt,nti,ntj->ij", weights.double(), gradients, gradients)
 
 
 def at_labels(gradients: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The scores (sample, place, parameter) of these labels, of the scores of all classes."""
+    """The scores (sample, place, parameter) of the given labels, from the scores of all classes."""
     places = labels.reshape(len(labels), 1, -1, 1).expand(-1, -1, -1, gradients.shape[-1])
     return gradients.gather(1, places).squeeze(1)
 
@@ -83,7 +83,7 @@ def _three_places() -> Network:
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_exact_by_sequence_against_the_sum_over_all_sequences_of_labels(weighted):
-    """Three places of five classes: 125 sequences, each with the product of its labels' probabilities."""
+    """Three places of five classes make 125 sequences, each weighted by the product of its labels' probabilities."""
     net = _three_places()
     weights = WEIGHT[net.classes] if weighted else torch.ones(2, 3).double()
     loss = nn.CrossEntropyLoss(WEIGHT) if weighted else nn.CrossEntropyLoss()
@@ -95,7 +95,7 @@ def test_exact_by_sequence_against_the_sum_over_all_sequences_of_labels(weighted
         expected += torch.einsum("n,ni,nj->ij", chance, gradients, gradients)
     fisher = ExactFisher(net.problem(loss, [1, 1]), unit="sequence")
     assert error(fisher, expected / weights.sum()) < 1e-9
-    # Labels are independent given the inputs: only weights tell the two units apart.
+    # Labels are independent given the inputs, so the two units differ only by the weights.
     apart = error(fisher, ExactFisher(net.problem(loss)))
     assert (apart > 0.1) if weighted else (apart < 1e-13)
 
@@ -122,7 +122,7 @@ def test_empirical_against_the_sum_over_the_data(name, unit):
 
 
 def test_the_empirical_one_is_another_matrix():
-    """At random weights and labels the two are apart by 4.2, 13.3, 0.77 and 0.97 times the Fisher's own norm."""
+    """At random weights and labels the matrices differ by 4.2, 13.3, 0.77 and 0.97 times the exact Fisher's norm."""
     for name in NAMES:
         problem = network(name).problem(nn.CrossEntropyLoss())
         fisher, empirical = dense(ExactFisher(problem)), dense(EmpiricalFisher(problem))
@@ -152,7 +152,7 @@ LIKELIHOODS = {
 
 
 def pose(name: str) -> Problem:
-    """A problem of the perceptron."""
+    """A problem of the perceptron with the given loss."""
     loss, target = LIKELIHOODS[name]
     return network("perceptron").problem(loss, PARTS, target)
 
@@ -184,7 +184,7 @@ def test_log_probabilities_have_the_fisher_of_their_logits_and_no_gauss_newton_m
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_squares_against_explicit_sums(unit):
-    """MSELoss is the mean of K squares without 1/2: F = (2/K) J^T J / N, of a normal of variance K/2 per output."""
+    """MSELoss is the mean of K squares without 1/2: F = (2/K) J^T J / N, for normal outputs of variance K/2."""
     net, problem = network("perceptron"), pose("squares")
     jacobian = net.jacobian  # (5, 4, parameter)
     assert error(ExactFisher(problem, unit), 2 / 4 * torch.einsum("nki,nkj->ij", *[jacobian] * 2) / 5) < 1e-9
@@ -201,9 +201,9 @@ def test_squares_against_explicit_sums(unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_binary_labels_against_explicit_sums(unit):
-    """Each of the K outputs is a term; the objective is the mean over all N K of them."""
+    """Each of the K outputs is a term, and the objective is the mean over all N K terms."""
     net, problem = network("perceptron"), pose("binary, weighted")
-    weights = FOUR.double() * (FOUR.flip(0) * SOFT + 1 - SOFT)  # the loss's own, of the data's targets
+    weights = FOUR.double() * (FOUR.flip(0) * SOFT + 1 - SOFT)  # the loss's weights, from the data's targets
     jacobian, p = net.jacobian, net.output.sigmoid()
     exact = torch.zeros_like(dense(ExactFisher(problem)))
     for n, k, y in product(range(5), range(4), (0, 1)):
@@ -214,14 +214,14 @@ def test_binary_labels_against_explicit_sums(unit):
     sampled = MonteCarloFisher(problem, unit, seed=1)
     gradients = (p - torch.cat(sampled.labels).squeeze(1)).unsqueeze(2) * jacobian
     assert error(sampled, outer_products(gradients, weights, unit) / 20) < 1e-9
-    # The empirical one's term is the sample: the mean over k of w_k ((q t + 1 - t) p - q t) J_k, with t the target.
+    # A term of the empirical matrix is a sample: the mean over k of w_k ((q t + 1 - t) p - q t) J_k, with target t.
     slopes = (weights * p - FOUR.double() * FOUR.flip(0) * SOFT) / 4
     gradients = torch.einsum("nk,nki->ni", slopes, jacobian)
     assert error(EmpiricalFisher(problem, unit), gradients.T @ gradients / 5) < 1e-9
 
 
 def test_the_empirical_one_of_own_losses_with_weights():
-    """Losses of two terms a sample, from a function of the user's own."""
+    """Losses of two terms a sample, from a function of the user."""
     net, weights = network("perceptron"), SOFT[:, :2]
 
     def losses(model, batch):
@@ -266,7 +266,7 @@ def test_sampled_labels_give_the_exact_matrix_within_4_standard_errors(name, uni
     errors = each.std(0, ddof=1) / draws**0.5
     exact = forms(ExactFisher(problem, unit=unit))
     assert (abs(each.mean(0) - exact) < 4 * errors).all()
-    assert (errors < 0.5 * exact).all()  # or it would say little
+    assert (errors < 0.5 * exact).all()  # otherwise the test would say little
 
 
 def test_the_trace_within_4_standard_errors():
@@ -296,7 +296,7 @@ def test_labels_depend_on_the_seed_and_the_number_of_the_draw_alone(name):
 
 
 def test_sampled_labels_have_the_frequencies_of_the_model():
-    """20,000 samples: each frequency within 4 standard errors, mean and variance of normal labels too."""
+    """Over 20,000 samples each frequency is within 4 standard errors, and so are mean and variance of normal labels."""
     n, g = 20_000, torch.Generator().manual_seed(9)
     logits = torch.tensor([0.5, -1e4, 1.0, -2.0]).double()  # a class of probability 0 among them
 
@@ -323,7 +323,7 @@ def test_sampled_labels_have_the_frequencies_of_the_model():
 
 def test_a_class_of_probability_0_is_never_drawn():
     class Zero:
-        """The smallest number that a generator gives."""
+        """A generator that gives the smallest number."""
 
         random = staticmethod(np.zeros)
 
@@ -335,7 +335,7 @@ def test_a_class_of_probability_0_is_never_drawn():
 
 
 class Subclassed(nn.CrossEntropyLoss):
-    """Which may compute anything."""
+    """A subclass of a loss, which may compute anything."""
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ KINDS = [GaussNewton, ExactFisher, MonteCarloFisher, EmpiricalFisher]
 
 
 def explicit(network: Network, loss) -> torch.Tensor:
-    """J^T H_out J of a loss of all outputs together."""
+    """The matrix J^T H_out J, of a loss as a function of all outputs together."""
     jacobian = network.jacobian.flatten(0, -2)
     return jacobian.T @ second_derivative(loss, network.output) @ jacobian
 
@@ -70,7 +70,7 @@ def test_it_is_the_hessian_of_a_linear_model(name):
 
 @pytest.mark.parametrize("name", ["untied chain", "tied chain"])
 def test_it_is_the_hessian_where_the_residual_is_zero(name):
-    """H = J^T J + residual * (second derivative of the model), for half the square of the residual."""
+    """For half the squared residual, H = J^T J + residual * (second derivative of the model)."""
     form = CLOSED_FORMS[name]()
     assert (dense(GaussNewton(form.problem)) - form.hessian).abs().max() <= 100 * EPS * form.hessian.max()
     away = form.problem.at(1.3 * form.problem.vector)
@@ -115,7 +115,7 @@ def test_every_loss_of_torch(loss, kind):
             dense(GaussNewton(problem))
         return
     found, expected = dense(GaussNewton(problem)), expected.reshape(output.numel(), -1)
-    # Both are torch's own second derivatives, divided before or after by the weights: some roundings of the largest.
+    # Both are torch's second derivatives, divided by the weights before or after: they differ by a few roundings.
     assert (found - expected).abs().max() < 100 * EPS * expected.abs().max().clamp(min=EPS)
 
 
@@ -157,7 +157,7 @@ def test_single_precision(kind):
     vector = torch.randn(problem.layout.dim, generator=torch.Generator().manual_seed(0)).double()
     expected = double.matvec(vector)
     error = (single.matvec(vector.float()).double() - expected).norm() / expected.norm()
-    # The rounding of some dozen operations one after the other, with room for sums of up to a few hundred terms.
+    # The rounding of some dozen successive operations, with room for sums of up to a few hundred terms.
     assert 0 < error < 300 * torch.finfo(torch.float32).eps
 
 
@@ -178,7 +178,7 @@ Pair = namedtuple("Pair", ["value", "first"])
 
 
 class Answer(OrderedDict):
-    """A mapping with attributes, as model libraries return them."""
+    """A mapping with attributes, as model libraries return."""
 
     def __setitem__(self, key, value):
         super().__setitem__(key, value)
@@ -321,7 +321,7 @@ def test_its_eigenpairs():
 
 
 class Once(torch.autograd.Function):
-    """The square, of which torch isn't told a second derivative."""
+    """The square, with a derivative that can't be differentiated."""
 
     @staticmethod
     def forward(ctx, z):
@@ -337,7 +337,7 @@ class Once(torch.autograd.Function):
 
 @pytest.mark.parametrize("kind", [Hessian, *KINDS])
 def test_what_has_one_derivative_only_is_refused(kind):
-    """Left to itself, autograd takes such a derivative for constant: the products would be wrong, in silence."""
+    """Autograd would take such a derivative for a constant, so the products would be silently wrong."""
     in_model = _pose(Once.apply, nn.MSELoss())
     at_the_end = _pose(lambda z: z, lambda output, _: Once.apply(output).sum(1))
     for problem in [in_model, at_the_end] if kind in (Hessian, GaussNewton) else [in_model]:

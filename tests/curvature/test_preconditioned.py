@@ -1,4 +1,4 @@
-"""Rescaled operators against explicit matrices, and Adam's diagonal against the steps that torch's Adam takes."""
+"""Preconditioned operators against explicit matrices, and Adam's diagonal against the steps of torch's Adam."""
 
 import copy
 
@@ -36,13 +36,13 @@ def test_the_hessian_of_a_looped_model():
     expected = hessian / (diagonal.unsqueeze(0) * diagonal.unsqueeze(1)).sqrt()
     rescaled = Preconditioned(problem.hessian(), diagonal)
     assert (dense(rescaled) - expected).norm() < 1e-9 * expected.norm()
-    # The eigenvalues are those of D^(-1) H, of which it is a similarity transform; H here has both signs.
+    # The rescaled matrix is similar to D^(-1) H, so both have equal eigenvalues. H has eigenvalues of both signs.
     pairs = top_eigenpairs(rescaled, 3, tol=1e-8)
     values = torch.linalg.eigvals(hessian / diagonal.unsqueeze(1))
     assert values.imag.abs().max() < 1e-9 * values.abs().max()
     largest = values.real[values.real.abs().argsort(descending=True)][:3].numpy()
     assert abs(pairs.eigenvalues - largest).max() < 1e-9 * abs(largest[0])
-    # An eigenvector u of it is a direction scale * u of parameters that D^(-1) H maps to a multiple of itself.
+    # If u is an eigenvector, D^(-1) H maps the direction scale * u of parameters to a multiple of itself.
     direction = rescaled.scale * torch.as_tensor(pairs.eigenvectors[:, 0])
     mapped = (hessian @ direction) / diagonal
     assert (mapped - pairs.eigenvalues[0] * direction).norm() < 1e-6 * mapped.norm()
@@ -95,9 +95,9 @@ def model() -> Model:
 
 
 def denominators(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 4) -> dict[str, torch.Tensor]:
-    """What Adam divided its last step by, from the step itself: lr * m / (1 - beta_1^t) / (change of parameters).
+    """Adam's denominator in its last step, from the step itself: lr * m / (1 - beta_1^t) / (change of parameters).
 
-    The gradients fall from step to step, so that the largest second moments aren't the last.
+    The gradients fall from step to step, so the largest second moments aren't the last ones.
     """
     g = torch.Generator().manual_seed(1)
     inputs, targets = (torch.randint(0, 6, (20,), generator=g) for _ in range(2))
@@ -147,7 +147,7 @@ def test_against_the_steps_that_torch_takes(make, steps):
 
 
 def _groups(network: nn.Module, named: bool) -> list[dict[str, object]]:
-    """Vectors first, which come second in the model, and with settings of their own."""
+    """Parameter groups with vectors first, which come second in the model, and with different settings."""
     parameters = list(network.named_parameters())
     chosen = [[(n, p) for n, p in parameters if (p.ndim < 2) == vectors] for vectors in (True, False)]
     settings = [{"eps": 1e-3, "betas": (0.9, 0.5)}, {"eps": 1e-6}]
@@ -185,7 +185,7 @@ def test_frozen_parameters_and_restricted_layouts(told):
 
 
 def _states():
-    """State dicts that don't do, each with the model it is for and a word of why."""
+    """State dicts that must be refused, each with its model and a word of the reason."""
     network = model()
     fresh = torch.optim.Adam(network.parameters()).state_dict()
     optimizer = torch.optim.Adam(network.parameters())
@@ -241,7 +241,7 @@ def test_an_optimiser_of_the_wrapped_model_is_found_by_its_names(prefix):
 
 
 def test_a_diagonal_that_a_precision_cannot_hold_is_refused():
-    """1e-40 is a number in float64, and its inverse root one in float32 too; that of 1e-80 isn't."""
+    """The inverse root of 1e-40 is a number in float32, and that of 1e-80 isn't. Both are numbers in float64."""
     operator = MatrixOperator(symmetric([1.0] * 3, dtype=torch.float32))
     diagonal = np.array([1.0, 1e-40, 1.0])
     assert float(Preconditioned(operator, diagonal).scale[1]) == pytest.approx(1e20, rel=1e-6)
@@ -259,7 +259,7 @@ def test_what_is_not_this_models_adam_is_refused_in_one_line(name):
 
 
 def test_groups_that_could_be_merged_in_too_many_ways_are_refused():
-    """Without a state an entry may belong to any parameter: eight groups of six would be followed for ever."""
+    """Without a state an entry may belong to any parameter. A search through eight groups of six would not end."""
     network = nn.Sequential(*[nn.Linear(1, 1) for _ in range(24)])
     parameters = list(network.parameters())
     optimizer = torch.optim.Adam([{"params": parameters[i : i + 6]} for i in range(0, 48, 6)])

@@ -1,4 +1,4 @@
-"""Products in bfloat16: cheaper, not exact, and never without their error."""
+"""Products in bfloat16: they are cheaper and inexact, and their error is always reported."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_products_are_off_by_what_is_stated(batches, memory):
     assert f"in bfloat16, off by some {operator.error:.1e} of a product" in str(operator.route)
     vectors = torch.randn(problem.layout.dim, 20)
     off = (operator @ vectors - exact @ vectors).norm(dim=0) / (exact @ vectors).norm(dim=0)
-    # Between a quarter of a unit of bfloat16 and ten; the error of one direction stands for others of its kind.
+    # Between a quarter of a unit of bfloat16 and ten units. The error of one direction stands for similar directions.
     assert 2**-9 < operator.error < 10 * 2**-7
     assert off.median() == pytest.approx(operator.error, rel=1)
 
@@ -81,7 +81,7 @@ def test_full_precision_is_that_of_the_hessian_through_whatever_wraps_it():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("steps", [0, 100])
 def test_intervals_of_eigenvalues_contain_exact_ones(steps, seed):
-    """Trained there is an outlier, and the error of products is largest along it."""
+    """The trained network has an outlier, and the error of products is largest along its eigenvector."""
     problem = network(seed=seed, steps=steps)
     reduced, exact = ReducedHessian(problem), truth(problem)
     for k in (1, 4):
@@ -92,13 +92,13 @@ def test_intervals_of_eigenvalues_contain_exact_ones(steps, seed):
             radius = found.intervals[:, 1] - found.eigenvalues
             assert (distances <= radius).all()
             assert (radius < 0.2 * abs(exact[0])).all(), "intervals that say something"
-            # The error of products is in the residuals, as exact products with the k vectors show it.
+            # Residuals contain the error of products, because exact products with the k vectors measure the error.
             assert (found.residuals > 1e-4 * abs(exact[:k])).all()
             assert found.products_verification > k + 1
 
 
 class Off(SymmetricOperator):
-    """A diagonal matrix whose products are off by a multiple of its first eigenvector, but for those in float64."""
+    """A diagonal matrix whose products have an error along its first eigenvector; those in float64 are exact."""
 
     def __init__(self, off):
         super().__init__(300, torch.device("cpu"), torch.float32)
@@ -118,7 +118,7 @@ def test_an_error_along_one_eigenvector_is_never_overlooked():
     for seed in range(20):
         operator = Off(0.02)
         found = top_eigenpairs(operator, 3, seed=seed)
-        # The error leaves eigenvectors alone, so exact products with these give the exact eigenvalues.
+        # The error doesn't change the eigenvectors, so exact products with these give the exact eigenvalues.
         assert found.eigenvalues[0] == pytest.approx(1, abs=1e-5)
         assert (
             abs(found.eigenvalues - operator.entries[:3].numpy()) <= found.intervals[:, 1] - found.eigenvalues
@@ -168,7 +168,7 @@ def test_density_says_how_far_the_precision_may_have_moved_it():
 
 
 class Skewed(SymmetricOperator):
-    """A symmetric matrix and an antisymmetric one of some size beside it, in an operator that claims few digits."""
+    """The sum of a symmetric and an antisymmetric matrix, as an operator that claims few digits."""
 
     def __init__(self, size, eps):
         super().__init__(60, torch.device("cpu"), torch.float32)
@@ -250,7 +250,7 @@ def test_estimators_whose_errors_do_not_cover_it_refuse_it_in_python_too(estimat
 
 
 class Buffered(nn.Module):
-    """What automatic mixed precision can't run: an assignment into a float32 buffer."""
+    """A model that automatic mixed precision can't run: it assigns into a float32 buffer."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The routes to a product: all give autograd's, each is taken where it should be, and falls back where it can't be."""
+"""The routes to a product: all give autograd's product, and each falls back to another one where it isn't possible."""
 
 import re
 from dataclasses import replace
@@ -31,7 +31,7 @@ def classes(model, seed=0, count=12, features=4):
 
 
 def assert_like_autograd(problem):
-    """A program of the product is used, and gives what autograd gives."""
+    """Assert that the product uses a traced program, and that it equals autograd's product."""
     hessian = Hessian(problem, route="linearised")
     assert not hessian.route.note
     expected = dense(Hessian(problem, route="cached"))
@@ -89,7 +89,7 @@ def test_convolutions_and_normalisation_in_evaluation_mode():
     model = nn.Sequential(
         nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)
     ).double()
-    model(torch.randn(8, 2, 6, 6).double())  # statistics of its own
+    model(torch.randn(8, 2, 6, 6).double())  # moves the running statistics
     images = torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
     problem = Problem(model, nn.CrossEntropyLoss(), [(images, torch.tensor([0, 2, 1, 1]))])
     assert_like_autograd(problem)
@@ -140,7 +140,7 @@ def test_another_problem_has_programs_of_its_own(other):
 
 
 class Masked(nn.Module):
-    """What a program can't follow: shapes that depend on values, or ways that do."""
+    """A model that a program can't follow: shapes or branches depend on values."""
 
     def __init__(self, kind):
         super().__init__()
@@ -168,7 +168,7 @@ def test_what_has_no_program_is_differentiated_by_autograd_and_says_why(model):
 
 
 class OwnGradient(torch.autograd.Function):
-    """Has a derivative of its own, in reverse alone."""
+    """A function with its own derivative, in reverse mode only."""
 
     @staticmethod
     def forward(ctx, x):
@@ -204,7 +204,7 @@ def test_what_is_differentiable_in_reverse_alone_has_a_program(model):
 
 
 class Reading(nn.Module):
-    """Numbers taken from tensors by ways that no trace sees."""
+    """A model that reads numbers from tensors in ways that no trace sees."""
 
     def __init__(self, kind):
         super().__init__()
@@ -235,7 +235,7 @@ def test_numbers_that_differ_from_point_to_point_are_found_out():
     torch.manual_seed(0)
     x, y = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 1, 2, 1, 0])
     problem = Problem(Reading("list").double(), nn.CrossEntropyLoss(), [(x, y)])
-    assert not Hessian(problem, route="linearised").route.note  # of one batch, here, they are right
+    assert not Hessian(problem, route="linearised").route.note  # with one batch, as here, they are right
     there = problem.at(2 * problem.vector)
     for _ in range(2):
         assert_like_autograd(there)
@@ -318,7 +318,7 @@ def test_a_program_that_gives_something_else_is_not_used(monkeypatch):
     )
     hessian = Hessian(classes(nn.Linear(4, 3)), route="linearised")
     assert hessian.route.name == "cached"
-    # Of the sum of the norms of two batches' products, which is larger than the norm of their sum.
+    # Relative to the sum of the norms of two batches' products, which is larger than the norm of their sum.
     assert re.search(r"differs from autograd's by \d\.\de-10 of the product", hessian.route.note)
 
 

@@ -1,4 +1,4 @@
-"""What one spectrum says and whether a step is stable: closed forms, brute force, and the optimisers themselves."""
+"""Statistics of one spectrum, and the stability of steps: closed forms, brute force, and the optimisers themselves."""
 
 import math
 from itertools import product
@@ -34,7 +34,7 @@ def test_equal_magnitudes_have_the_entropy_of_their_number():
 @pytest.mark.parametrize("floor", [1e-3, 0.1, 0.5, 3.0])
 @pytest.mark.parametrize("seed", range(6))
 def test_the_range_of_the_entropy_is_that_of_brute_force(seed, floor):
-    """The least over all corners of the box; the most by a general optimiser, from several starts."""
+    """The minimum over all corners of the box, and the maximum by a general optimiser from several starts."""
     values = np.random.default_rng(seed).standard_normal(7)
     if seed == 5:
         values = np.array([1.0, 1.0, 1.0, 0.0, 0.0, -0.2, 0.2])  # ties
@@ -49,7 +49,7 @@ def test_the_range_of_the_entropy_is_that_of_brute_force(seed, floor):
         -minimize(lambda a: -entropy(a), start, bounds=bounds, method="L-BFGS-B", tol=1e-14).fun
         for start in (abs(values) + 1e-9, (low + high) / 2, high)
     )
-    # An optimiser that stops early is below the most, by little as the function is flat there.
+    # An optimiser that stops early is below the maximum, but only a little, because the function is flat there.
     assert best - 1e-9 <= found.entropy_interval[1] <= best + 1e-5
 
 
@@ -104,7 +104,7 @@ def test_overlaps_of_random_subspaces_have_the_mean_and_deviation_that_is_told()
 
 
 def test_the_deviation_of_an_overlap_of_two_lines_of_a_plane():
-    """cos^2 of an angle that is uniform has the variance 1/8."""
+    """The square of the cosine of a uniform angle has the variance 1/8."""
     line = np.eye(2)[:, :1]
     assert overlap(line, line).random_deviation == pytest.approx(math.sqrt(1 / 8), rel=1e-15)
 
@@ -148,7 +148,7 @@ FAMILIES = {
 
 
 def resolved(make, eigenvalue, steps=4000):
-    """A quadratic lambda x^2 / 2 from x = 1: |x| at the end, by an optimiser itself, in float64."""
+    """The final |x| of an optimiser on the quadratic lambda x^2 / 2 from x = 1, in float64."""
     x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
     optimizer = make([x])
     for _ in range(steps):
@@ -185,7 +185,7 @@ def test_sgd_converges_just_below_the_threshold_and_diverges_just_above(name, mo
 @pytest.mark.parametrize("b", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize(("name", "decay"), [("Adam", 0.0), ("AdamW", 0.0), ("AdamW", 0.1)])
 def test_adam_with_its_preconditioner_held_fixed(name, b, decay):
-    """By m' = b m + (1 - b) lambda x, x' = (1 - eta w) x - eta m' the largest root is in, on or out of the circle."""
+    """The largest root of m' = b m + (1 - b) lambda x, x' = (1 - eta w) x - eta m' is in, on or out of the circle."""
     eta = 0.01
     found = stability(state_of(lambda p: getattr(torch.optim, name)(p, lr=eta, betas=(b, 0.99), weight_decay=decay)))
     assert (found.name, found.preconditioned, found.momentum) == (name, True, b)
@@ -199,7 +199,7 @@ def test_adam_with_its_preconditioner_held_fixed(name, b, decay):
 
 
 def test_adam_itself_with_its_second_moment_held_fixed():
-    """Torch's Adam, its second moment written into its state before each step, divides by a constant."""
+    """Torch's Adam divides by a constant if its second moment is written into its state before each step."""
     eta, b, late = 0.01, 0.9, 1e9
 
     for ratio in (0.98, 1.02):
@@ -212,12 +212,12 @@ def test_adam_itself_with_its_second_moment_held_fixed():
         for _ in range(3000):
             second = torch.full((1,), diagonal**2, dtype=torch.float64)
             x.grad = eigenvalue * x.detach()
-            # Undo what the step will do to the second moment, so that it is the same at every step.
+            # Undo the step's change of the second moment, so that the second moment is equal at every step.
             before = (second - 0.001 * x.grad**2) / 0.999
             optimizer.state[x] = {"step": torch.tensor(late), "exp_avg": moment, "exp_avg_sq": before}
             optimizer.step()
             moment = optimizer.state[x]["exp_avg"]
-            if not 1e-30 < abs(x.item()) < 1e3:  # beyond it the undoing drowns in rounding
+            if not 1e-30 < abs(x.item()) < 1e3:  # outside of this range rounding hides the undoing
                 break
         assert abs(x.item()) < 1e-6 if ratio < 1 else abs(x.item()) >= 1e3
 

@@ -28,7 +28,7 @@ def descent(values: np.ndarray, eta: float, steps: int, rotation: np.ndarray | N
 
 @pytest.mark.parametrize("dim", [2, 50])
 def test_descent_beyond_one_over_lambda_hops_along_the_top_eigenvector_alone(dim):
-    """1/l1 < eta < min(2/l1, 1/l2): a change of sign at every step along v1, none along the others."""
+    """With 1/l1 < eta < min(2/l1, 1/l2) the sign changes at every step along v1, and never along other directions."""
     values = np.concatenate([[10.0], np.linspace(5, 1, dim - 1)])
     rotation = ortho_group.rvs(dim, random_state=0)
     eta = 0.15  # 1/10 < eta < min(2/10, 1/5)
@@ -63,7 +63,7 @@ def test_components_that_rounding_has_made_are_left_out():
 
 
 def test_noise_is_like_noise():
-    """One half on average; false alarms over all directions of 200 seeds no more than 5 %, by its binomial bound."""
+    """Signs change at a rate of one half on average; false alarms in 200 seeds stay below the binomial bound of 5 %."""
     rates, alarms = [], 0
     for seed in range(200):
         noise = np.random.default_rng(seed).standard_normal((60, 20))
@@ -73,14 +73,14 @@ def test_noise_is_like_noise():
         if seed == 0:
             assert found.random_interval[0] < 0.5 < found.random_interval[1]
             assert found.random_rate == pytest.approx(0.5, abs=0.1)
-    # 200 x 10 sequences of 59 pairs; the changes of fair signs are independent.
+    # There are 200 x 10 sequences of 59 pairs. The changes of fair signs are independent.
     assert np.mean(rates) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(200 * 10 * 59))
     assert alarms <= stats.binom.ppf(0.999, 200, 0.05)
 
 
 @pytest.mark.slow
 def test_many_windows_are_judged_together():
-    """Eight windows of noise: any verdict in no more than 5 %, where each window by itself would give 25 %."""
+    """Eight windows of noise give a verdict in at most 5 % of runs. Separate tests of the windows would give 25 %."""
     alarms = 0
     for seed in range(200):
         noise = np.random.default_rng(seed).standard_normal((8, 60, 3))
@@ -91,7 +91,7 @@ def test_many_windows_are_judged_together():
 
 
 def test_a_position_on_the_floor_itself_is_on_no_side():
-    """Twelve steps, of which the two that end or begin there are no pair: ten of ten cross."""
+    """Of twelve steps, the two that end or begin on the floor are no pair. The other ten all cross."""
     positions = np.array([1.0, -1.0] * 3 + [0.0] + [1.0, -1.0] * 3)
     found = hops(np.diff(positions)[:, None], np.eye(1))
     assert found.crossing_rates[0] == 1
@@ -100,7 +100,7 @@ def test_a_position_on_the_floor_itself_is_on_no_side():
 
 
 def judged(hopping: list[float], drifting: list[float], usable: list[int] | None = None) -> list[str]:
-    """The verdicts on directions of these one-sided p-values."""
+    """The verdicts on directions with these one-sided p-values."""
     k = len(hopping)
     rates, intervals = np.full(k, 0.5), np.full((k, 2), 0.5)
     return Hops(
@@ -110,14 +110,14 @@ def judged(hopping: list[float], drifting: list[float], usable: list[int] | None
 
 
 def test_each_direction_that_is_told_leaves_more_to_the_next():
-    """Holm (1979): two-sided p-values of 4 are held to 5 % by 4, 3, 2 and 1, and the first that fails ends it."""
+    """Holm (1979): four two-sided p-values are compared with 5 % divided by 4, 3, 2 and 1, until one fails."""
     rare = [0.011, 0.006, 0.02, 0.024]  # two-sided 0.022, 0.012, 0.04, 0.048; Bonferroni's 0.0125 allows the second
     assert judged(rare, [1.0] * 4) == ["like noise", "hops", "like noise", "like noise"], "0.022 > 0.05 / 3"
     assert judged([0.008, *rare[1:]], [1.0] * 4) == ["hops", "hops", "like noise", "like noise"], "0.04 > 0.05 / 2"
     assert judged([0.008, 0.006, 0.012, 0.024], [1.0] * 4) == ["hops"] * 4
     assert judged([1.0] * 4, [0.024, 0.012, 0.006, 0.008]) == ["drifts"] * 4, "in any order"
     assert judged([0.008, 1.0, 1.0, 0.024], [1.0, 0.006, 0.012, 1.0]) == ["hops", "drifts", "drifts", "hops"]
-    # At the boundary itself, in numbers that have no rounding: 2 p = 0.05 of one direction.
+    # At the boundary itself: 2 p = 0.05 for one direction, in numbers without rounding.
     assert judged([0.025], [1.0]) == ["hops"]
     assert judged([np.nextafter(0.025, 1)], [1.0]) == ["like noise"]
 
@@ -130,14 +130,14 @@ def test_a_direction_of_too_few_components_is_undecided_and_counts_among_all():
 @pytest.mark.parametrize("noise", [normal, heavy_tailed, skewed, falling])
 @pytest.mark.parametrize("steps", [20, 60])
 def test_iterates_at_rest_do_not_hop(noise, steps):
-    """Descent at 0.8 and 0.99 of half of the threshold; alarms among 40 runs by the binomial bound of 5 %."""
+    """Descent at 0.8 and 0.99 of half of the threshold has at most as many alarms in 40 runs as 5 % explains."""
     for share in (0.8, 0.99):
         assert told(Descent(noise=noise), steps, share, 40)[1] <= stats.binom.ppf(0.999, 40, 0.05)
 
 
 @pytest.mark.parametrize("momentum", [0.5, 0.9])
 def test_momentum_moves_half_of_the_threshold(momentum):
-    """Heavy ball at eta lambda = 0.9 (1 + b) is at rest, though beyond 1; at 1.5 (1 + b) it hops."""
+    """Heavy ball is at rest at eta lambda = 0.9 (1 + b), though this exceeds 1, and hops at 1.5 (1 + b)."""
     walk = Descent(momentum=momentum)
     assert told(walk, 100, 0.9, 50)[1] <= stats.binom.ppf(0.999, 50, 0.05)
     assert told(walk, 100, 1.5, 20)[0] >= 180
@@ -252,7 +252,7 @@ def test_a_random_walk_has_the_shares_of_the_dimensions_and_is_not_straight():
     updates, values = rng.standard_normal((400, 40)), np.linspace(2, -1, 40)
     found = displacement(updates, np.eye(40), values, 0.5)
     np.testing.assert_allclose(found.path_shares, found.random_shares, atol=4 * math.sqrt(2 / 400 / 40))
-    # Of t independent steps the sum is as long as a step by the root of t, so its part of the lengths is 1 / root t.
+    # The sum of t independent steps is root t times as long as a step, which is 1 / root t of the summed lengths.
     np.testing.assert_allclose(found.straightness[0, :3], 1 / math.sqrt(400), rtol=0.6)
 
 

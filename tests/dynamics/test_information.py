@@ -1,4 +1,4 @@
-"""Mutual information of successive spectra: by brute force, at its bounds, and beside its nulls."""
+"""Mutual information of successive spectra: against brute force, its bounds, and its null distributions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_equal_bases_tell_all_and_random_ones_nothing_beyond_the_null():
 
 
 def test_sorted_spectra_share_much_of_their_information_whatever_they_are():
-    """Two spectra drawn independently of each other can't be told from their null, high as both are."""
+    """Two independent spectra have much mutual information, but no more than their null distribution."""
     inside = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
@@ -81,11 +81,11 @@ def test_independent_spectra_are_above_the_null_as_rarely_as_it_says(n):
         before, after = np.random.default_rng(seed).standard_normal((2, n))
         found = rank_paired_information(before, after, 1e-3, draws=100, seed=seed)
         above += found.value > found.null_interval[1]
-    assert above <= binom.ppf(0.999, 150, 0.025 + 1 / 100)  # of 100 draws the quantile is known to one rank
+    assert above <= binom.ppf(0.999, 150, 0.025 + 1 / 100)  # with 100 draws the quantile is uncertain by one rank
 
 
 def test_the_null_of_rank_pairs_is_that_of_all_deals():
-    """Of the six deals of two low and two high eigenvalues four give either spectrum one of each: log 2, else 0."""
+    """Of six deals of two low and two high eigenvalues, four give each spectrum one of each: log 2. Others give 0."""
     found = rank_paired_information(-np.ones(2), np.ones(2), 1.0, bins=2, draws=2000)
     assert found.value == 0
     # A draw is log 2 times a coin of 2/3, whose variance is 2/9; four standard errors of the mean of 2000.

@@ -1,4 +1,4 @@
-"""When samples are learnt: by hand, and bands and intervals that hold as often as they say."""
+"""The steps at which samples are learnt: by hand, and the coverage of bands and intervals."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_group_that_learns_nothing_has_no_half_step():
 
 
 def test_what_is_right_or_wrong_has_bands_by_wilson():
-    """The textbook's interval, within 0 and 1, and of no zero width where all are right."""
+    """The bands are Wilson's intervals: between 0 and 1, and of positive width even if all samples are right."""
     right = np.array([[1.0] * 8 + [0.0] * 4, [1.0] * 7 + [0.0] + [1.0] * 4])
     found = group_curves(right, Grouping.by_label(["a"] * 8 + ["b"] * 4))
     for row, counts in enumerate(((8, 0), (7, 4))):
@@ -114,7 +114,7 @@ def test_what_is_right_or_wrong_has_bands_by_wilson():
 
 
 def test_intervals_of_half_steps_hold():
-    """Losses 1 - t/100 + noise of each sample's own level and slope: the mean is half way down at t = 50."""
+    """Losses are 1 - t/100 plus noise in each sample's level and slope, so the mean is halfway down at t = 50."""
     steps, hits, apart = np.linspace(0, 100, 21), 0, 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def test_refused(call, line):
 
 
 def test_infinite_losses_have_no_band_and_no_warning():
-    """The mean is infinite where a loss is; the other group is as it would be without it."""
+    """The mean is infinite where a loss is infinite, and the other group isn't affected."""
     losses = np.random.default_rng(0).uniform(1, 2, (5, 6))
     losses[0] += 3
     losses[:, 0] = np.inf

@@ -1,4 +1,4 @@
-"""Phases of a curve: found where they are, and hardly ever where they aren't."""
+"""Phases of a curve: they are found in curves with phases, and hardly ever in curves without."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_curves_without_phases_have_none(name):
 
 
 def test_a_walk_of_correlated_steps_is_the_one_that_is_not_told_from_phases():
-    """docs/dynamics.md says so; if it is told some day, the curve belongs among the others."""
+    """docs/dynamics.md states this exception. If it ends some day, the curve belongs among the others."""
     assert alarms(WANDERING, 14, 40) > stats.binom.ppf(0.95, 40, 0.05)
 
 

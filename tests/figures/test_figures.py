@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what is stored, what did not converge is hollow, and a file knows its source."""
+"""Figures: they draw the stored values, pairs that did not converge are hollow, and a file names its source."""
 
 from __future__ import annotations
 
@@ -336,7 +336,7 @@ def test_records_of_one_name_are_told_apart(plot, records, tmp_path):
 
 @pytest.fixture
 def part(shown, tmp_path):
-    """Writes a record of some variables of the first one's last checkpoint."""
+    """A function that writes a record of some variables of the last checkpoint of the first record."""
 
     def write(name: str, **left_out: tuple[str, ...]) -> None:
         request = Request.every({group: {} for group in left_out}, ["5" * 64], {})
@@ -392,7 +392,7 @@ def test_of_a_record_with_little_the_page_is_low_and_of_one_with_nothing_there_i
 
 
 def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_path):
-    """Under the record's own name for it, beside the Hessian where both are asked for."""
+    """It is drawn under its name in the record, and beside the Hessian if both are requested."""
     folder, record = records[0].parent, tmp_path / "point.h5"
     asked = [str(folder / "first-05.pt"), "--problem", f"{folder / 'problem.py'}:classes", "-o", str(record)]
     assert probe([*asked, "--hessian", "-k", "2"]) == 0
@@ -411,7 +411,7 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
 
 
 def test_texts_of_a_record_are_letters_alone(plot, records, tmp_path):
-    """Units, verdicts and paths are whatever is in the file: nothing of them is read as mathematics."""
+    """Units, verdicts and paths are texts of the file, and no part of them is read as mathematics."""
     text = "$\\frac{$ 100 % of {x}_^ \\"
     shutil.copy(records[0], tmp_path / "odd.h5")
     with h5py.File(tmp_path / "odd.h5", "r+") as file:

@@ -1,6 +1,6 @@
-"""Letters of figures: at every width that has a name they can be read, and none lies on another or off the page.
+"""Texts of figures: at every named width they are large enough, don't overlap, and lie on the page.
 
-A figure that is new in `PAGES` is held to this by itself, and fails where the `records` lack what it is drawn from.
+A new figure in `PAGES` is tested without further work. Its test fails if the `records` lack the data of the figure.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from landscape.figures import FONT_SIZES, PAGES, WIDTHS, FigureStyle, RecordView
 
 SMALLEST = 6.0  # points, of the style of papers
 SLACK = 1.0  # pixels of 1/100 inch: an extent is that of the font's letters, and has such a margin itself
-# What isn't drawn at a width, and why.
+# The figures that aren't drawn at a width, and the reasons.
 LEFT_OUT = {("summary", "column"): "a page of panels, which side by side have no room in half of a page"}
 LOOKS = [(name, "filled") for name in PAGES] + [("slices-2d", "contour"), ("slices-2d", "surface")]
 
 
 def letters_of(figure: Figure, patch: pytest.MonkeyPatch) -> dict[Text, np.ndarray]:
-    """The texts that a figure draws, each with the corners (4, 2) of its box in pixels, turned as the text is."""
+    """The texts that a figure draws, each with the corners (4, 2) of its box in pixels, rotated as the text."""
     drawn: list[Text] = []
     draw_text = Text.draw
 
@@ -40,7 +40,7 @@ def letters_of(figure: Figure, patch: pytest.MonkeyPatch) -> dict[Text, np.ndarr
 
 
 def corners(text: Text) -> np.ndarray:
-    """The box of a text: that of the upright text, turned about the middle of the box that holds the turned one."""
+    """The corners of a text's box: that of the upright text, rotated about the centre of the rotated text's extent."""
     box, angle = text.get_window_extent(), np.deg2rad(text.get_rotation())
     middle = np.array([(box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2])
     turned = text.get_rotation()
@@ -53,7 +53,7 @@ def corners(text: Text) -> np.ndarray:
 
 
 def depth(first: np.ndarray, second: np.ndarray) -> float:
-    """How far two boxes reach into one another in pixels, along the axis along which it is least; negative if apart."""
+    """The smallest overlap of two boxes in pixels, over the axes of both boxes; negative if they are apart."""
     least = np.inf
     for box in (first, second):
         for edge in (box[1] - box[0], box[2] - box[1]):
@@ -64,7 +64,7 @@ def depth(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def faults(figure: Figure, patch: pytest.MonkeyPatch) -> list[str]:
-    """What can't be read: texts upon one another, off the page, or too small."""
+    """The texts that can't be read: overlapping, off the page, or too small."""
     letters = letters_of(figure, patch)
     assert letters
     page = np.array([figure.bbox.width, figure.bbox.height])
@@ -103,7 +103,7 @@ def test_every_text_can_be_read(shown, monkeypatch, name, kind, width, count):
 
 
 def test_what_cannot_be_read_is_seen(monkeypatch):
-    """The check above has power for every fault, and sees none where texts are turned beside each other."""
+    """The check above finds every kind of fault, and accuses no rotated texts that lie beside each other."""
     with styled("paper"):
         figure = Figure(figsize=(2, 2))
         for place in (0.3, 0.42):

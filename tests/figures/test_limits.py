@@ -1,6 +1,6 @@
-"""Limits of figures: whatever a registered figure draws lies within its axes, or the figure says what leaves them.
+"""Limits of figures: everything that a registered figure draws lies within its axes, or the figure says what doesn't.
 
-A figure that is new in `PAGES` is held to this by itself, and fails where the `records` lack what it is drawn from.
+A new figure in `PAGES` is tested without further work. Its test fails if the `records` lack the data of the figure.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.text import Annotation, Text
 from landscape.figures import PAGES, FigureStyle, RecordView, draw, draw_learning, draw_line, styled
 from landscape.figures.limits import may_leave, reach, span
 
-# How a figure says that something of its own left the axes.
+# The words by which a figure says that some of its data left the axes.
 SAYS = {"slices-1d": ["the quadratic model leaves the picture"], "slices-2d": ["beyond its ends"]}
 SAYS["summary"] = [*SAYS["slices-1d"], *SAYS["slices-2d"]]
 # What is no measurement but says where one was made.
@@ -40,7 +40,7 @@ def parts_of(figure: Figure | SubFigure) -> Iterator[Figure | SubFigure]:
 
 
 def marks(axes: Axes, artist: Artist) -> np.ndarray:
-    """Where an artist has data: points (n, 2) of the display."""
+    """The data of an artist as points (n, 2) of the display."""
     transform, points = axes.transData, np.empty((0, 2))
     match artist:
         case Line2D():
@@ -70,11 +70,11 @@ def marks(axes: Axes, artist: Artist) -> np.ndarray:
 
 
 def outside(axes: Axes) -> list[Artist]:
-    """What of the artists of an Axes, or of one that is set into it, lies outside of it."""
+    """The artists of an Axes, or of an inset Axes, that lie outside of it."""
     frame = [axes.patch, axes.title, axes._left_title, axes._right_title, *axes.spines.values()]
     low, high = axes.bbox.min - 0.01, axes.bbox.max + 0.01
     found = []
-    axes.get_xlim(), axes.get_ylim()  # autoscaling is put off until someone asks
+    axes.get_xlim(), axes.get_ylim()  # autoscaling happens at the first request
     for artist in axes.get_children():
         if isinstance(artist, Axes):
             found += [artist] * bool((artist.bbox.min < low).any() or (artist.bbox.max > high).any()) + outside(artist)
@@ -85,7 +85,7 @@ def outside(axes: Axes) -> list[Artist]:
 
 
 def worn(record: RecordView) -> RecordView:
-    """A record of a run that failed in part: nothing converged, one checkpoint is NaN, and single numbers of others."""
+    """A record of a run that failed in part: nothing converged, and one checkpoint and single other numbers are NaN."""
     groups = {}
     for name, group in record.groups.items():
         groups[name] = group.copy(deep=True)
@@ -154,7 +154,7 @@ CUT = {
 
 @pytest.mark.parametrize("kind", CUT)
 def test_what_is_cut_off_is_seen(kind: str):
-    """The check above has power for every kind of artist."""
+    """The check above finds faults of every kind of artist."""
     axes = Figure().subplots()
     CUT[kind](axes)
     axes.set(xlim=(0.1, 2), ylim=(0.1, 2))

@@ -1,4 +1,4 @@
-"""Ticks of figures: the number beside a tick is where the tick is."""
+"""Ticks of figures: every tick stands at the value of its number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUMBER = r"-?\d*\.?\d+(?:e[+-]?\d+)?"
 
 
 def number(text: str) -> float:
-    """The number that a tick's text shows; ValueError where it shows none."""
+    """The number in a tick's text; ValueError if the text is no number."""
     plain = re.sub(r"\\math(?:default|rm)|[{}$\s]", "", text.replace("10^{", "10^<").replace("\N{MINUS SIGN}", "-"))
     plain = plain.replace("\\times", "*").replace("-*", "-")
     found = re.fullmatch(rf"(?:({NUMBER})\*)?(-?)10\^<({NUMBER})", plain)
@@ -27,7 +27,7 @@ def number(text: str) -> float:
 
 
 def shown_of(axis: Axis) -> list[tuple[float, str]]:
-    """Place and text of every tick that has a text within the axis."""
+    """Position and text of every tick within the axis that has a text."""
     low, high = sorted(axis.get_view_interval())
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     return [
@@ -38,7 +38,7 @@ def shown_of(axis: Axis) -> list[tuple[float, str]]:
 
 
 def is_of_names(axis: Axis) -> bool:
-    """Whether the ticks of an axis have names, not numbers."""
+    """Whether the ticks of an axis have names instead of numbers."""
     return isinstance(axis.get_major_formatter(), FixedFormatter | FuncFormatter)
 
 

@@ -1,4 +1,4 @@
-"""Factories: found where a person named them, and every failure answered in one line."""
+"""Problem factories: they are found where the user named them, and every failure gives an error of one line."""
 
 import re
 import sys
@@ -72,7 +72,7 @@ def written(folder, text, name="mine.py"):
 
 
 def made_by(text, folder, **arguments):
-    """What ``build`` answers to a factory ``make`` in a file with this text."""
+    """The result of ``build`` for a factory ``make`` in a file with this text."""
     path = written(folder, text)
     source = checkpoint(arguments=arguments)
     message = refusal(build, resolve(f"{path}:make", source, None), source)
@@ -293,7 +293,7 @@ def test_a_factory_that_raises(tmp_path):
 
 
 def test_the_line_named_is_the_users_own(tmp_path):
-    """The exception comes from inside torch, but the line to look at is the one that called it."""
+    """The exception comes from inside torch, but the error names the user's line that called torch."""
     text = "import torch\n\ndef make(c):\n    return torch.nn.Linear(2, 3)(torch.ones(5))\n"
     message = made_by(text, tmp_path)
     assert "RuntimeError" in message
@@ -356,7 +356,7 @@ def test_a_class_can_be_a_factory():
 
 
 def test_a_failure_within_this_package_is_told_by_the_line_that_called_it(tmp_path):
-    """Its own modules, wherever in the package they lie, are no code of a user."""
+    """Modules of this package count as no code of a user, wherever they lie in the package."""
     path = tmp_path / "problem.py"
     path.write_text("from landscape.machine.memory import bytes_of\nbytes_of(None)\n")
     with pytest.raises(InputError, match=rf"{re.escape(str(path))}:2"):

@@ -1,4 +1,4 @@
-"""Every file that is read of a checkpoint is in its digest, and no file outside of its folders is read."""
+"""Files of a checkpoint: every file that is read is in the digest, and no file outside of its folders is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plain(path: Path) -> Path:
 
 
 def with_everything_else(path: Path) -> Path:
-    """Files that libraries look for beside a model."""
+    """A folder with all files that libraries look for beside a model."""
     model = plain(path)
     for name in ("generation_config", "preprocessor_config", "processor_config", "quantize_config", "config.5.0.0"):
         (model / f"{name}.json").write_text('{"max_new_tokens": 3}')
@@ -51,7 +51,7 @@ def with_everything_else(path: Path) -> Path:
 
 
 def named(path: Path) -> Path:
-    """Weights under a name that the configuration gives."""
+    """A folder whose configuration names the file of its weights."""
     model = plain(path)
     (model / "other").mkdir()
     (model / "model.safetensors").rename(model / "other" / "weights.safetensors")
@@ -60,7 +60,7 @@ def named(path: Path) -> Path:
 
 
 def named_index(path: Path) -> Path:
-    """An index and its files under names of their own, beside the usual ones."""
+    """A folder with an index and its files under unusual names, beside files of the usual names."""
     FOLDERS["gpt2, in two files"](path)
     model, index = path / "model", "mine.safetensors.index.json"
     (model / "model.safetensors.index.json").rename(model / index)
@@ -93,7 +93,7 @@ def pickled_in_two(path: Path) -> Path:
 
 
 def cached(path: Path) -> Path:
-    """As the cache of Hugging Face has a folder: links to files that are named by their content."""
+    """A folder as in the cache of Hugging Face: links to files that are named by their content."""
     FOLDERS["gpt2, in two files"](path)
     (path / "blobs").mkdir()
     for count, file in enumerate((path / "model").iterdir()):
@@ -115,7 +115,7 @@ def pickled_adapter(path: Path) -> Path:
 
 
 def adapter_in_its_model(path: Path) -> Path:
-    """Both in one folder, and the adapter names a model that isn't here."""
+    """An adapter and its model in one folder; the adapter names a model that doesn't exist."""
     shutil.copytree(adapter(path), path / "model", dirs_exist_ok=True)
     edited(path / "model" / "adapter_config.json", base_model_name_or_path="somewhere/else")
     return path / "model"
@@ -136,7 +136,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
 
 
 def installed(file: Path) -> bool:
-    """Whether a file belongs to Python, its packages, this one or the system."""
+    """Whether a file belongs to Python, its packages, this package or the system."""
     roots = {sys.prefix, sys.base_prefix, *sysconfig.get_paths().values(), "/proc", "/sys", "/dev", "/usr", "/etc"}
     roots.add(str(ROOT / "landscape"))
     return any(Path(root) in file.parents for root in roots)
@@ -161,7 +161,7 @@ def test_a_byte_of_any_file_changes_the_digest(name, tmp_path):
     before = digest(folder_at(path).files)
     for file in folder_at(path).files:
         content = file.read_bytes()
-        # A blank at the end of JSON, so that the file still says the same.
+        # A blank at the end of JSON changes the file but not its meaning.
         file.write_bytes(content + b" " if file.suffix == ".json" else content[:-1] + bytes([content[-1] ^ 1]))
         assert digest(folder_at(path).files) != before, file
         file.write_bytes(content)
@@ -170,7 +170,7 @@ def test_a_byte_of_any_file_changes_the_digest(name, tmp_path):
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_weights_are_those_that_transformers_reads(name, tmp_path):
-    """By transformers' and peft's own functions, given the folder."""
+    """The right weights come from transformers' and peft's own functions."""
     import peft
     import transformers
 
@@ -253,7 +253,7 @@ def test_an_adapter_without_its_weights_is_not_sought_in_a_cache(tmp_path, monke
 
 
 def test_an_adapter_with_a_part_of_its_weights_is_refused(tmp_path, monkeypatch, command):
-    """The rest would be what peft draws."""
+    """The missing weights would be drawn at random by peft."""
     monkeypatch.chdir(tmp_path)
     file = adapter(tmp_path) / "adapter_model.safetensors"
     weights = load_file(file)
@@ -272,7 +272,7 @@ def test_an_adapter_on_an_adapter_is_refused(tmp_path, monkeypatch, command):
 
 
 def test_every_file_of_a_tokenizer_is_known(tmp_path):
-    """By the names that the classes of transformers have for their files."""
+    """All names of files in the classes of transformers are known."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     names = set()
@@ -288,7 +288,7 @@ def test_every_file_of_a_tokenizer_is_known(tmp_path):
 
 @pytest.mark.parametrize("settings", [{}, {"tokenizer_class": "PreTrainedTokenizerFast"}], ids=["by class", "by file"])
 def test_text_is_read_by_the_files_of_the_tokenizer(settings, tmp_path, monkeypatch):
-    """Settings that lead elsewhere lead nowhere."""
+    """Settings that name files elsewhere have no effect."""
     monkeypatch.chdir(tmp_path)
     model, elsewhere = plain(tmp_path), tmp_path / "elsewhere"
     vocabulary = {"a": 0, "b": 1, "ab": 2}

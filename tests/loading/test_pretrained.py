@@ -1,4 +1,4 @@
-"""Models and checkpoints of many kinds by the command, and those that bring their model: what they are refused for."""
+"""Models and checkpoints of many kinds by the command, and refusals of checkpoints that bring their own model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from tests.support.kinds import (
 
 
 def plain_eigenvalues(kind: Kind, k: int) -> np.ndarray:
-    """The k eigenvalues of largest magnitude by SciPy, over products by plain double backward in float64."""
+    """The k eigenvalues of largest magnitude by SciPy, with products by plain double backward in float64."""
     parameters = [each for each in kind.model.parameters() if each.requires_grad]
     gradient = torch.autograd.grad(kind.objective(kind.model), parameters, create_graph=True)
     flat = torch.cat([each.flatten() for each in gradient])
@@ -74,7 +74,7 @@ def test_a_kind_of_model_end_to_end(name, tmp_path, monkeypatch, command):
     assert (ran.status, ran.err) == (0, "")
     with h5py.File("record.h5") as file:
         values = file["eigenpairs/eigenvalues"][0]
-        # What the command states, and what single precision explains, in which transformers makes its losses.
+        # The command's errors, and the rounding of single precision, in which transformers computes its losses.
         error = file["eigenpairs/residuals"][0] + file["eigenpairs/rounding"][0] + 1e-6 * abs(values[0])
     assert (abs(values - expected) <= error).all(), (values, expected)
 
@@ -84,7 +84,7 @@ def test_a_kind_of_model_end_to_end(name, tmp_path, monkeypatch, command):
 
 @pytest.fixture
 def gpt2(tmp_path, monkeypatch):
-    """A folder of GPT-2 with a tokenizer of words w0, w1, ...; the working directory is beside it."""
+    """A folder of GPT-2 with a tokenizer of words w0, w1, ...; its parent is the working directory."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -285,7 +285,7 @@ def test_one_line_says_what_is_wrong(name, gpt2, command):
 
 
 class Runs:
-    """Makes a file when it is unpickled."""
+    """An object that makes a file when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -296,7 +296,7 @@ class Runs:
 
 @pytest.mark.parametrize("part", ["", "GPT2LMHeadModel"])
 def test_a_broken_library_is_one_line(gpt2, command, monkeypatch, part):
-    """As transformers is beside a torchvision of another torch: an error of any kind, at its import or at a part's."""
+    """Any error may come from the import of transformers or of a part, as beside a torchvision of another torch."""
     import transformers
 
     def broken(name):
@@ -328,14 +328,14 @@ def test_a_missing_library_is_named(gpt2, command, monkeypatch):
 
 
 def written(path, name, settings, arrays):
-    """A folder of an architecture beside its data; its own loss."""
+    """Write a folder of an architecture and its data, and return the library's own loss."""
     kind = folder(name, settings, arrays)(path)
     with torch.no_grad():
         return kind.objective(kind.model).item()
 
 
 def test_the_end_of_a_text_is_where_the_model_looks_for_it(tmp_path, monkeypatch):
-    """Classifiers on top of GPT find it by their own filling, not by a mask."""
+    """Classifiers on top of GPT find the end of a text by the padding token, not by a mask."""
     monkeypatch.chdir(tmp_path)
     rows, filling = tokens().tolist(), 2
     full = torch.tensor([row[:n] + [filling] * (LENGTH - n) for row, n in zip(rows, (9, 4, 7, 2, 9), strict=True)])
@@ -354,7 +354,7 @@ def test_the_end_of_a_text_is_where_the_model_looks_for_it(tmp_path, monkeypatch
 
 
 def test_a_loss_that_the_library_makes_otherwise_is_refused(tmp_path, monkeypatch, command):
-    """The router's own loss, which a mixture of experts may be trained with."""
+    """A mixture of experts may be trained with the additional loss of its router."""
     monkeypatch.chdir(tmp_path)
     routed = LLAMA | {"num_local_experts": 4, "output_router_logits": True, "router_aux_loss_coef": 1.0}
     written(tmp_path, "MixtralForCausalLM", routed, LM)
@@ -400,7 +400,7 @@ def rewritten(path, change):
 
 
 def replacing(old, new):
-    """Text of the graph, or of the lists of tensors, replaced."""
+    """A change that replaces text in the graph, or in the lists of tensors."""
     return lambda parts: {
         name: content.replace(old.encode(), new.encode()) if name.endswith(".json") else content
         for name, content in parts.items()
@@ -408,7 +408,7 @@ def replacing(old, new):
 
 
 def other_spelling(parts):
-    """Torch's own reader takes it for the sample inputs, which it would unpickle."""
+    """Torch's reader takes a file with this spelling for the sample inputs, and would unpickle it."""
     return {name.replace("sample_inputs", "Sample_inputs"): content for name, content in parts.items()}
 
 
@@ -417,7 +417,7 @@ def with_library(parts):
 
 
 def handing_on(parts):
-    """A node that has another operator called."""
+    """A change by which a node calls another operator."""
     return replacing('"arg": {"as_tensor"', '"arg": {"as_operator"')(parts)
 
 
@@ -589,7 +589,7 @@ def test_a_program_of_one_batch_size_takes_multiples_of_it(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_block_that_is_made_again_has_the_parameters_of_the_point(reentrant):
-    """Left to torch it would be made from the model's own."""
+    """Without this package's care the block would be recomputed with the model's own parameters."""
 
     class Blocks(torch.nn.Module):
         def __init__(self, again):
@@ -630,7 +630,7 @@ def test_an_optimiser_that_would_fill_the_memory_is_left_aside_with_a_note(gpt2,
 
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
-    """The Trainer of transformers after two steps; it has written run/checkpoint-2."""
+    """The Trainer of transformers after two steps, with which it has written run/checkpoint-2."""
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
     monkeypatch.chdir(tmp_path)

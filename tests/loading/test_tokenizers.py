@@ -27,7 +27,7 @@ NAMED = {f"{mark[1:-1].lower()}_token": mark for mark in MARKS}
 
 
 def words(*more: str, marks: list[str] = MARKS, size: int = VOCABULARY) -> dict[str, int]:
-    """A vocabulary of the marks, the words of the texts and as many others as there is room for."""
+    """A vocabulary of the special tokens, the words of the texts, and other words up to the vocabulary's size."""
     every = [*marks, *dict.fromkeys([*" ".join(TEXTS).split(), *more])]
     return {word: i for i, word in enumerate([*every, *(f"w{i}" for i in range(size - len(every)))])}
 
@@ -43,7 +43,7 @@ def tokenizer(vocabulary: dict[str, int], marked: bool = True) -> Tokenizer:
 
 
 def save(made: Tokenizer, path: Path, **settings: object) -> None:
-    """A tokenizer into a folder, with settings that name its marks."""
+    """Save a tokenizer into a folder, with settings that name its special tokens."""
     made.save(str(path / "tokenizer.json"))
     named = {"tokenizer_class": "PreTrainedTokenizerFast"} | NAMED | settings
     (path / "tokenizer_config.json").write_text(json.dumps(named))
@@ -87,7 +87,7 @@ COMMON = [
 
 @pytest.mark.parametrize("kinds", [COMMON, pytest.param([], marks=pytest.mark.slow)], ids=["common", "all"])
 def test_no_architecture_reads_text_without_files(kinds, tmp_path):
-    """Of no class of tokenizer, each with an architecture that it belongs to; characters and bytes need no files."""
+    """Every class of tokenizer needs files, with each of its architectures, except classes of characters and bytes."""
     from transformers import CONFIG_MAPPING
     from transformers.models.auto import modeling_auto
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
@@ -132,7 +132,7 @@ def test_files_that_define_no_tokenizer(name, classifier, command):
 
 
 def test_bytes_need_no_vocabulary_but_a_class(tmp_path, monkeypatch, command):
-    """ByT5 is a T5 by its model's configuration: its tokenizer's settings alone tell."""
+    """The configuration of a ByT5 model is that of a T5, so only the tokenizer's settings identify ByT5."""
     monkeypatch.chdir(tmp_path)
     rows = {"input_ids": torch.full((4, 3), 7), "labels": torch.full((4, 3), 8)}
     folder("T5ForConditionalGeneration", T5 | {"vocab_size": 384}, rows)(tmp_path)
@@ -150,14 +150,14 @@ def test_bytes_need_no_vocabulary_but_a_class(tmp_path, monkeypatch, command):
 
 
 def files_alone(path: Path) -> Tokenizer:
-    """tokenizer.json of words with capitals, and nothing that says so: transformers' class for BERT lowers them."""
+    """A tokenizer.json of words with capitals and no settings: transformers' class for BERT would lower the case."""
     made = tokenizer(words("Good", "Film"), marked=False)
     made.save(str(path / "tokenizer.json"))
     return made
 
 
 def other_class(path: Path) -> Tokenizer:
-    """tokenizer.json beside settings that name a class with rules of its own."""
+    """A tokenizer.json beside settings that name a class with other rules."""
     made = tokenizer(words("Good", "Film"))
     save(made, path, tokenizer_class="BertTokenizer")
     return made
@@ -233,7 +233,7 @@ def test_text_of_which_more_than_half_is_unknown_is_refused(texts, status, class
 
 @pytest.mark.parametrize(("text", "status"), [("aaa aaa b", 0), ("bbb bbb a", 2)])
 def test_characters_without_a_token_are_counted(text, status, tmp_path, monkeypatch, command):
-    """Byte pairs without an unknown token leave out what they don't have."""
+    """A tokenizer of byte pairs without an unknown token leaves out characters that it lacks."""
     monkeypatch.chdir(tmp_path)
     folder("GPT2LMHeadModel", GPT2, LM)(tmp_path)
     made = Tokenizer(models.BPE({"a": 0, "aa": 1, "c": 2}, [("a", "a")]))
@@ -247,7 +247,7 @@ def test_characters_without_a_token_are_counted(text, status, tmp_path, monkeypa
 
 
 def test_the_end_of_a_text_is_not_unknown(tmp_path, monkeypatch):
-    """GPT-2 has one token for both."""
+    """GPT-2 has one token for the end of a text and for unknown words."""
     monkeypatch.chdir(tmp_path)
     folder("GPT2LMHeadModel", GPT2, LM)(tmp_path)
     vocabulary = {"<|end|>": 0} | {letter: i for i, letter in enumerate("abcdefgh", 1)}
@@ -280,7 +280,7 @@ def test_tokens_that_the_model_lacks_are_refused(wrong, tmp_path, monkeypatch, c
 
 
 def test_tokens_are_masked_by_the_models_own_mask(masked):
-    """Whichever number it has; marks, and places that are filled up, stay."""
+    """The mask is the model's mask token, whatever its number. Special tokens and padding aren't masked."""
     vocabulary = words("mask here", marks=["[UNK]", "x", "[SEP]", "y", "[PAD]", "[CLS]", "z", "[MASK]"])
     save(tokenizer(vocabulary), masked)
     ids = np.random.default_rng(0).integers(8, VOCABULARY, (200, 12))
@@ -309,7 +309,7 @@ def test_places_without_a_token_are_not_masked(masked):
 
 
 def made_up_mask(path: Path) -> None:
-    """A vocabulary without a mask: transformers' class for BERT adds one, where the padding of the vocabulary is."""
+    """A vocabulary without a mask token: transformers' class for BERT would add one, in the vocabulary's padding."""
     tokenizer(words(marks=MARKS[:-1], size=VOCABULARY - 1)).save(str(path / "tokenizer.json"))
     settings = NAMED | {"tokenizer_class": "BertTokenizer", "do_lower_case": False}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -34,14 +34,14 @@ def loop_of(uses, dim):
 
 
 def by_use(matrix, uses):
-    """(T, T, n, n): the blocks of a dense untied matrix."""
+    """The blocks (T, T, n, n) of a dense untied matrix."""
     matrix = np.asarray(matrix)
     n = len(matrix) // uses
     return matrix.reshape(uses, n, uses, n).transpose(0, 2, 1, 3)
 
 
 def estimated(matrix, uses, probes=100, goal=0.02, seed=0):
-    """The blocks of a dense symmetric matrix by products alone."""
+    """The blocks of a dense symmetric matrix, estimated by products."""
     loop = loop_of(uses, len(matrix) // uses)
     return estimate_blocks(MatrixOperator(matrix), loop, probes, goal, seed, lambda _: None)
 
@@ -62,7 +62,7 @@ def test_a_tied_chain_has_t_times_the_untied_top_eigenvalue(factors):
     assert found.ratio_interval[0] <= factors <= found.ratio_interval[1]
     assert found.tied.eigenvalues == pytest.approx([float(tied)], rel=1e-13)
     assert found.untied.eigenvalues[0] == pytest.approx(float(separate.trace()), rel=1e-13)
-    # Every block is the same number, so that all but T of T^2 parts are between uses.
+    # All blocks are equal, so all but T of T^2 parts are between uses.
     for share in (found.blocks.share, found.top.share):
         assert share.value == pytest.approx(1 - 1 / factors, rel=1e-13)
         assert share.interval[0] <= 1 - 1 / factors <= share.interval[1]
@@ -168,14 +168,14 @@ SPECTRA = {
 
 
 def covered(matrix, seeds, **options):
-    """Over how many seeds the interval has the true share; one that is undefined counts as a miss."""
+    """Number of seeds at which the interval has the true share; an undefined interval counts as a miss."""
     truth = true_share(matrix, 3)
     shares = (estimated(matrix, 3, seed=seed, **options).share for seed in range(seeds))
     return sum(share.defined and share.interval[0] <= truth <= share.interval[1] for share in shares)
 
 
 def test_the_interval_of_the_share_holds():
-    """Of 60 draws with chance 0.95, fewer than 50 come once in a thousand times."""
+    """At a coverage of 95 %, fewer than 50 of 60 intervals hold in one of a thousand cases."""
     assert covered(SPECTRA["asymmetric"](), 60, probes=10) >= 50
 
 
@@ -183,7 +183,7 @@ def test_the_interval_of_the_share_holds():
 @pytest.mark.parametrize("probes", [10, 100])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_the_interval_of_the_share_holds_over_1000_seeds(name, probes):
-    """At a fixed number of probes, and stopped by the goal."""
+    """The interval holds at a fixed number of probes, and for probes that stop at the goal."""
     assert 920 <= covered(SPECTRA[name](), 1000, probes=probes) <= 980
 
 
@@ -200,13 +200,13 @@ def test_traces_and_norms_are_unbiased():
         errors = values.std(0, ddof=1) / math.sqrt(len(runs))
         assert (abs(values.mean(0) - truth) <= 5 * errors).all()
         assert (values == values.swapaxes(1, 2)).all()
-        # The standard errors that a run gives are those that the runs have, known to 1/sqrt(2 * 39) = 11 %.
+        # The reported standard errors agree with the spread over runs, which is known to 1/sqrt(2 * 39) = 11 %.
         given = np.sqrt(np.mean([getattr(run, name[:-1] + "_errors") ** 2 for run in runs], axis=0))
         assert given == pytest.approx(values.std(0, ddof=1), rel=0.5)
 
 
 def test_directions_span_what_is_there():
-    """Blocks of rank one leave nothing to probe: traces and norms are exact up to rounding."""
+    """With blocks of rank one nothing is left to probe, so traces and norms are exact up to rounding."""
     matrix = planted((0, 1, 0, 1, 100), (2, 2, 3, 3, 7)) - planted()
     found = estimated((matrix + matrix.T) / 2, 3, probes=10)
     blocks = by_use(matrix, 3)
@@ -226,7 +226,7 @@ def test_probes_end_at_the_goal_or_at_the_most():
 
 
 def test_more_probes_are_the_same_and_others():
-    """The first ten are those of a run of ten, whatever the most is."""
+    """The first ten probes are those of a run of ten, whatever the largest number is."""
     matrix = random_matrix(2, 150)
     ten, goal = estimated(matrix, 2, probes=10, goal=1e-9), estimated(matrix, 2, probes=100, goal=10)
     assert np.array_equal(ten.traces, goal.traces)
@@ -246,7 +246,7 @@ def test_any_number_of_uses(uses):
 
 
 def test_a_share_of_nothing_is_undefined():
-    """Of tr H_22 = -tr H_11 the whole is rounding where it is exact, or H_22 = -H_11, and else noise from probes."""
+    """With tr H_22 = -tr H_11 the whole trace is rounding if it is exact or H_22 = -H_11, and else noise of probes."""
     first, second = random_matrix(1, 120), random_matrix(1, 120, seed=1)
     second *= np.trace(first) / np.trace(second)
     nothing, cancelling = np.zeros((240, 240)), np.kron([[1.0, 0.0], [0.0, -1.0]], first)
@@ -255,7 +255,7 @@ def test_a_share_of_nothing_is_undefined():
         for probes in (120, 10):
             found = estimated(matrix, 2, probes=probes)
             assert found.exact == (probes == 120)
-            # No more probes define the share of a whole that is rounding alone; of noise they might.
+            # More probes can't define the share of a whole that is only rounding. They might if the whole is noise.
             assert found.converged == (found.exact or matrix is not noisy)
             assert found.probes in (0, 10)
             assert abs(found.total) <= found.rounding + 3 * found.total_error
@@ -265,7 +265,7 @@ def test_a_share_of_nothing_is_undefined():
 
 
 def test_a_loss_without_curvature():
-    """Linear in everything: all is zero, and no share, ratio or defect is made up."""
+    """A loss that is linear in all parameters has zero curvature, and no share, ratio or defect is invented for it."""
     model = nn.Sequential(*[Shift()] * 3)
     batch = (torch.ones(2, 1).double(), torch.zeros(2, 1).double())
     problem = Problem(model, lambda output, target: (output - target).sum(1), [batch])
@@ -298,7 +298,7 @@ def test_shares_may_be_negative_and_exceed_1():
 
 
 def test_fiellers_interval_is_that_of_its_quadratic():
-    """The ends are where the t-statistic of a - x b is at its quantile."""
+    """At the interval's ends x the t-statistic of a - x b is at its quantile."""
     rng = np.random.default_rng(0)
     wholes = 3 + rng.standard_normal(12)
     parts = 0.4 * wholes + 0.5 * rng.standard_normal(12)
@@ -314,7 +314,7 @@ def test_fiellers_interval_is_that_of_its_quadratic():
 
 @pytest.mark.parametrize("tol", [0.1, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_bound_on_the_top_share_holds(tol):
-    """For a layer, and for the shipped transformer (slow)."""
+    """The bound holds for a layer, and for the shipped transformer (slow)."""
     problem = small_shipped() if tol is None else tanh_loop()
     exact = loop_curvature(problem, tol=1e-8, k=2, probes=10, error=10)
     for goal in (0.3, 0.03, 1e-3) if tol is None else (tol,):
@@ -324,7 +324,7 @@ def test_the_bound_on_the_top_share_holds(tol):
 
 
 def test_a_double_top_eigenvalue_has_no_share_of_its_own():
-    """Two eigenvectors, two shares: which of them, or of their mixtures, is found is chance."""
+    """A double eigenvalue has two eigenvectors with two shares. Chance decides which mixture of them is found."""
 
     def operator(posed):
         untied_one = torch.kron(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.diag(torch.tensor([1.0, 2, 0.3, 0.1])))
@@ -378,14 +378,14 @@ def test_arguments_out_of_range(arguments):
 
 
 def test_blocks_that_do_not_add_up_are_refused():
-    """An operator that isn't one matrix in two parametrisations."""
+    """The two operators aren't one matrix in two parametrisations."""
     matrices = iter([torch.eye(20).double(), torch.eye(60).double()])
     with pytest.raises(InputError, match="don't add up to the tied matrix: they miss it by 2 of 3"):
         loop_curvature(tanh_loop(), operator=lambda _: MatrixOperator(next(matrices)))
 
 
 def test_the_model_and_its_memory_are_left_alone():
-    """No graph is kept: both operators are gone without the garbage collector, the first before the second is made."""
+    """Both operators are freed without the garbage collector, the first before the second is made."""
     problem, made = tanh_loop(), []
     before = snapshot(problem.model)
 

@@ -26,7 +26,7 @@ USES = 3
 
 
 class Passes(nn.Module):
-    """Layers one after the other, then a head; the same layer several times is a loop."""
+    """A model of layers one after the other, then a head; one layer given several times is a loop."""
 
     def __init__(self, layers, step=lambda layer, x: layer(x)):
         super().__init__()
@@ -50,7 +50,7 @@ def twins(make, step):
 
 
 def posed(model, parts=(4, 2)):
-    """Classification of six sequences of five places and width 4."""
+    """The problem of classifying six sequences of five places and width 4."""
     g = torch.Generator().manual_seed(1)
     x, y = torch.randn(6, 5, 4, generator=g).double(), torch.randint(0, 3, (6,), generator=g)
     return Problem(model, nn.CrossEntropyLoss(), list(zip(x.split(parts), y.split(parts), strict=True)))
@@ -66,7 +66,7 @@ def random_block(dim, columns=3):
 
 
 def same(first, second):
-    """Equal up to some hundred roundings of their largest entry."""
+    """Assert that tensors are equal up to some hundred roundings of their largest entry."""
     return bool((first - second).abs().max() <= 1e-12 * second.abs().max())
 
 
@@ -84,9 +84,9 @@ THIRD_PARTY = {
 
 @pytest.mark.parametrize("name", THIRD_PARTY)
 def test_modules_of_others_in_a_loop(name):
-    """Against three deep copies of the module, with buffers, tuples and parametrizations inside.
+    """Modules with buffers, tuples and parametrizations in a loop are compared with three deep copies of the module.
 
-    By products with random vectors, in which an entry that differs shows with probability 1.
+    The comparison is by products with random vectors, in which a wrong entry shows with probability 1.
     """
     tied, separate = twins(*THIRD_PARTY[name])
     found, loop = untied(posed(tied))
@@ -103,7 +103,7 @@ def test_modules_of_others_in_a_loop(name):
 
 
 def test_against_an_exact_hessian_written_by_hand():
-    """The map x -> tanh(W_3 tanh(W_2 tanh(W_1 x))) without any module."""
+    """The exact Hessian is that of x -> tanh(W_3 tanh(W_2 tanh(W_1 x))), written without any module."""
     torch.manual_seed(3)
     linear = nn.Linear(4, 4, bias=False)
     problem = looped(linear, lambda layer, x: torch.tanh(layer(x)))
@@ -130,7 +130,7 @@ OURS = {
 
 
 def network_of(model):
-    """A model on random tokens, with weights twice as large as drawn, lest all its curvature be small."""
+    """A model on random tokens; its initial weights are doubled, because otherwise all curvature is small."""
     tokens = torch.randint(0, 5, (5, 7), generator=torch.Generator().manual_seed(5))
     torch.manual_seed(0)
     network = Network(model().double(), tokens[:, :-1], tokens[:, 1:])
@@ -142,7 +142,7 @@ def network_of(model):
 
 @pytest.mark.parametrize("name", [*list(OURS)[:-1], pytest.param("gpt", marks=pytest.mark.slow)])
 def test_the_blocks_add_up_to_the_tied_hessian(name):
-    """sum_ij H_ij = H_tied, as full matrices, the tied one by forward over reverse."""
+    """As full matrices, sum_ij H_ij = H_tied, with H_tied by forward over reverse."""
     network = network_of(OURS[name])
     problem = network.problem(nn.CrossEntropyLoss(), [3, 2])
     found, loop = untied(problem)
@@ -155,13 +155,13 @@ def test_the_blocks_add_up_to_the_tied_hessian(name):
     blocks = whole.unflatten(1, (loop.uses, loop.dim)).unflatten(0, (loop.uses, loop.dim))
     assert expected.abs().max() > 1e-2
     assert (blocks.sum((0, 2)) - expected).abs().max() < 1e-9
-    assert (blocks[0, :, 1] - blocks[0, :, 0]).abs().max() > 1e-3  # or the sum would say little
+    assert (blocks[0, :, 1] - blocks[0, :, 0]).abs().max() > 1e-3  # otherwise the sum would say little
     spread = loop.spread(torch.eye(loop.dim).double())
     assert (loop.gather(whole @ spread) - expected).abs().max() < 1e-9
 
 
 def test_the_shipped_model():
-    """The same for Looped-Attn as it was trained, by products."""
+    """The blocks of the trained Looped-Attn add up to its tied Hessian, tested by products."""
     problem = landscape.load_problem(ROOT / "data" / "looped.pt", project=ROOT, dtype="float64")
     found, loop = untied(problem)
     assert (loop.modules, loop.uses, loop.dim) == (("layer",), 3, 1032)
@@ -180,7 +180,7 @@ def test_a_chain_that_is_tied_by_a_module(factors):
 
 
 class Factor(nn.Module):
-    """x -> w x."""
+    """The map x -> w x."""
 
     def __init__(self, value):
         super().__init__()
@@ -201,7 +201,7 @@ def module_chain(factors, s=1.7):
 
 
 class Rounds(nn.Module):
-    """Two layers, one after the other, several times; a normalisation after each."""
+    """A loop over two layers, with a normalisation after each."""
 
     def __init__(self, rounds=2, head=None):
         super().__init__()
@@ -247,7 +247,7 @@ def test_only_the_parameters_that_the_problem_varies():
 
 
 def test_weights_tied_within_the_loop_stay_tied_in_each_pass():
-    """Two layers that share a weight, in a loop: T copies of it, each in both places."""
+    """Two layers in a loop share a weight. There are T copies of the weight, each in both layers."""
     model = Rounds()
     model.layers[1].weight = model.layers[0].weight
     found, loop = untied(posed(model), "layers")
@@ -268,7 +268,7 @@ def test_weights_that_are_used_elsewhere_too_stay_tied():
 
 
 def test_a_loss_that_calls_the_model_twice():
-    """Each call of the model is a forward pass: its t-th pass has the t-th weights in both."""
+    """Each call of the model is a forward pass, and pass t of the loop has the t-th weights in both calls."""
     tied, separate = twins(*THIRD_PARTY["linear"])
     batch = posed(tied).batches[0]
 
@@ -287,7 +287,7 @@ def test_a_loss_that_calls_the_model_twice():
 
 
 class Uneven(nn.Module):
-    """As many passes as the batch has samples."""
+    """A model with as many passes as the batch has samples."""
 
     def __init__(self):
         super().__init__()
@@ -335,14 +335,14 @@ def only_parts():
 
 
 def shared_weights():
-    """Two modules, each called once, with one weight."""
+    """A model of two modules that share one weight, each called once."""
     model = Passes([nn.Linear(4, 4), nn.Linear(4, 4)])
     model.layers[1].weight = model.layers[0].weight
     return posed(model)
 
 
 def again(f, x):
-    """What `checkpoint` does without reentering, as a library of one's own may have it."""
+    """Non-reentrant activation checkpointing, as a user's own library may implement it."""
     steps = _checkpoint_without_reentrant_generator(f, True, noop_context_fn, "default", False, True, x)
     next(steps)
     output = f(x)
@@ -411,7 +411,7 @@ def test_reentrant_checkpointing_is_refused():
 
 
 def snapshot(model):
-    """Every tensor by its identity, its bits and its flags, every mode and every hook."""
+    """The state of a model: the identity, bits and flags of every tensor, every mode and every hook."""
     tensors = [(name, id(t), t.requires_grad, t.grad, t.numpy(force=True).tobytes()) for name, t in _tensors_of(model)]
     hooks = [
         {key: len(value) for key, value in vars(module).items() if key.endswith(("hooks", "called", "kwargs"))}
@@ -426,7 +426,7 @@ def _tensors_of(model):
 
 
 class Fragile(Passes):
-    """Fails in its second pass once it is told to."""
+    """A module that fails in its second pass, once a flag is set."""
 
     failure = None
 
@@ -444,7 +444,7 @@ class Fragile(Passes):
 
 
 class Layer(nn.Module):
-    """Fails inside its own call."""
+    """A layer that fails inside its own call."""
 
     failure = None
 

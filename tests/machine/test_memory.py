@@ -1,4 +1,4 @@
-"""Memory that may be taken: said in words, kept to, and measured."""
+"""Limits of memory: they are given in words, respected and measured."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_every_basis_is_held_to_what_the_operator_leaves():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("allowed", [80, pytest.param(160, marks=pytest.mark.slow)])
 def test_a_solve_keeps_to_its_memory_and_foresees_it(allowed, tmp_path):
-    """In a process of its own, whose memory nothing has touched."""
+    """The solve runs in a fresh process, so that earlier tests don't affect the measured memory."""
     out = tmp_path / "out.h5"
     command = ["data/looped.pt", "--hessian", "-k", "3", "--memory", f"{allowed}MB", "-o", str(out)]
     done = subprocess.run(
@@ -158,7 +158,7 @@ def test_memory_of_a_problem_that_is_loaded():
 
 
 def test_a_solve_that_tells_nothing_on_its_way_is_measured_too(tiny):
-    """Of one parameter, certified: the basis spans the space after one product."""
+    """The problem has one parameter, so the basis spans the space after one product, without a step to report."""
     result = probe(
         ["a.pt"], [TopEigenpairs(1, tol_value=0.1)], "one.h5", source=Source(params="2.bias", compile_products="off")
     )

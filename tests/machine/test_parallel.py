@@ -1,4 +1,4 @@
-"""Several processes as one: parts add up to the whole, records are those of one process, one failure ends all."""
+"""Several processes as one: shards add up to the whole, records equal those of one process, one failure ends all."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_sample_is_of_one_process_and_shares_are_even(sizes, size):
 @pytest.mark.parametrize("sizes", [[10], [5, 3, 2], [2, 2, 2, 3]], ids=str)
 @pytest.mark.parametrize("size", [2, 3])
 def test_parts_add_up_to_the_whole(sizes, size, monkeypatch):
-    """Of products, gradients and what every sample adds, with nothing exchanged: what each process hands in."""
+    """The contributions of all processes to products, gradients and sums add up to the whole, without any exchange."""
     monkeypatch.setattr(Processes, "total", lambda self, part: part)
     problem = posed(sizes)
     split = [problem.distributed_over(Processes(rank, size)) for rank in range(size)]
@@ -68,7 +68,7 @@ def test_parts_add_up_to_the_whole(sizes, size, monkeypatch):
     sums = [each.by_sample() for each in split]
     whole = problem.by_sample()
     for name in ("losses", "weights", "correct"):
-        assert close([getattr(each, name) for each in sums], getattr(whole, name))  # kernels go by the batch's size
+        assert close([getattr(each, name) for each in sums], getattr(whole, name))  # kernels depend on the batch's size
     assert sum(each.terms for each in sums) == whole.terms
 
 
@@ -245,7 +245,7 @@ distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_what_is_told_of_sharded_parameters_holds(tmp_path):
-    """docs/scale.md: a fully sharded model has no second derivative, DTensors have."""
+    """Claims of docs/scale.md: a fully sharded model has no second derivative, and DTensors have one."""
     program = tmp_path / "sharded.py"
     program.write_text(SHARDED)
     done = torchrun(str(program))

@@ -1,4 +1,4 @@
-"""Numbers computed in float32 are held to the matrix in float64, and say so; where there is none they say that."""
+"""Float32 results are compared with the matrix in float64; results without products in float64 say so."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALPHA = 0.1
 
 
 def standardised(offset, dtype=torch.float32):
-    """A model that standardises raw inputs itself: in float32 its forward pass loses digits to the offset."""
+    """A model that standardises raw inputs itself, whose forward pass in float32 loses digits to the offset."""
     torch.manual_seed(0)
     x, y = torch.randn(200, 5), torch.randint(0, 3, (200,))
     return Problem(Standardising(), nn.CrossEntropyLoss(), [((x + offset).to(dtype), y)], dtype=dtype)
@@ -55,9 +55,9 @@ def test_what_the_forward_pass_loses_is_in_the_intervals_and_out_of_the_values(o
     assert found.arithmetic == IN_FLOAT64
     nearest = np.abs(found.eigenvalues[:, None] - exact).min(axis=1)
     assert (nearest <= found.intervals[:, 1] - found.eigenvalues).all()
-    # Rayleigh quotients in float64 are off by the square of the residual over a gap, here of some percents.
+    # Rayleigh quotients in float64 have an error of the squared residual over a gap, and gaps are some percents.
     assert (nearest <= 100 * found.residuals**2 + 1e-6).all()
-    # Converged is what has the residual that was asked for, in float64: at the largest offset no pair has.
+    # A pair is converged if its residual in float64 meets the tolerance. At the largest offset no pair is.
     wide, v = problem.to(dtype=torch.float64).hessian(), found.eigenvectors.double()
     values = torch.as_tensor(found.eigenvalues)
     residuals = ((wide @ v - v * values).norm(dim=0) / v.norm(dim=0)).numpy()
@@ -91,7 +91,7 @@ def test_all_other_estimates_hold_the_numbers_of_the_matrix_in_float64(offset):
 
 
 class Rounded(SymmetricOperator):
-    """A matrix whose products are off by another one, E, and which knows its products in float64."""
+    """A matrix whose products have an error E v, with exact products in float64."""
 
     def __init__(self, matrix, error):
         super().__init__(len(matrix), torch.device("cpu"), torch.float32)
@@ -114,7 +114,7 @@ ERRORS = {
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_bounds_of_the_distance_hold(name):
-    """Over 400 draws none may be too small: at the stated chance of a thousandth three are, with a chance of 0.8 %."""
+    """No bound in 400 draws may be too small. At the stated chance of a thousandth, three fail in 0.8 % of cases."""
     values = 1e-2 * np.asarray(ERRORS[name])
     matrix, error = symmetric(np.linspace(-1, 1, 50)), symmetric(values, seed=3)
     spectral, frobenius, trace = np.abs(values).max(), np.linalg.norm(values), abs(values.sum())
@@ -126,7 +126,7 @@ def test_bounds_of_the_distance_hold(name):
 
 
 def test_the_spectral_bound_is_the_quantile_of_chi_squared():
-    """Of an error of rank one ||E g||^2 is chi^2 with one degree of freedom: the chance is met exactly."""
+    """For an error E of rank one, ||E g||^2 is chi^2 with one degree of freedom, so the stated chance is exact."""
     norms = np.linalg.norm(np.random.default_rng(0).standard_normal((200_000, COMBINATIONS)), axis=1)
     misses = np.mean(norms * spectral_bound(np.array([1.0, 0.0, 0.0])) < 1)
     # Binomial, 200,000 draws at 1e-3: a standard error of 7e-5.
@@ -136,7 +136,7 @@ def test_the_spectral_bound_is_the_quantile_of_chi_squared():
 
 
 def test_an_error_along_one_vector_is_in_the_interval_of_that_vector():
-    """Random signs would miss two equal errors in half of all draws."""
+    """With random signs two equal errors would cancel in half of all draws."""
     values = np.linspace(10, 1, 60)
     matrix = symmetric(values)
     vectors = np.linalg.eigh(matrix.numpy())[1][:, ::-1]
@@ -278,7 +278,7 @@ def test_evaluation_in_float64_leaves_everything_as_it_was():
 
 
 def test_what_has_no_gradient_may_be_rounded():
-    """Constants in float32, such as rotary angles, are the same numbers in any evaluation."""
+    """Constants in float32, such as rotary angles, are equal numbers in every evaluation."""
     with Rounds() as rounds:
         _ = torch.ones(2, dtype=torch.float64).to(torch.float16)
     assert rounds.what is None

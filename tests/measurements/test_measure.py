@@ -1,4 +1,4 @@
-"""Measuring from Python: what a notebook uses, and how its results look."""
+"""Measurements from Python: the functions that a notebook uses, and the display of their results."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_how_a_row_came_to_be(tiny):
 
 
 def test_a_resumed_sweep_makes_its_products_as_it_began(tiny, monkeypatch):
-    """The memory that decides may have changed in between; the numbers must not."""
+    """The memory that decides the route may have changed in between, but the numbers must not change."""
     probe(["a.pt"], [TopEigenpairs(k=2)], "run.h5")
     monkeypatch.setattr("landscape.curvature.products.batched.half_of_memory", lambda _: 0)
     result = probe(["a.pt", "b.pt"], [TopEigenpairs(k=2)], "run.h5")
@@ -113,7 +113,7 @@ def test_a_checkpoint_that_changes_meanwhile_is_refused(tiny, monkeypatch):
 
 
 def test_the_last_checkpoint_may_not_change_before_the_run_is_measured(tiny, monkeypatch):
-    """Its own rows are there by then, and what is measured of the whole run would be of another one."""
+    """If the last checkpoint changed, its rows and the measurements of the whole run would belong to different runs."""
     read, seen = Source.read, []
 
     def changing(self, path):
@@ -134,8 +134,8 @@ def test_checkpoints_without_a_step_come_last_by_the_numbers_in_their_names():
         (7, "w1.pt"),
         (None, "a.pt"),
         (None, "w1.pt"),
-        (None, "w1²2.pt"),  # a digit for Unicode, and no number
-        (None, "w02.pt"),  # equal numbers go by the text
+        (None, "w1²2.pt"),  # a digit in Unicode, but no number
+        (None, "w02.pt"),  # equal numbers are ordered as texts
         (None, "w2.pt"),
         (None, "w10.pt"),
     ]

@@ -1,4 +1,4 @@
-"""Every measurement from the command to the record, held to the dense matrix of a small project."""
+"""Every measurement from the command to the record, against the dense matrix of a small project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def exact(tiny):
     return np.linalg.eigvalsh(tiny.hessian("a.pt").numpy())[::-1]
 
 
-# What rounding does to the oracle itself: 13 eigenvalues of a matrix of norm 4 in float64.
+# The rounding of the oracle itself: 13 eigenvalues of a matrix of norm 4 in float64.
 ORACLE = 13 * 4 * np.finfo(float).eps
 
 
@@ -62,7 +62,7 @@ HEAD = landscape.Source(params=("head",))
 
 
 def _deflated(tmp_path, pairs):
-    """A density and a trace in one record with eigenpairs: rows, and how many pairs each says were known."""
+    """A density and a trace in one record with eigenpairs: their rows, and the number of known pairs in each."""
     asked = [*pairs, landscape.Density(3, probes=2, steps=8), landscape.Trace(probes=10)]
     made = landscape.probe(SHIPPED, asked, tmp_path / "r.h5", source=HEAD)
     rows = made.rows[0].data
@@ -398,7 +398,7 @@ def test_a_plane_goes_to_where_the_loss_has_risen(command, tiny):
 
 
 def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, tiny):
-    """The other direction of its row, and the lines of the other checkpoints, are what they are without it."""
+    """The row's other direction and the lines of other checkpoints don't change by this."""
     asked = ("--slice", "1d", "--direction", "b.pt", "--direction", "filter", "--points", 5, "--reach", 1)
     ran = command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5")
     assert (ran.status, ran.err) == (0, "")
@@ -475,7 +475,7 @@ def test_an_eigenvector_that_does_not_converge_says_so(command, tiny, monkeypatc
 
 
 def test_the_valley_by_three_tests(command, tiny):
-    """Near its minimum a smooth loss is a U along every direction; Definition 1 is that of the exact spectrum."""
+    """Near its minimum a smooth loss is a U along every direction. Definition 1 agrees with the exact spectrum."""
     ran = command("a.pt", "--valley", "-k", 2, "--points", 21, "--dtype", "float64")
     assert (ran.status, ran.err) == (0, "")
     row = group("a.landscape.h5", "valley")
@@ -534,7 +534,7 @@ def test_a_sweep_stores_the_overlap_of_successive_subspaces(command, tiny):
 
 
 def test_a_sweep_draws_the_same_probes_everywhere(command, tiny):
-    """Two checkpoints with the same weights, measured one after the other, give the same samples."""
+    """Two checkpoints with equal weights, measured one after the other, give equal samples."""
     state = torch.load("a.pt")["state"]
     landscape.save_checkpoint("again.pt", state, step=1)
     assert command("a.pt", "again.pt", "--density", "-k", 0, "--probes", 3, "--steps", 5, "-o", "run.h5").status == 0
@@ -543,7 +543,7 @@ def test_a_sweep_draws_the_same_probes_everywhere(command, tiny):
 
 
 def test_a_warm_start_comes_from_the_record(tiny, monkeypatch):
-    """The second run starts where the first would have gone on."""
+    """A second run starts from the eigenvectors from which the first run would have continued."""
     starts = []
     solve = landscape.top_eigenpairs
 
@@ -567,7 +567,7 @@ def test_an_appended_measurement_opens_with_xarray(command, tiny):
 
 
 def test_a_valley_computes_no_spectrum_that_nobody_asked_for(command, tiny, monkeypatch):
-    """With --spectrum in the record the valley has the other two tests."""
+    """The valley's other two tests need a spectrum in the record, by --spectrum."""
     monkeypatch.setattr(f"{Valley.__module__}.AFFORDABLE", 0)
     asked = ("a.pt", "--valley", "-k", 1, "--points", 7)
     alone = command(*asked, "-o", "alone.h5")

@@ -1,4 +1,4 @@
-"""The plan: what would be made, by the measurements' own count of products, and nothing written."""
+"""Plans: they count products as the measurements do, and write no file."""
 
 from __future__ import annotations
 

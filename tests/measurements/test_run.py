@@ -1,4 +1,4 @@
-"""What is measured of a run as a whole: dynamics, hops, learning; in the record, resumed, and refused."""
+"""Measurements of a whole run (dynamics, hops, learning): in the record, resumed, and refused."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def group(path: str, name: str) -> xr.Dataset:
 
 @pytest.fixture
 def descent(tiny):
-    """A run of gradient descent on the classes: every step kept from 0 to 14, then 20 and 40."""
+    """A run of gradient descent on the classes, with checkpoints at every step from 0 to 14, at 20 and at 40."""
     (tiny.folder / "problem.py").write_text(CLASSES)
     (tiny.folder / "pyproject.toml").write_text('[tool.landscape.problems]\ndefault = "problem.py:classes"\n')
     namespace: dict = {}
@@ -108,7 +108,7 @@ def test_dynamics_of_a_run(command, descent):
     np.testing.assert_allclose(row.effective_rank.values, np.exp(entropy), rtol=1e-10)
     assert (row.entropy_interval.values[:, 0] <= entropy).all()
     assert (row.entropy_interval.values[:, 1] >= entropy).all()
-    # Gradient descent: the largest eigenvalue times the learning rate by two, at each checkpoint.
+    # For gradient descent the ratio is the largest eigenvalue times the learning rate over two, at each checkpoint.
     np.testing.assert_allclose(stability.ratio.values, spectra.eigenvalues.values[:, 0] * 0.5 / 2, rtol=1e-5)
     assert list(stability.optimizer.values) == ["gradient descent"] * 4
     np.testing.assert_allclose(row.stability_ratio.values, stability.ratio.values)
@@ -145,7 +145,7 @@ def test_a_run_is_resumed_and_another_run_is_another_row(command, descent, monke
 
 @pytest.mark.slow
 def test_what_is_shown_has_no_padding_of_longer_rows(command, descent):
-    """A run of three checkpoints beside one of four shows what it shows in a record of its own."""
+    """A run of three checkpoints is shown alike beside a run of four and in a record of its own."""
     files, asked = ["step-00.pt", "step-04.pt", "step-14.pt"], ["--dynamics", "--samples"]
     assert command(*files, "step-40.pt", *asked, "-o", "both.h5").status == 0
     beside, alone = command(*files, *asked, "-o", "both.h5"), command(*files, *asked, "-o", "alone.h5")
@@ -156,7 +156,7 @@ def test_what_is_shown_has_no_padding_of_longer_rows(command, descent):
 
 
 def test_eigenvectors_that_are_rounding_are_no_subspace():
-    """A linear regression on 5 samples in 21 dimensions: its Hessian has rank 5, and is the same everywhere."""
+    """The Hessian of a linear regression on 5 samples in 21 dimensions has rank 5, and is constant."""
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(5, 20, generator=generator), torch.randn(5, 1, generator=generator)
     problem = Problem(nn.Linear(20, 1), nn.MSELoss(), [(x, y)])
@@ -176,7 +176,7 @@ def test_eigenvectors_that_are_rounding_are_no_subspace():
 
 
 def test_a_hessian_that_is_zero_has_no_dynamics(command, tiny):
-    """A linear model whose loss is its output: nothing has a share, and no warning (an error here) is given."""
+    """The loss of a linear model is its output. No eigenvalue has a share, and no warning (here an error) is given."""
     (tiny.folder / "flat.py").write_text(
         "import torch\nfrom torch import nn\nfrom landscape.problem import Problem\n"
         "def flat(checkpoint):\n"
@@ -231,7 +231,7 @@ def test_stability_claims_nothing_of_what_it_does_not_know(command, descent):
     assert "no state of an optimiser" in str(rows.reason.values[0])
     assert "before its first step" in str(rows.reason.values[1])
     assert list(np.isnan(rows.ratio.values)) == [True, True, False]
-    # Adam divides by |g| = 0.1 everywhere after one step: its eigenvalue is the Hessian's by that.
+    # After one step Adam divides by |g| = 0.1 everywhere, so its eigenvalue is the Hessian's divided by 0.1.
     plain, preconditioned = rows.eigenvalue.values[1:]
     assert preconditioned == pytest.approx(plain / 0.1, rel=1e-3)
     assert rows.ratio.values[2] == pytest.approx(preconditioned * 1e-3 * 0.1 / (1.9 * 2), rel=1e-6)
@@ -282,7 +282,7 @@ def test_learning_of_classes(command, descent):
 
 
 def test_masked_samples_are_in_no_group(command, descent):
-    """Nothing is known of them, and nothing is said: no number, no warning (an error in these tests), no crash."""
+    """Masked samples have no loss, so they get no number, no warning (an error in these tests) and no crash."""
     told = 'about={"hard": ["masked"] + ["seen"] * 39}'
     masked = CLASSES.replace("about=told if about else None", told).replace(
         "x, y = data()", "x, y = data(); y[0] = -100"
@@ -300,7 +300,7 @@ def test_masked_samples_are_in_no_group(command, descent):
 
 
 def test_a_sample_is_learnt_that_gains_a_twentieth_of_the_scale():
-    """Targets of -1 and 1 have a variance of 1: gains of 0.051 are learnt, of 0.049 are not."""
+    """Targets of -1 and 1 have a variance of 1. So a gain of 0.051 is learnt, and a gain of 0.049 isn't."""
     x, y = torch.zeros(4, 1), torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
     losses = np.array([[1.0, 1.0, 2.0, 2.0], [0.949, 0.951, 1.949, 1.951]])
     about = {"accuracy": ("sample", np.full(4, np.nan)), "weight": ("sample", np.ones(4))}

@@ -1,4 +1,4 @@
-"""When memory runs out a measurement goes on with fewer samples at a time, and says so."""
+"""Shortage of memory: a measurement continues with fewer samples at a time, and says so."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from landscape.measurements.runner import probe
 from landscape.measurements.shortage import with_less
 
 HUGE = 10**15
-"""Bytes that no machine has, so that its allocator refuses them."""
+"""More bytes than any machine has, which its allocator refuses."""
 
 
 class Greedy(nn.Module):
-    """Needs more memory than there is to differentiate the losses of more than ``most`` samples."""
+    """A model that runs out of memory with a graph of more than ``most`` samples."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def test_the_real_refusal_is_known(memory):
 
 @pytest.mark.parametrize("measurement", [TopEigenpairs(k=2), Loss()], ids=lambda each: each.name)
 def test_a_measurement_goes_on_in_smaller_batches(tmp_path, measurement):
-    """Ten samples at a time, then five, then three; the numbers are those of plenty."""
+    """Batches of ten samples, then of five, then of three give the numbers of a run with enough memory."""
     paths = {most: probe(tmp_path / "model.pt", [measurement], **asked(tmp_path, most)).path for most in (10, 3)}
     rows = {}
     for most, path in paths.items():
@@ -81,14 +81,14 @@ def test_a_measurement_goes_on_in_smaller_batches(tmp_path, measurement):
 
 @pytest.mark.parametrize("more", [Loss(), TopEigenpairs(k=2)])
 def test_a_record_that_took_smaller_batches_is_gone_on_with(tmp_path, more):
-    """Its loss is held to the record by a gradient, which needs them too."""
+    """When the run is resumed, its loss is compared with the record by a gradient, which needs small batches too."""
     first = probe(tmp_path / "model.pt", [Loss()], **asked(tmp_path, 3))
     assert probe(tmp_path / "model.pt", [more], **asked(tmp_path, 3)).measured == (more.name != "loss")
     assert first.measured == 1
 
 
 class AsBefore(Loss):
-    """Runs out of memory the way in which an earlier row was made."""
+    """A measurement that runs out of memory with the settings of an earlier row."""
 
     def measure(self, problem, bar, history):
         if history.choices is not None:
@@ -97,7 +97,7 @@ class AsBefore(Loss):
 
 
 def test_a_way_that_takes_too_much_is_not_gone_again(tmp_path):
-    """Of six checkpoints the second runs out of memory, and batches are halved once."""
+    """The second of six checkpoints runs out of memory, and batches are halved only once."""
     settings = asked(tmp_path, 10)
     paths = [tmp_path / f"step-{step}.pt" for step in range(6)]
     for step, path in enumerate(paths):

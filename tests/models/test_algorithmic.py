@@ -1,4 +1,4 @@
-"""The algorithmic tasks against plain Python answers, and what of a sequence is answer."""
+"""The algorithmic tasks: answers against plain Python, and the part of each sequence that is the answer."""
 
 from collections import Counter
 
@@ -11,12 +11,12 @@ from landscape.errors import InputError
 
 
 def number(bits: str) -> int:
-    """A number whose lowest bit is written first."""
+    """The number whose bits are given, the lowest bit first."""
     return int(bits[::-1], 2)
 
 
 def written(value: int, bits: int) -> str:
-    """A number in so many bits, the lowest first."""
+    """The ``bits`` bits of a number, the lowest first."""
     return f"{value:0{bits}b}"[::-1]
 
 
@@ -59,7 +59,7 @@ def test_all_have_a_plain_answer() -> None:
 
 
 def test_answers_are_those_of_plain_python(algorithm: Algorithm) -> None:
-    """Of the trained and the longer lengths, with what is answer and what isn't."""
+    """Answers of trained and longer lengths, and the marks of the symbols that belong to the answer, are right."""
     lengths = [*algorithm.trained, *algorithm.longer]
     found = algorithm.examples(2000, lengths, 3)
     assert set(found.lengths) == set(lengths)
@@ -70,7 +70,7 @@ def test_answers_are_those_of_plain_python(algorithm: Algorithm) -> None:
         assert len(question) == (2 * length + 1 if algorithm.symbols[2:] in ("+", "*") else length)
         assert answer == PLAIN[algorithm.name](question)
         assert set(rest[len(answer) :]) == {"."}
-        # The symbol after position t is answer from the one after ">" up to the first ".".
+        # The symbols after ">" up to the first "." are the answer.
         begun = len(question)
         expected = [begun <= t <= begun + len(answer) for t in range(len(tokens) - 1)]
         assert answered.tolist() == expected
@@ -84,7 +84,7 @@ def test_the_head_of_the_module_is_true() -> None:
 
 
 def test_training_never_asks_what_is_held_out(algorithm: Algorithm) -> None:
-    """About one in eight of the questions of every length with 64 or more, up to five standard errors."""
+    """About one in eight questions of every length with 64 or more is held out, up to five standard errors."""
     lengths = algorithm.held_out_lengths
     asked = {
         algorithm.text(each).split(">")[0] for each in algorithm.examples(20_000, lengths, 0, held_out=False).tokens
@@ -111,7 +111,7 @@ def test_of_few_questions_all_are_asked_in_training() -> None:
 
 
 def test_lengths_and_symbols_are_equally_likely() -> None:
-    """Each within five standard errors of its share."""
+    """Each frequency is within five standard errors of its probability."""
     found = ALGORITHMS["copy"].examples(12_000, range(1, 13), 0)
     for counted, kinds in ((Counter(found.lengths.tolist()), 12), (Counter(found.tokens[:, 0].tolist()), 10)):
         shares = np.array(list(counted.values())) / 12_000

@@ -1,4 +1,4 @@
-"""The criteria on curves of which one knows when they have come to rest."""
+"""The criteria on curves for which it is known when they become calm."""
 
 import math
 
@@ -10,7 +10,7 @@ from models.criteria import AtEpoch, Plateau, ShiftCriterion, noise_threshold
 
 
 def fires_at(criterion: ShiftCriterion, losses: list[float], norms: list[float]) -> int | None:
-    """The number of epochs after which the criterion first says yes."""
+    """The number of epochs after which the criterion first fires."""
     for epoch, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1):
         if criterion.update(loss, norm):
             return epoch
@@ -19,7 +19,7 @@ def fires_at(criterion: ShiftCriterion, losses: list[float], norms: list[float])
 
 class TestShiftCriterion:
     def test_waits_for_both_to_be_calm_for_the_patience(self) -> None:
-        """Losses change by 1 up to the 5th, norms up to the 8th: calm from the 9th on, three of them with the 11th."""
+        """Losses change by 1 up to epoch 5, norms up to epoch 8. Epochs 9, 10 and 11 are the first three calm ones."""
         losses = [10.0, 9, 8, 7, 6] + [5.99] * 10
         norms = [8.0, 7, 6, 5, 4, 3, 2, 1] + [0.99] * 7
         assert fires_at(ShiftCriterion(0.1, 0.1, patience=3), losses, norms) == 11
@@ -67,7 +67,7 @@ class TestShiftCriterion:
 
 class TestNoise:
     def test_threshold_is_two_deviations_of_a_difference(self) -> None:
-        """Over 2,000 seeds of 22 normal values about a line its median is 2 sqrt(2) sigma within a tenth.
+        """The median threshold over 2,000 seeds of 22 normal values about a line is 2 sqrt(2) sigma within a tenth.
 
         The median of 20 correlated second differences varies by some 25 %, that of 2,000 medians by less than 1 %, and
         the median of |z| over few values is biased by some percent.
@@ -77,7 +77,7 @@ class TestNoise:
         assert np.median(found) == pytest.approx(2 * math.sqrt(2) * 0.1, rel=0.1)
 
     def test_noise_about_a_level_is_calm_and_fires(self) -> None:
-        """By noise of their own sigma two numbers are calm in 87 % of epochs, told from 200 runs of 300."""
+        """With thresholds from their noise, two numbers are calm in 87 % of epochs, over 200 runs of 300 epochs."""
         generator = np.random.default_rng(1)
         epochs, calm = [], []
         for _ in range(200):
@@ -89,9 +89,7 @@ class TestNoise:
                 calm.append(criterion.calm > 0)
         assert np.mean(np.reshape(calm, (200, 100))[:, 30:]) == pytest.approx(0.87, abs=0.02)
         assert None not in epochs
-        assert (
-            min(epochs) >= 12 + 9
-        )  # ten second differences need twelve values, of which the last is the first calm one
+        assert min(epochs) >= 12 + 9  # ten second differences need twelve values, so epoch 12 is the first calm one
 
     def test_a_fall_well_above_the_noise_is_not_calm(self) -> None:
         generator = np.random.default_rng(2)

@@ -1,4 +1,4 @@
-"""The Markov language, its Bayes predictor and the scores, each against a calculation of another kind."""
+"""The Markov language, its Bayes predictor and the scores, each against an independent calculation."""
 
 import math
 from itertools import pairwise, product
@@ -13,7 +13,7 @@ from data.scores import GROUPS, Scores, estimate
 from landscape.errors import InputError
 
 LANGUAGE = MarkovLanguage()
-# A statement about a random sample is allowed five standard errors: one comparison fails for one seed in 1.7 million.
+# Statements about random samples allow five standard errors, which one comparison exceeds for one seed in 1.7 million.
 ALLOWED = 5
 
 
@@ -23,9 +23,9 @@ def sequences() -> Sequences:
 
 
 def log_marginal_likelihoods(language: MarkovLanguage, tokens: list[int]) -> tuple[float, float]:
-    """Logarithm of p(x_2 ... x_{L+1} | x_1) of a simple and of a complex sequence.
+    """The logarithms of p(x_2 ... x_{L+1} | x_1) if a sequence is simple, and if it is complex.
 
-    The second is the Dirichlet-multinomial distribution of every row's counts in gamma functions, with no chain rule.
+    The latter is the Dirichlet-multinomial distribution of every row's counts, by gamma functions without chain rule.
     """
     a, V = language.concentration, language.symbols
     counts = np.zeros((V, V))
@@ -45,7 +45,7 @@ def log_mixture(language: MarkovLanguage, tokens: list[int]) -> float:
 
 
 def log_chain_rule(probabilities: NDArray[np.float64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sum over t of ln p(x_{t+1} | x_1 ... x_t), shape (n,)."""
+    """The sum over t of ln p(x_{t+1} | x_1 ... x_t), (n,)."""
     n, L = tokens[:, 1:].shape
     return np.log(probabilities[np.arange(n)[:, None], np.arange(L), tokens[:, 1:]]).sum(axis=1)
 
@@ -71,7 +71,7 @@ class TestSampling:
     def test_simple_sequences_follow_the_cycle_as_often_as_told(self, sequences: Sequences) -> None:
         simple = sequences.tokens[~sequences.is_complex]
         here, there = simple[:, :-1].ravel(), simple[:, 1:].ravel()
-        # Steps along a known chain are independent of each other whatever the symbol: a binomial count for each entry.
+        # Steps along a known chain are independent of each other, so the count of each entry is binomial.
         for i, j in product(range(6), range(6)):
             visits, p = (here == i).sum(), 0.95 if j == (i + 1) % 6 else 0.01
             assert abs((there[here == i] == j).sum() - visits * p) < ALLOWED * math.sqrt(visits * p * (1 - p))
@@ -87,7 +87,7 @@ class TestSampling:
         assert abs(np.mean(agreements) - p) < ALLOWED * math.sqrt(p * (1 - p) / len(agreements))
 
     def test_one_long_complex_sequence_visits_symbols_as_its_chain_tells(self) -> None:
-        """The bigrams of one sequence come from one fixed matrix: both halves estimate the same one."""
+        """The bigrams of one sequence come from one fixed matrix, so its two halves give equal estimates."""
         drawn = MarkovLanguage(symbols=3, length=20_000, concentration=2.0).sample(2, 5).tokens[1]
         halves = []
         for part in (drawn[:10_001], drawn[10_000:]):
@@ -120,7 +120,7 @@ class TestInformationContent:
                 assert bits == pytest.approx(loop, rel=1e-12)
 
     def test_of_complex_sequences_by_the_frequencies_of_a_long_one(self) -> None:
-        """With N transitions the frequencies' own code is shorter than the chain's by chi^2 / (2 ln 2) bits (Wilks)."""
+        """A code from the frequencies of N transitions is shorter than the chain's by chi^2 / (2 ln 2) bits (Wilks)."""
         drawn = MarkovLanguage(symbols=3, length=20_000, concentration=2.0).sample(2, 5)
         counts = np.zeros((3, 3))
         np.add.at(counts, (drawn.tokens[1, :-1], drawn.tokens[1, 1:]), 1)
@@ -130,7 +130,7 @@ class TestInformationContent:
         assert 0 < excess < 39.5 / (2 * math.log(2))
 
     def test_of_the_first_step_is_the_expected_entropy_of_a_dirichlet_row(self) -> None:
-        """E H = psi(V a + 1) - psi(a + 1) nats, for one-step sequences, where every row is fresh."""
+        """For one-step sequences, whose rows are all fresh, E H = psi(V a + 1) - psi(a + 1) nats."""
         drawn = MarkovLanguage(length=1).sample(40_000, 2)
         bits = drawn.information_content[drawn.is_complex]
         expected = (digamma(2.2) - digamma(1.2)) / math.log(2)
@@ -159,7 +159,7 @@ class TestBayesPredictor:
         assert log_chain_rule(probabilities, drawn.tokens) == pytest.approx(expected, rel=1e-12)
 
     def test_probabilities_are_ratios_of_marginal_likelihoods(self) -> None:
-        """p(v | x) = p(x v) / p(x), for every v: also those that did not come."""
+        """The probabilities are p(v | x) = p(x v) / p(x) for every symbol v, even if v did not follow."""
         language = MarkovLanguage(symbols=3, length=5)
         tokens = language.sample(6, 8).tokens
         probabilities = BayesPredictor(language).predict(tokens)
@@ -184,14 +184,14 @@ class TestBayesPredictor:
         assert not np.array_equal(first[:, 20:], second[:, 20:])
 
     def test_is_calibrated(self, sequences: Sequences) -> None:
-        """Expected hits equal hits: sum over tokens of (hit - top probability) is a martingale with known variance."""
+        """Hits agree with expected hits: the sum of (hit - top probability) is a martingale of known variance."""
         probabilities = BayesPredictor(LANGUAGE).predict(sequences.tokens)
         top = probabilities.max(axis=2)
         hits = probabilities.argmax(axis=2) == sequences.tokens[:, 1:]
         assert abs((hits - top).sum()) < ALLOWED * math.sqrt((top * (1 - top)).sum())
 
     def test_ceilings(self, sequences: Sequences) -> None:
-        """The figures known of this language: 0.77 nats; knowing the type, accuracies of 0.95 and 0.54."""
+        """The known ceilings of this language are 0.77 nats and, with known type, accuracies of 0.95 and 0.54."""
         predictor, is_complex = BayesPredictor(LANGUAGE), sequences.is_complex
         mixed = Scores.of(np.log(predictor.predict(sequences.tokens)), sequences.tokens, is_complex)
         told = predictor.predict_knowing_type(sequences.tokens, is_complex)

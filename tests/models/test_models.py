@@ -1,4 +1,4 @@
-"""The models against counts, loops in NumPy and the properties that define them."""
+"""The models against parameter counts, loops in NumPy, and the properties that define them."""
 
 import math
 
@@ -98,7 +98,7 @@ class TestAttentionModel:
         assert torch.equal(single(TOKENS), looped(TOKENS))
 
     def test_linear_attention_has_no_softmax(self) -> None:
-        """Its output is linear in the scores: doubling queries and biases doubles what attention adds."""
+        """The output is linear in the scores: doubled queries and biases double the attention's addition."""
         layer = CausalAttention(16, 2, 8, "linear", 4).double()
         embedding = torch.randn(2, 5, 16, dtype=torch.float64)
         before = layer(embedding)
@@ -116,7 +116,7 @@ class TestAttentionModel:
 class TestLoopedGPT:
     @pytest.mark.parametrize(("vocabulary", "parameters"), [(6, 66_024), (96, 72_504)])
     def test_size(self, vocabulary: int, parameters: int) -> None:
-        """Embedding V w, positions 32 w, block 12 w^2 + 13 w, final norm 2 w, at width w = 72."""
+        """At width w = 72 the parameters are V w + 32 w (positions) + 12 w^2 + 13 w (block) + 2 w (final norm)."""
         assert parameter_count(LoopedGPT(vocabulary)) == parameters
         assert parameters == vocabulary * 72 + 32 * 72 + 12 * 72**2 + 13 * 72 + 2 * 72
 
@@ -238,7 +238,7 @@ class TestRecursion:
         assert torch.equal(model(TOKENS), by_hand)
 
     def test_without_positions_any_length_is_taken_and_none_is_told(self) -> None:
-        """Of a constant sequence every place sees the same: its logits are equal everywhere."""
+        """All positions of a constant sequence have equal logits."""
         model = LoopedGPT(6, width=16, heads=2, context=4, positions="none")
         logits = model(torch.full((1, 50), 3))
         assert torch.allclose(logits, logits[..., :1], atol=1e-5)

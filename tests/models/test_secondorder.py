@@ -1,4 +1,4 @@
-"""The language of second order: its probabilities, its samples, and that one layer is enough for it."""
+"""The second-order language: its probabilities, its samples, and a single layer that represents it."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_probabilities_are_a_softmax_over_the_last_two() -> None:
 
 
 def test_samples_follow_the_probabilities() -> None:
-    """The next symbol after each pair is as often as it is likely: no count has a binomial tail below 1e-7."""
+    """Counts of the symbol after each pair agree with the probabilities: no binomial tail is below 1e-7."""
     tokens = SecondOrderLanguage(length=4).sample(30_000, 5)
     A, B = LANGUAGE.tables
     assert set(np.unique(tokens)) == set(range(6))
@@ -39,7 +39,7 @@ def test_samples_follow_the_probabilities() -> None:
 
 
 def test_a_single_layer_can_have_its_logits() -> None:
-    """Embedding: the symbol twice; a head that looks one place back writes the one before into the second half."""
+    """The embedding holds the symbol twice. A head that looks one place back writes the symbol before it."""
     model = AttentionModel(6, width=12, heads=1, head_width=6, offsets=3).double()
     A, B = (torch.from_numpy(table) for table in LANGUAGE.tables)
     with torch.no_grad():
@@ -53,7 +53,7 @@ def test_a_single_layer_can_have_its_logits() -> None:
         model.head.weight[:, :6], model.head.weight[:, 6:] = A.T, B.T
         tokens = LANGUAGE.sample(20, 0)
         found = model(torch.from_numpy(tokens[:, :-1])).log_softmax(dim=1).transpose(1, 2)
-    # The first place has nothing before it, and looks at itself.
+    # The first position has no position before it, and looks at itself.
     assert found[:, 1:].numpy() == pytest.approx(LANGUAGE.log_probabilities(tokens)[:, 1:], abs=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Staged training: the stages, the switch with all that led to it, and that a stopped run continues without a trace."""
+"""Staged training: the stages, the switch and its evidence, and continued runs that equal uninterrupted ones."""
 
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ class TestStages:
 
 class TestSwitch:
     def test_is_single_before_and_looped_after(self, tmp_path: Path) -> None:
-        """Up to the switch the weights are those of Single-Attn, bit for bit; each checkpoint says how it was made."""
+        """Up to the switch the weights are Single-Attn's, bit for bit. Each checkpoint holds its number of passes."""
         train(STAGED, tmp_path / "staged")
         train(replace(STAGED, model="single", switch=None), tmp_path / "single")
         staged, single = (read_checkpoint(tmp_path / name / "step-000004.pt") for name in ("staged", "single"))
@@ -64,7 +64,7 @@ class TestSwitch:
         assert landscape.load_problem(tmp_path / "staged" / "step-000006.pt").model.loops == 3
 
     def test_its_cost_is_in_the_checkpoint(self, tmp_path: Path) -> None:
-        """The same weights, evaluated with one pass and with three."""
+        """The checkpoint holds the evaluation of its weights with one pass and with three passes."""
         train(STAGED, tmp_path)
         checkpoint = read_checkpoint(tmp_path / "step-000004.pt")
         run = TrainingRun.begin(STAGED)
@@ -76,7 +76,7 @@ class TestSwitch:
         assert not any("switched" in name for name in read_checkpoint(tmp_path / "step-000006.pt").metrics)
 
     def test_journal_has_all_that_led_to_it(self, tmp_path: Path) -> None:
-        """The criterion is told the epoch's mean loss and the gradient's norm, and can be asked again."""
+        """The journal holds each epoch's mean loss and gradient norm, so the criterion can be evaluated again."""
         settings = replace(
             STAGED, epochs=40, switch=SwitchSettings(delta_loss=0.2, delta_grad=0.5, patience=3, subset=8)
         )
@@ -201,7 +201,7 @@ class TestContinuing:
 
 class TestCost:
     def test_a_step_of_single_attention(self) -> None:
-        """Three times the forward products: 4 projections, the head, and scores and mixtures of all pairs of places."""
+        """A step costs three times the forward products: projections, head, and scores and mixtures of all pairs."""
         run = TrainingRun.begin(TrainingSettings("single", epochs=1, steps_per_epoch=1))
         run.advance()
         tokens, length = 64 * 32, 32

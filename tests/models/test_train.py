@@ -1,4 +1,4 @@
-"""Training: what a run writes, and that it continues without a trace."""
+"""Training: the files that a run writes, and continued runs that equal uninterrupted ones."""
 
 import json
 import math
@@ -97,7 +97,7 @@ class TestDensely:
             assert all(torch.equal(a, b) for a, b in zip(contents(ours), contents(theirs), strict=True))
 
     def test_refuses_the_run_s_own_folder(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Its journal would end where the repetition does, and the run couldn't be continued."""
+        """The run's journal would end with the repetition, and the run couldn't be continued."""
         last = train(TINY, tmp_path)
         before = (tmp_path / "journal.jsonl").read_bytes()
         assert densely.main(last, steps=1, out=tmp_path) == 2
@@ -124,7 +124,7 @@ class TestRun:
         )
 
     def test_loss_at_the_start_is_that_of_guessing(self, tmp_path: Path) -> None:
-        """For logits of variance s^2 that know nothing of the target the loss is at most log V + s^2 / 2 (Gaussian).
+        """For Gaussian logits of variance s^2 that are independent of the target, the loss is at most log V + s^2 / 2.
 
         An embedding of 16 normal entries and head weights uniform in +-1/4 give s^2 = 16 / 48 = 1/3; the single draw of
         96 head weights and the layer's own addition may double it.
@@ -224,7 +224,7 @@ class TestCommand:
         out = tmp_path / "run"
         command = [sys.executable, "-m", "models.train", "looped", "--out", str(out), "--epochs", "12"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        # A background job inherits an ignored SIGINT and would pass it on; a handler of ours is reset in the child.
+        # A background job inherits an ignored SIGINT and would pass it on. A handler set here is reset in the child.
         previous = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
         signal.signal(signal.SIGINT, previous)
@@ -246,7 +246,7 @@ class TestCommand:
         assert error.startswith(f"error: {tmp_path} holds a run with epochs=3")
 
     def test_a_size_that_is_none_leaves_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """So that the corrected command may use the folder."""
+        """The corrected command may then use the folder."""
         assert train_command.main(TrainingSettings("single", width=0), out=tmp_path / "run") == 2
         assert "a size below 1" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
@@ -303,7 +303,7 @@ class TestProblem:
 class TestTasks:
     @pytest.mark.parametrize("name", TASKS)
     def test_every_task_trains_is_evaluated_and_poses_its_problem(self, tmp_path: Path, name: str) -> None:
-        """The problem's loss is the mean over the symbols that are asked for, at the checkpoint's weights."""
+        """The problem's loss is the mean over the answers' symbols, at the checkpoint's weights."""
         model = "single" if name in ("markov", "second-order") else "gpt"
         settings = TrainingSettings(model, task=name, epochs=1, steps_per_epoch=2, batch=8, width=8, heads=2)
         last = train(settings, tmp_path)
@@ -323,12 +323,12 @@ class TestTasks:
         assert sizes_of(TrainingSettings("gpt"))["context"] == 32
 
     def test_a_model_that_knows_the_answers_is_wholly_right(self) -> None:
-        """And one symbol off makes a sequence wrong."""
+        """A model that knows the answers is right everywhere, and one wrong symbol makes a sequence wrong."""
         task = TASKS["copy"]
         inputs, targets = task.batch(64, 3)
 
         class Knowing(nn.Module):
-            """Finds the answer by the question, which is all that it may see."""
+            """A model that looks the answer up by the question, the only part of the sequence that it may see."""
 
             spoilt = False
 

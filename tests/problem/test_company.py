@@ -1,4 +1,4 @@
-"""Samples that depend on the others of their batch: told where the user's own scalar loss changes with the split."""
+"""Samples that depend on other samples of their batch: found where the user's scalar loss changes with the split."""
 
 import pytest
 import torch
@@ -13,20 +13,20 @@ SAMPLES = 12
 
 
 def contrastive(model, batch):
-    """InfoNCE: the other samples of the batch are the negatives."""
+    """The InfoNCE loss, whose negatives are the other samples of the batch."""
     z = functional.normalize(model(batch[0]), dim=1)
     return functional.cross_entropy(z @ z.T / 0.1, torch.arange(len(z)), reduction="none")
 
 
 def hardest(model, batch):
-    """The distance to the nearest sample of another class: copies of samples change nothing about it."""
+    """A loss by the distance to the nearest sample of another class, which copies of samples don't change."""
     z, y = model(batch[0]), batch[1]
     far = (z[:, None] - z[None]).square().sum(2).masked_fill(y[:, None] == y[None], 100.0)
     return far.min(1).values
 
 
 def neighbour(model, batch):
-    """Each sample is compared with the one before it."""
+    """A loss that compares each sample with the sample before it."""
     z = model(batch[0])
     return (z - z.roll(1, 0)).square().sum(1)
 
@@ -36,7 +36,7 @@ def by_size(model, batch):
 
 
 def by_weight(model, batch):
-    """Weights are normalised within the batch."""
+    """A loss with weights that are normalised within the batch."""
     losses = functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
     return losses, batch[0][:, 0].square() / batch[0][:, 0].square().sum()
 
@@ -95,7 +95,7 @@ def split(batch, size):
 
 
 def own_objective(model, fn, batches):
-    """The weighted mean of the user's own losses, in plain torch."""
+    """The weighted mean of the user's losses, in plain torch."""
     with torch.no_grad():
         results = [fn(model, batch) for batch in batches]
     pairs = [result if isinstance(result, tuple) else (result, torch.ones_like(result)) for result in results]
@@ -127,7 +127,7 @@ def test_batches_of_one_sample_have_no_company_and_are_told_nothing():
 
 
 def test_a_graph_keeps_its_indices_and_a_model_of_one_batch_size_its_size():
-    """Fewer samples would lead an index out of its range, which ends a CUDA context."""
+    """With fewer samples an index would be out of range, which ends a CUDA context."""
     edges, seen = torch.tensor([[0, 3, 11], [11, 4, 7]]), []
 
     def over_edges(model, batch):

@@ -1,4 +1,4 @@
-"""Cross-entropy by blocks: torch's own numbers and derivatives, in less memory."""
+"""Cross-entropy by blocks: it gives torch's numbers and derivatives in less memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_losses_and_both_derivatives_are_those_of_torch(shape):
 @given(st.integers(0, 10**6), st.floats(0.01, 300))
 @settings(max_examples=50, deadline=None)
 def test_confident_predictions_are_as_exact_as_those_of_torch(seed, scale):
-    """In float32, against float64: up to a rounding of the largest difference of logits."""
+    """In float32 the losses agree with float64 up to a rounding of the largest difference of logits."""
     logits, target = drawn((6, 5), seed, scale)
     single = logits.float()
     exact = functional.cross_entropy(single.double(), target, reduction="none", ignore_index=IGNORED)
@@ -55,7 +55,7 @@ def test_confident_predictions_are_as_exact_as_those_of_torch(seed, scale):
     error = (ours.double() - exact).abs()
     spread = (single.amax(1) - single.amin(1)).double()
     eps = torch.finfo(torch.float32).eps
-    # exact = log sum - (z - most): each of the three is rounded once or twice, the first as often as there are classes.
+    # exact = log sum - (z - most). Each term is rounded once or twice, and the sum once for each class.
     assert (error <= eps * (2 * exact + 0.5 * spread + 5)).all()
     assert (error[exact < 1e-3] <= 5 * eps).all()
 

@@ -1,7 +1,7 @@
-"""Losses that reach the parameters past the places of the model: right, or refused in one line.
+"""Losses that use parameters without the model's own calls: their results are right, or they are refused in one line.
 
-The right value is the user's own scalar loss in float64, the weights written into the model in place, by central
-differences.
+The right value comes from central differences of the user's scalar loss in float64, with the weights written into the
+model in place.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def l2(parameters) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """A problem to pose, and the user's own scalar loss of the same model."""
+    """A problem, and the user's scalar loss of its model."""
 
     model: nn.Module
     pose: Callable[[], Problem]
@@ -65,7 +65,7 @@ class Tied(nn.Module):
 
 
 class Listed(nn.Module):
-    """Reads its parameters from a plain list, or calls a module from one."""
+    """A model that reads its parameters from a plain list, or calls a module in one."""
 
     def __init__(self, modules: bool):
         super().__init__()
@@ -193,7 +193,7 @@ RIGHT = {
 
 @torch.no_grad()
 def true_trace(case: Case, h: float = 1e-4) -> float:
-    """The trace of the Hessian by second differences, each weight written in place."""
+    """The trace of the Hessian by second differences, with each weight written in place."""
     entries = [each for p in case.model.parameters() for each in p.data.view(-1).unbind()]
     base, total = float(case.loss()), 0.0
     for entry in entries:
@@ -215,7 +215,7 @@ def test_what_the_loss_reads_of_the_model_counts(name):
     # (1e-7) in each of at most 31 entries.
     assert products == pytest.approx(true_trace(case), rel=1e-4)
     assert problem.loss() == pytest.approx(float(case.loss().detach()), rel=1e-12)
-    # Away from the model's own weights: the loss, as the user has it with the weights written in place.
+    # Away from the model's own weights, the loss is compared with the user's loss with the weights written in place.
     there = problem.vector + 0.3
     with torch.no_grad():
         for p in case.model.parameters():
@@ -224,7 +224,7 @@ def test_what_the_loss_reads_of_the_model_counts(name):
 
 
 def kept_in_a_list(read, form):
-    """``read`` turns a parameter that was kept into what the loss takes of it."""
+    """A loss with a penalty on a list that holds ``read`` of every parameter."""
 
     def make():
         model = network()
@@ -237,7 +237,7 @@ def kept_in_a_list(read, form):
 
 
 def read_when_called(read):
-    """The parameters are kept, and ``read`` is called in the loss."""
+    """A loss that keeps the parameters, and calls ``read`` of each at every evaluation."""
 
     def make():
         model = network()
@@ -278,7 +278,7 @@ def kept_in_the_penalty():
 
 
 def kept_beside_a_mask_of_nan():
-    """NaN that is taken for zero would show nothing."""
+    """A NaN that counts as zero would hide the parameter."""
     model = network()
     kept = list(model.parameters())
     return pair(model, lambda out, t: ce(out, t) + l2(torch.nan_to_num(p) for p in kept))
@@ -318,7 +318,7 @@ def test_what_is_read_past_the_models_places_is_refused(name):
 
 
 def test_memory_of_the_model_is_never_written_to():
-    """Parameters may lie in a file that can only be read, or be shared with other processes."""
+    """Parameters may lie in a read-only file, or be shared with other processes."""
     model, written = network(), []
     memory = {p.data_ptr() for p in model.parameters()}
 
@@ -378,7 +378,7 @@ def test_a_model_that_computes_something_else_without_a_graph_is_refused():
 
 
 def test_kernels_that_round_otherwise_without_a_graph_are_not_refused():
-    """Of a network that makes much of a rounding: 20 layers of a large gain, whose losses differ in the third digit."""
+    """A network of 20 layers of large gain amplifies rounding, so that its losses differ in the third digit."""
 
     class Otherwise(nn.Linear):
         def forward(self, x):
@@ -400,7 +400,7 @@ def test_kernels_that_round_otherwise_without_a_graph_are_not_refused():
 
 
 def test_the_fast_path_of_transformer_layers_is_off():
-    """It leaves padded positions zero, so that a mean over positions is another function without a graph."""
+    """The fast path leaves padded positions zero, so a mean over positions would change without a graph."""
     torch.manual_seed(0)
 
     class Encoder(nn.Module):

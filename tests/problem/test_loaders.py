@@ -1,4 +1,4 @@
-"""What is told about samples reaches the right ones, whatever loader gives them, or the loader is refused."""
+"""Labels of samples reach the right samples with every loader, or the loader is refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model() -> nn.Module:
 
 
 def by_hand() -> dict[str, float]:
-    """The loss of every sample of the data set by its name: (w x + b - y)^2, one after the other."""
+    """The loss (w x + b - y)^2 of every sample of the data set, by name, computed one after the other."""
     weight, bias = (each.detach().numpy() for each in model().parameters())
     return {
         name: float((weight[0] @ x + bias[0] - y[0]) ** 2)
@@ -53,7 +53,7 @@ def posed(batches: object, names: list[str] | None = None) -> Problem:
 
 
 class Turned(SequentialSampler):
-    """A subclass that doesn't go from the first to the last."""
+    """A subclass of a sampler that doesn't run from the first index to the last."""
 
     def __iter__(self) -> Iterator[int]:
         return iter(ORDER)
@@ -65,7 +65,7 @@ class Shuffled(SequentialSampler):
 
 
 class Batches:
-    """A batch sampler of one's own: no subclass of torch's."""
+    """A user's batch sampler, no subclass of torch's."""
 
     def __init__(self, order: Callable[[], list[int]]) -> None:
         self.order = order
@@ -87,7 +87,7 @@ class Stream(IterableDataset):
 
 
 class Again:
-    """An iterable that is no loader of torch's, and counts how often it is read."""
+    """An iterable that is no loader of torch, and counts its readings."""
 
     def __init__(self, order: Callable[[], list[int]], size: int = 5, noise: float = 0.0) -> None:
         self.order, self.size, self.noise, self.reads = order, size, noise, 0
@@ -99,7 +99,7 @@ class Again:
 
 
 class Lower(DataLoader):
-    """A subclass that reads its data set another way."""
+    """A subclass of a loader that reads its data set in another way."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = torch.randperm(N)
@@ -107,7 +107,7 @@ class Lower(DataLoader):
 
 
 class Noisy(Dataset):
-    """Random transforms: two readings have other values, and one order."""
+    """A data set with random transforms: two readings have different values in equal order."""
 
     def __len__(self) -> int:
         return N
@@ -136,7 +136,7 @@ REVERSED = [4, 3, 2, 1, 0, 9, 8, 7, 6, 5, 11, 10]
 OTHERWISE = ORDER[::2] + ORDER[1::2]
 BY_EPOCH = list(DistributedSampler(DATA, num_replicas=1, rank=0, shuffle=True, seed=3))
 
-# Loaders that keep an order, and the order.
+# Loaders that keep an order, and this order.
 KEEPING = {
     "list": (lambda: list(DataLoader(DATA, 5)), range(N)),
     "plain loader": (lambda: DataLoader(DATA, 5), range(N)),
@@ -160,7 +160,7 @@ KEEPING = {
     "workers": (lambda: DataLoader(DATA, 5, num_workers=2), range(N)),
 }  # fmt: skip
 
-# Loaders that don't, and what is said.
+# Loaders that keep no order, and words of the error.
 NOT_KEEPING = {
     "shuffle": (lambda: DataLoader(DATA, 5, shuffle=True), "the loader shuffles"),
     "random sampler with a generator": (
@@ -187,14 +187,14 @@ NOT_KEEPING = {
 
 @pytest.mark.parametrize("kind", KEEPING)
 def test_every_label_is_with_its_sample(kind):
-    """The sample's loss by hand from the user's data set is that which the problem has beside the label."""
+    """The loss by hand of a sample in the user's data set is the problem's loss beside the sample's label."""
     make, order = KEEPING[kind]
     names = [NAMES[index] for index in order]
     problem = posed(make(), names)
     assert problem.about["name"].tolist() == names
     expected = by_hand()
     found = problem.by_sample().losses.tolist()
-    # Differences and squares of numbers up to twelve, in another order of the sums.
+    # Differences and squares of numbers up to twelve, summed in another order.
     np.testing.assert_allclose(found, [expected[name] for name in names], rtol=1e-13, atol=1e-13)
     of_its_own = any("goes by its batches, not by its data set" in note for note in problem.notes)
     assert of_its_own == (kind in ("sampler of one's own", "batch sampler of one's own", "some samples",
@@ -220,7 +220,7 @@ def test_random_transforms_of_an_indexed_data_set_keep_the_labels():
 
 def test_objects_that_print_their_address_are_no_other_batch():
     class Graph:
-        """Prints as an address, which is another for each object."""
+        """An object that prints its address, which differs between any two objects."""
 
     def own_losses(module: nn.Module, batch: tuple[torch.Tensor, torch.Tensor, Graph]) -> torch.Tensor:
         return (module(batch[0]) - batch[1]).square().sum(1)
@@ -243,7 +243,7 @@ def test_a_shuffle_of_two_is_seen_though_it_gives_the_same_order_half_of_the_tim
         with pytest.raises(InputError, match="gives another batch"):
             posed(pair, NAMES[:2])
         refused += 1
-    assert refused == 30  # with the stated chance of one in a million
+    assert refused == 30  # fails with the stated chance of one in a million
 
 
 def test_batches_are_read_again_only_where_labels_are_given_and_the_order_is_unknown():
@@ -275,7 +275,7 @@ def random_states(loader: DataLoader) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("draws", [list, mixed, mixed_by_numpy, mixed_by_python])
 def test_reading_again_changes_no_generator_and_nothing_that_was_read(draws):
-    """A loader that draws and keeps its order leaves all generators as one reading leaves them; so does a refusal."""
+    """A loader that draws but keeps its order leaves all generators as one reading leaves them, even if refused."""
 
     def drawing() -> list[int]:
         draws()

@@ -1,4 +1,4 @@
-"""Terms of losses: sum w l / sum w over one batch is the loss itself, for every loss that torch has."""
+"""Terms of losses: sum w l / sum w over one batch equals the loss itself, for every loss of torch."""
 
 from functools import partial
 
@@ -66,7 +66,7 @@ LOSSES = [
 
 
 def _as_double(loss):
-    """Torch's own value, its class weights in the outputs' type."""
+    """Torch's value of the loss, with class weights in the type of the outputs."""
     if isinstance(loss, nn.Module):
         if getattr(loss, "reduction", "") == "none":
             return lambda output, target: loss(output, target).mean()
@@ -115,7 +115,7 @@ def test_the_users_loss_module_is_left_alone():
 
 
 def _masked_mean(output, target):
-    """A mean over kept tokens only: no mean over samples, since they keep different numbers of them."""
+    """A mean over kept tokens. It is no mean over samples, since samples keep different numbers of tokens."""
     kept = target != 1
     return (functional.cross_entropy(output, target, reduction="none") * kept).sum() / kept.sum()
 

@@ -1,4 +1,4 @@
-"""Penalties belong to the objective: once, in its loss, gradient, matrices and slices, whatever the batches.
+"""Penalties in the objective: they count once in its loss, gradient, matrices and slices, for any split into batches.
 
 The right values are closed forms (the Hessian of W/2 |theta|^2 is W times the identity), and the user's own scalar loss
 with the weights written into the model in place.
@@ -54,7 +54,7 @@ def decay(named):
 
 
 def pairs(sizes=(20,), **more):
-    """The same problem without and with weight decay."""
+    """A problem without weight decay, and the problem with weight decay."""
     plain, penalised = (Problem(network(), nn.CrossEntropyLoss(), batches(list(sizes)), penalty=each, **more)
                         for each in (None, decay))  # fmt: skip
     return plain, penalised
@@ -107,13 +107,13 @@ def test_differences_and_less_precision():
     assert off.norm() < 10 * operator.error * dense(operator).norm()
     narrow = [each.to(dtype=torch.float32) for each in (plain, penalised)]
     reduced = [dense(ReducedHessian(each)) for each in narrow]
-    # bfloat16 has 8 bits: W as a factor and a square's derivative round once or twice each, where they round at all.
+    # bfloat16 has 8 bits. W as a factor and the derivative of a square round at most once or twice each.
     assert torch.allclose(reduced[1] - reduced[0], W * identity.float(), rtol=0, atol=W * 2**-7)
 
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_count_it_once(size, monkeypatch):
-    """With nothing exchanged, what is added up of n processes has the penalty n times, as each adds it to the total."""
+    """Each process adds the penalty to the total. So without exchange, the sum of n results has the penalty n times."""
     monkeypatch.setattr(Processes, "total", lambda self, part: part)
     plain, penalised = pairs([7, 13])
     split = [penalised.distributed_over(Processes(rank, size)) for rank in range(size)]
@@ -123,7 +123,7 @@ def test_processes_count_it_once(size, monkeypatch):
         assert torch.allclose(added, size * W * identity, rtol=0, atol=1e-13)
     gradients = sum(each.gradient() for each in split) - plain.gradient()
     assert torch.allclose(gradients, size * W * plain.vector, rtol=0, atol=1e-13)
-    # Sums over samples are weighted by what each process has: here these do add up to one.
+    # Sums over samples are weighted by the share of each process, and these shares add up to one.
     losses = sum(each.by_sample().losses for each in split)
     assert torch.allclose(losses, penalised.by_sample().losses, rtol=1e-13)
 
@@ -158,7 +158,7 @@ class Looped(nn.Module):
 
 
 def test_untied_copies_share_it():
-    """H_tied = E^T H_untied E holds with the penalty, which couples no pass with another."""
+    """H_tied = E^T H_untied E holds with the penalty, which doesn't couple different passes."""
     plain, penalised = (
         Problem(Looped().double(), nn.CrossEntropyLoss(), batches([20]), penalty=p) for p in (None, decay)
     )
@@ -201,7 +201,7 @@ def test_a_penalty_that_reads_the_model_itself():
 
 
 def test_penalties_of_any_shape():
-    """Orthogonality, and one that is linear: by central differences of its own value."""
+    """Penalties for non-orthogonality and a linear penalty agree with central differences of their values."""
 
     def orthogonal(named):
         weight = named["0.weight"]
@@ -213,7 +213,7 @@ def test_penalties_of_any_shape():
     direction = torch.randn(plain.layout.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     h = 1e-4
     values = [float(orthogonal(plain.layout.unflatten(plain.vector + step * direction))) for step in (h, 0, -h)]
-    # A quartic has a fourth derivative of some thousands here, and a rounding of some 1e-14 over h^2.
+    # The quartic's fourth derivative is some thousands here, and the rounding is some 1e-14 over h^2.
     assert float(direction @ added @ direction) == pytest.approx(
         (values[0] - 2 * values[1] + values[2]) / h**2, rel=1e-4
     )
@@ -260,7 +260,7 @@ def test_two_penalties_are_two_problems():
 
 
 def trained(tiny, groups, optimizer=torch.optim.SGD, names=True, **settings):
-    """A checkpoint with an optimiser that decays some groups of the tiny model."""
+    """Write a checkpoint whose optimiser has weight decay in some groups of the tiny model."""
     model = tiny.model()
     named = dict(model.named_parameters())
     parameters = [
@@ -311,7 +311,7 @@ def test_decay_beside_the_gradient_is_no_part_of_the_objective(tiny, optimizer, 
 
 
 def test_groups_that_cannot_be_told_apart_are_refused(tiny, command):
-    trained(tiny, [(0.1, WEIGHTS), (0.0, BIASES)], names=False)  # plain SGD keeps nothing to tell shapes by
+    trained(tiny, [(0.1, WEIGHTS), (0.0, BIASES)], names=False)  # plain SGD keeps no tensors, so shapes are unknown
     ran = command("trained.pt", "--weight-decay", W)
     assert ran.status == 2
     assert ran.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Problems: the objective whatever the batches, nothing of the user's changed, bad input refused in one line."""
+"""Problems: the objective doesn't depend on the batches, the user's objects stay as they are, bad input is refused."""
 
 import copy
 import math
@@ -89,7 +89,7 @@ def test_a_masked_mean_as_a_plain_function_is_refused():
 
 def test_the_users_model_is_left_as_it_was():
     model = network().train()
-    model[2].eval()  # a mixed state must come back mixed
+    model[2].eval()  # a mixed state must be restored
     model[0].weight.grad = torch.ones_like(model[0].weight)
     before = copy.deepcopy(model.state_dict())
     modes = [module.training for module in model.modules()]
@@ -224,7 +224,7 @@ def test_the_standard_error_of_five_plain_samples():
     losses = torch.tensor([1.0, 2.0, 4.0, 4.0, 9.0], dtype=torch.float64)
     problem = Problem.from_sample_losses(nn.Linear(1, 1).double(), lambda model, batch: batch, [losses])
     estimate = problem.evaluate()
-    # Mean 4, squared deviations 9 + 4 + 0 + 0 + 25 = 38, variance 38 / 4, of the mean 38 / 20.
+    # The mean is 4, the squared deviations sum to 38, the variance is 38 / 4, and that of the mean is 38 / 20.
     assert (estimate.loss, estimate.samples, estimate.terms) == (4.0, 5, 5)
     assert estimate.standard_error == pytest.approx((38 / 20) ** 0.5, rel=1e-15)
 
@@ -347,7 +347,7 @@ def test_float64_and_float32_of_one_model():
     double = Problem(model, nn.CrossEntropyLoss(), [(X, Y)], dtype=torch.float64)
     assert single.vector.dtype == torch.float32
     assert double.gradient().dtype == torch.float64
-    # Ten terms, three layers: a hundred roundings at the very most.
+    # Ten terms and three layers make at most a hundred roundings.
     assert single.loss() == pytest.approx(double.loss(), rel=100 * torch.finfo(torch.float32).eps)
     assert single.to(dtype=torch.float64).loss() == pytest.approx(double.loss(), rel=1e-6)
     assert single.dtype == torch.float32
@@ -431,7 +431,7 @@ def test_weights_that_are_not_finite_are_named():
 
 
 def entries(problem: Problem, names: list[str]) -> list[int]:
-    """Where the parameters with these names are in the flat vector."""
+    """The entries of the flat vector that belong to parameters with these names."""
     starts = np.cumsum([0, *problem.layout.sizes])
     place = {name: range(a, b) for name, (a, b) in zip(problem.layout.names, pairwise(starts), strict=True)}
     return [i for name in names for i in place[name]]
@@ -482,7 +482,7 @@ def test_a_tied_parameter_goes_by_each_of_its_names():
 
 
 def test_sums_by_sample_are_those_of_its_terms():
-    """Tokens with class weights and a mask, in uneven batches."""
+    """The sums are right for tokens with class weights and a mask, in uneven batches."""
     torch.manual_seed(0)
     tokens, target = torch.randint(0, 5, (10, 4)), torch.randint(0, 3, (10, 4))
     target[0] = -100
@@ -527,7 +527,7 @@ def test_accuracy_where_there_are_classes(loss, output, target, expected):
 
 
 class Shifted(nn.Module):
-    """The input itself at the point that is probed."""
+    """A model whose output at the measured point is the input itself."""
 
     def __init__(self, size):
         super().__init__()

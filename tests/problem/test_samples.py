@@ -1,4 +1,4 @@
-"""Losses of single samples: what a problem is told about them, fixed subsets, and the measurement."""
+"""Losses of single samples: labels of a problem's samples, fixed subsets, and the measurement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.record import open_record
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 TOKENS = torch.randn(10, 6, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 TARGETS = torch.randint(0, 5, (10, 6), generator=torch.Generator().manual_seed(2))
-TARGETS[0] = -100  # a sample that is masked altogether
+TARGETS[0] = -100  # a fully masked sample
 TARGETS[1, 2:] = -100
 ABOUT = {"type": ["a", "b"] * 5, "difficulty": range(10)}
 

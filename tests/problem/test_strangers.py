@@ -1,7 +1,7 @@
-"""What people have: models, losses and data that plain double backward can do. Right, or refused with the cure.
+"""Models, losses and data of users: where plain double backward works, results are right, or an error says what to do.
 
-The right value is the user's own scalar loss in float64 by second central differences, with the weights written into
-the model in place. A case with its own lines says how many lines of the user's it takes.
+The right value comes from second central differences of the user's scalar loss in float64, with the weights written
+into the model in place. A case with its own lines states the number of lines that the user has to write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ cross_entropy = functional.cross_entropy
 
 @dataclass(frozen=True)
 class Case:
-    """A model with a way to pose it, and the loss as the user's training computes it."""
+    """A model, a function that makes its problem, and the loss as the user's training computes it."""
 
     model: nn.Module
     pose: Callable[[nn.Module], Problem]
@@ -58,7 +58,7 @@ def own(model: nn.Module, fn: Callable[[nn.Module, Any], Tensor], batch: Any, **
 
 
 class Compiled(nn.Module):
-    """A model with a part that is compiled."""
+    """A model with a compiled part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Compiled(nn.Module):
 
 
 class Bag(nn.Module):
-    """Embeddings with a mean over the tokens."""
+    """A model with the mean of the tokens' embeddings."""
 
     def __init__(self, table: Callable[..., nn.Module] = nn.Embedding, **settings: Any) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Bag(nn.Module):
 
 
 class Functional(nn.Module):
-    """A table that is looked up by the function."""
+    """A model that looks up its table by torch's function instead of a module."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Functional(nn.Module):
 
 
 class GraphLayer(nn.Module):
-    """A graph network whose graph is a sparse buffer, or the second input."""
+    """A graph network whose graph is a sparse buffer or the second input."""
 
     def __init__(self, layout: torch.layout | None) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class GraphLayer(nn.Module):
 
 
 def ring(layout: torch.layout) -> Tensor:
-    """Twelve nodes in a ring, each with half of its neighbour's features."""
+    """The graph of twelve nodes in a ring; each node takes half of its neighbour's features."""
     whole = torch.eye(12, dtype=F64) + 0.5 * torch.eye(12, dtype=F64).roll(1, 1)
     return whole.to_sparse_csr() if layout is torch.sparse_csr else whole.to_sparse()
 
@@ -122,7 +122,7 @@ class MeanAndVariance(nn.Module):
 
 
 class Thrice(nn.Module):
-    """One network on two or three inputs."""
+    """A model that applies one network to two or three inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Thrice(nn.Module):
 
 
 class Times(nn.Module):
-    """Log-probabilities, the time first, as CTC takes them."""
+    """A model that gives log-probabilities with the time as first dimension, for CTC."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ PACKED = pack_sequence(RAGGED, enforce_sorted=False)
 
 
 class Scaled(nn.Module):
-    """Cross-entropy of logits that are scaled by a parameter: a trainable temperature."""
+    """A loss with a trainable temperature: the cross-entropy of logits that are scaled by a parameter."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class Scaled(nn.Module):
 
 
 class Tempered(nn.Module):
-    """A model that has the loss as a part, which its forward doesn't use."""
+    """A model that holds the loss as a module, which its forward doesn't use."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -324,7 +324,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def by_differences(model: nn.Module, loss: Callable[[nn.Module], Tensor], direction: list[Tensor]) -> float:
-    """The second derivative of a loss along a direction, of fourth order, written into the model and taken back."""
+    """The second derivative of a loss along a direction, by fourth-order differences with weights written in place."""
     h, values = 1e-3, []
     parameters = list(model.parameters())
     start = [each.detach().clone() for each in parameters]
@@ -336,7 +336,7 @@ def by_differences(model: nn.Module, loss: Callable[[nn.Module], Tensor], direct
     return (-values[0] + 16 * values[1] - 30 * values[2] + 16 * values[3] - values[4]) / (12 * h * h)
 
 
-# torch warns of sparse CSR tensors, of its own compiler's doing, and of shapes that are broadcast.
+# torch warns about sparse CSR tensors, about its own compiler, and about broadcast shapes.
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_products_are_those_of_the_users_own_loss(name):
@@ -352,7 +352,7 @@ def test_products_are_those_of_the_users_own_loss(name):
     assert all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
     tensors = problem.layout.unflatten(along)
     expected = by_differences(model, case.loss, [tensors[name] for name, _ in model.named_parameters()])
-    # Fourth-order differences are off by h^4 of a sixth derivative and by 64/12 roundings by h^2: 1e-9 to 1e-7 here.
+    # Fourth-order differences have errors of h^4 of a sixth derivative and 64/12 roundings over h^2: 1e-9 to 1e-7 here.
     assert found == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert problem.loss() == pytest.approx(float(case.loss(model).detach()), rel=1e-12)
 
@@ -369,7 +369,7 @@ def test_a_loss_without_second_derivatives_has_differences():
         [tensors[name] for name, _ in model.named_parameters()],
     )
     matrix = DifferenceHessian(problem)
-    # `error` is the matrix's own, relative to the product.
+    # `error` is the stated error of the matrix, relative to the product.
     product = matrix.matvec(v)
     assert abs(float(v @ product) - expected) <= 5 * matrix.error * float(v.norm() * product.norm()) + 1e-6
     with pytest.raises(InputError, match="differences"):

@@ -1,4 +1,4 @@
-"""Torch's switches, which belong to the whole process: set while a problem is evaluated, put back whatever happens."""
+"""Torch's global switches: they are set while a problem is evaluated, and always restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from landscape.problem import switches
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    torch.compile(lambda x: x)  # so that torch's compiler is there, and has a stance
+    torch.compile(lambda x: x)  # loads torch's compiler, which then has a stance
 
 
 def posed(model: nn.Module, dtype: torch.dtype = torch.float64) -> Problem:
@@ -24,7 +24,7 @@ def posed(model: nn.Module, dtype: torch.dtype = torch.float64) -> Problem:
 
 @pytest.fixture(params=["as torch has them", "all the other way round"])
 def before(request):
-    """Every switch, in two states that a user may have."""
+    """All switches in two states that a user may set."""
     original = switches.state()
     try:
         if request.param != "as torch has them":

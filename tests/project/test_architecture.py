@@ -1,4 +1,4 @@
-"""The order of the modules: imports run downwards only."""
+"""The layers of the package: imports run only downwards."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.structure import Source, circles, counts, functions, imports
 
-# From the top to the bottom. A module imports from lines below its own, and within its own package; modules on one line
-# don't know each other.
+# The layers from top to bottom. A module imports from layers below its own, and from its own package. Parts on one line
+# don't import each other.
 LAYERS = [
     ["cli"],
     ["figures"],
@@ -25,10 +25,10 @@ LAYERS = [
     ["errors"],
 ]
 
-# The one import upwards: a Problem knows its curvature by name, when it is asked for it.
+# The only import upwards: methods of a Problem import the curvature's classes when they are called.
 EXCEPTIONS = {("problem", "curvature")}
 
-# What only some may import of what isn't ours. Without torch a record is read, and --help shown, at once.
+# Parts that must not import torch. Without torch, records are read and --help is shown at once.
 FREE_OF_TORCH = {"record", "cli", "reporting", "errors"}
 
 LEVEL = {name: level for level, layer in enumerate(LAYERS) for name in layer}
@@ -74,7 +74,7 @@ def test_modules_and_functions_can_be_read_in_one_sitting():
 
 
 def test_the_counts_are_of_this_source(tmp_path):
-    """A package whose layout is known."""
+    """The counts are right for a package of known layout."""
     texts = {
         "__init__": "",
         "a": "from package.b.c import f",

@@ -1,4 +1,4 @@
-"""docs/comparison.md: every yes of ours has a command that shows it, and every claim about another package a source."""
+"""docs/comparison.md: a command shows every yes of this package, and every claim about another package has a source."""
 
 import re
 import shlex
@@ -24,7 +24,7 @@ SLOW = {"12"}
 
 
 def rows(table):
-    """The cells of each line, without the first and last bar."""
+    """The cells of each row of a table, without the first and last bar."""
     return [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
 
 

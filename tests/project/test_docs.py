@@ -51,7 +51,7 @@ def test_the_three_lines_of_the_readme_give_eigenpairs(monkeypatch, capsys):
 def test_the_criterion_of_the_readme_can_be_asked():
     model = types.SimpleNamespace(loops=1)
     exec(compile(BLOCKS[2], "README.md", "exec"), {"model": model})
-    assert model.loops == 1  # two epochs are no plateau
+    assert model.loops == 1  # two epochs aren't enough for a plateau
 
 
 def test_the_training_commands_of_the_readme_are_understood():

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what is committed is what they gave."""
+"""The notebooks run from top to bottom, and the committed outputs are theirs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNS = [pytest.param(path, marks=[pytest.mark.slow] * path.stem.startswith("2"),
 @pytest.mark.parametrize("path", RUNS)
 @pytest.mark.filterwarnings("default")  # the kernel's own
 def test_runs_from_top_to_bottom(path, monkeypatch):
-    """Any error in a cell is raised here; every cell that committed a figure makes one again."""
+    """An error in a cell fails the test, and every cell with a committed figure makes a figure again."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     committed = nbformat.read(path, as_version=4)
     again = nbclient.NotebookClient(
@@ -43,6 +43,6 @@ def test_is_committed_with_its_outputs(path):
 
 
 def kinds(cell: nbformat.NotebookNode) -> set[str]:
-    """What a cell put out that isn't told to the person at the screen alone."""
+    """The kinds of a cell's outputs, of images and plain text; printed messages are no such output."""
     found = {name for output in cell.outputs for name in output.get("data", {})}
     return found & {"image/png", "text/plain"}

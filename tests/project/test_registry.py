@@ -1,4 +1,4 @@
-"""Measurements, matrices and figures: declared in one place each, documented, and added to by other packages."""
+"""Measurements, matrices and figures: each is declared in one place and documented, and other packages can add some."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORD = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
 
 
 def run(*arguments: str, folder: os.PathLike[str], module: str = "landscape") -> subprocess.CompletedProcess[str]:
-    """A command in a process that finds the example package."""
+    """Run the command in a process that finds the example package."""
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLE}"}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -61,7 +61,7 @@ def test_every_matrix_is_documented(name):
 
 
 def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
-    """What the command can't set is decided when a measurement is settled, or by the command itself."""
+    """A setting without an option is decided when a measurement is resolved, or by the command itself."""
     resolved = {"matrix", "digests", "terms", "leading", "alpha"}
     names = {each.name for each in options.parameters()}
     for measurement in BUILT_IN:
@@ -69,7 +69,7 @@ def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
 
 
 def test_defaults_of_the_command_are_those_of_the_measurements():
-    """But for the number of eigenpairs of a loop, which is smaller in Python."""
+    """The only exception is the number of eigenpairs of a loop, which is smaller in Python."""
     given = options.defaults()
     for measurement in BUILT_IN:
         for each in fields(measurement):
@@ -79,7 +79,7 @@ def test_defaults_of_the_command_are_those_of_the_measurements():
 
 
 def test_no_public_name_is_a_submodule():
-    """A function of a submodule's name would be overwritten by importing that submodule."""
+    """The import of a submodule would overwrite a function of its name."""
     for path in (ROOT / "landscape").rglob("__init__.py"):
         package = ".".join(path.parent.relative_to(ROOT).parts)
         modules = {

@@ -1,4 +1,4 @@
-"""What an installation brings: the library and its command, and nothing that shadows a user's own folders."""
+"""The installed package: the library and its command, and no module that shadows a user's own folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are ended at any moment, by any signal or by a full disc: what was finished stays, and the numbers too."""
+"""Runs that end at any moment, by any signal or by a full disk: finished measurements and their numbers stay."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ THREE = ["0004.pt", "0012.pt", "0040.pt"]
 RUN = [f"{step:04}.pt" for step in range(10)]
 SUMS = ["--probes", "8", "--steps", "12"]
 
-# What is measured: together everything that the command line has.
+# The requests, which together have all measurements of the command line.
 RUNS: dict[str, list[str]] = {
     "top": [*THREE, "--hessian", "-k", "4", "--density", "--trace", "--log-det", "100", *SUMS,
             "--effective-dimension", "0.1"],
@@ -78,7 +78,7 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the checkpoints of a run by Adam, two of the shipped loop on few samples, and their problems."""
+    """A folder with checkpoints of a run by Adam and of the shipped loop on few samples, and with their problems."""
     folder = tmp_path_factory.mktemp("crashes") / "files"
     folder.mkdir()
     (folder / "mine.py").write_text(PROBLEM)
@@ -106,7 +106,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Runner:
-    """Starts runs of the command and ends them."""
+    """A helper that starts runs of the command and ends them."""
 
     def __init__(self, files: Path) -> None:
         self.files = files
@@ -119,7 +119,7 @@ class Runner:
         self.whole: dict[str, Whole] = {}
 
     def folder(self, name: str) -> Path:
-        """A working directory of its own, with the checkpoints in it."""
+        """A new working directory with the checkpoints."""
         made = self.files.parent / name / "cwd"
         shutil.copytree(self.files, made)
         return made
@@ -140,7 +140,7 @@ class Runner:
         return self.ended()
 
     def uninterrupted(self, name: str) -> Whole:
-        """A run that nothing ends, made once."""
+        """The results of an uninterrupted run, which is made once."""
         if name not in self.whole:
             folder = self.folder(f"whole-{name}")
             started = time.monotonic()
@@ -153,7 +153,7 @@ class Runner:
 
 
 class Whole:
-    """What an uninterrupted run gave, and how long it took."""
+    """The results and the time of an uninterrupted run."""
 
     def __init__(self, status: int, seconds: float, calls: int, numbers: dict[str, Any], shown: str) -> None:
         self.status, self.seconds, self.calls, self.numbers, self.shown = status, seconds, calls, numbers, shown
@@ -167,7 +167,7 @@ def runner(files: Path) -> Iterator[Runner]:
 
 
 def numbers_in(path: Path) -> dict[str, Any]:
-    """Every variable of a record but the provenance, to the bit."""
+    """The bits of every variable of a record, without the provenance."""
     with h5py.File(path) as file:
         return {
             f"{group}/{name}": (data.dtype.str, data.shape, values_of(data))
@@ -182,7 +182,7 @@ def values_of(data: h5py.Dataset) -> Any:
 
 
 def provenance_in(path: Path) -> dict[tuple[str, str], str]:
-    """How each row came to be, with the time and the seconds that it took: another text if it is measured again."""
+    """The provenance of each row, with its date and its seconds, so that a repeated measurement changes the text."""
     with h5py.File(path) as file:
         return {
             (name, sha): text
@@ -192,7 +192,7 @@ def provenance_in(path: Path) -> dict[tuple[str, str], str]:
 
 
 def shown_in(folder: Path) -> str:
-    """What the last run printed, but for the memory that it took and when it was measured."""
+    """The output of the last run, without memory and date."""
     shown = (folder.parent / "out").read_text()
     return re.sub(r"memory beyond model and data: .*\n", "", shown).replace(
         "was there already, nothing measured", "measured"
@@ -200,13 +200,13 @@ def shown_in(folder: Path) -> str:
 
 
 def finished_parts(folder: Path) -> dict[str, tuple[int, int]]:
-    """The parts that are there, each with what changes when it is written again."""
+    """The parts that exist, each with values that change when the part is written again."""
     found = (folder / "out.h5.parts").glob("*.h5")
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
 
 
 class Attempts:
-    """The ends of one run, with what has to outlive each of them."""
+    """The interruptions of one run, and the results that must survive each of them."""
 
     def __init__(self, runner: Runner, seed: int) -> None:
         self.runner = runner
@@ -220,7 +220,7 @@ class Attempts:
         self.where = f"seed {seed}, {self.name}"
 
     def end(self, random_: random.Random) -> str:
-        """Start the run and end it at a moment or at a call of the writer; what became of it."""
+        """Start the run, end it at a moment or at a call of the writer, and return its outcome."""
         sent = random_.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         if random_.random() < 0.5:
             more = {"watched": True, "at": random_.randint(1, self.whole.calls), "after": random_.random() < 0.5}
@@ -241,7 +241,7 @@ class Attempts:
         return f"{sent.name} came too late" if status == self.whole.status else f"{sent.name} {self.name}"
 
     def compare(self, where: str) -> None:
-        """What was finished before is there as it was; what was finished since is noted."""
+        """Assert that everything that was finished before is unchanged, and remember what is finished now."""
         out, now = self.folder / "out.h5", finished_parts(self.folder)
         if out.exists():
             assert numbers_in(out) == self.whole.numbers, where
@@ -257,7 +257,7 @@ class Attempts:
                 assert sum(group.sizes["checkpoint"] for group in tree.children.values()) == len(now), where
 
     def finish(self) -> None:
-        """The run to its end: the numbers and the words of one that nothing ended, and nothing else left."""
+        """Let the run end; assert that numbers and words are those of an uninterrupted run, with no other file."""
         assert self.runner.run(self.folder, self.arguments) == self.whole.status, self.where
         self.compare(self.where)
         assert set(os.listdir(self.folder)) - self.before == {"out.h5"}, self.where
@@ -266,7 +266,7 @@ class Attempts:
 
 
 def killed_and_resumed(runner: Runner, seeds: Iterable[int]) -> Counter[str]:
-    """One to three ends of a run for each seed, and then the whole of it."""
+    """Interrupt a run one to three times for each seed, and then let it end."""
     counts: Counter[str] = Counter()
     for seed in seeds:
         random_, attempts = random.Random(seed), Attempts(runner, seed)
@@ -291,7 +291,7 @@ def test_a_hundred_killed_runs_lose_nothing(runner: Runner) -> None:
     assert killed_and_resumed(runner, range(int(os.environ.get("SEEDS", "100"))))["units kept"]
 
 
-# What is done to a record that is there, and what it had before.
+# Commands on an existing record, and the commands that made the record.
 CHANGES = {
     "append": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "-o", "out.h5"]),
     "overwrite": ([[*THREE, "-o", "out.h5"]], [*THREE, "--hessian", "-k", "2", "--overwrite", "-o", "out.h5"]),
@@ -342,11 +342,11 @@ def test_a_disk_that_fills_up_at_any_moment_is_one_line(runner: Runner) -> None:
         attempts.finish()
 
 
-# Without a terminal, without a reader, without space for what is printed
+# Without a terminal, without a reader, without space for the output
 
 
 def run(folder: Path, line: str) -> subprocess.CompletedProcess[str]:
-    """A line of the shell, in which CMD is the command."""
+    """Run a line of the shell, in which CMD stands for the command."""
     line = line.replace("CMD", f"{sys.executable} -m landscape 0004.pt")
     return subprocess.run(
         ["bash", "-c", line], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False
@@ -371,7 +371,7 @@ def test_output_without_reader_or_space(runner: Runner) -> None:
 
 
 def test_a_terminal_that_goes(runner: Runner) -> None:
-    """Its going is told by a signal, and whatever is written to it afterwards fails."""
+    """When a terminal closes, a signal is sent, and all later writing to it fails."""
     whole = runner.uninterrupted("adaptive")
     folder = runner.folder("terminal")
     process, terminal = pty.fork()
@@ -384,7 +384,7 @@ def test_a_terminal_that_goes(runner: Runner) -> None:
             os.read(terminal, 4096)
     os.close(terminal)
     _, ended = os.waitpid(process, 0)
-    # It may have been done, and about to print, before it was told.
+    # The run may have been done, and about to print, before the signal.
     assert os.waitstatus_to_exitcode(ended) in (129, whole.status)
     assert finished_parts(folder) or (folder / "out.h5").exists()
     assert runner.run(folder, [*RUNS["adaptive"], "-o", "out.h5"]) == whole.status
@@ -402,7 +402,7 @@ def test_what_nohup_protects_goes_on(runner: Runner) -> None:
 
 
 def test_an_object_that_a_signal_cut_short_adds_no_line(runner: Runner) -> None:
-    """h5netcdf.File, for one, closes in `__del__` what its constructor had no time to open."""
+    """For example, h5netcdf.File closes in `__del__` a file that its constructor had no time to open."""
     folder = runner.folder("half-made")
     assert run(folder, "CMD -o out.h5").returncode == 0
     script = (

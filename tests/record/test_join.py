@@ -1,4 +1,4 @@
-"""Records of jobs that each measured some checkpoints, joined: against one record of all of them."""
+"""Joined records of jobs that each measured some checkpoints, against one record of all checkpoints."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.record.test_record import ATTRS, SHA
 
 
 def written(path: Path, *values: np.ndarray | float) -> Path:
-    """A record of a loss at successive checkpoints, of these values."""
+    """Write a record of these losses at successive checkpoints."""
     with RecordWriter(path, Request({"loss": {}}, {"loss": tuple(SHA[1 : 1 + len(values)])}, {})) as writer:
         for number, value in enumerate(map(np.asarray, values), 1):
             checkpoint = {"path": f"{number}.pt", "sha256": SHA[number], "step": number}
@@ -30,7 +30,7 @@ def written(path: Path, *values: np.ndarray | float) -> Path:
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four checkpoints: as a whole, and by two jobs, of which the first has the later ones."""
+    """Records of four checkpoints: one of all, and two of jobs, the first of which has the later checkpoints."""
     folder = tmp_path_factory.mktemp("jobs")
     train(TrainingSettings("single", epochs=1, steps_per_epoch=4, batch=4, width=2, heads=1), folder / "run")
     files = checkpoints_of(folder / "run")
@@ -53,7 +53,7 @@ def test_rows_are_those_of_one_record_in_the_order_of_their_steps(jobs: Path, tm
 
 
 def test_a_joined_record_is_resumed_as_one_of_all(jobs: Path, tmp_path: Path) -> None:
-    """The same request finds everything measured."""
+    """A repeated request finds everything measured in the joined record."""
     out = landscape.join_records([jobs / "late.h5", jobs / "early.h5"], tmp_path / "joined.h5")
     measurements = [landscape.Loss(), landscape.Trace(probes=10), landscape.Samples()]
     assert landscape.probe(checkpoints_of(jobs / "run"), measurements, out).measured == 0
@@ -108,7 +108,7 @@ def test_a_part_of_an_unfinished_record_is_no_record(jobs: Path, tmp_path: Path)
 
 
 def test_without_steps_rows_are_in_the_order_of_their_names(jobs: Path, tmp_path: Path) -> None:
-    """Numbers as numbers, and the record is gone on with."""
+    """Numbers in names are ordered as numbers, and the joined record can be resumed."""
     state = read_checkpoint(checkpoints_of(jobs / "run")[0])
     files = []
     for number in (10, 2, 1):
@@ -137,7 +137,7 @@ def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.slow
 def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Path, capsys) -> None:
-    """The end is cut off: no row is read wrongly, and the command that measured it measures what was lost."""
+    """If a file's end is cut off, no row is read wrongly, and the record's command measures the lost rows again."""
     whole = (jobs / "whole.h5").read_bytes()
     kept = set()
     for tenths in range(1, 10):
@@ -169,7 +169,7 @@ def test_what_can_be_read_of_a_damaged_record_is_saved(jobs: Path, tmp_path: Pat
 
 
 def test_rows_are_saved_up_to_the_byte_at_which_a_file_was_cut_off(tmp_path: Path) -> None:
-    """A row of which one byte is missing is lost, and one that ends where the file does isn't."""
+    """A row with one missing byte is lost, and a row that ends at the end of the file isn't."""
     made = written(tmp_path / "whole.h5", *(np.full(5000, number + 0.5) for number in range(3)))
     with h5py.File(made) as file:
         data = file["loss/value"].id

@@ -1,4 +1,4 @@
-"""Records of older versions: read and drawn under today's names, and never written to.
+"""Records of older versions: they are read and drawn under present names, and never written to.
 
 The record was written by version 0.1: `landscape-probe data/single.pt --hessian -k 2 --no-eigenvectors --density
 --probes 2 --steps 5`.
@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A copy of the record."""
+    """A copy of the old record."""
     return Path(shutil.copy(ROOT / "tests" / "support" / "record_of_0.1.h5", tmp_path / "old.h5"))
 
 
@@ -63,6 +63,6 @@ def test_an_older_unfinished_record_is_refused(old, tmp_path):
 
 
 def test_eigenpairs_without_vectors_say_so(old):
-    """Stored eigenpairs are read from a row of a newer record alike; of this one no vectors were stored."""
+    """Stored eigenpairs of old and new records are read alike; this old record has no vectors."""
     with open_record(old) as record, pytest.raises(InputError, match="eigenvectors"):
         eigenpairs_of(record["eigenpairs"].dataset.isel(checkpoint=0).load())

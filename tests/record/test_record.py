@@ -1,4 +1,4 @@
-"""The record: every rule of docs/record.md, and what is left when a run ends at any moment."""
+"""The record: every rule of docs/record.md, and the state that a run leaves when it ends at any moment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_request(
 
 
 def hessian(number: int, k: int = 3) -> xr.Dataset:
-    """A unit of the usual shape whose values tell which one it is."""
+    """A unit of the usual shape whose values identify it."""
     return xr.Dataset(
         {
             "eigenvalues": ("index", number + np.arange(k, dtype=float)[::-1], ATTRS),
@@ -75,7 +75,7 @@ def provenance(number: int, **more: Any) -> dict[str, Any]:
 
 
 def write(path: Path, request: Request, **options: bool) -> Path:
-    """A whole run: measures what is asked for and not done."""
+    """A whole run, which measures the requested units that aren't done."""
     makers = {"eigenpairs": hessian, "loss": loss}
     with RecordWriter(path, request, **options) as writer:
         for measurement, sha in request.units:
@@ -86,7 +86,7 @@ def write(path: Path, request: Request, **options: bool) -> Path:
 
 
 def content(path: Path) -> xr.DataTree:
-    """Everything but the time of writing."""
+    """The content of a record without the time of writing."""
     with open_record(path) as tree:
         loaded = tree.load()
     del loaded.attrs["created"]
@@ -98,7 +98,7 @@ def assert_same(a: xr.DataTree, b: xr.DataTree) -> None:
 
 
 def refused(call: Any, *words: str) -> str:
-    """The call raises an InputError of one line that holds the words."""
+    """Assert that a call raises an InputError of one line with these words."""
     with pytest.raises(InputError) as caught:
         call()
     message = str(caught.value)
@@ -113,7 +113,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out.h5"
 
 
-# What is in the file
+# The content of the file
 
 
 def test_a_record_opens_with_h5py_alone(out: Path) -> None:
@@ -262,13 +262,13 @@ def test_a_request_and_a_provenance_larger_than_a_compact_attribute(out: Path) -
 
 
 DTYPES = [np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint64, np.float32, np.float64]
-# NUL ends a string in C, which HDF5 is; surrogates are not text.
+# NUL ends a string in C, the language of HDF5. Surrogates are no text.
 TEXT = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=5)
 
 
 @st.composite
 def rows(draw: st.DrawFn) -> list[xr.Dataset]:
-    """Units of one measurement over two or three checkpoints, of the same variables and of any lengths."""
+    """Units of one measurement over two or three checkpoints, with equal variables of any lengths."""
     dims = draw(st.lists(st.sampled_from(["index", "t", "x"]), unique=True, max_size=3))
     sizes = [{dim: draw(st.integers(0, 3)) for dim in dims} for _ in range(draw(st.integers(2, 3)))]
     variables = {
@@ -328,7 +328,7 @@ def test_blocks_cover_an_array_once() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory as Linux tells it")
 def test_merging_does_not_hold_the_eigenvectors_in_memory(tmp_path: Path) -> None:
-    # Four rows of 128 MiB; a process that held one row beside its imports would pass 128 MiB more than the first peak.
+    # There are four rows of 128 MiB. A process that held one row would exceed the first peak by more than 128 MiB.
     script = """
 import resource, sys
 import numpy as np, xarray as xr
@@ -356,7 +356,7 @@ if sys.argv[1] == "finish":
             text=True,
             check=True,
         )
-    # One block is 64 MiB; the rest is what HDF5 and NumPy take for themselves.
+    # One block is 64 MiB. HDF5 and NumPy take the rest.
     assert int(run.stdout) < 110
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["eigenpairs/v"].shape == (4, 128, 2**18)
@@ -366,7 +366,7 @@ if sys.argv[1] == "finish":
 
 
 def finish_from(folder: Path, request: Request) -> tuple[xr.DataTree, int]:
-    """What a new run makes of what is there, and how much it had to measure."""
+    """Finish a run from the existing files; return its content and the number of units that it measured."""
     out, measured = folder / "out.h5", 0
     with RecordWriter(out, request) as writer:
         for measurement, sha in request.units:
@@ -396,7 +396,7 @@ def test_every_prefix_opens_and_resumes_to_the_same_content(tmp_path: Path) -> N
 
 
 def interrupted(out: Path, request: Request, count: int = 1, **options: bool) -> Path:
-    """A run that ended after so many units; the folder of its parts."""
+    """A run that ended after ``count`` units; returns the folder of its parts."""
     writer = RecordWriter(out, request, **options)
     for measurement, sha in request.units:
         if count and not writer.done(measurement, sha):
@@ -473,7 +473,7 @@ def test_a_damaged_part_is_measured_again(out: Path) -> None:
 
 @pytest.mark.parametrize("size", [2**10, 2**16])
 def test_a_full_disk_is_one_line_and_keeps_what_is_there(tmp_path: Path, size: int) -> None:
-    # A limit on the size of files stands for the disk: the write fails with the same kind of error.
+    # A limit on the size of files stands for a full disk: both make writing fail with an OSError.
     script = """
 import resource, sys
 sys.path.insert(0, sys.argv[1])
@@ -533,7 +533,7 @@ def test_reading_an_unfinished_record_leaves_nothing(
     del tree
     gc.collect()
     assert os.listdir(tmp_path / "temporary") == []
-    np.testing.assert_array_equal(values["products"], [0, 10])  # the file is open as long as it is needed
+    np.testing.assert_array_equal(values["products"], [0, 10])  # the file stays open while its data are used
     values.close()
 
 
@@ -561,7 +561,7 @@ def test_an_incomplete_record_cannot_be_finished(out: Path) -> None:
 
 
 def opens(records: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are opened while records are joined, each as often as it is."""
+    """The files that are opened while records are joined, once for each opening."""
     opened: list[str] = []
 
     class Counting(h5py.File):
@@ -578,18 +578,18 @@ def opens(records: list[Path], out: Path, monkeypatch: pytest.MonkeyPatch) -> li
 def test_joining_opens_each_file_a_few_times_and_not_for_each_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two groups and 6 rows each: whether it opens, what it has, and once a group for the copy."""
+    """A file of two groups with 6 rows each is opened as a test, for its content, and once for each group's copy."""
     shas = [SHA[1:7], SHA[7:13]]
     records = [write(tmp_path / f"{n}.h5", make_request(shas=each, loss={})) for n, each in enumerate(shas)]
     opened = opens(records, tmp_path / "both.h5", monkeypatch)
     assert [opened.count(path.name) for path in records] == [4, 4]
-    assert opened.count("scratch") == 2  # whether a layout can be written is tried once for all rows of it
+    assert opened.count("scratch") == 2  # one trial of writing for all rows of a layout
     whole = write(tmp_path / "whole.h5", make_request(shas=SHA[1:13], loss={}))
     assert_same(content(tmp_path / "both.h5"), content(whole))
 
 
 def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
-    """Files in turns, one with rows of two lengths, against one record of all."""
+    """Rows from several files in turn, one with rows of two lengths, are compared with one record of all rows."""
     lengths = {1: 3, 2: 2, 3: 3, 4: 4}
     requests = {"even": [2, 4], "odd": [1, 3], "whole": [1, 2, 3, 4]}
     for name, numbers in requests.items():
@@ -605,7 +605,7 @@ def test_rows_of_several_lengths_are_joined(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> None:
-    """Four times the checkpoints are four times the bytes, with a tenth for the heaps of HDF5."""
+    """Four times as many checkpoints take four times as many bytes, with a tenth more for HDF5's heaps."""
     sizes = []
     for count in (100, 400):
         numbered = [f"{number:064x}" for number in range(count)]
@@ -621,7 +621,7 @@ def test_a_record_grows_with_its_checkpoints_and_not_faster(tmp_path: Path) -> N
     assert sizes[1] / sizes[0] < 4.4
 
 
-# Records that are there already
+# Records that already exist
 
 
 def test_a_finished_record_is_shown_again(out: Path) -> None:
@@ -635,7 +635,7 @@ def test_a_finished_record_is_shown_again(out: Path) -> None:
 
 @pytest.fixture
 def read_only(out: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Call it, and the file system of `out` is read-only: for the superuser too, whom permissions don't stop."""
+    """Make a call while the file system of `out` is read-only, for the superuser too, whom permissions don't stop."""
 
     def refusing(call: Any, writes: Any = lambda *_: True) -> Any:
         def guarded(path: Any, *args: Any, **options: Any) -> Any:
@@ -662,7 +662,7 @@ def test_a_finished_record_is_shown_where_nothing_can_be_written(out: Path, read
     parts = out.with_name("out.h5.parts")
     if leftovers == "folder":
         parts.mkdir()
-    elif leftovers == "parts":  # of a run that was ended between the rename and their removal
+    elif leftovers == "parts":  # a run was ended between the rename and the parts' removal
         shutil.copytree(interrupted(out.with_name("b.h5"), make_request(), 3), parts)
     there = sorted(os.listdir(out.parent))
     read_only()
@@ -701,7 +701,7 @@ def test_overwrite_keeps_the_old_record_until_the_new_one_is_complete(out: Path)
     assert RecordWriter(out, OTHER, overwrite=True).done("eigenpairs", SHA[1])
     write(out, OTHER, overwrite=True)
     assert read_request(out).fingerprint == OTHER.fingerprint
-    assert not RecordWriter(out, OTHER, overwrite=True).finished  # asked to do it again
+    assert not RecordWriter(out, OTHER, overwrite=True).finished  # everything has to be measured again
 
 
 def test_unfinished_parts_of_another_request(out: Path) -> None:
@@ -966,7 +966,7 @@ def test_the_root_has_the_attributes_of_the_page(out: Path) -> None:
 def test_a_system_that_allocates_nothing_beforehand_writes_all_the_same(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As macOS does, which has no posix_fallocate."""
+    """Such a system is macOS, which has no posix_fallocate."""
     whole = write(tmp_path / "whole.h5", make_request())
     monkeypatch.delattr(os, "posix_fallocate")
     assert_same(content(write(out, make_request())), content(whole))
@@ -1040,7 +1040,7 @@ def test_what_was_measured_on_the_checkpoint_before(out: Path) -> None:
     np.testing.assert_array_equal(before.eigenvectors, hessian(2).eigenvectors)
 
 
-# What the measuring code may hand over
+# The units that the measuring code may return
 
 
 def variable(**changes: Any) -> xr.Dataset:
@@ -1150,7 +1150,7 @@ def test_what_json_cannot_hold_is_refused() -> None:
         _ = make_request(common={"model": object()}).fingerprint
 
 
-# What is said of it
+# Messages about records
 
 
 def test_the_examples_of_the_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1178,7 +1178,7 @@ def test_the_record_needs_no_torch() -> None:
 
 
 def test_a_heap_without_end_is_found_before_hdf5_reads_it(tmp_path):
-    """HDF5 1.14 goes round for ever at free space of size 0, as a file has that was zeroed in part."""
+    """HDF5 1.14 loops endlessly at free space of size 0, which a partly zeroed file has."""
     with h5py.File(tmp_path / "good.h5", "w") as file:
         file.attrs["text"] = "some text"
     whole = (tmp_path / "good.h5").read_bytes()

@@ -1,4 +1,4 @@
-"""Old names: every one works, and says by a FutureWarning what it is called now."""
+"""Old names: each one works, and warns of its new name by a FutureWarning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person reads: words are whole at any width of the terminal, and a result is shown once."""
+"""Printed results: words are whole at any width of the terminal, and a result is shown once."""
 
 import json
 import re
@@ -21,7 +21,7 @@ ROWS = [("blocks.0.attention.qkv.weight", "1.23456e-05", "0.123 (95 %: 0.101 to 
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int, item: str | Table) -> str:
-    """What a terminal of so many columns is given, without its colours."""
+    """The text that a terminal of this width is given, without colours."""
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     shown = screen._Screen()
@@ -39,7 +39,7 @@ def test_a_sentence_is_broken_between_words(monkeypatch, capsys, width):
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
 def test_a_table_has_whole_words(monkeypatch, capsys, width):
-    """Without a frame where the words leave no space for one; a frame is never torn by the edge."""
+    """A table has no frame if its words leave no space for one, and the edge never breaks a frame."""
     table = Table("layer", "top eigenvalue", "crossings of the floor", "verdict")
     for row in ROWS:
         table.add_row(*row)

@@ -1,4 +1,4 @@
-"""Planes from a part of their points: against the whole plane, and left-out errors against fits without the point."""
+"""Adaptive planes: against the fully evaluated plane, and leave-one-out errors against fits without the point."""
 
 import re
 from collections import Counter
@@ -23,14 +23,14 @@ Y, X = np.meshgrid(np.linspace(-1, 1.5, SHAPE[0]), np.linspace(-1.2, 1, SHAPE[1]
 
 
 def adapted_to(values: np.ndarray, tol: float = 0.01, seed: int = 0) -> tuple[landscape.slices.adaptive.Adapted, float]:
-    """What is made of these values, and its largest error by their range."""
+    """The adaptive plane of these values, and its largest error relative to their range."""
     found = adapt(lambda row, column: float(values[row, column]), values.shape, CENTRE, tol, seed)
     both = np.isfinite(values) & np.isfinite(found.values)
     return found, float(np.abs(found.values[both] - values[both]).max() / span(values))
 
 
 def random_surface(seed: int) -> np.ndarray:
-    """A bowl with kinks along lines at random, as networks of rectified units have, and a steep wall."""
+    """A bowl with kinks along random lines, as in networks of rectified units, and with a steep wall."""
     generator = np.random.default_rng(seed)
     surface = generator.uniform(0.2, 3) * X**2 + generator.uniform(0.2, 3) * Y**2 + generator.normal() * X * Y
     for _ in range(generator.integers(1, 6)):
@@ -70,7 +70,7 @@ def test_kinks_take_more_points_and_no_error_is_twice_what_was_asked_for(seed: i
 
 
 def test_most_are_within_what_was_asked_for() -> None:
-    """And the median takes a fifth of the points; docs/accuracy.md has how much larger than told an error can be."""
+    """The median plane takes a fifth of the points. docs/accuracy.md states how much errors exceed reported ones."""
     found = [adapted_to(random_surface(seed), seed=seed) for seed in range(40)]
     beyond = [error * span(random_surface(seed)) / found[seed][0].error for seed, (_, error) in enumerate(found)]
     assert np.median(beyond) < 1.5
@@ -81,13 +81,13 @@ def test_most_are_within_what_was_asked_for() -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_holes_of_a_step_and_a_half_are_found(seed: int) -> None:
-    """Standard deviation: what narrower holes are found, docs/accuracy.md has."""
+    """The width is a standard deviation in grid steps. docs/accuracy.md states how many narrower holes are found."""
     _, error = adapted_to(dented(51, 1.5, seed)[:, :41], seed=seed)
     assert error < 0.03
 
 
 def test_a_fifth_of_a_round_is_at_random_and_any_point_as_likely() -> None:
-    """Of a level nothing is in doubt: all but the last fifth of the first round are the same whatever the seed."""
+    """A constant surface leaves no doubt, so only the last fifth of the first round depends on the seed."""
     looked = []
     for seed in range(60):
         places: list[tuple[int, int]] = []
@@ -114,7 +114,7 @@ def test_a_planes_seed_is_that_of_its_points_at_random() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_the_border_of_what_is_not_finite_is_looked_at(value: float) -> None:
-    """No point is believed finite that isn't, and none that is finite is left out."""
+    """No point is wrongly taken as finite, and no finite point is left out."""
     values = np.where(X + 0.5 * Y > 0.8, value, X**2 + Y**2)
     found, error = adapted_to(values)
     assert np.array_equal(np.isfinite(found.values), np.isfinite(values))
@@ -124,7 +124,7 @@ def test_the_border_of_what_is_not_finite_is_looked_at(value: float) -> None:
 
 @pytest.mark.parametrize("radius", [1.5, 2.2, 4.0])
 def test_a_valley_that_is_finite_only_about_its_centre_is_found(radius: float) -> None:
-    """Of the coarse grid the centre alone is finite, and its neighbours are looked at one after another."""
+    """Only the centre of the coarse grid is finite. Its neighbours are evaluated one after another."""
     rows, columns = np.indices((25, 25)) - 12
     values = np.where(rows**2 + columns**2 <= radius**2, 1.0 + rows**2 + columns, np.inf)
     found = adapt(lambda row, column: float(values[row, column]), (25, 25), (12, 12), 0.01)
@@ -132,7 +132,7 @@ def test_a_valley_that_is_finite_only_about_its_centre_is_found(radius: float) -
 
 
 def test_what_is_interpolated_lies_within_what_was_found() -> None:
-    """A flat floor between steep walls, over which an interpolant would swing below zero."""
+    """Over a flat floor between steep walls an interpolant would swing below zero."""
     values = 0.001 + np.maximum(0, np.hypot(X, Y) - 0.5) ** 2 * 100
     found, _ = adapted_to(values)
     assert found.values.min() == values[found.evaluated].min()

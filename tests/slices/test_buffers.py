@@ -1,4 +1,4 @@
-"""Buffers along slices: every right value is of the user's own model with weights and buffers written in place."""
+"""Buffers along slices: all right values come from the user's own model, with weights and buffers written in place."""
 
 import copy
 import threading
@@ -37,7 +37,7 @@ def data(*shape, samples=50):
 
 
 class Keeping(nn.Module):
-    """A layer with buffers of the kinds that models keep: an average, a mask, a scale, a switch, a frozen weight."""
+    """A layer with common kinds of buffers: an average, a mask, a scale, a switch, a frozen weight."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +78,7 @@ def trained(make, seed, shape=(3,)):
         optimizer.zero_grad()
         functional.cross_entropy(model(x), y).backward()
         optimizer.step()
-    with torch.no_grad():  # spectral norm of old leaves a tensor with a graph, which can't be copied
+    with torch.no_grad():  # torch's old spectral norm leaves a tensor with a graph, which can't be copied
         model.eval()(x)
     return model
 
@@ -90,7 +90,7 @@ def posed(model, sizes=(30, 20), shape=(3,), **more):
 
 
 def own_loss(model, shape=(3,)):
-    """By plain torch."""
+    """The losses by plain torch."""
     x, y = data(*shape)
     with torch.no_grad():
         return float(functional.cross_entropy(model(x), y))
@@ -99,7 +99,8 @@ def own_loss(model, shape=(3,)):
 def written(start, moves, variance_at_least=0.0):
     """A copy of a model with weights and buffers a + sum c (b - a) written in place, for models b with coefficients c.
 
-    What is no number everywhere is of the model with the largest coefficient, if that is at least a half.
+    Entries that aren't finite in all models, and values that aren't floating-point, come from one model: from that with
+    the largest coefficient if this is at least a half, else from ``start``.
     """
     model = copy.deepcopy(start)
     nearest, most = max(moves, key=lambda move: move[1])
@@ -146,7 +147,7 @@ def test_of_a_loss_by_sample_too_in_single_precision():
 
 @pytest.mark.parametrize("kind", ["BatchNorm", "of the user's own"])
 def test_on_a_plane_each_checkpoint_has_its_own_buffers_at_its_own_place(kind):
-    """Made orthogonal, the second direction has a part of the way back from the first."""
+    """The orthogonalised second direction contains a part of the first direction with the opposite sign."""
     first, *others = (trained(MODELS[kind], seed) for seed in (0, 1, 2))
     problem, ends = posed(first), [posed(other) for other in others]
     straight = orthogonalised([toward(end)(problem) for end in ends])
@@ -279,7 +280,7 @@ def test_statistics_are_those_of_all_data_as_one_batch_in_training_mode(sizes, p
 
 
 def test_means_and_variances_are_written_as_training_mode_leaves_them():
-    """With momentum 1 training mode leaves the batch's own, the variance times n / (n - 1)."""
+    """With momentum 1, training mode leaves the batch's mean, and its variance times n / (n - 1)."""
     model = trained(MODELS["BatchNorm"], 0)
     problem = posed(model, (7, 43))
     with torch.no_grad(), problem.evaluating():
@@ -293,7 +294,7 @@ def test_means_and_variances_are_written_as_training_mode_leaves_them():
 
 
 class Together(Processes):
-    """One of several threads that add up tensors as processes do."""
+    """One of several threads that add up tensors as several processes do."""
 
     def __init__(self, rank, parts, barrier):
         super().__init__(rank, len(parts))
@@ -424,7 +425,7 @@ def test_the_command_ends_a_line_at_the_other_checkpoint_and_says_what_it_did(co
 
 
 def test_a_record_that_kept_buffers_is_gone_on_with_where_it_is_right(command, run):
-    """Its settings have no word on buffers."""
+    """Settings of such a record don't mention buffers."""
     for direction, rule, words in (
         ("filter", "interpolate", False),
         ("y.pt", "interpolate", True),

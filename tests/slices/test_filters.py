@@ -1,4 +1,4 @@
-"""Filters: which weights make one output is asked of the module itself, by its gradient."""
+"""Filters: the weights of each output unit are found independently, by the gradient of the module's output."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from landscape import Problem
 from landscape.slices import gaussian, normalised
 from landscape.slices.filters import filters_of
 
-# Each with the shape of an input of two samples; the output has its units in dimension 1, but for Conv1D's last.
+# Modules with the shape of an input of two samples. Output units are in dimension 1, and in the last for Conv1D.
 MODULES = {
     "linear": (lambda: nn.Linear(4, 6), (2, 4)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, groups=2), (2, 4, 5, 5)),
@@ -30,7 +30,7 @@ PARAMETRISED = {
 
 
 def posed(model, shape):
-    """A problem of a module; what its loss is doesn't matter for a direction."""
+    """A problem of a module; directions don't depend on its loss."""
     torch.manual_seed(0)
     fn = lambda module, x: module(x).reshape(len(x), -1).square().mean(1)  # noqa: E731
     return Problem.from_sample_losses(model, fn, [torch.randn(shape)], dtype=torch.float64)
@@ -104,12 +104,12 @@ def test_a_linear_layer_and_its_transposed_twin_give_the_same_direction():
 
 
 def test_a_transposed_convolution_and_the_convolution_it_is_give_the_same_direction():
-    """With stride 1 it is a convolution of mirrored kernels, group by group."""
+    """With stride 1 a transposed convolution is a convolution of mirrored kernels, group by group."""
     torch.manual_seed(0)
     transposed, plain = nn.ConvTranspose1d(4, 6, 3, groups=2), nn.Conv1d(4, 6, 3, groups=2, padding=2)
 
     def twin(weight):
-        """(in, out / groups, k) as (out, in / groups, k), written index by index."""
+        """The weights (in, out / groups, k) as (out, in / groups, k), written index by index."""
         found = torch.empty(6, 2, 3, dtype=weight.dtype)
         for group in range(2):
             for i in range(2):
@@ -132,7 +132,7 @@ def test_a_transposed_convolution_and_the_convolution_it_is_give_the_same_direct
 
 @pytest.mark.parametrize("kind", ["linear", "transposed 2d, groups", "Conv1D of GPT-2"])
 def test_scaling_one_output_scales_its_part_of_the_direction_alone(kind):
-    """What normalisation is for: the draw is the same, and each output's part goes with the size of its weights."""
+    """This is the purpose of normalisation: with one draw, each output's part is proportional to its weights."""
     make, shape = MODULES[kind]
     torch.manual_seed(0)
     module = make()

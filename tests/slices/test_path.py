@@ -1,4 +1,4 @@
-"""The way of a run on a plane: orthogonal projection for any basis, principal components, and what chance gives."""
+"""The path of a run on a plane: orthogonal projection for any basis, principal components, and random walks."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_no_more_components_than_there_are():
 
 
 def test_what_a_random_walk_gives():
-    """Antognini and Sohl-Dickstein (2018): shares go as 1/k^2, so 6/pi^2 for the first; a simulation for any steps."""
+    """Shares fall as 1/k^2, so the first is 6/pi^2 (Antognini and Sohl-Dickstein 2018); for few steps by simulation."""
     shares = random_walk_shares(np.arange(2000))
     k = np.arange(1, 6)
     np.testing.assert_allclose(shares[:5], 6 / np.pi**2 / k**2, rtol=2e-3)
@@ -99,7 +99,7 @@ def test_the_path_of_a_run_lies_on_the_plane_that_is_drawn(command, tiny):
     for position in range(3):
         row = rows.isel(checkpoint=position)
         on_plane = np.stack([row.path_first.values, row.path_second.values], axis=1)
-        # Three points span the plane: nothing is off it, and distances on it are those in parameter space.
+        # Three points span the plane, so all lie on it, and their distances on it are those in parameter space.
         assert row.path_distance.max() < 1e-5
         np.testing.assert_allclose(np.linalg.norm(on_plane[:, None] - on_plane[None], axis=2), between, atol=1e-5)
         assert np.abs(on_plane[position]).max() < 1e-6, "the centre is its own checkpoint"
@@ -122,7 +122,7 @@ def test_a_plane_of_other_directions_has_the_path_too(command, tiny):
 
 
 def test_what_is_known_of_a_component_goes_when_it_is_turned(command, tiny):
-    """Made orthogonal to the gradient it is no principal component any more; orthogonal from the start it is."""
+    """A component that is turned to be orthogonal to a gradient is no principal component; an unturned one is."""
     asked = ["--slice", "2d", "--points", 3, "--at", -1]
     turned = command("a.pt", "b.pt", "c.pt", *asked, "--direction", "gradient", "--direction", "pca", "-o", "t.h5")
     kept = command("a.pt", "b.pt", "c.pt", *asked, "--direction", "pca", "--direction", "pca", "-o", "k.h5")
@@ -177,7 +177,7 @@ def test_refused_in_one_line(command, tiny, arguments, line):
 
 
 def test_an_eigenvector_of_a_record_is_that_of_its_own_checkpoint(command, tiny):
-    """The checkpoint's own where the record has it, the last one's where it doesn't."""
+    """The direction is the checkpoint's own eigenvector if the record has it, else that of the last checkpoint."""
     assert command("a.pt", "b.pt", "--hessian", "-k", 2, "--which", "LA", "--tol", 1e-8, "-o", "pairs.h5").status == 0
     asked = ["--slice", "1d", *["--direction", "pairs.h5"] * 2, "--points", 3, "--reach", 1]
     assert command("a.pt", "c.pt", *asked, "-o", "lines.h5").status == 0
@@ -205,7 +205,7 @@ def test_a_slice_of_a_subset_is_of_the_same_samples_everywhere(command, tiny):
 
 
 def test_eigenvectors_of_two_checkpoints_share_a_record(command, tiny):
-    """Their eigenvalues differ, and the name of the direction does not."""
+    """Their eigenvalues differ, and the directions have one name."""
     asked = ["--slice", "1d", "--direction", "top", "--points", 3, "--reach", 1]
     ran = command("a.pt", "b.pt", *asked)
     assert (ran.status, ran.err) == (0, "")

@@ -1,4 +1,4 @@
-"""Slices: exact on known functions, equal to plain evaluations, the model untouched; directions as they say."""
+"""Slices: exact on known functions, equal to plain evaluations, with the model untouched and the stated directions."""
 
 import math
 import subprocess
@@ -30,7 +30,7 @@ from tests.conftest import ROOT
 
 
 class Point(nn.Module):
-    """A point of parameter space; a loss may be any function of it."""
+    """A model whose only parameter is a point of parameter space, so that a loss may be any function of the point."""
 
     def __init__(self, at):
         super().__init__()
@@ -38,14 +38,14 @@ class Point(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Classes before tokens, as cross-entropy takes them."""
+    """A model with classes before tokens in its output, as cross-entropy needs."""
 
     def forward(self, logits):
         return logits.transpose(1, 2)
 
 
 def of(function, at, samples=4):
-    """The problem of a function of the parameters that is the same for every sample, at a point."""
+    """The problem of a function of the parameters, equal for all samples, at a point."""
     fn = lambda model, batch: function(model.at) * torch.ones(len(batch), dtype=torch.float64)  # noqa: E731
     return Problem.from_sample_losses(Point(at), fn, [torch.zeros(samples, 1)])
 
@@ -89,7 +89,7 @@ def test_a_line_through_a_quadratic_is_exact_and_so_is_its_model():
 
 
 def test_a_plane_that_is_not_square_is_indexed_by_row_and_column():
-    """Goldstein's code mixes the axes of a grid that isn't square up."""
+    """Goldstein's code mixes up the axes of a grid that isn't square."""
     across, up = positions(-1, 1, 5), positions(-2, 2, 9)
     first, second = (Direction(row, "d") for row in torch.eye(3, dtype=torch.float64)[:2])
     found = plane(of(lambda theta: theta[0] + 100 * theta[1] ** 3, torch.zeros(3)), first, second, across, up)
@@ -143,7 +143,7 @@ def test_samples_make_the_loss():
 
 
 def test_a_samples_loss_is_the_mean_of_its_own_terms():
-    """Of 1, 3, 5 and no term: F.cross_entropy of each sample alone is the same mean, whatever the others have."""
+    """For samples of 1, 3, 5 and no term, F.cross_entropy of each sample alone gives this mean."""
     torch.manual_seed(0)
     tokens, targets = torch.randn(4, 5, 3, dtype=torch.float64), torch.randint(0, 6, (4, 5))
     for sample, terms in enumerate((1, 3, 5, 0)):
@@ -288,7 +288,7 @@ def test_positions_are_symmetric_where_their_ends_are():
 
 
 def test_each_side_has_as_many_positions_as_its_length_takes():
-    """Where whole numbers of points allow it, unequal sides have one spacing."""
+    """Unequal sides have one spacing, if whole numbers of points allow it."""
     for low, high in ((-1.0, 3.0), (-3.0, 1.0)):
         np.testing.assert_allclose(positions(low, high, 41), np.linspace(low, high, 41), atol=1e-15)
     assert list(positions(-1e-9, 1, 5)) == [-1e-9, 0, 1 / 3, 2 / 3, 1], "and no side is without any"
@@ -302,7 +302,7 @@ def test_positions_that_make_no_slice_are_refused(bad):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_ends_are_where_the_loss_has_risen(scale):
-    """t^2 / 2 above 1: it has risen by 1 at sqrt 2; unequal walls have unequal ends."""
+    """The loss 1 + t^2 / 2 has risen by 1 at sqrt 2, and unequal walls have unequal ends."""
     problem = of(lambda theta: 1 + (theta[0] / scale) ** 2 / 2, [0.0])
     found = find_extent(problem, ONE)
     assert found.rise == pytest.approx(1)
@@ -316,7 +316,7 @@ def test_ends_are_where_the_loss_has_risen(scale):
 
 
 def test_by_default_the_loss_rises_by_itself_or_by_a_tenth_of_its_scale():
-    """A line of slope 1 + t fitted to y = x of variance 2.5: its loss 2.5 t^2 has risen by 0.25 at the root of 0.1."""
+    """A line of slope 1 + t on y = x of variance 2.5 has the loss 2.5 t^2, which has risen by 0.25 at root 0.1."""
     x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]], dtype=torch.float64)
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     nn.init.ones_(model.weight)
@@ -345,7 +345,7 @@ def test_the_scale_of_a_loss():
     squares = Problem(nn.Linear(3, 2), nn.MSELoss(), [(x[:20], y[:20]), (x[20:], y[20:])])
     assert natural_scale(squares) == pytest.approx(float(y.double().var(0, correction=0).mean()), rel=1e-6)
     assert natural_scale(of(quadratic, THETA)) == pytest.approx(abs(float(quadratic(THETA))))
-    constant = Problem(nn.Linear(3, 2), nn.MSELoss(), [(x, torch.zeros(50, 2))])  # a residual, as equations have
+    constant = Problem(nn.Linear(3, 2), nn.MSELoss(), [(x, torch.zeros(50, 2))])  # a residual, as of an equation
     assert natural_scale(constant) == pytest.approx(constant.loss())
     uneven = [(torch.randn(8, 5, 1), torch.randn(8, 5, 1)), (torch.randn(4, 7, 1), torch.randn(4, 7, 1))]
     ragged = Problem(nn.Linear(1, 1), nn.MSELoss(), uneven)

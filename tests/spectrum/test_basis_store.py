@@ -1,4 +1,4 @@
-"""The vectors of a basis: the same in memory and in a file, with blocks that end anywhere."""
+"""The vectors of a basis: equal results in memory and in a file, with blocks that end at any column."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def place(request):
 
 @pytest.fixture(params=[1, 7, 1000])
 def blocks(request, monkeypatch):
-    """Blocks of so many columns."""
+    """Set the number of columns in a block."""
     monkeypatch.setattr(module, "_COLUMNS", request.param)
     monkeypatch.setattr(module, "_BYTES", request.param * 8 * 8)
 
@@ -101,7 +101,7 @@ SPECTRUM = [9.0, -8.0, 7.0, 7.0, *np.linspace(-1, 1, 196) ** 3]
 
 @pytest.mark.parametrize(("settings", "bases"), [({"tol": 1e-10}, 1), ({"tol_value": 1e-4}, 3)])
 def test_a_solve_with_its_basis_in_a_file_finds_what_it_should(settings, bases):
-    """In a file it is small, so that it is restarted on the way; vectors beside it have their room."""
+    """The basis in the file is small, so the solve is restarted; vectors beside the basis have enough memory."""
     operator = MatrixOperator(symmetric(SPECTRUM))
     fitting = bases * (vectors_beside(4) + 2 * 4 + 3) * 8 * len(SPECTRUM)  # a certified solve plans with a third
     in_file = top_eigenpairs(operator, 4, **settings, memory=fitting)
@@ -152,7 +152,7 @@ def test_the_file_is_where_tmpdir_says_and_has_no_name(monkeypatch, tmp_path):
 
 
 class Slow:
-    """A file that takes some bytes at a time, and so many in all."""
+    """A file that takes a limited number of bytes at a time, and in total."""
 
     def __init__(self, file: object, room: int) -> None:
         self.file, self.room = file, room
@@ -190,7 +190,7 @@ def test_a_disk_that_is_full_or_a_file_that_is_cut_is_told_in_a_line():
 
 
 def test_coefficients_in_float32_are_those_of_what_is_left():
-    """In many blocks v - Q c is what is left, but for each entry's rounding, of which little lies along a row of Q."""
+    """In many blocks v - Q c equals the remainder up to each entry's rounding, which hardly lies along rows of Q."""
     dim = 200_000
     plain = orthonormal(3, dim, torch.float32)
     vector = (

@@ -1,4 +1,4 @@
-"""Certified eigenvalues: the bounds against exact spectra, and how often intervals from random chains are wrong."""
+"""Certified eigenvalues: the bounds against exact spectra, and the rate of wrong intervals from random chains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BULK = np.random.default_rng(0).uniform(-1, 1, 300)
 
 
 def oracle_error(exact: np.ndarray) -> float:
-    """The backward error of the dense solver and of the matrix that was made from a spectrum."""
+    """A bound of the backward error of the dense solver, and of a matrix that was made from a spectrum."""
     return 4 * len(exact) * np.finfo(float).eps * max(np.abs(exact).max(), 1e-300)
 
 
@@ -55,7 +55,7 @@ def check(pairs, matrix: torch.Tensor) -> None:
     residuals = torch.linalg.vector_norm(
         matrix.double() @ vectors - torch.tensor(pairs.eigenvalues) * vectors, dim=0
     ).numpy()
-    assert np.abs(residuals - pairs.residuals).max() <= 2 * pairs.rounding  # those of the projection are the true ones
+    assert np.abs(residuals - pairs.residuals).max() <= 2 * pairs.rounding  # both are the true residuals
 
 
 @pytest.mark.parametrize("which", ENDS)
@@ -92,7 +92,7 @@ def test_eigenvalues_cost_less_than_residuals():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(ENDS), st.integers(2, 12), st.integers(1, 8))
 def test_the_bound_holds_for_any_subspace_and_any_edge_that_is_one(seed, which, n, held):
-    """With eta the largest eigenvalue of the complement itself nothing is left to chance."""
+    """With eta the largest eigenvalue of the complement, the bound holds with certainty."""
     rng = np.random.default_rng(seed)
     held = min(held, n)
     k = int(rng.integers(1, held + 1))
@@ -102,7 +102,7 @@ def test_the_bound_holds_for_any_subspace_and_any_edge_that_is_one(seed, which, 
     values, coordinates = np.linalg.eigh(inside.T @ matrix @ inside)
     wanted = select(values, k, which)
     order = np.concatenate([wanted, np.setdiff1d(np.arange(held), wanted)])
-    # All the Ritz pairs are held, so those that aren't wanted lie further in, as the bound needs.
+    # All Ritz pairs are locked, so unwanted pairs lie further in, as the bound needs.
     border = outside.T @ matrix @ inside @ coordinates[:, order]
     spectrum = np.linalg.eigvalsh(outside.T @ matrix @ outside)
     edges = (float(spectrum[-1]), float(spectrum[0])) if held < n else (-math.inf, math.inf)
@@ -162,7 +162,7 @@ def test_a_small_basis_restarts_and_still_certifies():
     eigenvalues = np.concatenate([np.linspace(0, 1, 800), [1.2, 1.4, 1.6]])
     matrix = symmetric(eigenvalues)
     check(top_eigenpairs(matrix, 3, "LA", tol_value=1e-3, basis_size=24), matrix)
-    undecided = top_eigenpairs(matrix, 3, "LA", tol_value=1e-3, basis_size=10)  # no room for a long enough search
+    undecided = top_eigenpairs(matrix, 3, "LA", tol_value=1e-3, basis_size=10)  # too few vectors for a long search
     assert not undecided.complete
     assert contained(undecided, np.linalg.eigvalsh(matrix.numpy())).all()
 
@@ -191,7 +191,7 @@ def test_the_rounding_of_products_is_measured_and_widens_the_intervals():
     eigenvalues = [10.0, 5.0, 1e-3, *np.linspace(-1e-4, 1e-4, 200)]
     matrix = symmetric(eigenvalues)
     pairs = top_eigenpairs(_Noisy(matrix, 1e-6), 3, tol_value=1e-5, max_products=300)
-    # Each column of A Q - Q P is off by at most 1e-6 ||A|| = 1e-5; the mean of their squares is measured.
+    # Each column of A Q - Q P has an error of at most 1e-6 ||A|| = 1e-5. The mean of the squares is measured.
     assert 1e-7 < pairs.rounding < math.sqrt(300) * 1e-5
     assert contained(pairs, np.linalg.eigvalsh(matrix.numpy())).all()
 
@@ -222,7 +222,7 @@ def adversarial(rng: np.random.Generator) -> np.ndarray:
 
 
 def missed_intervals(seeds: range) -> int:
-    """How many solves have an interval that doesn't contain its eigenvalue."""
+    """Number of solves with an interval that doesn't contain its eigenvalue."""
     miss_probability = 0
     for seed in seeds:
         rng = np.random.default_rng(seed)
@@ -237,7 +237,7 @@ def missed_intervals(seeds: range) -> int:
 
 
 def most_missed(solves: int) -> int:
-    """What so many solves exceed with a chance of 1e-6, if each misses with the chance that is allowed."""
+    """The number of misses that is exceeded with a chance of 1e-6, if each solve misses with the allowed chance."""
     return int(binom.ppf(1 - 1e-6, solves, MISSED_AT_MOST))
 
 
@@ -252,7 +252,7 @@ def test_intervals_contain_the_eigenvalues_of_a_thousand_adversarial_spectra(fir
 
 
 class TestStart:
-    """Warm starts: never wrong, whatever is given."""
+    """Warm starts: results are right for every start."""
 
     MATRIX = symmetric([5.0, -4.0, 3.0, 2.0, *BULK])
     EXACT = np.linalg.eigh(MATRIX.numpy())
@@ -261,7 +261,7 @@ class TestStart:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("columns", [[-1], [0], [-1, 0, -2], [5, 6, 7], []])
     def test_exact_eigenvectors_wanted_or_not(self, columns, dtype, tol_value):
-        """From an invariant subspace the sequence ends at once, and random vectors find the rest."""
+        """From an invariant subspace the Krylov sequence ends at once, and random vectors find the missing pairs."""
         matrix = self.MATRIX.to(dtype)
         start = torch.tensor(self.EXACT[1][:, columns], dtype=dtype)
         pairs = top_eigenpairs(matrix, 3, tol_value=tol_value, start=start)
@@ -301,7 +301,7 @@ class TestStart:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_a_tie_with_a_value_further_in_is_counted_from_its_own_end(seed):
-    """Five zeros of which four are found: the fifth smallest is one of them, not the 3 that was."""
+    """Of five zeros four were found. The fifth smallest eigenvalue is the fifth zero, and not the 3 found instead."""
     matrix = torch.diag(torch.tensor([3.0, 3.0, *[0.0] * 5], dtype=torch.float64))
     for which, sign in (("SA", 1), ("LA", -1)):
         check(top_eigenpairs(sign * matrix, 5, which, seed=seed, tol_value=1e-3), sign * matrix)
@@ -362,7 +362,7 @@ def test_pairs_that_are_held_shorten_a_search(monkeypatch):
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_copy_beside_pairs_that_are_held_is_found_or_known_to_be_none_of_the_wanted(k, seed):
-    """The last wanted eigenvalue has copies, which a chain meets at an edge that was moved."""
+    """The last wanted eigenvalue has copies, which a chain finds at a moved edge."""
     pairs = top_eigenpairs(symmetric([5.0, *[4.0] * 3, *np.linspace(3.9, 2, 20), *BULK], seed), k, seed=seed)
     assert pairs.complete
     assert (np.abs(pairs.eigenvalues - [5.0, 4.0, 4.0][:k]) <= pairs.residuals + pairs.rounding).all()

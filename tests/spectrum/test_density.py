@@ -1,4 +1,4 @@
-"""The spectral density against laws of random matrices, measures of single probes, exact spectra, a trained model."""
+"""The spectral density against laws of random matrices, single probes, and exact spectra, one of a trained model."""
 
 import math
 
@@ -25,7 +25,7 @@ MATRIX = symmetric(SPECTRUM)
 
 
 class Diagonal(SymmetricOperator):
-    """diag(d), large ones too."""
+    """The operator diag(d), also of large dimension."""
 
     def __init__(self, entries):
         self.entries = torch.as_tensor(entries, dtype=torch.float64)
@@ -36,7 +36,7 @@ class Diagonal(SymmetricOperator):
 
 
 def sampling_distance(eigenvalues, probes):
-    """The Wasserstein-1 distance that p probes are expected to have to a spectrum, without any quadrature.
+    """The expected Wasserstein-1 distance of p probes from a spectrum, without any quadrature error.
 
     The squares of a uniform unit vector's coordinates follow a Dirichlet law, so the share of r of n of them has the
     variance 2 r (n - r) / (n^2 (n + 2)), and E|z| of a normal z is sqrt(2 / pi) times its standard deviation.
@@ -189,7 +189,7 @@ def test_what_rounding_makes_of_a_null_space_is_no_structure(k):
     found = spectral_density(Cancelling([*outliers, *[0.0] * 98]), k=k, steps=30)
     assert 1e-4 < found.rounding < 1e-1
     nodes = found.nodes[np.isfinite(found.nodes)]
-    # An outlier's residual has its own rounding.
+    # The residual of an outlier has a rounding too.
     for value, allowed in (
         *zip(found.outliers, found.residuals, strict=True),
         *((node, found.rounding) for node in nodes),
@@ -230,7 +230,7 @@ def test_outliers_are_exact_and_the_bulk_has_no_trace_of_them():
 
 @pytest.mark.parametrize("tol", [0.3, 0.05])
 def test_badly_converged_outliers_move_all_eigenvalues_by_less_than_twice_their_residuals(tol):
-    """Lidskii's bound for the sum over all n, those of the chain included, which here has all of them."""
+    """Lidskii's bound holds for the sum over all n eigenvalues, including those of the chain, which here spans all."""
     eigenvalues = np.concatenate([[3.0, -2.5, 2.0], BULK[:57]])
     found = spectral_density(symmetric(eigenvalues), probes=1, steps=100, k=3, tol=tol)
     together = np.sort(np.concatenate([found.outliers, found.nodes[np.isfinite(found.nodes)]]))
@@ -240,7 +240,7 @@ def test_badly_converged_outliers_move_all_eigenvalues_by_less_than_twice_their_
 
 
 def test_outliers_that_do_not_converge_are_sampled_and_counted():
-    """An outlier and a continuous spectrum, whose edge takes more products to 1e-10 than the search may make."""
+    """An outlier lies above a continuous spectrum. At 1e-10 its edge needs more products than the search may make."""
     eigenvalues = np.append(np.cos(np.pi * (np.arange(800) + 0.5) / 1600), 3.0)
     found = spectral_density(Diagonal(eigenvalues), probes=2, steps=20, k=2, tol=1e-10)
     assert found.undeflated == 1
@@ -290,7 +290,7 @@ def test_known_pairs_of_something_else_are_refused(matrix, k, which, asked, mess
 
 
 def test_standard_errors_are_those_of_the_probes():
-    """All probes' shares are Dirichlet; ten eigenvalues of multiplicity six keep chains short and quadrature exact."""
+    """Probes' shares are Dirichlet. Ten eigenvalues of multiplicity six keep chains short and quadrature exact."""
     n, p, seeds = 60, 10, 60
     matrix = torch.diag(torch.arange(10, dtype=torch.float64).repeat_interleave(6))
     matrix[0, 0] = 100
@@ -309,7 +309,7 @@ def test_standard_errors_are_those_of_the_probes():
 
 
 def test_the_expected_distance_is_that_of_the_probes():
-    """Over seeds, the predicted, the measured and the theoretical distance where the quadrature is exact."""
+    """Over seeds, predicted, measured and theoretical distances agree where the quadrature is exact."""
     eigenvalues = np.repeat(np.arange(10.0), 6)
     matrix = torch.diag(torch.from_numpy(eigenvalues))
     found = [spectral_density(matrix, 10, 20, k=0, seed=seed) for seed in range(40)]
@@ -337,7 +337,7 @@ def test_the_bounds_of_the_quadrature_hold_for_the_measures_of_the_probes(steps)
 
 
 def test_the_share_below_a_point_lies_between_its_bounds():
-    """40 % below zero, all crowded about it; in 20 seeds the 95 % bounds miss no more often than a binomial allows."""
+    """40 % of eigenvalues lie below zero, all close to it. In 20 seeds the 95 % bounds miss no more than allowed."""
     rng = np.random.default_rng(0)
     below, above = -(10.0 ** rng.uniform(-6, -1, 40)), 10.0 ** rng.uniform(-6, 0, 60)
     matrix = symmetric([*below, *above])
@@ -383,7 +383,7 @@ def test_a_scaled_loss_scales_the_picture_and_nothing_else(factor):
     found = spectral_density(MATRIX, probes=4, steps=20, k=3)
     scaled = spectral_density(factor * MATRIX, probes=4, steps=20, k=3)
     forward = slice(None) if factor > 0 else slice(None, None, -1)
-    # A power of two changes no rounding, except that the eigensolver of the tridiagonals scales by its own numbers.
+    # A power of two changes no rounding, except in the eigensolver of the tridiagonals, which scales by other numbers.
     assert np.allclose(scaled.nodes / factor, found.nodes[:, forward], rtol=1e-10, atol=1e-10)
     assert np.allclose(scaled.weights, found.weights[:, forward], rtol=0, atol=1e-9)
     assert np.allclose(scaled.outliers / factor, found.outliers, rtol=1e-12)
@@ -453,7 +453,7 @@ def test_the_distance_is_wassersteins(eigenvalues, k):
 
 
 def test_equal_nodes_are_smoothed_to_a_constant():
-    """Ripple 2 exp(-2 pi^2 / 4) = 1.4 % by Poisson's formula."""
+    """The ripple is 2 exp(-2 pi^2 / 4) = 1.4 % by Poisson's formula."""
     nodes = np.linspace(0, 1, 201)[None]
     width = choose_width(nodes, np.full((1, 201), 1 / 201), 1e-15)
     assert width == pytest.approx(0.0025)
@@ -538,7 +538,7 @@ def test_all_products_are_counted_and_told():
 
 @pytest.mark.slow
 def test_the_density_of_a_trained_transformer_is_that_of_its_exact_spectrum():
-    """Bulk against bulk: within what ten probes promise twice over, and a tenth of the distance to a mass at zero."""
+    """The bulk is within twice the expected distance of ten probes, and a tenth of the distance to a mass at zero."""
     operator = landscape.load_problem("data/looped.pt").hessian()
     exact = np.linalg.eigvalsh(dense(operator).double().numpy())
     bulk = exact[np.argsort(-np.abs(exact))[10:]]

@@ -1,4 +1,4 @@
-"""The diagonal against dense matrices in float64: unbiased, with standard errors that hold, and exact where cheap."""
+"""The diagonal against dense matrices in float64: unbiased, with right standard errors, and exact where it is cheap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from landscape import matrix as matrix_of
 
 
 def symmetric(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """A matrix with these eigenvalues, in a random basis."""
+    """A symmetric matrix with these eigenvalues, in a random basis."""
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(values), len(values))))[0]
     made: np.ndarray = basis * values @ basis.T
     return (made + made.T) / 2
@@ -32,7 +32,7 @@ SPECTRA = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("spectrum", SPECTRA)
 def test_every_entry_lies_within_its_errors(spectrum, dtype):
-    """Of the entries' 95 % intervals about 95 % hold: over 20 seeds no fewer than 93 %, as entries share the probes."""
+    """About 95 % of the entries' 95 % intervals hold. Entries share probes, so 93 % over 20 seeds are enough."""
     dense = symmetric(SPECTRA[spectrum])
     given, held = torch.tensor(dense, dtype=dtype), []
     for seed in range(20):
@@ -44,7 +44,7 @@ def test_every_entry_lies_within_its_errors(spectrum, dtype):
 
 
 def test_the_estimate_is_unbiased_with_any_basis():
-    """The mean over seeds, by its own standard error: a bias of the deflated part would not shrink with the seeds."""
+    """The mean over seeds is right by its standard error. A bias of the deflated part would not shrink with seeds."""
     dense = symmetric(SPECTRA["outliers"])
     errors = np.array(
         [estimate_diagonal(dense, probes=4, seed=seed, deflation=7).values - dense.diagonal() for seed in range(300)]

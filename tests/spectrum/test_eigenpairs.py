@@ -23,7 +23,7 @@ DTYPES = [torch.float64, torch.float32]
 
 
 def wanted(eigenvalues, k, which):
-    """The eigenvalues that ``which`` asks for, written the slow way."""
+    """The eigenvalues that ``which`` selects, by a slow and simple way."""
     ascending = sorted(eigenvalues)
     if which == "LM":
         return sorted(eigenvalues, key=abs, reverse=True)[:k]
@@ -36,7 +36,7 @@ def wanted(eigenvalues, k, which):
 
 
 def check(pairs, matrix, eigenvalues):
-    """Everything a result claims, against the matrix in float64, but whether none was missed, which it returns."""
+    """Check all claims of a result against the matrix in float64, and return whether no eigenvalue was missed."""
     exact = np.linalg.eigvalsh(matrix.double().numpy())
     oracle = len(matrix) * np.finfo(float).eps * np.abs(exact).max()  # the dense solver's own backward error
     vectors, values = pairs.eigenvectors.double(), torch.tensor(pairs.eigenvalues)
@@ -124,7 +124,7 @@ def test_small_operators_of_any_multiplicity_are_solved_whole(eigenvalues, data,
 
 
 def clustered(seed):
-    """A problem with clusters, solved and checked; whether none was missed."""
+    """Solve and check a problem with clusters, and return whether no eigenvalue was missed."""
     rng = np.random.default_rng(seed)
     clusters = rng.choice([-2.0, -1.0, 0.0, 1.0, 1.5, 3.0, rng.normal()], rng.integers(1, 15))
     bulk = rng.uniform(-1, 1, rng.integers(30, 120)) if rng.random() < 0.5 else []
@@ -141,7 +141,7 @@ def test_no_clustered_spectrum_loses_an_eigenvalue(seed):
 
 @pytest.mark.slow
 def test_clustered_spectra_lose_an_eigenvalue_no_more_often_than_is_said():
-    """Each of 2,000 with a chance of at most 1e-3: a search whose start has next to no part in what is missed."""
+    """Each of 2,000 solves misses an eigenvalue with a chance of at most 1e-3, that of an unlucky start of a search."""
     lost = sum(not clustered(seed) for seed in range(60, 2060))
     assert lost <= binom.isf(1e-3, 2000, MISSED_AT_MOST)
 
@@ -157,7 +157,7 @@ def test_a_small_basis_restarts_and_still_converges():
 @pytest.mark.parametrize("k", [1, 2, 4])
 @pytest.mark.parametrize("tol_value", [None, 0.01])
 def test_the_smallest_basis_keeps_what_remains_of_its_products(k, tol_value):
-    """What a search finds may fill the basis, and the remainders of the pairs still have their places."""
+    """Pairs from a search may fill the basis, and the residuals of all pairs still have room."""
     eigenvalues = [1.0, 1.0, 1.0, 1.0, 0.9, 0.9, *np.linspace(-0.3, 0.3, 60)]
     matrix = symmetric(eigenvalues)
     for seed in range(30):
@@ -171,7 +171,7 @@ def test_the_smallest_basis_keeps_what_remains_of_its_products(k, tol_value):
 
 
 def test_too_little_room_to_search_is_undecided_and_never_certified():
-    """Short chains on a clustered spectrum prove nothing, however many there are."""
+    """Short chains on a clustered spectrum prove nothing, for any number of chains."""
     clusters = 0.85 * np.cos(np.pi * (np.arange(5) + 0.5) / 5)
     matrix = torch.diag(torch.tensor([1.0, 1.0, 0.9, *np.tile(clusters, 80)[:397]], dtype=torch.float64))
     for seed in range(20):
@@ -181,7 +181,7 @@ def test_too_little_room_to_search_is_undecided_and_never_certified():
 
 @pytest.mark.parametrize("room", [10, 12])
 def test_chains_one_after_the_other_decide_with_little_room(room):
-    """The same spectrum: one chain of so few vectors is seldom enough."""
+    """On this spectrum one chain of so few vectors is seldom enough, but several are."""
     clusters = 0.85 * np.cos(np.pi * (np.arange(5) + 0.5) / 5)
     matrix = torch.diag(torch.tensor([1.0, 1.0, 0.9, *np.tile(clusters, 80)[:397]], dtype=torch.float64))
     found = [top_eigenpairs(matrix, 2, "LA", seed=seed, basis_size=room) for seed in range(20)]
@@ -216,7 +216,7 @@ def test_small_bases_decide_most_problems_with_copies_and_none_wrongly():
 
 
 def test_the_chance_of_several_chains_holds_whenever_one_stops():
-    """Claims as true as they may be, uniform, of runs that stop at the best moment that 12 chains have."""
+    """The claims have uniform p-values, the worst case, and runs stop at the best moment of 12 chains."""
     rng = np.random.default_rng(0)
     claims = rng.uniform(size=(20_000, 12))
     best = np.array([min(together(run[:m]) for m in range(1, 13)) for run in claims.tolist()])
@@ -268,7 +268,7 @@ def test_scaling_the_operator_scales_the_result_and_nothing_else():
 
 
 class _Noisy(SymmetricOperator):
-    """A matrix whose products carry a fixed relative error, as a badly conditioned network's do."""
+    """A matrix whose products have a fixed relative error, like those of a badly conditioned network."""
 
     def __init__(self, matrix, noise):
         super().__init__(len(matrix), matrix.device, matrix.dtype)
@@ -341,7 +341,7 @@ def test_edges_of_the_wanted_set():
 @pytest.mark.parametrize("n", [3, 50, 400])
 @pytest.mark.parametrize("below", [0.0, 0.9, 0.999])
 def test_the_bound_on_missing_an_eigenvalue_holds_in_simulation(n, below):
-    """An eigenvalue beyond the edge stays unseen at most as often as the bound says, however the rest is spread."""
+    """An eigenvalue beyond the edge is missed at most as often as the bound says, for all spectra of the others."""
     eigenvalues = np.concatenate([np.linspace(-1, below, n - 1), [1.0]])
     matrix = symmetric(eigenvalues)
     edge, trials = 1.0 - 1e-4, 200

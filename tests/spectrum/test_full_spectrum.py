@@ -1,4 +1,4 @@
-"""The full spectrum: exact, with honest counts of null directions, through a file that is always removed."""
+"""The full spectrum: exact values, right counts of null directions, and a scratch file that is always removed."""
 
 import resource
 import shutil
@@ -41,7 +41,7 @@ class Asymmetric(SymmetricOperator):
 
 
 class ForgetfulProduct(torch.autograd.Function):
-    """a * b whose derivative by a, b, is right but taken for a constant when it is differentiated again."""
+    """The product a * b. Its derivative b by a is right, but counts as a constant when it is differentiated again."""
 
     @staticmethod
     def forward(ctx, a, b):
@@ -102,7 +102,7 @@ def test_a_matrix_of_several_tiles_and_blocks():
     top = 2 + float(u @ u)
     assert abs(found.eigenvalues[0] - top) <= 1100 * EPS * top
     assert np.abs(found.eigenvalues[1:] - 2).max() <= 1100 * EPS * top
-    # The error of each side of an asymmetric matrix is told exactly: an antisymmetric K adds ||K||_F.
+    # The reported asymmetry of a matrix is exact: an antisymmetric part K adds ||K||_F.
     k = torch.triu(torch.from_numpy(RNG.normal(0, 1e-9, (1100, 1100))), 1)
     skewed = full_spectrum(Asymmetric(matrix + k - k.T))
     assert skewed.asymmetry == pytest.approx(float((k - k.T).norm()), rel=1e-6)
@@ -244,7 +244,7 @@ def test_a_folder_without_room_is_refused_before_any_product(tmp_path, monkeypat
         full_spectrum(operator, scratch=tmp_path)
     assert str(tmp_path) in str(refusal.value)
     assert operator.products == 0
-    full_spectrum(np.eye(99), scratch=tmp_path)  # for which there is room
+    full_spectrum(np.eye(99), scratch=tmp_path)  # for which there is enough space
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
@@ -253,7 +253,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_write_that_fails_is_refused_and_the_file_removed(tmp_path):
-    # A limit on the size of files stands for a disk that fills up: the system refuses the same call.
+    # A limit on the size of files stands for a full disk: the system refuses the same call.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:

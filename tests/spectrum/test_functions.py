@@ -42,7 +42,7 @@ SPECTRA = {
 
 
 def exact(function, eigenvalues, alpha):
-    """The sums written the plain way."""
+    """The sums over all eigenvalues, written in the plainest way."""
     if function is log_det:
         return math.fsum(np.log(eigenvalues + alpha))
     return math.fsum(value / (value + alpha) for value in eigenvalues if value > 0)
@@ -108,7 +108,7 @@ def test_one_dimension(function, dtype):
 
 @pytest.mark.parametrize("function", BOTH)
 def test_without_spread_it_is_said(function):
-    """One eigenvalue is left once the outlier is deflated: every probe sees it alone."""
+    """After deflation of the outlier one distinct eigenvalue is left, so all probes give one value."""
     found = function(symmetric([7.0] + [2.0] * 159), 1.0, probes=10, steps=14, k=1)
     truth = exact(function, np.array([7.0] + [2.0] * 159), 1.0)
     assert found.agree
@@ -140,7 +140,7 @@ COVERED = {
 
 
 def covering(function, name, seeds, probes=8, steps=12):
-    """In how many of so many runs the interval without the shared errors, and the whole one, holds the exact sum."""
+    """Numbers of runs in which the interval without shared errors, and the whole interval, hold the exact sum."""
     values, alpha, k = COVERED[name]
     matrix, truth = symmetric(values), exact(function, values, alpha)
     plain = whole = 0
@@ -154,7 +154,7 @@ def covering(function, name, seeds, probes=8, steps=12):
 
 @pytest.mark.parametrize(("function", "name"), [(log_det, "no deflation"), (effective_dimension, "low rank, few left")])
 def test_coverage(function, name):
-    """Of 60 intervals of 95 %, with a chance of 0.1 % to fail on either side."""
+    """The number of 60 intervals of 95 % that hold is as expected, with a chance of 0.1 % to fail on either side."""
     _, whole = covering(function, name, 60)
     low, high = binom.ppf([0.001, 0.999], 60, 0.95)
     assert low <= whole <= high
@@ -164,7 +164,7 @@ def test_coverage(function, name):
 @pytest.mark.parametrize("name", COVERED)
 @pytest.mark.parametrize("function", BOTH)
 def test_coverage_over_many_seeds(function, name):
-    """92 to 98 % of 1,000: 4 binomial standard deviations of 0.7 % either way."""
+    """92 to 98 % of 1,000 intervals hold, which allows 4 binomial standard deviations of 0.7 % on either side."""
     plain, whole = covering(function, name, 1000)
     assert whole >= 920
     assert plain <= 980
@@ -190,7 +190,7 @@ def holding(function, seeds, dim, **settings):
     ("function", "dim", "steps", "tol"), [(log_det, 1500, 10, 0.015), (effective_dimension, 3000, 15, 0.009)]
 )
 def test_coverage_where_probes_are_added_until_a_goal_is_reached(function, dim, steps, tol):
-    """Each look is a chance to stop at a sample that happens to be narrow, at no cost to the 95 %."""
+    """Each look is a chance to stop at a narrow sample by chance, and 95 % coverage must hold all the same."""
     held, probes = holding(function, 20, dim, tol=tol, steps=steps, k=0)
     assert held >= binom.ppf(0.001, 20, 0.95)
     assert np.median(probes) > 10, "the first look was not the last"
@@ -199,13 +199,13 @@ def test_coverage_where_probes_are_added_until_a_goal_is_reached(function, dim, 
 @pytest.mark.slow
 @pytest.mark.parametrize("function", BOTH)
 def test_coverage_of_what_is_asked_for_by_default(function):
-    """Of more dimensions than are summed exactly; the errors that probes share only widen an interval."""
+    """The matrix has more dimensions than are summed exactly. Errors that probes share only widen the interval."""
     held, _ = holding(function, 60, 1500)
     assert held >= binom.ppf(0.001, 60, 0.95)
 
 
 def test_the_standard_error_is_that_of_the_samples():
-    """The deviation of 100 samples is off by 1 / sqrt(200), 7 %; the one from the nodes is not."""
+    """The deviation of 100 samples has an error of 1 / sqrt(200), 7 %, and the deviation from the nodes has none."""
     values = np.random.default_rng(9).uniform(0, 2, 1000)
     found = effective_dimension(Diagonal(values), 0.5, probes=100, steps=8, k=0)
     shares = values / (values + 0.5)
@@ -231,7 +231,7 @@ def test_samples_are_the_same_whatever_their_number():
 
 
 def chain_of(matrix, x, steps):
-    """The tridiagonal of a start vector by the plain recurrence with full reorthogonalisation, in NumPy."""
+    """The tridiagonal matrix of a start vector, by the plain recurrence with full reorthogonalisation in NumPy."""
     basis, alpha, beta = [x / np.linalg.norm(x)], [], []
     for _ in range(steps):
         product = matrix @ basis[-1]
@@ -245,7 +245,7 @@ def chain_of(matrix, x, steps):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_logarithms_quadrature_error_is_a_bound(seed):
-    """Gauss above, Gauss-Radau below, whatever the number of steps."""
+    """Gauss rules bound the sum from above and Gauss-Radau rules from below, for any number of steps."""
     rng = np.random.default_rng(seed)
     values, x = np.exp(rng.uniform(-4, 3, 60)), rng.standard_normal(60)
     truth = (x**2 / (x @ x)) @ np.log(values + 0.01)
@@ -261,7 +261,7 @@ def test_the_logarithms_quadrature_error_is_a_bound(seed):
 
 
 def test_the_shares_quadrature_error_is_seldom_too_small():
-    """Not a bound; over kinked spectra at most 2 % of 300 errors exceed it, of the means of five none of 60."""
+    """The estimate is no bound. At most 2 % of 300 errors on kinked spectra exceed it, and no mean of five of 60."""
     small, both = 0, []
     for seed in range(25):
         rng = np.random.default_rng(seed)
@@ -315,7 +315,7 @@ def test_the_lower_end_lies_between_its_bounds(name, dtype):
 
 
 def test_the_lower_end_is_seldom_wrong():
-    """Over 100 small random problems whose lowest eigenvector a start often lacks: at most 0.1 % are expected to be."""
+    """A start often lacks the lowest eigenvector in 100 small random problems; at most 0.1 % should be wrong."""
     wrong = 0
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -353,7 +353,7 @@ class _Diagonal(SymmetricOperator):
 
 @pytest.mark.parametrize(("dtype", "outlier"), [(torch.float32, 1e6), (torch.float32, 1e7), (torch.float64, 1e15)])
 def test_an_outlier_does_not_hide_that_a_matrix_is_indefinite(dtype, outlier):
-    """-3 is below the rounding of the first products; a chain that stopped there would find none in 9 % of seeds."""
+    """-3 is below the rounding of the first products. A chain that stopped there would miss it in 9 % of seeds."""
     values = torch.tensor([outlier, *[0.0] * 4998, -3.0], dtype=dtype)
     for seed in range(50):
         with pytest.raises(InputError, match="log det"):
@@ -387,7 +387,7 @@ def test_where_no_room_is_for_the_full_spectrum_probes_go_on(monkeypatch):
 @pytest.mark.parametrize("factor", [1024.0, 2.0**-40, 3.0])
 @pytest.mark.parametrize("settings", [{}, {"probes": 5, "steps": 12}])
 def test_the_unit_of_the_matrix_changes_nothing(factor, settings):
-    """As log det(c A + c alpha I) = log det(A + alpha I) + n log c; by a power of two without any other rounding."""
+    """For a power of two c, log det(c A + c alpha I) = log det(A + alpha I) + n log c without other rounding."""
     values, alpha = SPECTRA["indefinite"]
     matrix = symmetric(values)
     one, other = (log_det(c * matrix, c * alpha, **settings) for c in (1.0, factor))
@@ -402,7 +402,7 @@ def test_the_unit_of_the_matrix_changes_nothing(factor, settings):
 
 
 class Diagonal(SymmetricOperator):
-    """Of many dimensions, and cheap to multiply with."""
+    """A diagonal operator of many dimensions, with cheap products."""
 
     def __init__(self, values):
         super().__init__(len(values), torch.device("cpu"), torch.float64)
@@ -502,7 +502,7 @@ MADE = {log_det: GaussNewton, effective_dimension: lambda problem: problem.hessi
 
 @pytest.fixture(scope="module")
 def trained():
-    """The eigenvalues in float64 of the matrix that each function is asked of, at the shipped looped transformer."""
+    """The eigenvalues in float64 of each function's matrix, at the shipped looped transformer."""
     problem = landscape.load_problem(ROOT / "data/looped.pt", dtype="float64")
     return {function: as_stored(dense(made(problem))) for function, made in MADE.items()}
 
@@ -520,6 +520,6 @@ def test_a_trained_looped_transformer(function, alpha, trained):
 
 
 def test_a_spectrum_that_contradicts_its_lower_end_is_refused_and_no_nan():
-    """Eigenvalues 18 orders of magnitude apart: what the search for the lowest one saw was rounding."""
+    """Eigenvalues are 18 orders of magnitude apart, so the search for the lowest one saw only rounding."""
     with pytest.raises(InputError, match="undecided for alpha = 2: the products show an eigenvalue"):
         ShiftedLogarithm(2.0, -1.9)(np.array([1e15, -3.0]))

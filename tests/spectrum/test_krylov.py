@@ -1,4 +1,4 @@
-"""The basis under every Lanczos method: given starts, and chains in the complement of known pairs."""
+"""The basis of all Lanczos methods: given start vectors, and chains in the complement of known pairs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_chains_beside_held_pairs_see_the_operator_compressed_to_their_complemen
 
 @pytest.mark.parametrize("n", [1, 1000, (1 << 20) + 7])
 def test_norms_of_float32_are_summed_in_float64(n):
-    """In pieces: as of the whole in float64, to the rounding of float64."""
+    """Norms in pieces equal the norm of the whole in float64, up to the rounding of float64."""
     vector = torch.randn(n, 3, generator=torch.Generator().manual_seed(n))[:, 0]
     assert float(norm(vector)) == pytest.approx(float(vector.double().square().sum().sqrt()), rel=1e-13)
     assert norm(vector).dtype == torch.float64
@@ -62,7 +62,7 @@ def test_norms_of_float32_are_summed_in_float64(n):
 @pytest.mark.parametrize("starts", [1, 3])
 @pytest.mark.parametrize("chain", [1, 7])
 def test_remainders_that_were_set_aside_are_taken_up_again(dtype, starts, chain):
-    """A Q_m = Q P, after a restart without pending vectors and a chain that meets what the remainders are of."""
+    """A Q_m = Q P holds after a restart without pending vectors, and a chain that finds the residuals' vectors."""
     matrix = symmetric(np.random.default_rng(0).standard_normal(60), dtype=dtype)
     basis = KrylovBasis(MatrixOperator(matrix), 60, seed=0)
     for _ in range(starts):

@@ -19,7 +19,7 @@ def tridiagonal(found) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    # What is smaller is refused, as its squares underflow.
+    # Smaller matrices are refused, because their squares underflow.
     st.lists(st.floats(-100, 100).map(lambda x: x if abs(x) > 1e-100 else 0.0), min_size=1, max_size=12),
     st.integers(1, 15),
     st.sampled_from([torch.float32, torch.float64]),
@@ -70,7 +70,7 @@ def test_more_steps_than_dimensions_give_the_exact_spectrum_and_nothing_else():
     [([4.0] + [0.0] * 30, 2), ([0.0] * 10, 1), ([1.0] * 10, 1), ([2.0, 2.0, -1.0, -1.0, 5.0], 3), ([3.0], 1)],
 )
 def test_an_invariant_subspace_ends_the_recurrence(eigenvalues, expected):
-    """Or leaves no more than the rounding of products of n terms, in which a chain may go on."""
+    """The recurrence ends, or its remainder is no more than the rounding of products of n terms."""
     found = lanczos(symmetric(eigenvalues), 20)
     rounding = len(eigenvalues) * np.finfo(float).eps * np.abs(eigenvalues).max()
     assert (found.beta[: expected - 1] > rounding).all()
@@ -81,7 +81,7 @@ def test_an_invariant_subspace_ends_the_recurrence(eigenvalues, expected):
 
 
 def test_what_hides_below_rounding_is_not_called_absent():
-    """The start has so small a part in -3, against that in 1e6, that float32 rounds the difference away."""
+    """The start's part along the eigenvalue -3 is so much smaller than that along 1e6 that float32 rounds it away."""
     matrix = torch.diag(torch.tensor([1e6, *[0.0] * 998, -3.0]))
     found = [lanczos(matrix, 20, seed) for seed in range(60)]
     unseen = [each for each in found if np.linalg.eigvalsh(tridiagonal(each))[0] > -1]
@@ -118,7 +118,7 @@ def test_random_matrix_edges(n):
 
 
 def test_orthogonalise_splits_a_vector():
-    """What rounding leaves outside has the length of rounding, and is a direction outside all the same."""
+    """A remainder of the length of rounding is still a direction outside the space."""
     rows = torch.linalg.qr(torch.randn(20, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0].T
     inside = rows.T @ torch.arange(1.0, 5.0, dtype=torch.float64)
     kept = BasisStore(4, 20, torch.float64, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Random probes: their moments, what they depend on and what not; blocks of products and the rounding in them."""
+"""Random probes: their moments and their dependence on seeds; blocks of products, and the rounding in products."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ KINDS = ["rademacher", "gaussian"]
 
 
 class Flawed(SymmetricOperator):
-    """Products with a matrix and with known errors added: E v."""
+    """An operator whose products have known errors E v added."""
 
     def __init__(self, matrix: torch.Tensor, errors: torch.Tensor) -> None:
         super().__init__(len(matrix), matrix.device, matrix.dtype)

@@ -1,4 +1,4 @@
-"""Gauss and Gauss-Radau rules of a chain against the measure they stand for; chains beside held eigenvectors."""
+"""Gauss and Gauss-Radau rules of a chain against the chain's measure; chains beside deflated eigenvectors."""
 
 import numpy as np
 import pytest

@@ -1,9 +1,9 @@
-"""Matrices whose chains come to their end early, and go on in rounding, with products as other processors make them.
+"""Matrices whose chains end early and continue in rounding, with products as other processors would compute them.
 
-Multiples of the identity, few distinct eigenvalues, low rank, clusters and blocks of zeros, of any size and scale. What
-is left of their products is a few last bits, which differ from processor to processor. So here every entry of a product
-is off by up to two units more, in a way that depends on the vector alone. The right values are those of the dense
-matrix in float64.
+The matrices are multiples of the identity, or have few distinct eigenvalues, low rank, clusters or blocks of zeros, at
+any size and scale. The remainders of their products are a few last bits, which differ between processors. So here every
+entry of a product has an additional error of up to two units, which depends only on the vector. The right values are
+those of the dense matrix in float64.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from landscape.spectrum.lower_end import lower_end
 from tests.support.oracles import symmetric
 
 EPS = {torch.float32: 2.0**-23, torch.float64: 2.0**-52}
-# By so many eps may vectors fail to be orthonormal: a sum of 300 products, and a few passes over 300 vectors.
+# The allowed defect of orthonormality, in eps: a sum of 300 products, and a few passes over 300 vectors.
 ORTHONORMAL = 50
 
 
@@ -90,14 +90,14 @@ class Case:
         return EPS[self.operator.dtype]
 
     def holds(self, values: np.ndarray, error: float) -> bool:
-        """Whether none lies outside the numerical range by more than an error."""
+        """Whether no value lies outside the numerical range by more than an error."""
         values = values[np.isfinite(values)]
         low, high = self.eigenvalues[[0, -1]] + np.array([-1, 1]) * (error + self.unknown)
         return bool(((low <= values) & (values <= high)).all())
 
 
 def spectrum(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Eigenvalues of one of the kinds."""
+    """The eigenvalues of a random spectrum of one kind."""
     kinds = [
         np.zeros(n),
         np.full(n, rng.choice([3.0, 1.0, -1 / 3])),
@@ -132,7 +132,7 @@ def case(seed: int, most: int) -> Case:
 
 @pytest.fixture
 def defects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """By how many eps each new vector of any chain isn't orthogonal to those before, or not of length 1."""
+    """The defects in eps of each new vector of any chain: from orthogonality to those before, and from length 1."""
     found: list[float] = []
     append = BasisStore.append
 
@@ -147,7 +147,7 @@ def defects(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def check_all(each: Case) -> None:
-    """Every claim of every solver."""
+    """Check every claim of every solver."""
     check_eigenpairs(each)
     check_lanczos(each)
     check_estimates(each)
@@ -224,7 +224,7 @@ def test_larger_chains_in_rounding_are_orthonormal_and_claim_nothing_wrong(seed,
 @pytest.mark.parametrize("units", [0, 1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_multiple_of_the_identity_shows_nothing_else(dtype, units, seed, defects):
-    """What is left of a product is just above the level of rounding, step after step."""
+    """The remainder of a product is just above the level of rounding, step after step."""
     operator = Processor(symmetric(np.full(160, 3.0), dtype=dtype), units, linear=False)
     error = 160 * (1 + units) * EPS[dtype]
     found = lanczos(operator, 60, seed)
@@ -283,7 +283,7 @@ def test_a_basis_in_rounding_keeps_its_relation_to_the_projection(dtype, follow_
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-36, 1e-38, 1e-41])
 def test_numbers_below_the_smallest_normal_one_leave_a_basis_orthonormal(scale, defects):
-    """In float32, where such numbers are rounded by more than their share."""
+    """The test is in float32, whose subnormal numbers have larger relative rounding errors."""
     values = scale * np.r_[3.0, np.full(10, 1.0), np.linspace(0, 1, 10)]
     matrix = symmetric(values, dtype=torch.float64).to(torch.float32)
     for seed in range(5):
@@ -298,7 +298,7 @@ def test_numbers_below_the_smallest_normal_one_leave_a_basis_orthonormal(scale, 
 
 @pytest.mark.parametrize("scale", [1e-140, 1e-100, 1e100])
 def test_samples_whose_squares_have_no_number_spread_all_the_same(scale):
-    """Of the squared norm, whose variance goes with the fourth power of the scale."""
+    """The samples are those of the squared norm, whose variance goes with the fourth power of the scale."""
     matrix = symmetric(np.random.default_rng(0).uniform(-1, 1, 60))
     one, other = (estimate_trace(factor * matrix, probes=16, deflation=5).frobenius for factor in (1.0, scale))
     assert other.standard_error / scale == pytest.approx(one.standard_error, rel=1e-6)
@@ -306,7 +306,7 @@ def test_samples_whose_squares_have_no_number_spread_all_the_same(scale):
 
 
 def test_eigenpairs_that_are_known_twice_are_refused():
-    """A pair counted twice would be a wrong trace within a narrow interval."""
+    """A pair that counts twice would give a wrong trace in a narrow interval."""
     matrix = symmetric([50.0, 20.0, 10.0, *np.random.default_rng(0).uniform(-1, 1, 97)])
     pairs = top_eigenpairs(matrix, 3)
     first = np.array([0, 1, 1])

@@ -1,4 +1,4 @@
-"""Trace and Frobenius norm: unbiased, with intervals that hold, and frank where they can't."""
+"""Trace and Frobenius norm: unbiased estimates, and intervals that cover the truth or say that they may not."""
 
 from itertools import pairwise
 
@@ -41,7 +41,7 @@ def test_both_estimates_are_unbiased(name, deflation):
 
 
 def assert_samples_are_quadratic_forms(found, basis, matrix):
-    """Hold the samples of seed 5 to the dense matrix, deflated by what a basis holds and Krylov vectors beside it."""
+    """Compare the samples of seed 5 with the dense matrix, deflated by a basis and the Krylov vectors beside it."""
     pending = basis.append_random()
     while basis.expanded < found.deflation:
         pending = basis.expand(pending).pending
@@ -223,7 +223,7 @@ def test_exact_where_it_costs_less_than_probes():
     assert estimate_trace(matrix, probes=89).method == "probes"
     tight = estimate_trace(matrix, tol=1e-4)
     assert tight.method == "exact"
-    assert tight.products == 2 + 30 + 10 + 1 + 120 + 1  # found out after ten probes
+    assert tight.products == 2 + 30 + 10 + 1 + 120 + 1  # the switch to the exact trace is made after ten probes
     assert tight.trace.low <= float(matrix.trace()) <= tight.trace.high
     assert tight.converged
 
@@ -247,7 +247,7 @@ def test_probes_that_agree_say_so(dtype):
 
 @pytest.mark.parametrize("copies", [2, 3, 5])
 def test_every_copy_of_a_multiple_outlier_is_deflated(copies):
-    """One Krylov sequence sees one of them and ends; the others would leave a t-interval some 87 % of its coverage."""
+    """One Krylov sequence finds one copy and ends. The other copies would reduce the coverage to some 87 %."""
     matrix = symmetric([1.0] * copies + [0.0] * (300 - copies))
     found = estimate_trace(matrix, probes=10)
     assert found.agree

@@ -1,1 +1,1 @@
-"""What tests share: oracles, kinds of models, drawn and damaged input, processes that are ended."""
+"""Shared modules of the tests: oracles, kinds of models, records, damaged input, processes that are killed."""

@@ -1,8 +1,10 @@
-"""Runs of the command that are to be ended: a process that imports everything once and forks a child for each run.
+"""Runs of the command that can be killed: a process that imports everything once and forks a child for each run.
 
-It reads one JSON object a line: `folder`, `arguments`, and at which call of the writer which signal ends the child
-(`at`, `signal`, `after` the call or before it) or from which call on the disk is full (`full`). It answers with the
-child's process id, and with its status and its number of writer's calls once it has ended.
+The process reads one JSON object a line. ``folder`` and ``arguments`` describe the run. With ``watched`` the writer's
+calls are counted, and their number is written into the file ``calls`` beside the folder. Then ``signal`` is the signal
+that ends the child at the writer's call number ``at``, before this call or, with ``after``, after it. ``full`` is the
+number of the call from which on the disk is full. The process answers with the child's process id and, when the child
+has ended, with the child's exit status.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from landscape.cli.probe import main
 
 IMPORTED = (h5netcdf, landscape, measurements)
 
-# All that the writer asks of the disk. A child is ended before or after any of these calls.
+# All calls by which the writer uses the disk. A child can be ended before or after any of them.
 CALLS = [
     (os, name) for name in ("mkdir", "replace", "unlink", "rmdir", "fsync", "posix_fallocate", "truncate", "open")
 ] + [(h5py.File, "close"), (h5py.Group, "create_group"), (h5py.Group, "create_dataset"), (h5py.Dataset, "__setitem__")]
@@ -36,7 +38,7 @@ TAKES_SPACE = {"mkdir", "replace", "fsync", "posix_fallocate", "create_group", "
 
 
 def watched(job: dict[str, Any], calls: Path) -> None:
-    """Count the calls, and do what the job has for one of them."""
+    """Count the writer's calls, and end the process or fail with a full disk at the job's call."""
     number = 0
 
     def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +63,7 @@ def watched(job: dict[str, Any], calls: Path) -> None:
 
 
 def child(job: dict[str, Any]) -> int:
-    """What a process of its own does."""
+    """Run the job's command in a forked process, and return its exit status."""
     os.chdir(job["folder"])
     for stream, name in ((1, "out"), (2, "err")):
         file = os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -76,9 +78,9 @@ def child(job: dict[str, Any]) -> int:
 
 
 def serve() -> None:
-    """Until there is no more to read."""
+    """Read and do jobs until the input ends."""
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests are run in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore SIGINT in background processes
     print("ready", flush=True)
     for line in sys.stdin:
         if (process := os.fork()) == 0:

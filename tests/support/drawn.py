@@ -1,4 +1,4 @@
-"""Two small runs with everything measured, of values orders of magnitude apart: what all figures are drawn from."""
+"""Two small runs with all measurements, whose values are orders of magnitude apart: records for tests of figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from landscape.checkpoint import save_checkpoint
 from landscape.cli.probe import main as probe
 from tests.measurements.test_run import CLASSES
 
-# The classes of `CLASSES` with more samples and groups, and with outputs a hundred times as large.
+# The problem `CLASSES`, but with more samples and groups, and with outputs a hundred times as large.
 STEEP = """
 class Times(nn.Module):
     def forward(self, logits):

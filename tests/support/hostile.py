@@ -1,6 +1,6 @@
-"""Files that mean harm, or that were damaged: made in a folder, each with the command that reads it.
+"""Hostile and damaged files, each with the command that reads it.
 
-Everything is drawn from one seed, so that a case can be made again by its name.
+All random numbers come from one seed, so a case can be made again by its name.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ ESCAPE = "\x1b]0;owned\x07\x1b[31m\x9bred"
 
 @dataclass(frozen=True)
 class Case:
-    """One input.
+    """One hostile or damaged input.
 
     Attributes:
-        name: its class, and what is wrong with it.
-        make: puts it into the folder, and gives the command's arguments.
-        damaged: it may still be a good file: with exit status 0 or 3 it isn't counted then.
-        plot: it is for landscape-plot.
+        name: class of the input, and its fault.
+        make: function that writes the input into a folder, and returns the command's arguments.
+        damaged: whether the input may still be a good file. Then exit status 0 or 3 is right too.
+        plot: whether the command is landscape-plot.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Case:
 
     @property
     def slow(self) -> bool:
-        """Whether it takes seconds to make or to refuse."""
+        """Whether the input takes seconds to make or to refuse."""
         return any(word in self.name for word in ("10^6 deep", "400 MB", "800 MB", "five million", "10^5 ", "65,000"))
 
 
 def cases(good: Path, looped: Path) -> list[Case]:
-    """All of them.
+    """All cases.
 
     Args:
-        good: a folder with a.pt, b.pt, bare.pt, legacy.pt, a.safetensors, and run.h5, a record of a.pt and b.pt.
-        looped: a checkpoint of another project.
+        good: folder with a.pt, b.pt, bare.pt, legacy.pt, a.safetensors, and run.h5, a record of a.pt and b.pt.
+        looped: file of a checkpoint of another project.
     """
     generator = random.Random(SEED)
     return [
@@ -79,7 +79,7 @@ def cases(good: Path, looped: Path) -> list[Case]:
 
 
 def _written(name: str, content: bytes, *more: str) -> Callable[[Path], Sequence[str]]:
-    """A case that is one file, named to the command."""
+    """A function for `Case.make` that writes one file and passes the file's name to the command."""
 
     def make(folder: Path) -> Sequence[str]:
         (folder / name).write_bytes(content)
@@ -100,7 +100,11 @@ def _saved(content: Any, zipped: bool = True) -> Callable[[Path], Sequence[str]]
 
 
 def _damage(generator: random.Random, whole: bytes, places: Sequence[int], other: bytes) -> tuple[str, bytes]:
-    """A damaged copy: cut, flipped (mostly at places that mean something), or spliced with itself or another."""
+    """Damage bytes: change bytes at one of ``places``, or cut, insert, leave out, repeat, zero or splice a part.
+
+    Returns:
+        The kind of damage, and the damaged bytes.
+    """
     kind = generator.choice(["flip", "flip", "flip", "cut", "insert", "leave out", "repeat", "zero", "splice"])
     start, stop = sorted(generator.sample(range(len(whole)), 2))
     if kind == "flip":
@@ -121,7 +125,7 @@ def _damage(generator: random.Random, whole: bytes, places: Sequence[int], other
 
 
 def _telling(whole: bytes) -> list[int]:
-    """Where a container says something of itself: its first bytes, its last, and those around names and signatures."""
+    """The places of a container's own structure: its first and last bytes, and the bytes near names and signatures."""
     found = {*range(min(200, len(whole))), *range(max(0, len(whole) - 200), len(whole))}
     for sign in (b"PK", b"data", b"torch", b"ctorch", b"storage", b"OHDR", b"TREE", b"HEAP", b"SNOD", b"GCOL"):
         place = whole.find(sign)
@@ -160,7 +164,7 @@ def _mutated_records(generator: random.Random, good: Path) -> Iterator[Case]:
             yield Case(f"damaged record {number}, drawn: {kind}", _drawing(write), damaged=True, plot=True)
 
 
-RUN = ("a.pt", "b.pt", "--hessian", "-k", "2", "--slice", "1d", "--points", "5")  # what run.h5 is of
+RUN = ("a.pt", "b.pt", "--hessian", "-k", "2", "--slice", "1d", "--points", "5")  # the command that makes run.h5
 
 
 def _resuming(write: Callable[[Path], Any]) -> Callable[[Path], Sequence[str]]:
@@ -191,7 +195,7 @@ def _drawing(write: Callable[[Path], Any]) -> Callable[[Path], Sequence[str]]:
 
 
 class _Called:
-    """Is pickled as the call of a function."""
+    """An object that is pickled as the call of a function."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.call = function, arguments
@@ -201,7 +205,7 @@ class _Called:
 
 
 class _Stored:
-    """Is pickled as the mention of a storage."""
+    """An object that is pickled as a reference to a storage."""
 
     def __init__(self, numel: int, kind: Any = torch.FloatStorage, key: str = "0") -> None:
         self.mention = "storage", kind, key, "cpu", numel
@@ -219,7 +223,7 @@ def _pickled(content: Any, protocol: int = 2) -> bytes:
 
 
 def _zipped(content: bytes, records: dict[str, bytes] | None = None, compressed: bool = False) -> bytes:
-    """A pickle as the archive that torch.save would make of it."""
+    """A pickle in an archive of torch.save's format."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED) as archive:
         archive.writestr("x/data.pkl", content)
@@ -238,7 +242,7 @@ def _legacy(content: bytes, keys: Sequence[str] = (), storages: bytes = b"") -> 
 
 
 def _global(name: str, *arguments: Any) -> bytes:
-    """A pickle that calls what it names, without any of it being there when the pickle is made."""
+    """A pickle that calls a function by name; the function needn't exist when the pickle is made."""
     module, _, attribute = name.rpartition(".")
     call = f"c{module}\n{attribute}\n".encode() + _pickled(arguments)[2:-1] + b"R"
     return b"\x80\x02}X\x01\x00\x00\x00w" + call + b"s."
@@ -298,12 +302,12 @@ def _pickles_that_run_code() -> Iterator[Case]:
 
 
 def _pairs(levels: int) -> bytes:
-    """A tuple of two times a tuple of two times ...: small in a file, and of 2^levels leaves."""
+    """A pickle of nested tuples, each of which holds the next tuple twice: a small file with 2^levels leaves."""
     return b")q\x00" + b"".join(b"0h%ch%c\x86q%c" % (i, i, i + 1) for i in range(levels))
 
 
 def _lists(levels: int) -> bytes:
-    """A list of two times a list of two times ..., each filled after it was put into the one around it."""
+    """A pickle of nested lists, each of which holds the next list twice; a list is filled after it was put in place."""
     steps = b"".join(b"h%c(]q%ch%ce0" % (i, i + 1, i + 1) for i in range(levels))
     return b"]q\x00" + steps
 
@@ -471,7 +475,7 @@ def _archives(good: Path) -> Iterator[Case]:
     twice = io.BytesIO()
     with zipfile.ZipFile(twice, "w") as archive:
         for content in (plain, _global("os.mkdir", CANARY), plain):
-            archive.NameToInfo.clear()  # zipfile warns of a name that is there already
+            archive.NameToInfo.clear()  # zipfile would warn of a duplicate name
             archive.writestr("x/data.pkl", content)
     yield Case("zip: one name thrice", _written("x.pt", twice.getvalue()))
     cased = _recompressed({"x/DATA.PKL": _global("os.mkdir", CANARY), "x/data.pkl": plain, "x/version": b"3\n"})
@@ -560,7 +564,7 @@ def _safetensors() -> Iterator[Case]:
         yield Case(f"safetensors by content: {name}", _written("x.bin", content))
 
 
-# --- what a checkpoint says of itself
+# --- contents of checkpoints
 
 
 def _contents() -> Iterator[Case]:
@@ -639,14 +643,14 @@ _SHAPES = {"0.weight": (3, 2), "0.bias": (3,), "2.weight": (1, 3), "2.bias": (1,
 
 
 class _Raw:
-    """Is pickled as these operations."""
+    """An object that is pickled as these operations."""
 
     def __init__(self, operations: bytes) -> None:
         self.operations = operations
 
 
 class _Built:
-    """Is pickled as an ordered dictionary with attributes."""
+    """An object that is pickled as an ordered dictionary with attributes."""
 
     def __init__(self, items: dict[str, Any], attributes: dict[str, Any]) -> None:
         self.items, self.attributes = items, attributes
@@ -656,7 +660,7 @@ class _Built:
 
 
 def _own(content: Any) -> Callable[[Path], Sequence[str]]:
-    """What torch.save makes of it, but for what it couldn't pickle itself."""
+    """A function for `Case.make` that saves content as torch.save does, but writes `_Raw` objects as they are."""
 
     def make(folder: Path) -> Sequence[str]:
         storages: dict[str, bytes] = {}
@@ -695,7 +699,7 @@ def _changed(good: Path, change: Callable[[h5py.File], None]) -> Callable[[Path]
 
 
 def _replaced(file: h5py.File, name: str, **how: Any) -> None:
-    """Another data set of that name, with the attributes of the one that was there."""
+    """Replace a data set by another of equal name; units and long name are kept."""
     attrs = {key: value for key, value in file[name].attrs.items() if key in ("units", "long_name")}
     del file[name]
     file.create_dataset(name, **how).attrs.update(attrs)
@@ -876,7 +880,7 @@ def _unfinished(good: Path) -> Iterator[Case]:
     yield Case("parts: a FIFO in its place", _resuming(lambda folder: os.mkfifo(folder / "x.h5.parts")))
 
 
-# --- what isn't an ordinary file
+# --- places that aren't ordinary files
 
 
 def _places() -> Iterator[Case]:
@@ -1128,7 +1132,12 @@ def _values() -> Iterator[Case]:
 
 
 def make_good(folder: Path, run: Callable[[list[str]], int]) -> None:
-    """The good files that others are made from, in the folder of a project of 13 parameters with a.pt and b.pt."""
+    """Write the good files that other files are made from.
+
+    Args:
+        folder: folder of a project of 13 parameters with a.pt and b.pt; the working directory.
+        run: the command landscape-probe, as a function of its arguments.
+    """
     state = torch.load(folder / "a.pt")["state"]
     torch.save(state, folder / "bare.pt")
     torch.save(state, folder / "legacy.pt", _use_new_zipfile_serialization=False)

@@ -1,6 +1,6 @@
-"""Models and checkpoints of many kinds, as people have them, each with its loss as its own library makes it.
+"""Models and checkpoints of many kinds, as people have them, each with its loss by its own library.
 
-Every entry writes a checkpoint and its data into a folder, with random weights, and says what to ask the command.
+Every entry writes a checkpoint with random weights and its data into a folder, and returns the command's arguments.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ VOCABULARY, SAMPLES, LENGTH, CLASSES = 40, 5, 9, 4
 
 @dataclass
 class Kind:
-    """A checkpoint that was written.
+    """A written checkpoint, with an independent model and loss.
 
     Attributes:
-        arguments: of landscape-probe, relative to the folder.
-        model: the same model, as its own library has it.
-        objective: the loss over all data, as that library computes it.
+        arguments: arguments of landscape-probe, with paths relative to the folder.
+        model: model of the checkpoint's own library, with equal weights.
+        objective: function that computes a model's loss over all data as this library does.
     """
 
     arguments: list[str]
@@ -48,7 +48,7 @@ def numbers(*shape: int) -> Tensor:
 
 
 def some_labels() -> Tensor:
-    """Tokens to be predicted at every third place."""
+    """Targets with a token at every third position, and -100 (no target) elsewhere."""
     return torch.where(torch.arange(LENGTH) % 3 == 1, tokens(3), -100)
 
 
@@ -69,7 +69,7 @@ IMAGE = {"num_channels": 3, "image_size": 8, "num_labels": CLASSES}
 def folder(
     name: str, settings: dict[str, Any], arrays: dict[str, Tensor], dtype: torch.dtype = torch.float32, **saving: Any
 ) -> Callable[[Path], Kind]:
-    """A folder of an architecture with this configuration, whose own forward gives the loss of the arrays."""
+    """A folder of transformers with this architecture and configuration; the model's own forward gives the loss."""
 
     def make(path: Path) -> Kind:
         import transformers
@@ -78,7 +78,7 @@ def folder(
         architecture = getattr(transformers, name)
         model = architecture(architecture.config_class(**settings)).to(dtype)
         scramble(model)
-        model.config._experts_implementation = "eager"  # the grouped product knows no float64
+        model.config._experts_implementation = "eager"  # the grouped product has no float64
         model.eval().save_pretrained(path / "model", **saving)
         save_file({key: value.contiguous() for key, value in arrays.items()}, path / "data.safetensors")
         return Kind(["model", *WITH_DATA], model.double(), own_loss(arrays))
@@ -99,7 +99,7 @@ def own_loss(arrays: dict[str, Tensor]) -> Callable[[nn.Module], Tensor]:
 
 
 def scramble(model: nn.Module) -> None:
-    """Biases and scales away from 0 and 1, statistics of BatchNorm from theirs, so that nothing is special."""
+    """Add noise to all parameters and to the statistics of BatchNorm, so that none has its special initial value."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for tensor in model.parameters():
@@ -110,7 +110,7 @@ def scramble(model: nn.Module) -> None:
 
 
 def adapter(name: str, settings: dict[str, Any], arrays: dict[str, Tensor], **lora: Any) -> Callable[[Path], Kind]:
-    """A LoRA adapter on a folder."""
+    """A LoRA adapter on a folder of transformers."""
 
     def make(path: Path) -> Kind:
         import peft
@@ -120,7 +120,7 @@ def adapter(name: str, settings: dict[str, Any], arrays: dict[str, Tensor], **lo
         with torch.no_grad():
             model = peft.get_peft_model(under.model.float(), peft.LoraConfig(r=2, **lora))
             for parameter in model.parameters():
-                if parameter.requires_grad:  # an adapter that nobody has trained has zeros
+                if parameter.requires_grad:  # an untrained adapter has weights of zero
                     parameter.add_(torch.randn_like(parameter), alpha=0.1)
         model.save_pretrained(path / "adapter")
         config = path / "adapter" / "adapter_config.json"
@@ -202,7 +202,7 @@ FOLDERS = {
 
 
 class Recurrent(nn.Module):
-    """Next tokens by an LSTM, the classes second."""
+    """An LSTM that predicts tokens; the logits have the classes as their second dimension."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -215,7 +215,7 @@ class Recurrent(nn.Module):
 
 
 class Convolutional(nn.Module):
-    """A small network with BatchNorm."""
+    """A small convolutional network with BatchNorm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,7 +227,7 @@ class Convolutional(nn.Module):
 
 
 class TwoInputs(nn.Module):
-    """Numbers from two keyword arguments."""
+    """A model of two inputs, which are keyword arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +244,7 @@ def encoder_layer() -> nn.Module:
 def program(
     build: Callable[[], nn.Module], inputs: dict[str, Tensor], target: Tensor, loss: str, any_batch: bool = True
 ) -> Callable[[Path], Kind]:
-    """An exported program; keyword arguments where there are several inputs."""
+    """A program of torch.export; several inputs are keyword arguments."""
     functions: dict[str, Any] = {"cross-entropy": functional.cross_entropy, "mse": functional.mse_loss}
 
     def make(path: Path) -> Kind:
@@ -254,7 +254,7 @@ def program(
         by_name = len(inputs) > 1
         sizes = {name: {0: torch.export.Dim.AUTO} if any_batch else None for name in inputs}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, on its LSTM
+            warnings.simplefilter("ignore")  # torch warns about its own LSTM
             exported = torch.export.export(
                 model,
                 () if by_name else tuple(inputs.values()),
@@ -269,7 +269,8 @@ def program(
             output = model(**wide) if by_name else model(*wide.values())
             return functions[loss](output, target.double() if loss == "mse" else target)
 
-        precise = [] if build is Recurrent else ["--dtype", "float64"]  # its first state is a constant of the program
+        # The program of the LSTM holds the first state as a constant in float32.
+        precise = [] if build is Recurrent else ["--dtype", "float64"]
         return Kind(["model.pt2", "--data", "data.npz", "--loss", loss, *precise], model.double(), objective)
 
     return make
@@ -290,7 +291,7 @@ PROGRAMS = {
 }
 
 
-# ---------------------------------------------------------------------- problem factories, for everything else
+# ---------------------------------------------------------------------- problem factories, for all other models
 
 HEADER = """
 import torch
@@ -307,7 +308,7 @@ Objective = Callable[[nn.Module], Tensor]
 def factory(
     source: str, build: Callable[[], nn.Module], objective: Objective, save: Callable[[nn.Module, Path], str]
 ) -> Callable[[Path], Kind]:
-    """A problem factory in a file beside a checkpoint that ``save`` writes, and names."""
+    """A problem factory in a file, beside a checkpoint; ``save`` writes the checkpoint and returns its name."""
 
     def make(path: Path) -> Kind:
         torch.manual_seed(0)
@@ -322,7 +323,7 @@ def factory(
 
 
 def state_dict(prefix: str = "", key: str | None = None, **more: Any) -> Callable[[nn.Module, Path], str]:
-    """Saved by torch, each name with a prefix, under a key of a training script's dictionary."""
+    """A function that saves weights by torch.save, each name with a prefix, and under ``key`` if one is given."""
 
     def save(model: nn.Module, path: Path) -> str:
         state = {f"{prefix}{name}": value.clone() for name, value in model.state_dict().items()}
@@ -333,7 +334,7 @@ def state_dict(prefix: str = "", key: str | None = None, **more: Any) -> Callabl
 
 
 def sharded(model: nn.Module, path: Path) -> str:
-    """Two safetensors files and their index."""
+    """Save weights in two safetensors files with an index."""
     import json
 
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -367,7 +368,7 @@ class Graph(nn.Module):
 
 
 class Frozen(nn.Module):
-    """A body that isn't trained, a buffer, and a head."""
+    """A model of a frozen body, a buffer and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -379,7 +380,7 @@ class Frozen(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """A block whose activations are made again in the backward pass."""
+    """A model with a block whose activations are recomputed in the backward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -392,7 +393,7 @@ class Checkpointed(nn.Module):
 
 
 class Tied(nn.Module):
-    """An embedding that is the last layer too."""
+    """A model whose embedding and last layer share their weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -470,4 +471,4 @@ QUICK = [
     "program: convolutions, of one batch size",
     *FACTORIES,
 ]
-"""What the default suite tries; the rest takes another minute or two."""
+"""The kinds of the default suite; the others take another minute or two."""

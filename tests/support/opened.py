@@ -1,4 +1,4 @@
-"""Which files a piece of code opens, as the kernel sees it: libraries in C++ and Rust open files past Python."""
+"""The files that a piece of code opens, from the kernel: libraries in C++ and Rust open files without Python."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _hear(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextmanager
 def opened_below(root: Path) -> Iterator[set[Path]]:
-    """The files below a folder that are opened meanwhile, with links followed; Linux alone can tell."""
+    """The files below a folder that are opened in a block, with links resolved; needs Linux."""
     libc, found = ctypes.CDLL(None, use_errno=True), set[Path]()
     watcher = libc.inotify_init1(os.O_NONBLOCK)
     assert watcher >= 0, os.strerror(ctypes.get_errno())
@@ -48,8 +48,8 @@ def opened_below(root: Path) -> Iterator[set[Path]]:
 
 @contextmanager
 def opened_by_python() -> Iterator[set[Path]]:
-    """The files anywhere that Python opens meanwhile; no library in another language is heard."""
-    if not _hooked:  # a hook can't be taken back
+    """The files anywhere that Python opens in a block; files that libraries in other languages open are missed."""
+    if not _hooked:  # a hook can't be removed
         sys.addaudithook(_hear)
         _hooked.append(True)
     _listening.append(set())

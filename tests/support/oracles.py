@@ -1,4 +1,4 @@
-"""Problems whose Hessian is known without this package, and matrices whose spectrum is chosen."""
+"""Problems whose Hessian is known independently of this package, and matrices with a given spectrum."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def symmetric(eigenvalues: np.ndarray | list[float], seed: int = 0, dtype: torch
 def exact_hessian(problem: Problem, objective: Callable[[nn.Module, dict[str, Tensor]], Tensor]) -> Tensor:
     """The Hessian (n, n) of an objective written out by hand, forward over reverse, one column at a time.
 
-    Not by `torch.func.hessian`: on PyTorch 2.13 its vmap gives a wrong, asymmetric Hessian for LayerNorm, as central
-    differences of the gradient show.
+    `torch.func.hessian` isn't used. On PyTorch 2.13 its vmap gives a wrong, asymmetric Hessian for LayerNorm, as
+    central differences of the gradient show.
     """
     gradient = torch.func.grad(lambda vector: objective(problem.model, problem.layout.unflatten(vector)))
     basis = torch.eye(problem.layout.dim, dtype=problem.dtype)
@@ -37,7 +37,7 @@ def exact_hessian(problem: Problem, objective: Callable[[nn.Module, dict[str, Te
 
 
 def dense(operator) -> Tensor:
-    """Every column of an operator."""
+    """The dense matrix (n, n) of an operator."""
     return operator.matmat(torch.eye(operator.dim, dtype=operator.dtype))
 
 
@@ -50,7 +50,7 @@ class ClosedForm:
 
 
 def linear_regression() -> ClosedForm:
-    """H = (2/n) X^T X for the mean squared error of one output."""
+    """Linear regression with the mean squared error of one output: H = (2/n) X^T X."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(40, 7, generator=generator, dtype=torch.float64)
     y = torch.randn(40, 1, generator=generator, dtype=torch.float64)
@@ -59,7 +59,7 @@ def linear_regression() -> ClosedForm:
 
 
 def logistic_regression() -> ClosedForm:
-    """H = X^T diag(s (1 - s)) X / n for the binary cross-entropy of logits."""
+    """Logistic regression with the binary cross-entropy of logits: H = X^T diag(s (1 - s)) X / n."""
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(60, 6, generator=generator, dtype=torch.float64)
     y = torch.randint(0, 2, (60, 1), generator=generator).double()
@@ -69,7 +69,7 @@ def logistic_regression() -> ClosedForm:
 
 
 def softmax_regression() -> ClosedForm:
-    """H = (1/K)(I - 1 1^T / K) kron X^T X / n at zero weights; singular, with multiple eigenvalues."""
+    """Softmax regression at zero weights: H = (1/K)(I - 1 1^T / K) kron X^T X / n, with multiple eigenvalues and 0."""
     classes = 4
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(50, 5, generator=generator, dtype=torch.float64)
@@ -81,7 +81,7 @@ def softmax_regression() -> ClosedForm:
 
 
 class Chain(nn.Module):
-    """x -> w_T ... w_1 x with scalar factors, tied (one parameter used T times) or not."""
+    """The map x -> w_T ... w_1 x with scalar factors, tied (one parameter used T times) or untied."""
 
     def __init__(self, factors: int, value: float, *, tied: bool) -> None:
         super().__init__()
@@ -95,7 +95,10 @@ class Chain(nn.Module):
 
 
 def scalar_chain(factors: int, s: float = 1.7, *, tied: bool) -> ClosedForm:
-    """Loss 1/2 (prod w - s)^2 at the balanced minimum w = s^(1/T): H = s^(2-2/T) 1 1^T untied, T^2 s^(2-2/T) tied."""
+    """A chain of T factors with the loss 1/2 (prod w - s)^2, at the balanced minimum w = s^(1/T).
+
+    Untied H = s^(2-2/T) 1 1^T; tied H = T^2 s^(2-2/T).
+    """
     model = Chain(factors, s ** (1 / factors), tied=tied)
     batch = (torch.ones(1, dtype=torch.float64), torch.tensor([s], dtype=torch.float64))
     problem = Problem(model, lambda output, target: 0.5 * (output - target) ** 2, [batch])
@@ -152,36 +155,38 @@ def second_derivative(function: Callable[[Tensor], Tensor], point: Tensor) -> Te
 
 @dataclass(frozen=True)
 class Network:
-    """A model in float64, inputs, and one class for each place (sample, or sample and position) of its logits."""
+    """A model in float64, its inputs, and a class for each sample, or for each sample and position, of its logits."""
 
     model: nn.Module
     inputs: Tensor
     classes: Tensor
 
     def problem(self, loss: object, parts: list[int] | None = None, target: Tensor | None = None) -> Problem:
-        """The problem of this loss on the data in batches of these sizes."""
+        """The problem of a loss on the data, in batches of the sizes ``parts``; by default one batch."""
         target = self.classes if target is None else target
         parts = [len(self.inputs)] if parts is None else parts
         return Problem(self.model, loss, list(zip(self.inputs.split(parts), target.split(parts), strict=True)))
 
     @cached_property
     def jacobian(self) -> Tensor:
-        """Of all outputs: (sample, class, ..., parameter)."""
+        """The Jacobian of all outputs, (sample, class, ..., parameter)."""
         with sdpa_kernel(SDPBackend.MATH):
             return exact_jacobian(self.problem(nn.CrossEntropyLoss()), lambda m, p: call(m.eval(), p, self.inputs))
 
     @cached_property
     def output(self) -> Tensor:
-        """All outputs: (sample, class, ...)."""
+        """All outputs, (sample, class, ...)."""
         return self.model.eval()(self.inputs).detach()
 
 
 def token_network(model: Callable[..., nn.Module], **settings: object) -> Network:
-    """A language model of 5 symbols on random tokens, its weights twice as large as drawn, lest all curvature be small.
+    """A language model of 5 symbols on random tokens.
+
+    The initial weights are doubled, because otherwise all curvature is small.
 
     Args:
-        model: its kind.
-        settings: of the model, without the number of symbols.
+        model: class of the model.
+        settings: settings of the model, without the number of symbols.
     """
     tokens = torch.randint(0, 5, (5, 7), generator=torch.Generator().manual_seed(5))
     torch.manual_seed(0)
@@ -193,7 +198,7 @@ def token_network(model: Callable[..., nn.Module], **settings: object) -> Networ
 
 
 def perceptron() -> Network:
-    """Two layers on five samples of four classes."""
+    """A perceptron of two layers on five samples of four classes."""
     g = torch.Generator().manual_seed(6)
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4)).double()
@@ -201,7 +206,7 @@ def perceptron() -> Network:
 
 
 def convolutional() -> Network:
-    """A convolution, normalisations and a head on five images of three classes."""
+    """A convolutional network with normalisations and a head on five images of three classes."""
     g = torch.Generator().manual_seed(7)
     torch.manual_seed(1)
     model = nn.Sequential(
@@ -233,5 +238,5 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 
 @cache
 def network(name: str) -> Network:
-    """One of `NETWORKS`, made once for all tests, with its Jacobian: its model isn't theirs to change."""
+    """One of `NETWORKS`, which is made once for all tests, with its Jacobian; tests must not change its model."""
     return NETWORKS[name]()

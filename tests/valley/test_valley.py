@@ -1,4 +1,4 @@
-"""The shape of profiles: known ones with known noise, what the label may never be, and units that change nothing."""
+"""The shape of profiles: known profiles with known noise, labels that are ruled out, and invariance under units."""
 
 import math
 from collections import Counter
@@ -35,7 +35,7 @@ def test_known_shapes_are_told_over_100_seeds(name, noise):
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", [independent, smooth])
 def test_the_opposite_label_is_rare_at_any_noise(noise):
-    """At most 1 % of 100 seeds of every U and V; told with Clopper and Pearson's upper 95 % bound of the rate."""
+    """At most 1 % of 100 seeds of every U and V get the opposite label, with the upper bound of Clopper and Pearson."""
     for snr in (8, 12, 20):
         wrong = total = 0
         for name, (_, label) in SHAPES.items():
@@ -48,7 +48,7 @@ def test_the_opposite_label_is_rare_at_any_noise(noise):
 @pytest.mark.parametrize("dim", [2, 50])
 @pytest.mark.parametrize(("name", "power"), [("U", 2), ("V", 1)])
 def test_a_valley_in_rotated_dimensions_is_read_along_its_direction(dim, name, power):
-    """|u.theta|^p beside a quadratic in all other directions; samples differ in walls, floors and centres' slopes."""
+    """The loss is |u.theta|^p plus a quadratic in all other directions. Samples differ in walls, floors and slopes."""
     rotation = torch.tensor(ortho_group.rvs(dim, random_state=0))
     rng = np.random.default_rng(1)
     walls, floors = (torch.tensor(values) for values in (1 + 0.5 * rng.standard_normal(SAMPLES), rng.random(SAMPLES)))
@@ -69,7 +69,7 @@ def test_a_valley_in_rotated_dimensions_is_read_along_its_direction(dim, name, p
 
 
 def test_the_fitted_walls_are_those_of_the_curve():
-    """Without noise the fit is the curve itself, for a centre and an exponent on the grid."""
+    """Without noise the fit equals the curve, if centre and exponent are on the grid."""
     power = float(EXPONENTS[41])
     curve = 3 + np.where(T < 0, 2.0, 0.5) * np.abs(T) ** power
     verdict = classify_profile(5 + 2 * T, np.tile(curve, (SAMPLES, 1)))
@@ -95,7 +95,7 @@ def test_the_height_is_part_of_the_verdict():
 
 @pytest.mark.parametrize("scatter", [0.02, 0.1, 0.4])
 def test_scattered_minima_round_the_mean(scatter):
-    """V in every sample: the mean is a V from high above the scatter and a U from below it."""
+    """Every sample is a V. Their mean is a V at heights far above the scatter, and a U at heights below it."""
     minima = scatter * np.random.default_rng(0).standard_normal(SAMPLES)
 
     def seen(reach):
@@ -169,7 +169,7 @@ def test_the_fit_is_exact_on_its_own_curves(exponent, centre):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_centre_and_exponent_fit_better_with_walls_that_are_not_negative(seed):
-    """Against SciPy's non-negative least squares, over the same exponents and centres; a floor of either sign."""
+    """SciPy's non-negative least squares, at all exponents and centres and with any sign of the floor, is no better."""
     rng = np.random.default_rng(seed)
     t = np.sort(rng.uniform(-1, 1, 15))
     curve = [rng.standard_normal(15), t + 0.1 * rng.standard_normal(15), t**2 + 0.1 * rng.standard_normal(15)][seed]
@@ -208,7 +208,7 @@ def test_bad_profiles_are_refused_in_one_line(t, losses, more, word):
 
 
 def test_a_shift_of_a_whole_curve_is_no_noise():
-    """What happens to all positions of a sample alike says nothing of a shape, nor of how well it fits."""
+    """A shift that is equal at all positions of a sample doesn't change the shape or the quality of its fit."""
     rng = np.random.default_rng(0)
     losses = np.maximum(abs(T) - 0.4, 0) + 0.5 * rng.standard_normal((SAMPLES, len(T)))
     shifted = losses + 100 * rng.standard_normal((SAMPLES, 1))
@@ -219,7 +219,7 @@ def test_a_shift_of_a_whole_curve_is_no_noise():
 
 @pytest.mark.parametrize("name", FLATTENING)
 def test_walls_that_flatten_are_no_v(name):
-    """Without noise, and read off 64 samples with a standard error of 1 % of the depth."""
+    """This holds without noise, and for 64 samples with a standard error of 1 % of the depth."""
     profile = FLATTENING[name](T)
     noise = 0.01 * np.ptp(profile) * 8 * np.random.default_rng(0).standard_normal((64, len(T)))
     for losses in (np.tile(profile, (64, 1)), profile + noise):
@@ -238,7 +238,7 @@ def test_a_bowl_is_flat_where_it_is_read_low_enough():
 
 @pytest.mark.parametrize("noise", [independent, smooth])
 def test_nothing_but_noise_has_a_shape_once_in_a_hundred(noise):
-    """U or V at most at the stated level; 60 seeds, by its binomial bound."""
+    """Pure noise gets the label U or V at most at the stated rate, by the binomial bound for 60 seeds."""
     found = Counter(
         classify_profile(T, noise(0 * T, 1, np.random.default_rng(seed))[:16], resamples=20, seed=seed).label
         for seed in range(60)
@@ -247,6 +247,6 @@ def test_nothing_but_noise_has_a_shape_once_in_a_hundred(noise):
 
 
 def test_a_wall_is_told_from_noise_by_few_samples():
-    """Of eight samples 2 of 256 choices of signs are those at hand or their opposite: that is below 1 %."""
+    """For eight samples 2 of 256 choices of signs are the given signs or their opposite, which is below 1 %."""
     losses = abs(T) + 0.01 * np.random.default_rng(0).standard_normal((8, len(T)))
     assert classify_profile(T, losses, resamples=50).label == "V"

@@ -1,4 +1,4 @@
-"""The paper's definition over a range of thresholds, and anisotropy, on spectra written down."""
+"""The paper's definition over a range of thresholds, and anisotropy, on given spectra."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_kappa_is_the_ratio_of_the_ends_of_the_valley():
 
 
 def test_without_a_gap_the_definition_restates_the_cut():
-    """A spectrum that is continuous through every cut, and one with a gap: the same kappa, told apart by `restates`."""
+    """A spectrum without a gap and one with a gap have equal kappa, and `restates` distinguishes them."""
     continuous = np.geomspace(1e-4, 10, 2000)
     eps = thresholds(continuous, 1e-3)
     assert (kappa_map(continuous, eps).restates > 0.99).all()
@@ -136,7 +136,7 @@ class Quartic(nn.Module):
 
 
 def test_where_sampling_explains_all_curvature_there_is_no_valley_to_be_cut_out():
-    """Walls of 3 in one half of the data and of -2.9 in the other."""
+    """The walls have curvature 3 in one half of the data and -2.9 in the other half."""
     samples = torch.cat([torch.full((8,), 3.0), torch.full((8,), -2.9)]).double()
     valley, row = measured(lambda model, batch: 1 + batch * model.w**2 / 2 + 0.01 * model.w**4, samples)
     assert len(row.eps) == 0
@@ -145,7 +145,7 @@ def test_where_sampling_explains_all_curvature_there_is_no_valley_to_be_cut_out(
 
 @pytest.mark.parametrize(("slope", "depth"), [(0.4, 1.6), (0.0, 0.25)])
 def test_the_depth_is_what_was_learnt_and_profiles_go_to_shares_of_it_on_both_sides(slope, depth):
-    """A line of this slope fitted to y = x: the variance 2.5 less the loss 2.5 (1 - slope)^2, or a tenth of 2.5."""
+    """For a line on y = x the depth is the variance 2.5 less the loss 2.5 (1 - slope)^2, or a tenth of 2.5."""
     x = torch.tensor([[-2.0], [-1.0], [1.0], [2.0]] * 4, dtype=torch.float64)
     model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
     nn.init.constant_(model.weight, slope)
@@ -162,7 +162,7 @@ def test_the_depth_is_what_was_learnt_and_profiles_go_to_shares_of_it_on_both_si
 
 
 def test_a_side_on_which_nothing_rises_goes_ten_times_as_far_as_the_other():
-    """1 + relu(w)^2, which rises to the right alone."""
+    """The loss is 1 + relu(w)^2, which rises only to the right."""
     losses = lambda model, batch: batch * (1 + torch.relu(model.w) ** 2)  # noqa: E731
     _, row = measured(losses, torch.ones(16).double(), points=7)
     for low, high in np.sort(np.abs(row.end.values[0]), axis=1):

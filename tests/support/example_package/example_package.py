@@ -1,4 +1,4 @@
-"""What another package may add: a measurement, a matrix and a figure, each known by an entry point alone."""
+"""An example of another package that adds a measurement, a matrix and a figure, each by an entry point."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class WeightNorm(Measurement):
     """The norm of the parameters that vary.
 
     Attributes:
-        tol: a setting that the command has; here what counts as a small norm.
+        tol: setting of the command's option of this name; the goal is a norm above it.
     """
 
     tol: float = 1e-3
@@ -32,7 +32,7 @@ class WeightNorm(Measurement):
     figures: ClassVar[tuple[str, ...]] = ("weight-norm",)
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
-        """Nothing is open."""
+        """This measurement, which has no setting to resolve."""
         return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
@@ -40,11 +40,11 @@ class WeightNorm(Measurement):
         return RowData({"norm": variable((), float(problem.vector.double().norm()), "norm of the parameters")})
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
-        """A norm below the tolerance."""
+        """The goal that the norm exceeds the tolerance, if it isn't met."""
         return [] if row.norm > self.tol else ["the parameters are all but zero: nothing to measure"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
-        """One line."""
+        """The norm in one line."""
         return [f"norm of the parameters: {float(row.norm):.6g}"]
 
 
