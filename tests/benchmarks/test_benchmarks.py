@@ -13,7 +13,7 @@ import torch
 from cattrs import structure, unstructure
 
 from benchmarks.accuracy import adaptive
-from benchmarks.devices.agreement import DTYPES, MARGIN, RowData, compare, distance, furthest_eigenvalue, measured
+from benchmarks.devices.agreement import DTYPES, MARGIN, Computed, compare, distance, furthest_eigenvalue, measured
 from benchmarks.peers.memory import SOLVERS
 from benchmarks.peers.products import ROUTES, eigenthings_operator, pyhessian_product, pyhessian_solver
 from benchmarks.peers.report import COMMAND, ON_GPU, Report, measure
@@ -199,18 +199,18 @@ def diagonal(size: int) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def cpu(problem: Problem) -> RowData:
+def cpu(problem: Problem) -> Computed:
     return measured(problem)
 
 
 @pytest.fixture(scope="module")
-def amplification(problem: Problem, cpu: RowData) -> dict[str, float]:
+def amplification(problem: Problem, cpu: Computed) -> dict[str, float]:
     exact = measured(problem.to(dtype=torch.float64))
     return {name: max(1.0, distance(v, exact.vectors[name]) / EPS) for name, v in cpu.vectors.items()}
 
 
 class TestAgreement:
-    def test_another_order_of_summation_agrees(self, cpu: RowData, amplification: dict[str, float]) -> None:
+    def test_another_order_of_summation_agrees(self, cpu: Computed, amplification: dict[str, float]) -> None:
         other = measured(pose(SMALL, 8).to(micro_batch=3))
         rows = compare("split", torch.float32, other, cpu, amplification)
         assert [row.quantity for row in rows] == [*cpu.vectors, "top 10 eigenvalues"]
@@ -218,23 +218,23 @@ class TestAgreement:
         assert all(row.agrees for row in rows)
         assert any(row.difference > 0 for row in rows)
 
-    def test_a_mantissa_of_10_bits_is_told_apart(self, cpu: RowData, amplification: dict[str, float]) -> None:
+    def test_a_mantissa_of_10_bits_is_told_apart(self, cpu: Computed, amplification: dict[str, float]) -> None:
         problem = pose(SMALL, 8)
         mantissa, exponent = torch.frexp(problem.vector)
         coarse = torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
         rows = compare("coarse", torch.float32, measured(problem.at(coarse)), cpu, amplification)
         assert not any(row.agrees for row in rows[:-1])
 
-    def test_intervals_of_float32_and_float64_overlap(self, cpu: RowData) -> None:
+    def test_intervals_of_float32_and_float64_overlap(self, cpu: Computed) -> None:
         difference, error = furthest_eigenvalue(cpu.pairs, measured(pose(SMALL, 8).to(dtype=torch.float64)).pairs)
         assert 0 < difference <= error
 
-    def test_an_incomplete_solve_agrees_with_nothing(self, cpu: RowData, amplification: dict[str, float]) -> None:
+    def test_an_incomplete_solve_agrees_with_nothing(self, cpu: Computed, amplification: dict[str, float]) -> None:
         undecided = replace(cpu, pairs=replace(cpu.pairs, miss_probability=1.0))
         rows = compare("same", torch.float32, undecided, cpu, amplification)
         assert [row.agrees for row in rows] == [True] * 10 + [False]
 
-    def test_allowance_is_that_of_the_precision(self, cpu: RowData, amplification: dict[str, float]) -> None:
+    def test_allowance_is_that_of_the_precision(self, cpu: Computed, amplification: dict[str, float]) -> None:
         allowed = [compare("x", dtype, cpu, cpu, amplification)[0].allowed for dtype in DTYPES]
         assert allowed[0] == MARGIN * EPS * amplification["losses"]
         assert allowed[1] == pytest.approx(allowed[0] * 2.0**-29)  # 2^-52 against 2^-23
