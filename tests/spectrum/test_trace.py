@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from torch import nn
 
-from benchmarks.accuracy.coverage import MOST_PRODUCTS, evaluated_terms, first, looped_attention, study, synthetic
+from benchmarks.accuracy.coverage import MOST_PRODUCTS, coverage_of, first, looped_attention, study, synthetic
 from landscape import InputError, MatrixOperator
 from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.estimate import FEWEST_PROBES, Estimate, interval
@@ -86,7 +86,7 @@ def test_intervals_with_known_eigenpairs_hold():
     matrix = symmetric(SPECTRA["one outlier"])
     truth, known = float(matrix.trace()), top_eigenpairs(matrix, 5)
     found = [estimate_trace(matrix, probes=10, seed=seed, deflation=10, known=known).trace for seed in range(SEEDS)]
-    held = evaluated_terms(found, truth).held
+    held = coverage_of(found, truth).held
     assert binom.ppf(1e-4, SEEDS, 0.92) <= held <= binom.ppf(1 - 1e-4, SEEDS, 0.98)
 
 
@@ -180,7 +180,7 @@ def test_plain_probes_undercover_an_outlier_and_the_study_sees_it():
     plain = [estimate_trace(matrix, probes=10, seed=seed, deflation=0).trace for seed in range(1000)]
     # The samples follow chi^2 of one degree of freedom, whose skewness a t-interval of ten doesn't cover: less than
     # 92 %, seen in 1,000 seeds.
-    assert evaluated_terms(plain, truth).held < binom.ppf(1e-4, 1000, 0.92)
+    assert coverage_of(plain, truth).held < binom.ppf(1e-4, 1000, 0.92)
 
 
 @pytest.mark.slow
