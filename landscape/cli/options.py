@@ -55,7 +55,9 @@ def _kind(declared: list[Flag]) -> Any:
     words = tuple(each.choice for each in declared if each.choice is not None)
     if words:
         return list[Literal[words]] | None  # type: ignore[valid-type]
-    return bool if declared[0].sets is None else float | None
+    if declared[0].sets is None:
+        return bool
+    return Whole | None if declared[0].whole else float | None
 
 
 def _measurements() -> list[inspect.Parameter]:

@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
 from landscape.figures.page import Page
+from landscape.figures.per_batch import draw_per_batch
 from landscape.figures.record_view import HESSIAN, RecordView, distinguished
 from landscape.figures.samples import draw_learning, draw_samples
 from landscape.figures.saving import rendered, save, write
@@ -51,6 +52,7 @@ __all__ = [
     "draw_learning",
     "draw_line",
     "draw_map",
+    "draw_per_batch",
     "draw_plane",
     "draw_profile",
     "draw_quantity",

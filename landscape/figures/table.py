@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import diagonal, dynamics, pages
+from landscape.figures import diagonal, dynamics, pages, per_batch
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -83,6 +83,10 @@ PAGES: dict[str, Page] = {
     "diagonal": Page(
         {"diagonal": ("tensor_name", "share", "quantiles", "tensor_error", "relative_error", "method", "converged")},
         "--diagonal", _text, diagonal.height, diagonal.diagonals,
+    ),
+    "per-batch": Page(
+        {"per_batch": ("eigenvalue", "interval", "converged", "batch_size", "whole", "whole_converged")}, "--per-batch",
+        _column, _alone, per_batch.distributions,
     ),
     "spectrum": Page(
         {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",

@@ -21,6 +21,7 @@ from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.per_batch import PerBatch
 from landscape.measurements.run import History, Run
 from landscape.measurements.samples import Samples
 from landscape.measurements.selfcheck import SelfCheck
@@ -47,6 +48,7 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "PerBatch",
     "RowData",
     "Run",
     "Samples",
@@ -81,6 +83,7 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     EffectiveDimension,
     Spectrum,
     Layers,
+    PerBatch,
     Loops,
     Slices1D,
     Slices2D,

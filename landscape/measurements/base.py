@@ -31,6 +31,7 @@ class Flag:
         help: of the option.
         names: of the option; default: the parameter's, with dashes.
         sets: the setting that the option's value is; None for an option without a value.
+        whole: whether this value is a whole number.
         choice: the word for this measurement among the option's values; None for an option without words.
     """
 
@@ -38,6 +39,7 @@ class Flag:
     help: str
     names: tuple[str, ...] = ()
     sets: str | None = None
+    whole: bool = False
     choice: str | None = None
 
     def given(self, options: Mapping[str, Any]) -> bool:

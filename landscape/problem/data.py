@@ -96,14 +96,13 @@ class Data:
         one, other = (replace(self, batches=batches, about={}).shared(self.processes) for batches in parts)
         return one, other
 
-    def sampled(self, count: int, seed: int) -> Self:
-        """Draw ``count`` samples without replacement.
+    def on_samples(self, chosen: np.ndarray) -> Self:
+        """The samples at these places, ascending, from as many batches as before or fewer.
 
         Raises:
             InputError: a process would have no sample.
         """
         sizes = self.sizes
-        chosen = np.sort(np.random.default_rng(seed).permutation(sum(sizes))[:count])
         starts = np.cumsum([0, *sizes])
         places = [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(starts)]
         kept = [(batch, place) for batch, place in zip(self.batches, places, strict=True) if len(place)]

@@ -320,7 +320,7 @@ class Problem(Evaluation):
         Raises:
             InputError: there is only one sample, or the samples of a batch aren't independent.
         """
-        self._refuse_dependent_samples(math.ceil(samples_in(self.data.largest) / 2))
+        self.refuse_dependent_samples(math.ceil(samples_in(self.data.largest) / 2))
         one, other = (self._replace(data=half)._weighed() for half in self.data.halves())
         return one, other
 
@@ -334,8 +334,12 @@ class Problem(Evaluation):
             raise InputError(f"a subset has at least 1 sample, not {count}")
         if count >= self.data.samples:
             return self
-        self._refuse_dependent_samples(max(1, samples_in(self.data.largest) - 1))
-        return self._replace(data=self.data.sampled(count, seed))._weighed()
+        self.refuse_dependent_samples()
+        return self.on_samples(np.sort(np.random.default_rng(seed).permutation(self.data.samples)[:count]))
+
+    def on_samples(self, places: np.ndarray) -> Self:
+        """This problem on the samples at these places, ascending, which `refuse_dependent_samples` allows."""
+        return self._replace(data=self.data.on_samples(places))._weighed()
 
     def micro_batched(self, size: int) -> Self:
         """This problem in micro-batches of at most ``size`` samples, which give equal losses.
@@ -346,10 +350,12 @@ class Problem(Evaluation):
         return self._replace(data=self._cut(size))
 
     def _cut(self, size: int) -> Data:
-        self._refuse_dependent_samples(size)
+        self.refuse_dependent_samples(size)
         return self.data.cut(size)
 
-    def _refuse_dependent_samples(self, size: int) -> None:
+    def refuse_dependent_samples(self, size: int | None = None) -> None:
+        """Refuse batches that can't be split into ``size`` samples, by default one fewer; see `micro_batched`."""
+        size = size or max(1, samples_in(self.data.largest) - 1)
         refuse_dependent_samples(self.objective, self.point, self.data, size)
 
     def distributed_over(self, processes: Processes) -> Self:
@@ -365,7 +371,7 @@ class Problem(Evaluation):
             return self
         other = self._replace(data=self.data.shared(processes))
         if processes.size > 1:
-            self._refuse_dependent_samples(max(1, samples_in(self.data.largest) // processes.size))
+            self.refuse_dependent_samples(max(1, samples_in(self.data.largest) // processes.size))
         return other
 
     def local_shard(self) -> Self:

@@ -27,8 +27,9 @@ def without_addresses(text: str) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun: ``1 eigenvalue``, ``1,224 eigenvalues``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """A number with its noun: ``1 eigenvalue``, ``1,224 eigenvalues``, ``2 batches``."""
+    ending = "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}"
 
 
 def amount(size: float) -> str:

@@ -62,10 +62,11 @@ def test_every_matrix_is_documented(name):
 
 def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
     """A setting without an option is decided when a measurement is resolved, or by the command itself."""
-    resolved = {"matrix", "digests", "terms", "leading", "alpha"}
+    resolved = {"matrix", "digests", "terms", "leading"}
     names = {each.name for each in options.parameters()}
     for measurement in BUILT_IN:
-        assert set(measurement.setting_names()) <= names | resolved, measurement
+        of_flag = {measurement.flag.sets} if measurement.flag is not None else set()
+        assert set(measurement.setting_names()) <= names | resolved | of_flag, measurement
 
 
 def test_defaults_of_the_command_are_those_of_the_measurements():
