@@ -84,7 +84,7 @@ class SymmetricOperator(ABC):
         """
         if self.in_float64:
             return self
-        raise NoFloat64Error("the operator knows its products in float32 alone")
+        raise NoFloat64Error("the operator has products in float32 alone")
 
     @abstractmethod
     def _product(self, vectors: Tensor) -> Tensor:

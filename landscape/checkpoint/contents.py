@@ -71,7 +71,9 @@ def _load_safely(path: Path, file: IO[bytes], kind: Kind) -> tuple[object, tuple
     with torch.serialization.safe_globals(known):
         content = torch.load(file, map_location="cpu", weights_only=True)
     left = left_out(names)
-    return content, (f"left out what else is in it, as reading it would run code: {listed(left)}",) if left else ()
+    return content, (
+        f"left out other entries of the file, because reading them would run code: {listed(left)}",
+    ) if left else ()
 
 
 def load_safetensors(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

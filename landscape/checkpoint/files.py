@@ -37,7 +37,9 @@ def shards_in(folder: Path, index: Path) -> list[Path]:
     """
     try:
         if index.stat().st_size > _LARGEST_INDEX:
-            raise InputError(f"{index}: has {index.stat().st_size:,} bytes, which is no index")
+            raise InputError(
+                f"{index}: has {index.stat().st_size:,} bytes, too many for an index; save the model again"
+            )
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(

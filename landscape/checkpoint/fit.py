@@ -76,8 +76,8 @@ class _Renaming:
         return {name: self.added + name.removeprefix(self.removed) for name in names}
 
     def note(self) -> tuple[str, ...]:
-        removed = f"removed the prefix {self.removed!r} from its names" if self.removed else ""
-        added = f"added the prefix {self.added!r} to its names" if self.added else ""
+        removed = f"removed the prefix {self.removed!r} from the names of the weights" if self.removed else ""
+        added = f"added the prefix {self.added!r} to the names of the weights" if self.added else ""
         return tuple(note for note in (removed, added) if note)
 
 
@@ -124,7 +124,7 @@ def _check_kinds(fitted: Mapping[str, Tensor], expected: Mapping[str, Tensor], w
     ]
     if wrong:
         raise InputError(
-            f"{where}: {len(wrong)} kinds of number differ: {listed(wrong)}; "
+            f"{where}: {len(wrong)} dtypes differ: {listed(wrong)}; "
             "give a checkpoint of the same model that is not quantised"
         )
 
@@ -188,7 +188,9 @@ def _check_finite(fitted: Mapping[str, Tensor], parameters: Mapping[str, Tensor]
     counts = {name: _bad_entries(value, infinite=name in parameters) for name, value in fitted.items()}
     wrong = [f"{name} ({count} of {fitted[name].numel()} entries)" for name, count in counts.items() if count]
     if wrong:
-        raise InputError(f"{where}: NaN or infinite: {listed(wrong)}; take a checkpoint from before training diverged")
+        raise InputError(
+            f"{where}: NaN or infinite values in {listed(wrong)}; take a checkpoint from before training diverged"
+        )
 
 
 def _bad_entries(tensor: Tensor, infinite: bool) -> int:

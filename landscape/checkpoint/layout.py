@@ -121,7 +121,7 @@ def stripped(layout: Layout, path: Path, prefix: str) -> Layout:
             f"{listed(layout.state, 6)}"
         )
     left = len(layout.state) - len(state)
-    notes = (f"left aside {counted(left, 'tensor')} whose names don't begin with {prefix!r}",) if left else ()
+    notes = (f"left out {counted(left, 'tensor')} whose names don't begin with {prefix!r}",) if left else ()
     return replace(layout, state=state, notes=layout.notes + notes)
 
 
@@ -152,7 +152,7 @@ def _under(content: object, keys: str, path: Path, option: str) -> object:
 
 def _found(content: object, path: Path, weights: str | None) -> Layout:
     if weights is not None:
-        state, notes = _weights(_tensors_under(content, weights, path), path, f"what is under {weights!r}")
+        state, notes = _weights(_tensors_under(content, weights, path), path, f"the value under {weights!r}")
         whole: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
         step, step_notes = _step(whole)
         return Layout(state, f"dict[{weights!r}]", step, optimizer=optimizer_in(whole), notes=notes + step_notes)
@@ -175,7 +175,7 @@ def _found(content: object, path: Path, weights: str | None) -> Layout:
 def _tensors_under(content: object, weights: str, path: Path) -> nn.Module | Mapping[Any, Any]:
     value = _under(content, weights, path, "--weights")
     if not isinstance(value, nn.Module | Mapping):
-        raise InputError(f"{path}: under {weights!r} is a {type(value).__name__}, no state dict (--weights)")
+        raise InputError(f"{path}: under {weights!r} is a {type(value).__name__}, not a state dict (--weights)")
     return value
 
 
@@ -190,7 +190,7 @@ def _own(content: Mapping[str, Any], path: Path) -> Layout:
     if wrong:
         raise InputError(f"{path}: its {listed(wrong)} is missing or of the wrong type; write it with save_checkpoint")
     if abs(content["step"] or 0) > _MOST_STEPS:
-        raise InputError(f"{path}: its step is beyond what a record holds; write it with save_checkpoint")
+        raise InputError(f"{path}: its step is too large for a record; write it with save_checkpoint")
     if not all(isinstance(each, int | float) for each in content["metrics"].values()):
         raise InputError(f"{path}: its metrics are not all numbers; write it with save_checkpoint")
     _check_plain(content["arguments"], path)
@@ -206,7 +206,7 @@ def _check_plain(arguments: Mapping[Any, Any], path: Path) -> None:
         count += len(level)
         if wrong := [each for each in level if not isinstance(each, _PLAIN)]:
             raise InputError(
-                f"{path}: its arguments have a {type(wrong[0]).__name__} in them, which is no plain value; "
+                f"{path}: its arguments have a {type(wrong[0]).__name__} in them, which is not a plain value; "
                 "write it with save_checkpoint"
             )
         level = list(islice((item for each in level for item in _items(each)), _MOST_VALUES + 1))
@@ -230,7 +230,7 @@ def _training_dict(content: Mapping[str, Any], candidates: list[str], path: Path
     state, notes = _weights(content[taken], path, f"the dict under {taken!r}")
     if others:
         more = listed(map(repr, others))
-        notes += (f"took the weights under {taken!r}, though there are some under {more} too (--weights)",)
+        notes += (f"took the weights under {taken!r}; there are others under {more} (--weights chooses)",)
     step, step_notes = _step(content)
     return Layout(
         state,
@@ -263,11 +263,14 @@ def _weights(
     if not state:
         raise InputError(f"{path}: {where} is empty, so there are no weights in it; save model.state_dict()")
     _check_dense(state, path)
-    notes: tuple[str, ...] = (f"left aside the extra state of modules: {listed(extra)}",) if extra else ()
+    notes: tuple[str, ...] = (f"left out the extra state of modules: {listed(extra)}",) if extra else ()
     if averages is not None:
         notes += (f"is an average over {int(averages)} models (AveragedModel)",)
     if eighths := [key for key, value in state.items() if value.is_floating_point() and value.dtype.itemsize == 1]:
-        notes += (f"made float32 of {counted(len(eighths), 'tensor')} of {state[eighths[0]].dtype}, as they are",)
+        notes += (
+            f"converted {counted(len(eighths), 'tensor')} of {state[eighths[0]].dtype} to float32, without any "
+            "scale factor",
+        )
     return {key: value.detach().float() if key in eighths else value.detach() for key, value in state.items()}, notes
 
 
@@ -293,9 +296,9 @@ def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
 def _step(content: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
     for key in STEP_KEYS:
         if (step := as_step(content.get(key))) is not None:
-            return step, (f"step {step} is its {key!r}",)
+            return step, (f"step {step} is the file's {key!r}",)
     if "epoch" in content:
-        return None, ("the step is unknown: there is an 'epoch', but an epoch is no number of steps",)
+        return None, ("the step is unknown: there is an 'epoch', but an epoch is not a number of steps",)
     return None, ()
 
 
@@ -340,7 +343,8 @@ def _nothing_found(content: Mapping[Any, Any], path: Path) -> str:
         return f"{path}: holds an empty dict, so there are no weights in it; save model.state_dict()"
     keys = listed(map(_shown, content), 6)
     if deeper := _deeper(content):
-        return f"{path}: its weights lie deeper than usual: name them by --weights {' or '.join(map(one_line, deeper))}"
+        names = " or ".join(map(one_line, deeper))
+        return f"{path}: its weights are under unusual keys: name the weights by --weights {names}"
     return (
         f"{path}: no tensors found, neither at the top nor under {listed(map(repr, WEIGHT_KEYS), 3)} usual keys; "
         f"its keys are {keys}; save model.state_dict()"

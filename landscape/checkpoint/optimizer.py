@@ -58,7 +58,7 @@ def decayed(optimizer: Mapping[str, Any], model: nn.Module) -> tuple[str, ...]:
     """
     groups = [entry.group.get("weight_decay", 0) for group in _entries(optimizer) for entry in group[:1]]
     if bad := [each for each in groups if not isinstance(each, int | float)]:
-        raise InputError(f"the optimiser's weight_decay is {bad[0]!r}, no number")
+        raise InputError(f"the optimiser's weight_decay is {bad[0]!r}, not a number")
     if not any(each > 0 for each in groups):
         return ()
     entries = entries_by_name(optimizer, model)
@@ -105,14 +105,14 @@ def _by_name(groups: Sequence[Sequence[Entry]], model: nn.Module) -> dict[str, E
     if parameters is None:
         raise InputError(
             f"the optimiser has {len(entries)} parameters, the model {len(everything)}, {len(candidates[1])} of them "
-            "trainable, and no names tell them apart; make the optimiser of model.named_parameters()"
+            "trainable, and no names match them; make the optimiser of model.named_parameters()"
         )
     orders = _orders([[*group] for group in groups], [p.shape for p in parameters.values()])
     if len(orders) != 1:
         how = "in no way" if not orders else "in more than one way"
         raise InputError(
-            f"the optimiser's parameters, in {len(groups)} groups, fit the shapes of the model's {how}, so it can't be "
-            "told which is which; make the optimiser of model.named_parameters()"
+            f"the optimiser's parameters, in {len(groups)} groups, fit the shapes of the model's {how}, so they can't "
+            "be matched; make the optimiser of model.named_parameters()"
         )
     return dict(zip(parameters, orders[0], strict=True))
 

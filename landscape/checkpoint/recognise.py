@@ -23,7 +23,11 @@ _WRONG_BEGINNINGS = (
     (b"<html", "is a web page, not a checkpoint; download it again, with its direct address or after logging in"),
     (b"\x89hdf\r\n", "is an HDF5 file, not a checkpoint; give the file with the model's weights"),
     (b"\x1f\x8b", "is compressed with gzip; unpack it first"),
-    (b"gguf", "is a quantised model of llama.cpp (GGUF), whose weights have no gradients; give the model before that"),
+    (
+        b"gguf",
+        "is a quantised model of llama.cpp (GGUF), whose weights have no gradients; give the model from before "
+        "the quantisation",
+    ),
     (b"\x93numpy", "is a NumPy array, not a checkpoint; save model.state_dict() with torch.save"),
 )
 
@@ -92,7 +96,7 @@ def _check_zip(path: Path) -> Kind:
             "size; save model.state_dict() with torch.save, which packs nothing"
         )
     if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{path}: is a zip archive that has one name twice, as torch.save writes none; {_AGAIN}")
+        raise InputError(f"{path}: is a zip archive with one name twice, which torch.save never writes; {_AGAIN}")
     if any(name.endswith("/constants.pkl") for name in names):
         raise InputError(
             f"{path}: is a TorchScript archive, whose compiled code cannot be differentiated as a model's; "

@@ -123,4 +123,4 @@ def _refuse_call(function: _Slot, arguments: _Slot) -> None:
         if items is None or (items and items[-1].text not in _CODECS) or any(each.text is None for each in items):
             raise InputError(f"calls {function.text.replace(' ', '.')} with something other than latin-1 text")
     elif any(each.text in _OF_TEXT for each in items or ()):
-        raise InputError("hands a function on to another, to be called there")
+        raise InputError("hands a function to another function, which could call it")

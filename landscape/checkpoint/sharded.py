@@ -102,7 +102,7 @@ class Sharded:
             raise
         except Exception as error:
             raise self._damaged(error) from error
-        note = f"left out what else is in it, as reading it would run code: {listed(left)}"
+        note = f"left out other entries of the checkpoint, because reading them would run code: {listed(left)}"
         return content, (note,) if left else ()
 
     def _damaged(self, error: Exception) -> InputError:
@@ -111,7 +111,7 @@ class Sharded:
     def _described(self) -> Any:
         file = self.path / _METADATA
         if file.stat().st_size > _LARGEST:
-            raise InputError(f"{file}: has {file.stat().st_size:,} bytes, which describes no tensors; {_AGAIN}")
+            raise InputError(f"{file}: has {file.stat().st_size:,} bytes, too many for a list of tensors; {_AGAIN}")
         content = file.read_bytes()
         try:
             refuse_bombs(io.BytesIO(content))
@@ -137,7 +137,7 @@ class Sharded:
             for dimension, (offset, length) in enumerate(zip(chunk.offsets, chunk.sizes, strict=True)):
                 place = place.narrow(dimension, offset, length)
             if piece.shape != place.shape:
-                raise ValueError(f"a piece of {name} has another shape than it should")
+                raise ValueError(f"a piece of {name} has the wrong shape")
             place.copy_(piece)
             covered += piece.numel()
         if covered != whole.numel():
@@ -148,7 +148,10 @@ class Sharded:
         """One piece of a tensor, or an object that isn't a tensor."""
         place = self._places[name, offset]
         if vars(place).get("transform_descriptors"):
-            raise InputError(f"{self.path}: has its pieces packed, which aren't read; save it without extensions")
+            raise InputError(
+                f"{self.path}: has packed pieces, which landscape-probe doesn't read; save the "
+                "checkpoint without extensions"
+            )
         with (self.path / place.relative_path).open("rb") as file:
             file.seek(place.offset)
             content = file.read(place.length)

@@ -49,8 +49,11 @@ class ProductCheck:
     def faults(self) -> tuple[str, ...]:
         """A sentence for each check that fails."""
         exact = {name: getattr(self, name) for name in ("repeatability", "linearity", "symmetry")}
-        failures = [f"{name} is off by {value:.1e}, rounding by {self.rounding:.1e}" for name, value in exact.items()
-                    if not value <= self.rounding]  # fmt: skip
+        failures = [
+            f"{name} is off by {value:.1e}, and rounding explains {self.rounding:.1e}"
+            for name, value in exact.items()
+            if not value <= self.rounding
+        ]
         if self.differences is not None and not self.differences <= self.allowed:
             failures.append(
                 f"products differ from differences of the gradient by {self.differences:.1e}, whose own error is "

@@ -70,7 +70,7 @@ def _table(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a TOML file of options") from error
     except ValueError as error:  # no TOML, or no text
-        raise InputError(f"{path}: is no TOML file of options ({error})") from error
+        raise InputError(f"{path}: is not a TOML file of options ({error}); correct the file") from error
 
 
 def _names(key: str, path: Path) -> list[str]:
@@ -80,8 +80,8 @@ def _names(key: str, path: Path) -> list[str]:
     name = key.replace("_", "-")
     if name not in known:
         near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}?" if near else "landscape-probe --help has the options"
-        raise InputError(f"{path}: {key!r} is no option; {hint}")
+        hint = f"did you mean {near[0]}?" if near else "landscape-probe --help lists the options"
+        raise InputError(f"{path}: {key!r} is not an option; {hint}")
     return known[name]
 
 
@@ -102,7 +102,5 @@ def _arguments(names: list[str], value: Any, where: str) -> list[str]:
     if isinstance(value, list):
         return [argument for each in value for argument in _arguments(names, each, where)]
     if not isinstance(value, str | int | float):
-        raise InputError(
-            f"{where} is a {type(value).__name__}; an option takes a text, a number, true, false or a list"
-        )
+        raise InputError(f"{where} is a {type(value).__name__}; an option takes text, a number, true, false or a list")
     return [option, str(value)]

@@ -20,13 +20,13 @@ from landscape.reporting.deprecation import APPENDED
 RENAMED = {"--tol-trace": "--tol-estimate"}
 SUPERFLUOUS = {"--append": APPENDED}
 MEASUREMENTS = Group("Measurements", sort_key=1)
-MATRIX = Group("Which matrix they are of", sort_key=2)
+MATRIX = Group("Matrix to measure", sort_key=2)
 SETTINGS = Group("Settings of measurements", sort_key=3)
 PROBLEM = Group("Problem", sort_key=4)
 OUTPUT = Group("Output", sort_key=5)
 
 
-Checkpoints = Annotated[Path, Parameter(help="Checkpoints of one run, in any order with the options.")]
+Checkpoints = Annotated[Path, Parameter(help="Checkpoints of one run, before or after the options.")]
 
 
 def _option(
@@ -77,52 +77,52 @@ def parameters() -> list[inspect.Parameter]:
     text, whole, number, path = str | None, Whole | None, float | None, Path | None
     return [
         *_measurements(),
-        _option(MEASUREMENTS, "crosscheck", Literal["pyhessian"] | None, None, "Compare with a peer."),
+        _option(MEASUREMENTS, "crosscheck", Literal["pyhessian"] | None, None, "Compare with another tool."),
         _option(MATRIX, "kind", Literal[tuple(kinds())], "hessian", "", ["--matrix"]),
-        _option(MATRIX, "fisher_unit", Literal["term", "sequence"], "term", "Unit of a score."),
-        _option(MATRIX, "fisher_samples", Whole, 1, "Labels that fisher-mc draws for a term."),
-        _option(MATRIX, "precondition", text, None, "adam (the checkpoint's), or a file with a diagonal."),
-        _option(MATRIX, "params", list[str] | None, None, "Vary only parameters of these names (globs)."),
+        _option(MATRIX, "fisher_unit", Literal["term", "sequence"], "term", "One Fisher score for each of these."),
+        _option(MATRIX, "fisher_samples", Whole, 1, "Labels drawn for each term by fisher-mc."),
+        _option(MATRIX, "precondition", text, None, "Preconditioner: adam, or a file with its diagonal."),
+        _option(MATRIX, "params", list[str] | None, None, "Vary only parameters with these names (globs)."),
         _option(SETTINGS, "k", Whole, 10, "Number of eigenpairs, or of outliers.", ["-k"]),
         _option(SETTINGS, "which", Literal["LM", "LA", "SA", "BE"], "LM",
                 "Largest |l|, largest (sharpness), smallest, both ends."),
-        _option(SETTINGS, "tol", float, 1e-3, "Relative residual to reach."),
-        _option(SETTINGS, "tol_value", number, None, "Relative accuracy to certify eigenvalues to, instead."),
-        _option(SETTINGS, "tol_estimate", number, None, "Relative error to reach by probes (95 %)."),
-        _option(SETTINGS, "probes", whole, None, "Number of random probes.  [default: by the error]"),
+        _option(SETTINGS, "tol", float, 1e-3, "Goal for relative residuals."),
+        _option(SETTINGS, "tol_value", number, None, "Goal for certified relative errors of eigenvalues."),
+        _option(SETTINGS, "tol_estimate", number, None, "Goal for relative errors of random probes (95 %)."),
+        _option(SETTINGS, "probes", whole, None, "Number of probes.  [default: by the measurement]"),
         _option(SETTINGS, "steps", Whole, 100, "Lanczos steps for each probe."),
         _option(SETTINGS, "max_products", whole, None, "Stop after about this many products."),
         _option(SETTINGS, "eigenvectors", bool | None, None, "Store eigenvectors.  [default: if below 1 GB]"),
-        _option(SETTINGS, "loop_module", text, None, "Name of the looped module.  [default: found]"),
+        _option(SETTINGS, "loop_module", text, None, "Name of the looped module.  [default: detected]"),
         _option(SETTINGS, "directions", list[str] | None, None,
                 "filter layer gaussian top bottom gradient pca, a file", ["--direction"]),
-        _option(SETTINGS, "points", whole, None, "Points on an axis.  [default: 51, 25 x 25, 41]"),
-        _option(SETTINGS, "reach", number, None, "Length of half an axis.  [default: by the loss]"),
-        _option(SETTINGS, "group_by", text, None, "Group samples by this.  [default: by the data]"),
+        _option(SETTINGS, "points", whole, None, "Points per axis.  [default: 51, plane 25, valley 41]"),
+        _option(SETTINGS, "reach", number, None, "Half the length of an axis.  [default: from the loss]"),
+        _option(SETTINGS, "group_by", text, None, "Annotation that groups samples.  [default: the first]"),
         _option(SETTINGS, "subset", whole, None, "Number of samples for slices.  [default: all]"),
         _option(SETTINGS, "buffers", Literal["interpolate", "keep", "re-estimate"], "interpolate",
                 "Buffers of slices: interpolate, keep, re-estimate.", show_choices=False,
                 show_default=False),
-        _option(SETTINGS, "adaptive", number, None, "Error of a plane by its range, for fewer points."),
-        _option(SETTINGS, "at", list[Whole] | None, None, "Slices and valleys only at this step (-1: last)."),
+        _option(SETTINGS, "adaptive", number, None, "Interpolate a plane to this error (share of range)."),
+        _option(SETTINGS, "at", list[Whole] | None, None, "Steps that get slices and valleys (-1: the last)."),
         _option(SETTINGS, "seed", Whole, 0, "Seed of all random numbers."),
-        _option(PROBLEM, "problem", text, None, "file.py:name, package.module:name, or a project's."),
+        _option(PROBLEM, "problem", text, None, "Factory: file.py:name, package.module:name or name."),
         _option(PROBLEM, "project", path, None, "Folder of the pyproject.toml that names problems."),
         _option(PROBLEM, "data", path, None, "Data for a checkpoint that brings its model."),
-        _option(PROBLEM, "loss", Literal["cross-entropy", "mse", "bce"] | None, None, "Its loss."),
-        _option(PROBLEM, "length", whole, None, "Tokens of a sequence.  [default: 128]"),
+        _option(PROBLEM, "loss", Literal["cross-entropy", "mse", "bce"] | None, None, "Loss for --data."),
+        _option(PROBLEM, "length", whole, None, "Number of tokens in a sequence.  [default: 128]"),
         _option(PROBLEM, "weight_decay", number, None, "Add W/2 |theta|^2 to the loss, with this W."),
-        _option(PROBLEM, "weights", text, None, "Key of the weights in the file: ema, a.b."),
-        _option(PROBLEM, "strip_prefix", text, None, "Keep the names with this prefix, and cut it."),
-        _option(PROBLEM, "step_from", text, None, "Source of the step: name, epoch, keys."),
+        _option(PROBLEM, "weights", text, None, "Key of the weights in the file, such as ema or a.b."),
+        _option(PROBLEM, "strip_prefix", text, None, "Keep weights with this prefix, and cut the prefix."),
+        _option(PROBLEM, "step_from", text, None, "Take the step from: name, epoch or other keys."),
         _option(PROBLEM, "device", str, "auto", "Device: auto, cpu, cuda or cuda:N."),
         _option(PROBLEM, "dtype", Literal["float32", "float64"] | None, None, "Precision."),
-        _option(PROBLEM, "batch_size", whole, None, "Most samples to evaluate at a time."),
+        _option(PROBLEM, "batch_size", whole, None, "Largest number of samples to evaluate at a time."),
         _option(PROBLEM, "compile_products", Literal["auto", "on", "off"], "auto",
                 "Compile products: auto, on or off.  [default: auto]", ["--compile"], show_choices=False,
                 show_default=False),
-        _option(PROBLEM, "memory", text, None, "Memory beyond model and data, such as 8GB."),
-        _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files you trust that run code."),
+        _option(PROBLEM, "memory", text, None, "Memory allowed beyond model and data, such as 8GB."),
+        _option(PROBLEM, "allow_code_execution", bool, False, "Unpickle files that can run code, if you trust them."),
         _option(OUTPUT, "out", path, None, "The record.  [default: CHECKPOINT.landscape.h5]", ["-o", "--out"]),
         _option(OUTPUT, "overwrite", bool, False, "Measure anew, and replace the record."),
         _option(OUTPUT, "plan", bool, False, "Print products, memory and time, and measure nothing."),

@@ -26,7 +26,7 @@ FORMS = ("pdf", "svg", "png")
 HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
 
 EPILOGUE = """Examples:
-  landscape-plot looped.landscape.h5                       # all that it has
+  landscape-plot looped.landscape.h5                       # all its figures
   landscape-plot looped.landscape.h5 --figure summary      # one page
   landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
 """
@@ -46,9 +46,9 @@ Form = Annotated[
     Parameter(name="--format", help="Kind of file.  [default: by the name of the file, else pdf]"),
 ]
 Style = Annotated[Literal["paper", "talk", "notebook"], Parameter(help="Size of the letters.")]
-Width = Annotated[str | None, Parameter(help="column, text, or inches.  [default: by the figure]")]
+Width = Annotated[str | None, Parameter(help="Width: column, text or inches.  [default: by the figure]")]
 Kind = Annotated[Literal["contour", "filled", "surface"], Parameter(help="How a plane is drawn.")]
-Scale = Annotated[Literal["linear", "log"], Parameter(help="Axis of a plane's loss.")]
+Scale = Annotated[Literal["linear", "log"], Parameter(help="Scale of a plane's loss.")]
 Step = Annotated[Whole | None, Parameter(help="Training step of the checkpoint.  [default: the last]")]
 Matrices = Annotated[
     list[str] | None,
@@ -59,7 +59,7 @@ Matrices = Annotated[
     ),
 ]
 Labels = Annotated[
-    list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each.", negative="")
+    list[str] | None, Parameter(name="--label", help="A record's name in legends; one for each record.", negative="")
 ]
 Debug = Annotated[bool, Parameter(help="Show the traceback of an error.", negative="", show_default=False)]
 
@@ -87,7 +87,7 @@ def plot(
     if not records:
         raise InputError("no record given; name at least one file (see --help)")
     if label and len(label) != len(records):
-        raise InputError(f"{len(records)} records have {len(records)} labels, and {len(label)} are given")
+        raise InputError(f"--label: {len(records)} records need {len(records)} labels, and {len(label)} are given")
     alone, ending = _form(out, form)
     names: Sequence[str | None] = label or [None] * len(records)
     shown = distinguished(
@@ -104,7 +104,9 @@ def plot(
         warnings.simplefilter("ignore", DeprecationWarning)  # of one library to another, and nothing to the reader
         drawn = _drawn(figures, shown, look)
         if alone and len(drawn) > 1:
-            raise InputError(f"{out} is one file, and there are {len(drawn)} figures: name one (--figure), or a folder")
+            raise InputError(
+                f"{out} is one file, and there are {len(drawn)} figures: name one figure (--figure), or a folder (-o)"
+            )
         contents = {
             out if alone else out / f"{stem}-{name}.{ending}": rendered(figure, ending, shown)
             for name, figure in drawn.items()
@@ -124,7 +126,7 @@ def _form(out: Path, form: str | None) -> tuple[bool, str]:
     if ending not in FORMS or out.is_dir():
         return False, form or "pdf"
     if form not in (None, ending):
-        raise InputError(f"{out} is a {ending}, and --format is {form}: leave one of them out")
+        raise InputError(f"{out} ends in .{ending}, and --format is {form}: leave out --format, or change the ending")
     return True, ending
 
 
@@ -143,7 +145,7 @@ def _drawn(asked: Sequence[str] | None, shown: Sequence[RecordView], look: Figur
     if not found:
         raise next(iter(reasons.values()))
     for name, reason in reasons.items():
-        print(f"landscape-plot: without {name}: {one_line(reason)}", file=sys.stderr)
+        print(f"landscape-plot: left out {name}: {one_line(reason)}", file=sys.stderr)
     return found
 
 
@@ -157,8 +159,8 @@ def _draw(name: str, shown: Sequence[RecordView], look: FigureStyle) -> Figure:
     except Exception as error:  # a record can have anything where numbers belong
         records = ", ".join(record.label for record in shown)
         raise InputError(
-            f"{name} can't be drawn of {records} ({cause(error)}): it isn't as landscape-probe wrote it, or this is an "
-            "error of landscape-plot (--debug shows where)"
+            f"{name} can't be drawn from {records} ({cause(error)}): the record isn't as landscape-probe wrote it, or "
+            "landscape-plot has an error (--debug shows where)"
         ) from error
 
 
@@ -173,7 +175,7 @@ def _inches(width: str | None) -> float | None:
     except ValueError:
         inches = 0.0
     if not 1 <= inches <= 40:
-        raise InputError(f"a width is {', '.join(WIDTHS)} or 1 to 40 inches, not {width}")
+        raise InputError(f"--width must be {', '.join(WIDTHS)} or 1 to 40 inches, not {width}")
     return inches
 
 

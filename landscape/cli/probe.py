@@ -57,7 +57,7 @@ def probe(*checkpoints: options.Checkpoints, **given: Any) -> int:
     from landscape.checks.pyhessian import check_arguments
 
     if given["group_by"] is not None and len(checkpoints) == 1:
-        raise InputError("--group-by is of how a run learns: name at least 2 of its checkpoints")
+        raise InputError("--group-by groups the samples of a run: name at least 2 checkpoints of the run")
     matrix = Matrix(given["kind"], given["fisher_unit"], given["fisher_samples"], given["seed"], given["precondition"])
     chosen = given | {
         "checkpoints": checkpoints, "matrix": matrix, "directions": tuple(given["directions"] or ())
@@ -94,7 +94,7 @@ def _plan(
     from landscape.measurements.plan import plan
 
     if rank_of_process() is not None:
-        raise InputError("--plan is the work of one process: start it without torchrun")
+        raise InputError("--plan runs in one process: start it without torchrun")
     planned = plan(checkpoints, measurements, source=source, at=tuple(given["at"] or ()))
     with printing():
         (print_plan_json if given["as_json"] else print_plan)(planned)
@@ -149,9 +149,9 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
     from landscape.record import join_records
 
     if rank_of_process() is not None:
-        raise InputError("--merge is the work of one process: start it without torchrun")
+        raise InputError("--merge runs in one process: start it without torchrun")
     if out is None:
-        raise InputError("--merge makes a record of several: name it with -o")
+        raise InputError("--merge makes one record of several: name the new record with -o")
     lost: list[str] = []
     path = join_records(records, out, overwrite=overwrite, on_loss=lost.append)
     with printing():
@@ -159,7 +159,7 @@ def _merge(records: Sequence[Path], out: Path | None, overwrite: bool) -> int:
             print(f"LOST: {line}")
         print(f"Record: {path} ({'unfinished, ' if lost else ''}of {counted(len(records), 'record')})")
         if lost:
-            print(f"What was lost is measured again by the command that measured it, with -o {out}")
+            print(f"To measure the lost rows again, run the command that measured them, with -o {out}")
     return EXIT_NOT_CONVERGED if lost else EXIT_DONE
 
 
@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(given: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
     """The command line, for the record, once nothing in it is idle; ``-k`` alone asks for eigenpairs."""
     if "--hessian" in arguments and given.get("kind", "hessian") != "hessian":
-        raise InputError(f"--hessian is of the Hessian: with --matrix {given['kind']} ask for --eigenpairs")
+        raise InputError(f"--hessian means the Hessian: with --matrix {given['kind']} use --eigenpairs")
     if "k" in given and not _asked(given).intersection(options.measurements()):
         given["eigenpairs"] = True
     _refuse_idle(given)
@@ -226,7 +226,7 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
         raise InputError(f"--merge joins records and measures nothing: leave out {name(more[0])}")
     if given.get("self_check") and not given.get("checkpoints") and (more := sorted(given.keys() - _OF_A_MACHINE)):
         raise InputError(
-            f"--self-check without a checkpoint is of this machine: name one, or leave out {name(more[0])}"
+            f"--self-check without a checkpoint checks this machine: name a checkpoint, or leave out {name(more[0])}"
         )
     asked, measurements = _asked(given), registered(_asked(given))
     idle: dict[str, list[str]] = {}
@@ -237,16 +237,14 @@ def _refuse_idle(given: Mapping[str, Any]) -> None:
     if idle:
         ordered = [setting for setting in (each.name for each in options.parameters()) if setting in idle]
         wanted = " or ".join(map(name, idle[ordered[0]]))
-        raise InputError(f"nothing is asked for that has {' and '.join(map(name, ordered))}: add {wanted}")
+        raise InputError(f"no requested measurement uses {' or '.join(map(name, ordered))}: add {wanted}")
     if "tol" in given and "tol_value" in given:
         raise InputError("--tol and --tol-value are two goals; give one of them")
     if "tol_estimate" in given and "probes" in given:
         raise InputError("--tol-estimate and --probes are two goals; give one of them")
     if "adaptive" in given and "2d" not in given["slices"]:
-        raise InputError("--adaptive is of planes: add --slice 2d")
+        raise InputError("--adaptive is for planes: add --slice 2d")
     for setting, parameter in (("unit", "fisher_unit"), ("samples", "fisher_samples")):
         having = [kind for kind, each in KINDS.items() if setting in each.settings]
         if parameter in given and given.get("kind") not in having:
-            raise InputError(
-                f"{name(parameter)} is a setting of some matrices alone: add --matrix {' or '.join(having)}"
-            )
+            raise InputError(f"{name(parameter)} applies only to some matrices: add --matrix {' or '.join(having)}")

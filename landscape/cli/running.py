@@ -64,7 +64,7 @@ def command_app(name: str, usage: str, text: str, epilogue: str) -> App:
         version=lambda: version("landscape-probe"),
         help_on_error=False,
     )
-    app.register_install_completion_command(name="--install-completion", help="Have the shell complete options.")
+    app.register_install_completion_command(name="--install-completion", help="Make the shell complete options.")
     return app
 
 
@@ -140,7 +140,9 @@ def run_command(
             sys.unraisablehook = lambda _: None
         if isinstance(stop, _Stopped) and rank_of_process():
             return 128 + number
-        return say(f"{_STOPS[number]}; what was finished is kept, the same command goes on from there", 128 + number)
+        return say(
+            f"{_STOPS[number]}; finished results are kept, and the same command continues from them", 128 + number
+        )
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
@@ -162,7 +164,7 @@ def printing() -> Iterator[None]:
         _discard(sys.stdout)
         if error.errno == errno.EIO:  # so is a terminal that is gone
             return
-        raise InputError(f"the output cannot be written ({error.strerror}); what was made is kept") from error
+        raise InputError(f"the output cannot be written ({error.strerror}); stored results are kept") from error
 
 
 def _discard(stream: TextIO) -> None:

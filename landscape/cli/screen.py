@@ -100,10 +100,12 @@ def print_record(result: Result, measurements: Sequence[Asked]) -> None:
     """Where the record is."""
     screen = _Screen()
     on = counted(result.threads, "thread")
-    stored = f"measured on {on}" if result.measured else "was there already, nothing measured"
+    stored = f"measured on {on}" if result.measured else "complete already, nothing measured"
     screen.line_of(f"\nRecord: {result.path} ({stored})")
     if len(measurements) == 1:
-        screen.sentence("Also to be had: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help")
+        screen.sentence(
+            "Other measurements: --hessian (top eigenvalues), --density, --trace; see landscape-probe --help"
+        )
 
 
 def print_json(result: Result, peers: Sequence[CrossCheck]) -> None:
@@ -129,7 +131,7 @@ def print_plan(plan: Plan) -> None:
         column.justify = "right"
     for each in plan.measurements:
         if each.cost is None:
-            table.add_row(each.measurement, str(each.units), "not foreseen", "", "")
+            table.add_row(each.measurement, str(each.units), "unknown", "", "")
             continue
         word = "" if each.cost.certainty == "exactly" else f"{each.cost.certainty} "
         table.add_row(
@@ -143,8 +145,9 @@ def print_plan(plan: Plan) -> None:
     screen.table(table)
     total = sum(each.units * each.seconds for each in plan.measurements if each.cost is not None)
     screen.sentence(
-        f"Planned: {duration(total)} for what can be foreseen, by the time of a loss and of a product on this machine; "
-        f"{amount(plan.memory)} of memory beyond model and data. Nothing was measured or written."
+        f"Planned: {duration(total)} for the measurements with a known cost, from the time of one loss and one "
+        f"product on this machine; {amount(plan.memory)} of memory beyond model and data. Nothing was measured or "
+        "written."
     )
 
 
@@ -174,7 +177,11 @@ def print_compared(compared: Sequence[Compared]) -> None:
     screen = _Screen()
     screen.table(table)
     wrong = sum(not each.right for each in compared)
-    screen.line_of(f"{wrong} of {len(compared)} are WRONG on this machine" if wrong else "all as in closed form")
+    screen.line_of(
+        f"{wrong} of {len(compared)} results are WRONG on this machine"
+        if wrong
+        else "all results agree with their closed forms"
+    )
 
 
 def _numbers(row: xr.Dataset) -> dict[str, Any]:
@@ -193,7 +200,9 @@ def _without_nan(value: Any) -> Any:
 
 
 def _crosscheck_table(row: xr.Dataset, peer: CrossCheck) -> Table:
-    table = Table("#", "eigenvalue", "residual", "PyHessian", "residual", title="Against PyHessian at its defaults")
+    table = Table(
+        "#", "eigenvalue", "residual", "PyHessian", "residual", title="Comparison with PyHessian at its defaults"
+    )
     for column in table.columns:
         column.justify = "right"
     ours = zip(row.eigenvalues.values, row.residuals.values, strict=True)

@@ -52,7 +52,7 @@ class DifferenceHessian(SymmetricOperator):
                 f"differences of the gradient don't agree with each other (by {self.error:.1g} of their size at the "
                 "best of six steps): the loss has kinks or noise at this scale, or no curvature; try --dtype float64"
             )
-        note = f"off by some {self.error:.1e} of a product"
+        note = f"off by about {self.error:.1e} of a product"
         self.route = Route("differences", 0, 0).inexact(note, problem.compile_products)
         if problem.memory is not None:
             self.memory = problem.memory - OVERHEAD - 6 * problem.vector.nbytes

@@ -164,7 +164,8 @@ class Gaussian(Likelihood):
     def weights(self, output: Tensor, target: Tensor) -> Tensor:
         if output.shape != target.shape:
             raise InputError(
-                f"MSELoss spreads the output {tuple(output.shape)} against the target {tuple(target.shape)}, which no "
+                f"MSELoss broadcasts the output {tuple(output.shape)} against the target {tuple(target.shape)}, which "
+                "no "
                 "distribution of the target does; give them one shape"
             )
         return output.new_ones(len(output))
@@ -203,6 +204,6 @@ def likelihood_of(loss: Loss) -> Likelihood:
         return Gaussian()
     name = getattr(kind, "__name__", type(loss).__name__)
     raise InputError(
-        f"of {name} it isn't known which likelihood it is the logarithm of, so it has no Fisher matrix; use "
+        f"{name} isn't known as the logarithm of a likelihood, so it has no Fisher matrix; use "
         "--matrix ggn (GaussNewton) or fisher-empirical (EmpiricalFisher)"
     )

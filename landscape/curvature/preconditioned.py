@@ -138,7 +138,7 @@ def _denominator(name: str, shape: torch.Size, by_name: Mapping[str, Entry]) -> 
     state, group = entry.state, entry.group
     if not state:
         raise InputError(
-            f"the optimiser keeps nothing for {name} (frozen, or before its first step); restrict the parameters to "
+            f"the optimiser has no state for {name} (frozen, or before its first step); restrict the parameters to "
             "those that were trained"
         )
     moment = state.get("max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq")

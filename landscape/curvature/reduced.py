@@ -57,7 +57,7 @@ class ReducedHessian(Hessian):
         size = float(torch.linalg.vector_norm(exact))
         off = float(torch.linalg.vector_norm(self._product(direction) - exact))
         self.error = off / size if size else off
-        note = f"in bfloat16, off by some {self.error:.1e} of a product"
+        note = f"in bfloat16, off by about {self.error:.1e} of a product"
         self.route = self.route.inexact(note, problem.compile_products)
 
     @staticmethod

@@ -139,7 +139,7 @@ def _adam(settings: Mapping[str, Any]) -> Stability:
     if decay and decoupled is None:
         return _nothing("whether this is Adam or AdamW, which differ in their weight decay, isn't in the state")
     if decay and not decoupled:
-        return _nothing("Adam's weight decay is preconditioned with the gradient, so D^-1 H doesn't tell the threshold")
+        return _nothing("Adam's weight decay is preconditioned with the gradient, so D^-1 H doesn't give the threshold")
     if not eta * decay < 2:
         return _nothing("the weight decay alone is unstable at this learning rate")
     threshold = _over((1 + b) * (2 - eta * decay), eta * (1 - b))

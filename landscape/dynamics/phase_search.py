@@ -90,11 +90,10 @@ def phases(steps: np.ndarray, values: np.ndarray, *, draws: int = 200, seed: int
     steps, values = (np.asarray(each, dtype=np.float64) for each in (steps, values))
     if values.shape != steps.shape or values.ndim != 1 or len(values) < FEWEST_POINTS:
         raise InputError(
-            f"phases are told from at least {FEWEST_POINTS} steps with a value each, not {steps.shape} and "
-            f"{values.shape}"
+            f"phases need at least {FEWEST_POINTS} steps with a value each, not {steps.shape} and {values.shape}"
         )
     if not np.isfinite(values).all() or not (np.diff(steps) > 0).all():
-        raise InputError("phases are told from finite values at steps that ascend")
+        raise InputError("phases need finite values at steps that ascend")
     unit = (values - values.mean()) / (float(np.ptp(values)) or 1.0)
     fits = _fit(unit[None])
     best, gain = _best(fits)[0], float(_gains(fits)[0])

@@ -81,7 +81,9 @@ def available(shown: Sequence[RecordView]) -> list[str]:
     drawable = [name for name, page in PAGES.items() if all(page.lacking(record) is None for record in shown)]
     if drawable == ["summary"]:
         names = " and ".join(record.identity["record"] for record in shown)
-        raise InputError(f"{names}: no figure can be drawn of what is there; measure more, landscape-probe --help")
+        raise InputError(
+            f"{names}: no figure can be drawn from these measurements; measure more, see landscape-probe --help"
+        )
     return drawable
 
 
@@ -103,12 +105,12 @@ def draw(
         records = [records]
     views = [each if isinstance(each, RecordView) else RecordView.read(each) for each in records]
     if not 0 < len(views) <= len(COLOURS):
-        raise InputError(f"a figure is of 1 to {len(COLOURS)} records, which have a colour each, not of {len(views)}")
+        raise InputError(f"a figure shows 1 to {len(COLOURS)} records, a colour for each, not {len(views)}")
     page = _page(name)
     for record in views:
         if missing := page.lacking(record):
             raise InputError(
-                f"{record.identity['record']} has {missing}, which {name} is drawn from: measure it with "
+                f"{record.identity['record']} has {missing}, which the figure {name} needs: measure it with "
                 f"landscape-probe ... {page.option}"
             )
     look = look or FigureStyle()

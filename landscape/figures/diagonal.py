@@ -79,4 +79,4 @@ def _error(record: RecordView, row: xr.Dataset) -> str:
     if str(row.method.values) == "exact":
         return f"{record.label}: exact{omitted}"
     unmet = "" if row.converged else ", NOT CONVERGED"
-    return f"{record.label}: standard errors {float(row.relative_error):.2g} of the norm{unmet}{omitted}"
+    return f"{record.label}: combined standard error {float(row.relative_error):.2g} of the norm{unmet}{omitted}"

@@ -165,7 +165,7 @@ def planes(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None
                                     slices.path_caption(row) * (not surface)]))
              for text, row in parts]  # fmt: skip
     interpolated = any(map(slices.is_interpolated, rows))
-    note(panel, [*texts, "star: the checkpoint" * (not surface), "axes not to one scale" * (not to_scale),
+    note(panel, [*texts, "star: the checkpoint" * (not surface), "axes on different scales" * (not to_scale),
                  "white: not measured" * (not covered and not surface),
                  f"interpolated{' between the dots' * (not surface)}" * interpolated])  # fmt: skip
 
@@ -199,7 +199,7 @@ def heat(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> None:
         axes.set_title(record.label)
         if place % columns:
             axes.set_ylabel("")
-    panel.colorbar(image, ax=grid.tolist(), label="loss of a sample (above 99.5 %: as that)", extend="max",
+    panel.colorbar(image, ax=grid.tolist(), label="loss of a sample (cut at 99.5 %)", extend="max",
                    aspect=_aspect(rows, columns))  # fmt: skip
     note(panel, [f"{record.label}: {row.sizes['sample']} samples, {row.sizes['checkpoint']} checkpoints"
                  for record, row in zip(shown, rows, strict=True)])  # fmt: skip
@@ -230,7 +230,7 @@ def valley_map(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> 
     """Draw a map of Definition 1 for each record, and a panel on how far the verdicts restate the threshold."""
     rows = [record.row("valley", look.step) for record in shown]
     if any("eps" not in row or not row.sizes["threshold"] for row in rows):
-        raise InputError("the map of a valley needs all eigenvalues, and some above the noise: it isn't in this record")
+        raise InputError("the map of a valley needs all eigenvalues, and some above the noise (--valley --spectrum)")
     (grid,), columns = tiled(panel, len(rows) + 1, LEAST["valley"])
     for axes, record, row, colour in zip(grid, shown, rows, COLOURS, strict=False):
         valley.draw_map(axes, row)

@@ -133,7 +133,7 @@ def _of_matrix(groups: Mapping[str, xr.Dataset], matrix: str, record: str) -> di
     ending = "_" + matrix.replace("-", "_")
     renamed = {name.removesuffix(ending): group for name, group in groups.items() if name.endswith(ending)}
     if not renamed:
-        raise InputError(f"{record} has nothing of the matrix {matrix}; it has {listed(sorted(groups), 20)}")
+        raise InputError(f"{record} has no measurement of the matrix {matrix}; it has {listed(sorted(groups), 20)}")
     return renamed | {name: groups[name] for name in ("loss",) if name in groups}
 
 

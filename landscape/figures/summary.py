@@ -66,7 +66,7 @@ def draw_summary(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -
     lines = _lines(shown)
     if not lines:
         raise InputError(
-            "the records have nothing in common that a summary shows: measure more, landscape-probe --help"
+            "the records share no measurement that a summary shows: measure more, see landscape-probe --help"
         )
     heights = [_head_height(shown), *(_height(line, shown) for line in lines)]
     head, *parts = panel.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]

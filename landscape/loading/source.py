@@ -81,7 +81,7 @@ class Source:
         if self.problem is None and brings_model(path):
             if where != AS_USUAL:
                 raise InputError(
-                    f"{path}: brings its model, whose weights and step have their places: leave out --weights, "
+                    f"{path}: brings its model, whose weights and step have fixed places: leave out --weights, "
                     "--strip-prefix and --step-from"
                 )
             return read_with_model(path)
@@ -100,7 +100,7 @@ class Source:
         if any(each is not None for each in (self.data, self.loss, self.length)):
             raise InputError(
                 f"{checkpoint.path}: brings no model for --data, --loss or --length: its problem factory has its own "
-                "data and loss, so leave these out"
+                "data and loss, so leave out these options"
             )
         project = find_project() if self.project is None else _project(Path(self.project))
         return resolve(self.problem, checkpoint, project)
@@ -120,7 +120,7 @@ class Source:
             where = f"in {dtype or problem.dtype} on {self.device or problem.device}"
             raise InputError(
                 f"{factory.label}: the model can't be evaluated {where} ({cause(error)}); a tensor that is neither "
-                "parameter nor buffer stays as it was made"
+                "parameter nor buffer keeps its device and dtype"
             ) from error
         if self.weight_decay is not None:
             problem = with_weight_decay(problem, self.weight_decay, checkpoint)
@@ -228,9 +228,9 @@ def _casts(state: Mapping[str, Tensor], dtype: torch.dtype) -> list[str]:
     """A note on each stored floating-point dtype that is neither the computation's dtype nor float32."""
     types = sorted({str(each.dtype).removeprefix("torch.") for each in state.values() if each.is_floating_point()})
     computed = str(dtype).removeprefix("torch.")
-    rounded = " and rounded to it (--dtype float64 keeps them)"
+    rounded = ", which rounds them (--dtype float64 keeps them)"
     return [
-        f"weights stored in {each} are computed with in {computed}{rounded if each == 'float64' else ''}"
+        f"weights stored in {each} are used in {computed}{rounded if each == 'float64' else ''}"
         for each in types
         if each not in (computed, "float32")
     ]

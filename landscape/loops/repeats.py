@@ -57,7 +57,7 @@ def find_repeated(problem: Problem, name: str | None = None) -> Repeated:
     if len(set(counts.values())) > 1:
         listing = listed(f"{place} ({counts[module]} times)" for place, module in modules.items())
         raise InputError(
-            f"a forward pass repeats modules differently often: {listing}; choose one with --loop-module NAME"
+            f"a forward pass repeats modules a different number of times: {listing}; choose one with --loop-module NAME"
         )
     return Repeated(modules, next(iter(counts.values())))
 
@@ -98,7 +98,7 @@ class _Survey:
         if name not in self.modules:
             close = difflib.get_close_matches(name, self.modules)
             repeated = listed((place for place, module in self.modules.items() if self.repeats(module)), 12)
-            hint = f"did you mean {listed(close)}?" if close else f"repeated are {repeated or 'none'}"
+            hint = f"did you mean {listed(close)}?" if close else f"the repeated modules are {repeated or 'none'}"
             raise InputError(f"{type(self.modules['']).__name__} has no module {name!r}; {hint}")
         module = self.modules[name]
         if self.repeats(module):

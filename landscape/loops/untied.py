@@ -255,10 +255,10 @@ def _separable(problem: Problem, repeated: Repeated) -> tuple[tuple[str, ...], t
     if not kept:
         raise InputError(
             f"all trainable parameters of {listed(repeated.modules)} are also used outside its calls (tied to another "
-            "module, or read by the loss): their uses can't be told apart; a term over the parameters goes into "
+            "module, or read by the loss): their uses can't be separated; a term over the parameters goes into "
             "Problem(penalty=...)"
         )
-    return kept, (f"{listed(outside)}: also used outside the loop, so tied still and left out of its curvature",)
+    return kept, (f"{listed(outside)}: also used outside the loop, so still tied and left out of the loop's curvature",)
 
 
 def _same(reference: list[Terms], other: Problem, poisoned: bool = True) -> bool:
@@ -310,6 +310,6 @@ def _refuse_recomputation(posed: Problem, repeated: Repeated) -> None:
                 raise InputError(f"the loss can't be differentiated ({cause(error)})") from error
     if recomputed:
         raise InputError(
-            f"{listed(repeated.modules)} runs again in the backward pass (activation checkpointing?), where its passes "
-            "can't be told apart: switch that off"
+            f"{listed(repeated.modules)} runs again in the backward pass (activation checkpointing?), where its "
+            "passes can't be separated: switch off the checkpointing"
         )

@@ -22,7 +22,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"the model must be a torch.nn.Module, not {type(model).__name__}")
     if isinstance(model, torch.jit.ScriptModule):
-        raise InputError(f"{type(model).__name__} can't be given other parameters; pass the one that was scripted")
+        raise InputError(f"{type(model).__name__} can't be given other parameters; pass the model that was scripted")
     return model
 
 

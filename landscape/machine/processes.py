@@ -114,4 +114,6 @@ def _peers() -> Iterator[None]:
     except RuntimeError as error:
         if ran_out(error):
             raise
-        raise PeerError(f"the processes have lost each other ({cause(error)}): see what the others say") from error
+        raise PeerError(
+            f"the processes have lost each other ({cause(error)}): see the messages of the other processes"
+        ) from error

@@ -59,7 +59,7 @@ class Checkpoints:
         known = {each.step: each for each in self.files} | {-1: self.files[-1]}
         if unknown := [step for step in at if step not in known]:
             steps = listed(each.step for each in self.files if each.step is not None)
-            raise InputError(f"no checkpoint is of step {unknown[0]}; there are {steps or 'none with a step'}")
+            raise InputError(f"no checkpoint has the step {unknown[0]}; the steps are {steps or 'unknown'}")
         return tuple(each for each in self.files if each in [known[step] for step in at])
 
     def load(self, checkpoint: Checkpoint) -> Problem:

@@ -103,8 +103,8 @@ class Density(OfMatrix):
         if not row.undeflated:
             return []
         return [
-            f"{int(row.undeflated)} of the density's {self.k} outliers did not converge, so they are sampled like the "
-            "rest: ask for fewer (-k)"
+            f"{int(row.undeflated)} of the density's {self.k} outliers did not converge, so they are sampled with the "
+            "bulk: ask for fewer outliers (-k)"
         ]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:

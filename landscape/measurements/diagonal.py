@@ -99,7 +99,7 @@ class Diagonal(OfMatrix):
 
         if row.converged:
             return []
-        goal = f"{self.tol_estimate or TOL:g} of its norm after {int(row.products)} products"
+        goal = f"{self.tol_estimate or TOL:g} of the diagonal's norm after {int(row.products)} products"
         return [
             f"the diagonal's standard errors are {float(row.relative_error):.2g}, above {goal}: raise --max-products "
             "or --tol-estimate"
@@ -119,8 +119,8 @@ class Diagonal(OfMatrix):
         how = f"exact, {int(row.products)} products"
         if str(row.method.values) == "probes":
             how = (
-                f"{int(row.probes)} probes beside {int(row.deflation)} directions done exactly, {int(row.products)} "
-                f"products; standard errors together {float(row.relative_error):.2g} of the norm"
+                f"{int(row.probes)} probes and {int(row.deflation)} deflated directions, {int(row.products)} "
+                f"products; combined standard error {float(row.relative_error):.2g} of the norm"
             )
         title = f"diagonal of the {self.matrix.title}, of the matrix {arithmetic_in(row)}"
         return [f"{title}: sum {float(row['sum']):.5g}, {how}", table]

@@ -75,8 +75,8 @@ def refuse_unknown(problem: Problem, names: Sequence[str], left_out: bool) -> No
     for name in dict.fromkeys(filter(is_file, names)):
         if _from_file(problem, name, None, History(), 0).nowhere and not left_out:
             raise InputError(
-                f"{name} has the weights of a checkpoint that is measured, and no line leads to itself; name another "
-                "direction or leave that checkpoint out"
+                f"{name} has the weights of a measured checkpoint, and a line needs two different points; name "
+                "another direction, or leave out that checkpoint"
             )
 
 
@@ -161,8 +161,8 @@ def _from_file(problem: Problem, path: str, digest: str | None, history: History
         return Found(_of_length(problem, read_vector(path, digest), path, name))
     if not Path(path).exists():
         raise InputError(
-            f"there is no direction {path!r}: it is {', '.join(NAMES)}, or the path of a checkpoint, of a record (.h5) "
-            "or of a vector (.npy)"
+            f"{path!r} is not a direction: give {', '.join(NAMES)}, or the path of a checkpoint, of a record (.h5) or "
+            "of a vector (.npy)"
         )
     if path.endswith(".h5"):
         refuse_changed(path, digest, digest_of(path))
@@ -206,8 +206,10 @@ def _of_length(problem: Problem, vector: torch.Tensor, path: str, name: str) -> 
     from landscape.slices.directions import Direction
 
     if vector.shape != (problem.layout.dim,) or vector.is_complex():
-        raise InputError(f"{path} has shape {tuple(vector.shape)}, the parameters' vector ({problem.layout.dim},)")
+        raise InputError(
+            f"{path} has shape {tuple(vector.shape)}, and the parameter vector has shape ({problem.layout.dim},)"
+        )
     vector = vector.to(problem.device, problem.dtype)
     if not vector.isfinite().all() or not vector.any():
-        raise InputError(f"{path} is no direction: it is zero, or has entries that are NaN or infinite")
+        raise InputError(f"{path} is not a direction: the vector is zero, or has entries that are NaN or infinite")
     return Direction(vector, name)

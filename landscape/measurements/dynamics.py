@@ -42,8 +42,8 @@ def without_too_large(measurements: Sequence[Measurement], dim: int) -> tuple[li
     if dim <= MAX_DIM or not any(isinstance(each, Dynamics) for each in dropped):
         return list(measurements), ()
     note = (
-        f"left out of --dynamics: entropy, information and phases are made of full spectra, of up to {MAX_DIM:,} "
-        f"parameters, here are {dim:,}; restrict them (--params)"
+        "--dynamics leaves out entropy, information and phases: they need full spectra, which are computed for up to "
+        f"{MAX_DIM:,} parameters, and there are {dim:,}; restrict the parameters (--params)"
     )
     return [each for each in measurements if each not in dropped], (note,)
 
@@ -183,7 +183,8 @@ class Dynamics(Measurement):
         if not missing:
             return []
         return [
-            f"{missing} joint laws are missing, as those spectra were measured after other checkpoints: measure the "
+            f"{missing} joint laws are missing, because those spectra were measured after other checkpoints: measure "
+            "the "
             "run into a record of its own"
         ]
 
@@ -191,7 +192,7 @@ class Dynamics(Measurement):
         """First and last values, the course of the entropy, and what successive spectra share."""
         entropy, rank, negative = row.entropy.values, row.effective_rank.values, row.negative_mass.values
         if not np.isfinite(entropy).any():
-            return [f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: none, as every Hessian is zero"]
+            return [f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: none, because every Hessian is zero"]
         lines: list[RenderableType] = [
             f"dynamics over {counted(row.sizes['run'], 'checkpoint')}: entropy {entropy[0]:.3f} to {entropy[-1]:.3f} "
             f"(lowest {np.nanmin(entropy):.3f}), effective rank {rank[0]:.3g} to {rank[-1]:.3g}, negative mass "
@@ -203,7 +204,9 @@ class Dynamics(Measurement):
         ]
         ratios = row.stability_ratio.values
         if np.isfinite(ratios).any():
-            lines.append(f"stability threshold: {np.nanmin(ratios):.3g} to {np.nanmax(ratios):.3g} of it reached")
+            lines.append(
+                f"largest eigenvalue: {np.nanmin(ratios):.3g} to {np.nanmax(ratios):.3g} of the stability threshold"
+            )
         return lines
 
 
@@ -228,7 +231,7 @@ def _course(row: xr.Dataset) -> str:
 
     label, found = str(row.phases.values), str(row.phases_found.values)
     if not found:
-        return f"phases of the entropy: none can be told from fewer than {FEWEST_POINTS} checkpoints"
+        return f"phases of the entropy: they need at least {FEWEST_POINTS} checkpoints"
     steps = ", ".join(
         f"{step:.0f} [{low:.0f}, {high:.0f}]"
         for step, (low, high) in zip(row.change_step.values, row.change_step_interval.values, strict=True)
@@ -236,18 +239,19 @@ def _course(row: xr.Dataset) -> str:
     return (
         f"course of the entropy: {label}{f' ({found} by the criterion alone)' if label != found else ''}"
         f"{f', changing at {steps}' if steps else ''}; false alarms {float(row.false_alarms_shuffled):.1%} shuffled, "
-        f"{float(row.false_alarms_monotone):.1%} monotone, chance by wandering {float(row.chance_wandering):.1%}"
+        f"{float(row.false_alarms_monotone):.1%} monotone; chance with the changes in random order "
+        f"{float(row.chance_wandering):.1%}"
     )
 
 
 def _sharing(title: str, row: xr.Dataset, name: str) -> str:
     values, null = row[name].values, row[f"{name}_null"].values
     if not np.isfinite(values).any():
-        return f"{title}: of no pair of checkpoints"
+        return f"{title}: known for no pair of checkpoints"
     high = row[f"{name}_null_interval"].values[:, 1]
     above = int((values[1:] > high[1:]).sum())
     return (
-        f"{title}: median {np.nanmedian(values):.3g} nats where no relation gives {np.nanmedian(null):.3g}; above that "
+        f"{title}: median {np.nanmedian(values):.3g} nats, without a relation {np.nanmedian(null):.3g}; above the "
         f"null in {above} of {counted(int(np.isfinite(values).sum()), 'pair')}"
     )
 

@@ -158,7 +158,7 @@ class TopEigenpairs(OfMatrix):
             option = "--tol" if self.tol_value is None else "--tol-value"
             remedy = f"raise --max-products or {option}"
             if _rounding_hinders(row):
-                remedy = f"rounding alone is as large as what remains: --dtype float64, or raise {option}"
+                remedy = f"the residuals are at the level of rounding: use --dtype float64, or raise {option}"
             lines.append(
                 f"{open_pairs} of {row.sizes['index']} eigenpairs did not converge to {goal} in "
                 f"{int(row.products)} products: {remedy}"
@@ -220,8 +220,8 @@ def eigenpairs_of(row: xr.Dataset) -> Eigenpairs:
 
     if "eigenvectors" not in row:
         raise InputError(
-            "this row has no eigenvectors: rows that `landscape.probe` returns leave them out, so take that of the "
-            "record (`landscape.open_record`), or measure with --eigenvectors"
+            "this row has no eigenvectors: `landscape.probe` returns rows without them; read the row from the record "
+            "(`landscape.open_record`), or measure with --eigenvectors"
         )
     provenance = json.loads(str(row.provenance.values))
     settings, basis = provenance["settings"], provenance.get("basis") or ""
@@ -285,12 +285,12 @@ def _rounding_hinders(row: xr.Dataset) -> bool:
 def _of_rounding(row: xr.Dataset) -> list[str]:
     """A line for the chance that rounding makes an interval too narrow, if that chance isn't 0."""
     chance = float(row.misjudged) if "misjudged" in row else 0.0
-    return [f"chance that rounding does more than ± says: below {chance:.0e}"] if chance else []
+    return [f"chance that rounding exceeds its bound in ±: below {chance:.0e}"] if chance else []
 
 
 def _chance(miss_probability: float) -> str:
     if miss_probability == 0:
-        return "none seen, the search came to its end"
+        return "none found, and the search was complete"
     return f"below {rounded_up(miss_probability, 1)}" if miss_probability < 1 else "undecided"
 
 

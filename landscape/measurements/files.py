@@ -44,8 +44,8 @@ def read_vector(path: str, digest: str | None) -> Tensor:
         return torch.as_tensor(np.load(file) if numpy else torch.load(file, map_location="cpu", weights_only=True))
     except Exception as error:  # NumPy and torch raise many types for a file of another format
         raise InputError(
-            f"{path} holds no vector that can be read without running code: it is to be one array (numpy.save to "
-            f"NAME.npy) or one tensor (torch.save){'' if numpy else ', and a name without .npy is read as a tensor'}"
+            f"{path} holds no vector that can be read without running code: save one array (numpy.save to NAME.npy) "
+            f"or one tensor (torch.save){'' if numpy else ', and a name without .npy is read as a tensor'}"
         ) from error
 
 
@@ -57,7 +57,7 @@ def refuse_changed(path: str, before: str | None, now: str) -> None:
 
 def _read(path: str) -> bytes:
     if Path(path).exists() and not Path(path).is_file():  # reading a pipe or a device may never end
-        raise InputError(f"{path} is not a regular file; name one")
+        raise InputError(f"{path} is not a regular file; name a regular file")
     try:
         return Path(path).read_bytes()
     except OSError as error:

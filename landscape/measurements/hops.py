@@ -46,7 +46,7 @@ class ValleyHops(Measurement):
     seed: int = 0
 
     name: ClassVar[str] = "hops"
-    flag: ClassVar[Flag] = Flag("hops", "Valley hopping of a run (every step kept).")
+    flag: ClassVar[Flag] = Flag("hops", "Valley hopping, from checkpoints of every step.")
     figures: ClassVar[tuple[str, ...]] = ("hops",)
     over_run: ClassVar[bool] = True
 
@@ -64,12 +64,12 @@ class ValleyHops(Measurement):
 
         needed = fewest_updates(self.k)
         if None in run.steps:
-            raise InputError("hops are of successive steps, and some of these checkpoints don't say their step")
+            raise InputError("hops need successive steps, and some of these checkpoints have no step: give --step-from")
         longest = max((stop - start for start, stop in _windows(run)), default=0)
         if longest < needed:
             raise InputError(
-                f"hops along {counted(self.k, 'direction')} are told from at least {needed} successive steps, each "
-                f"with its checkpoint; the longest stretch here has {longest} (fewer directions, -k, need fewer)"
+                f"hops along {counted(self.k, 'direction')} need at least {needed} successive steps, each with its "
+                f"checkpoint; the longest stretch here has {longest}: ask for fewer directions (-k), or save more steps"
             )
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
@@ -136,7 +136,7 @@ class ValleyHops(Measurement):
 
         lines: list[RenderableType] = []
         if left_out := int(row.left_out):
-            lines.append(f"hops: {left_out} of the stretches of successive steps left out, too short for any answer")
+            lines.append(f"hops: {left_out} of the stretches of successive steps are too short and left out")
         for i in range(row.sizes["window"]):
             each = row.isel(window=i)
             table = Table("direction", "eigenvalue", "crossings of the floor", "sign changes of updates", "verdict")

@@ -62,7 +62,10 @@ class Layers(OfMatrix):
         check_arguments(1, 1, "LM", self.tol, self.seed, None)
         check_trace(problem.layout.dim, self.tol_estimate, self.probes, self.seed, None)
         if self.matrix.precondition not in (None, "adam"):
-            raise InputError("--per-layer has no use for a diagonal of all parameters: precondition by adam, or not")
+            raise InputError(
+                "--per-layer can't use a diagonal of all parameters: give --precondition adam, or leave "
+                "out --precondition"
+            )
         return self.with_matrix(problem)
 
     def cost(self, problem: Problem) -> Cost:
@@ -101,7 +104,7 @@ class Layers(OfMatrix):
         eigenvalues = row.layer.values[~row.converged.values]
         traces = row.layer.values[~row.trace_converged.values]
         lines = [f"the top eigenvalue of {name} did not converge: raise --tol" for name in eigenvalues]
-        return lines + [f"the trace of {name} is less certain than asked for: raise --tol-estimate" for name in traces]
+        return lines + [f"the trace of {name} did not reach its goal: raise --tol-estimate" for name in traces]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A table of the layers."""
@@ -120,7 +123,10 @@ class Layers(OfMatrix):
                 str(layer.layer.values), f"{int(layer.parameters):,}", f"{to_error(value, radius)} ± {radius:.0e}",
                 f"{to_error(trace, spread)} ± {spread:.0e}", "yes" if good else Text("NO", "bold red"),
             )  # fmt: skip
-        return [f"{self.matrix.title} by layers: {int(row.products)} products, all others held constant", table]
+        return [
+            f"{self.matrix.title} of each layer, with all other layers constant: {int(row.products)} products",
+            table,
+        ]
 
 
 def layers_of(problem: Problem) -> dict[str, list[str]]:

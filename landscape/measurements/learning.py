@@ -59,7 +59,8 @@ class Learning(Measurement):
         """Refuse to group by an annotation that the data set doesn't have."""
         if self.group_by not in (None, _LOSS, *problem.about):
             raise InputError(
-                f"samples can't be grouped by {self.group_by!r}; there are {listed([*problem.about, _LOSS], 8)}"
+                f"samples can't be grouped by {self.group_by!r}; they can be grouped by "
+                f"{listed([*problem.about, _LOSS], 8)}"
             )
         return self
 
@@ -134,8 +135,8 @@ class Learning(Measurement):
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """A line for each group, and a line for the forgotten samples."""
         lines: list[RenderableType] = [
-            f"learning over {counted(row.sizes['run'], 'checkpoint')}, groups by {row.grouped_by.values}; a sample is "
-            f"known by: {row.criterion.values}"
+            f"learning over {counted(row.sizes['run'], 'checkpoint')}, groups by {row.grouped_by.values}; a sample "
+            f"counts as known by: {row.criterion.values}"
         ]
         for i in range(row.sizes["group"]):
             each = row.isel(group=i)
@@ -172,7 +173,7 @@ def _progress(group: xr.Dataset, first: str) -> str:
     later = (
         f", {_stepped(group, 'group_delay')} steps after {first}" if first and np.isfinite(group.group_delay) else ""
     )
-    return f"half of it by step {_stepped(group, 'group_half_step')}{later}"
+    return f"half of the progress by step {_stepped(group, 'group_half_step')}{later}"
 
 
 def _stepped(group: xr.Dataset, name: str) -> str:

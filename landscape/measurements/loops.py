@@ -75,7 +75,10 @@ class Loops(OfMatrix):
 
         check_arguments(self.k, self.tol, self._probes, self._error, self.seed)
         if self.matrix.precondition is not None:
-            raise InputError("--loops can't be preconditioned: the separate weights have no second moments")
+            raise InputError(
+                "--loops can't be preconditioned, because the separate weights have no second moments: "
+                "leave out --precondition"
+            )
         untied(problem, self.loop_module)
         return self.with_matrix(problem)
 
@@ -113,7 +116,8 @@ class Loops(OfMatrix):
             wanting = f"has a standard error above {self._error:g}"
             if math.isnan(float(row.trace_share)):
                 wanting = (
-                    f"is undefined, the trace being {float(row.total):.2g} ± {float(row.total_standard_error):.1g},"
+                    f"is undefined, because the trace is {float(row.total):.2g} ± "
+                    f"{float(row.total_standard_error):.1g},"
                 )
             lines.append(
                 f"the cross-loop share of the trace {wanting} after {int(row.probes)} probes: raise --probes or "
@@ -142,7 +146,8 @@ class Loops(OfMatrix):
             f"{self.matrix.title} of {listed(row.module.values)}, used T = {uses} times, {int(row.parameters):,} "
             f"shared parameters; {int(row.tied_products)} tied and {int(row.untied_products)} untied products",
             table,
-            f"tied by untied top eigenvalue: {float(row.ratio):.4g} [{low:.4g}, {high:.4g}], T at most if positive",
+            f"tied / untied top eigenvalue: {float(row.ratio):.4g} [{low:.4g}, {high:.4g}], at most T for a positive "
+            "matrix",
             f"top eigenvalue of each use's own block: {own}",
             f"cross-loop share of the trace: {_share(row, 'trace_share')}",
             f"cross-loop share of the top eigenvalue: {_share(row, 'top_share')}",
@@ -164,7 +169,7 @@ def _share(row: xr.Dataset, name: str) -> str:
     """A share with its interval, or the reason why the share is undefined."""
     value, (low, high) = float(row[name]), row[f"{name}_interval"].values
     if math.isnan(value):
-        return "undefined: the whole can't be told from zero"
+        return "undefined: the total can't be distinguished from zero"
     return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 

@@ -61,7 +61,9 @@ def prepare(
     if not checkpoints:
         raise InputError("no checkpoint given; name at least one file (see --help)")
     if len({measurement.name for measurement in measurements}) < len(measurements) or not measurements:
-        raise InputError("a record has each measurement of a matrix once: give at least one, and none of them twice")
+        raise InputError(
+            "a record has each measurement of a matrix once: give at least one measurement, and none twice"
+        )
     _refuse_other_weights(source, measurements)
     first = source.read(checkpoints[0])
     factory = source.factory(first)
@@ -141,8 +143,8 @@ def _refuse_other_weights(source: Source, measurements: Sequence[Measurement]) -
     for name in (name for each in measurements for name in getattr(each, "directions", ())):
         if is_checkpoint(name):
             raise InputError(
-                f"{name}: as a direction a file gives its usual weights, and --weights or --strip-prefix asks for "
-                "others here; save those of this file as a file of their own"
+                f"{name}: --weights and --strip-prefix don't apply to the file of a direction; save the weights of "
+                "that direction as a file of their own"
             )
 
 
@@ -158,6 +160,7 @@ def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there
     """Refuse a checkpoint whose tokenizer makes other data of the texts."""
     if there.data_sha256 != posed.data_sha256:
         raise InputError(
-            f"{other.path}: its tokenizer makes other tokens of the data than that of {first.path}; measure it into a "
+            f"{other.path}: its tokenizer makes other tokens of the data than the tokenizer of {first.path}; measure "
+            "it into a "
             "record of its own"
         )

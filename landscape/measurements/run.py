@@ -65,10 +65,11 @@ class Run:
             what: subject and verb of the message, such as "dynamics are".
         """
         if len(self) < least:
-            raise InputError(f"{what} of a run: name at least {least} of its checkpoints")
+            raise InputError(f"{what} measured over a run: name at least {least} checkpoints of the run")
         if not (np.diff(self.positions) > 0).all():
             raise InputError(
-                f"{what} of one run, and two of these checkpoints are of the same step: name each step once, and "
+                f"{what} measured over one run, and two of these checkpoints have the same step: name each step once, "
+                "and "
                 "measure another run into a record of its own (-o)"
             )
 
@@ -85,7 +86,8 @@ class Run:
         rows = [row for position in range(len(self)) if (row := self.stored(measurement, position)) is not None]
         if len(rows) < len(self):
             raise InputError(
-                f"this is made of the rows of {measurement}: measure it of every checkpoint of the run too"
+                f"this measurement uses the rows of {measurement}: measure {measurement} at every checkpoint of the "
+                "run too"
             )
         return rows
 

@@ -80,7 +80,7 @@ class Samples(Measurement):
         losses = row.loss.values[row.weight.values > 0]
         low, median, high = np.quantile(losses, (0.1, 0.5, 0.9)) if len(losses) else [np.nan] * 3
         names = [name.removeprefix(ABOUT).replace("_", " ") for name in map(str, row) if name.startswith(ABOUT)]
-        known = f"; the data set says of each its {' and '.join(names)}" if names else ""
+        known = f"; the data set gives the {' and '.join(names)} of each" if names else ""
         return [
             f"losses of {counted(len(losses), 'sample')}: 10 % below {low:.4g}, half below {median:.4g}, 90 % below "
             f"{high:.4g}{known}"

@@ -49,7 +49,7 @@ class SelfCheck(OfMatrix):
     matrix: Matrix = field(default_factory=Matrix)
 
     group: ClassVar[str] = "self_check"
-    flag: ClassVar[Flag] = Flag("self_check", "Check products against differences.")
+    flag: ClassVar[Flag] = Flag("self_check", "Check products against finite differences.")
 
     @property
     def exact(self) -> bool:
@@ -98,9 +98,11 @@ class SelfCheck(OfMatrix):
         check = _found(row)
         parts = [f"{name} {getattr(check, name):.1e}" for name in ("repeatability", "linearity", "symmetry")]
         if check.differences is not None:
-            parts.append(f"from differences of the gradient {check.differences:.1e} (these: {check.allowed:.1e})")
+            parts.append(
+                f"from differences of the gradient {check.differences:.1e} (their own error: {check.allowed:.1e})"
+            )
         elif check.reason:
-            parts.append(f"NOT held to differences: {check.reason}")
+            parts.append(f"NOT compared with differences: {check.reason}")
         lines: list[RenderableType] = [
             f"self-check of products ({self.matrix.title}), errors as shares: {', '.join(parts)}"
         ]

@@ -27,9 +27,9 @@ def with_less(problem: Problem, why: str) -> Problem:
 
     largest = max(map(samples_in, problem.batches))
     if problem.processes.size > 1:
-        raise InputError(f"memory ran out ({why}): give a --batch-size below {largest}, or a --memory")
+        raise InputError(f"memory ran out ({why}): give a --batch-size below {largest}, or give --memory")
     if largest == 1:
-        raise InputError(f"memory ran out with one sample at a time ({why}): ask for less, or take a larger machine")
+        raise InputError(f"memory ran out with one sample at a time ({why}): ask for less, or use a larger machine")
     fewer = math.ceil(largest / 2)
     try:
         smaller = problem.micro_batched(fewer)

@@ -118,11 +118,11 @@ class Slice(Measurement):
         """
         if own := [name for name, digest in self.digests if digest in measured and not self._of_lines]:
             raise InputError(
-                f"{own[0]} is among the checkpoints that have a plane, and no line leads from it to itself: name the "
-                "steps that should have one (--at)"
+                f"{own[0]} is a checkpoint that gets a plane, and no line leads from a checkpoint to itself: name the "
+                "steps that get a plane (--at)"
             )
         if asked := self.directions.count(PRINCIPAL):
-            run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')}")
+            run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')} {'is' if asked == 1 else 'are'}")
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A line for each eigenvector that did not converge, and for each side on which the loss doesn't rise."""
@@ -133,7 +133,7 @@ class Slice(Measurement):
             for side, risen in zip(("down", "up"), sides, strict=True)
             if not risen
         ]
-        return lines + [f"the loss doesn't rise along {name}, as far as was looked: give --reach" for name in flat]
+        return lines + [f"the loss doesn't rise along {name} within the searched range: give --reach" for name in flat]
 
     def _on_subset(self, problem: Problem) -> Problem:
         return problem if self.subset is None else problem.sampled(self.subset, self.seed)

@@ -106,7 +106,7 @@ def _left_out(problem: Problem, found: Found, grid: np.ndarray) -> Line:
         slope=np.nan,
         curvature=np.nan,
         norm=0.0,
-        notes=(f"the {found.direction.name} is left out here: this checkpoint has its weights",),
+        notes=(f"the {found.direction.name} is left out: this checkpoint has the same weights",),
     )
 
 

@@ -67,7 +67,7 @@ class Slices2D(Slice):
             refuse_tolerance(self.adaptive)
         resolved = super().resolve(problem, checkpoints)
         if len(resolved.directions) != 2:
-            raise InputError(f"a plane has two directions, and {len(resolved.directions)} given")
+            raise InputError(f"a plane has two directions, and {len(resolved.directions)} are given")
         return resolved
 
     def cost(self, problem: Problem) -> Cost:
@@ -143,8 +143,8 @@ def _ends(problem: Problem, given: Sequence[Found], found: Sequence[Found]) -> P
 def _not_their_own(buffers: Sequence[str]) -> str:
     """A note that the plane's loss may differ from that of a checkpoint of the run with other buffers."""
     return (
-        f"the run's checkpoints have other buffers ({listed(buffers)}): where one lies on the plane, the plane's loss "
-        "need not be that checkpoint's own"
+        f"the run's checkpoints have other buffers ({listed(buffers)}): at a checkpoint's place, the plane's loss can "
+        "differ from the checkpoint's own loss"
     )
 
 
@@ -159,7 +159,7 @@ def _interpolated(row: xr.Dataset) -> str:
         return ""
     return (
         f", {int(evaluated.sum()):,} of {evaluated.size:,} evaluated and the others interpolated; the largest error "
-        f"found where most was in doubt is {error:.2g}, {error / (whole or np.nan):.1%} of the range"
+        f"found at the most doubtful points is {error:.2g}, {error / (whole or np.nan):.1%} of the range"
     )
 
 

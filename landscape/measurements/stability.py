@@ -58,7 +58,7 @@ class Stability(Measurement):
         if problem.layout.dim < ParameterLayout.of(problem.model).dim:
             optimizer = replace(
                 optimizer,
-                reason="only some of the parameters vary here, and the optimiser moves all",
+                reason="only some of the parameters vary here, and the optimiser moves all parameters",
                 preconditioned=False,
             )
         operator, reason = (
@@ -93,7 +93,7 @@ class Stability(Measurement):
         """A line with the eigenvalue, and its ratio to the threshold where there is one."""
         value = to_error(float(row.eigenvalue), float(row.eigenvalue_error))
         if row.reason:
-            return [f"stability: largest eigenvalue {value}; no threshold is claimed, as {row.reason.values}"]
+            return [f"stability: largest eigenvalue {value}; no threshold is claimed: {row.reason.values}"]
         ratio = to_error(float(row.ratio), float(row.ratio_error))
         return [
             f"stability: {row.optimizer.values} with learning rate {float(row.learning_rate):g} sees the largest "

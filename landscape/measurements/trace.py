@@ -93,14 +93,14 @@ class Trace(OfMatrix):
             return []
         remedy = "raise --max-products or --tol-estimate"
         if trace_of(row, self.tol_estimate or TOL).rounding_limited:
-            remedy = "rounding alone is as large, which --dtype float64 lessens"
-        wider = f"wider than {self.tol_estimate or TOL:g} of it after {int(row.products)} products"
+            remedy = "rounding alone is as wide, so use --dtype float64"
+        wider = f"wider than {self.tol_estimate or TOL:g} of the trace after {int(row.products)} products"
         return [f"the trace's 95 % interval is {wider}: {remedy}"]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The trace and the norm with their errors, and how they were computed."""
         (trace, norm, *how), title = trace_of(row, self.tol_estimate).outcome, self.matrix.title
-        agree = "all probes agree up to rounding: the interval is that of rounding alone"
+        agree = "all probes agree up to rounding: the interval covers rounding alone"
         return [f"{title}: {trace}", f"{title}: {norm}", *how, *known_pairs_note(row), *([agree] if row.agree else [])]
 
 

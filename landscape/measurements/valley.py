@@ -76,7 +76,7 @@ class Valley(Measurement):
         if self.points < 7:
             raise InputError(f"a profile needs at least 7 points, not {self.points}")
         if (samples := problem.evaluate().samples) < FEWEST_SAMPLES:
-            raise InputError(f"a valley's shape is read from at least {FEWEST_SAMPLES} samples, here are {samples}")
+            raise InputError(f"a valley's shape needs at least {FEWEST_SAMPLES} samples, and there are {samples}")
         problem.halves()
         return self
 
@@ -110,7 +110,7 @@ class Valley(Measurement):
         scale, estimate = natural_scale(problem), problem.evaluate()
         depth = max(scale - estimate.loss, scale / 10)
         if not depth > 0:
-            raise InputError("the valley has no depth to read its shape at: the loss is zero, whatever the scale")
+            raise InputError("the valley has no depth: the loss and its natural scale are zero")
         directions = [unit(vector, f"eigenvector {index + 1}") for index, vector in enumerate(pairs.eigenvectors.T)]
         profiles: list[list[_Profile]] = []
         for index, direction in enumerate(directions):
@@ -163,7 +163,7 @@ class Valley(Measurement):
         if open_ones := int((~row.converged.values).sum()):
             lines.append(f"{open_ones} of the valley's directions did not converge: raise --tol")
         if not row.sampling_floor_converged:
-            lines.append("the noise floor by sampling did not converge: it may be higher")
+            lines.append("the noise floor by sampling did not converge, and may be higher")
         return lines
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
@@ -230,7 +230,10 @@ def _spectrum(problem: Problem, history: History, tell: Callable[[Progress], Non
 def _of_kappa(row: xr.Dataset) -> str:
     kappa, restates = row.kappa.values, row.restates.values
     if not np.isfinite(kappa).any():  # the row may be padded with NaN to the longest row of its group
-        return f"spectral (Definition 1): no valley, as no eigenvalue lies above the noise floor {float(row.floor):.2g}"
+        return (
+            "spectral (Definition 1): no valley, because no eigenvalue lies above the noise floor "
+            f"{float(row.floor):.2g}"
+        )
     return (
         f"spectral (Definition 1): kappa from {np.nanmax(kappa):.3g} to {np.nanmin(kappa):.3g} for eps from "
         f"{row.eps.values[0]:.2g} to {row.eps.values[-1]:.2g}; the median of kappa eps / lambda_max is "

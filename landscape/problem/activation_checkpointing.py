@@ -19,8 +19,8 @@ from landscape.errors import InputError
 _PATCHED = ("_checkpoint_without_reentrant_generator", "CheckpointFunction")
 if not all(hasattr(checkpoint, name) for name in _PATCHED):  # or derivatives would silently be wrong
     raise InputError(
-        f"torch {torch.__version__} runs checkpointed blocks in another way than landscape-probe knows "
-        f"(torch.utils.checkpoint has not both of {', '.join(_PATCHED)}): use the torch of constraints.txt"
+        f"torch {torch.__version__} runs checkpointed blocks in a way that landscape-probe doesn't know "
+        f"(torch.utils.checkpoint lacks {' or '.join(_PATCHED)}): use the torch of constraints.txt"
     )
 
 

@@ -167,7 +167,9 @@ def company_notes(objective: Objective, point: Point, data: Data, terms: Terms) 
     elif not (dependence := _dependence(objective, point, _smallest(data), terms)):
         return ()
     batches = "1 batch" if len(data.batches) == 1 else f"{len(data.batches):,} batches"
-    return (f"{dependence}: the objective depends on how the data are split, and is that of the {batches} as given",)
+    return (
+        f"{dependence}: the objective depends on how the data are split, and is computed with the {batches} as given",
+    )
 
 
 def _dependence(objective: Objective, point: Point, batch: Any, given: Terms) -> str:
@@ -196,7 +198,7 @@ def _dependence(objective: Objective, point: Point, batch: Any, given: Terms) ->
                 for expected, other in zip(given, others, strict=True)
             )
             return "" if all(same) else "the loss of a sample depends on the other samples of its batch"
-    return "the samples of a batch can't be told apart, since the model or the loss takes no other batch"
+    return "the samples of a batch can't be separated, because the model or the loss accepts no other batch"
 
 
 def equal_losses(first: Tensor, again: Tensor, tolerance: float | None = None) -> bool:

@@ -198,8 +198,8 @@ def freeze(batches: Iterable[Any], device: torch.device, dtype: torch.dtype, cou
         batch = _with_count(raw, index, count)
         if not samples_in(batch):
             raise InputError(
-                f"batch {index} holds no samples: it needs a tensor with a leading sample dimension, or say what a "
-                "sample is by Problem(..., count=function)"
+                f"batch {index} holds no samples: it needs a tensor with a leading sample dimension, or define the "
+                "number of samples by Problem(..., count=function)"
             )
         if not all(bool(t.isfinite().all()) for t in strided_in(batch) if t.dtype.is_floating_point):
             raise InputError(f"batch {index} of the data holds NaN or infinite values; clean the data first")

@@ -122,7 +122,7 @@ class Data:
         if not all(other._parts(self.sizes, rank) for rank in range(processes.size)):
             raise InputError(
                 f"some of {processes.size} processes would have none of the {self.samples} samples in "
-                f"{len(self.batches)} batches: start fewer, or give larger batches"
+                f"{len(self.batches)} batches: start fewer processes, or give larger batches"
             )
         return other
 

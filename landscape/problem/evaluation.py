@@ -244,8 +244,8 @@ class Evaluation:
             self._refuse_nonfinite_losses()
         if not math.isclose(float(sums.weights.sum()), self.total_weight, rel_tol=1e-6):
             raise InputError(
-                f"the losses' weights sum to {float(sums.weights.sum()):.6g} here and to {self.total_weight:.6g} where "
-                "the problem was posed: they must not depend on the model's parameters"
+                f"the losses' weights sum to {float(sums.weights.sum()):.6g} here and to {self.total_weight:.6g} "
+                "where the problem was posed: weights must not depend on the model's parameters"
             )
         return sums.estimate()
 

@@ -48,11 +48,14 @@ def predicted(output: Any) -> Any:
     if isinstance(output, Mapping):
         if "logits" not in output and len(output) != 1:
             raise InputError(
-                f"the model returns {listed(output)}: say what the loss is of by Problem(..., read=function)"
+                f"the model returns {listed(output)}: choose the output that the loss takes by Problem(..., "
+                "read=function)"
             )
         return output.get("logits", next(iter(output.values())))
     if isinstance(output, list):
-        raise InputError("the model returns a list: say what the loss is of by Problem(..., read=function)")
+        raise InputError(
+            "the model returns a list: choose the output that the loss takes by Problem(..., read=function)"
+        )
     if hasattr(output, "logits"):
         return output.logits
     return output[0] if isinstance(output, tuple) and output else output
@@ -116,8 +119,8 @@ def _fixed(loss: Any, model: nn.Module) -> str:
     own = {id(each) for each in model.parameters()}
     names = [name for name, each in loss.named_parameters() if each.requires_grad and id(each) not in own]
     return (
-        f"the loss has trainable parameters ({listed(names)}), which stay as they are: make the loss a part of the "
-        "model to have them vary"
+        f"the loss has trainable parameters ({listed(names)}), which stay constant: make the loss a part of the model "
+        "to vary them"
         if names
         else ""
     )
@@ -181,7 +184,7 @@ class PairForm(_Form):
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on facts of the loss that a user may not know; complete once batches were checked."""
-        shapes = f"{self._broadcast.upper()}: probably that isn't meant" if self._broadcast else ""
+        shapes = f"{self._broadcast.upper()}: this is probably a mistake" if self._broadcast else ""
         return tuple(filter(None, (shapes, _fixed(self.given, self.model))))
 
     def as_is(self, batch: Any) -> Tensor:

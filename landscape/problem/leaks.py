@@ -80,14 +80,14 @@ def _leaks(objective: Objective, point: Point, data: Data) -> tuple[str, ...]:
             if not equal_losses(plain, graphed):
                 _refuse_difference(losses, point.vector, plain, graphed)
     shared = seen.among(buffers)
-    note = f"buffers read past their places, so that no checkpoint changes them: {listed(shared)}"
+    note = f"buffers read through another reference, so that no checkpoint changes them: {listed(shared)}"
     return (note,) if shared else ()
 
 
 def _refusal(what: str) -> str:
     return (
-        f"the loss reads {what} past the values that are put in for them (a list or an alias made beforehand?): its "
-        "derivatives would be another function's: read them from the model when the loss is computed, keep them in an "
+        f"the loss reads {what} through another reference (a list or an alias made beforehand?), so its derivatives "
+        "would be wrong: read them from the model when the loss is computed, keep them in an "
         "nn.ParameterList, clone() what is constant, or give Problem(penalty=...)"
     )
 

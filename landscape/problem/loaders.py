@@ -57,7 +57,7 @@ def order_notes(
     if not labelled:
         return (f"the loader {'shuffles' if shuffles else 'may shuffle'}: its batches were read once and kept", *notes)
     if shuffles:
-        raise InputError("the loader shuffles, so that nothing can be told about its samples: give shuffle=False")
+        raise InputError("the loader shuffles, so its samples can't be matched to their attributes: give shuffle=False")
     with _random_states_kept(batches):
         for _ in range(_repetitions(frozen)):
             _refuse_other_batches(batches, frozen, point)
@@ -108,8 +108,8 @@ def _refuse_other_batches(batches: Iterable[Any], frozen: list[Any], point: tupl
         if missing or digest([convert(again, *point)]) != digest([content(first)]):
             fault = "gives no batch" if again is None else "gives another batch"
             raise InputError(
-                f"the loader {fault} {place} when it is read again, so that nothing can be told about its samples: "
-                "give a list of batches, or a loader that gives the same batches each time"
+                f"the loader {fault} {place} when it is read again, so its samples can't be matched to their "
+                "attributes: give a list of batches, or a loader that gives the same batches each time"
             )
 
 
@@ -122,7 +122,7 @@ def _order_notes(batches: Iterable[Any]) -> tuple[str, ...]:
     indices = loader.sampler if sampler is None else itertools.chain.from_iterable(sampler)
     if all(index == place for place, index in enumerate(indices)):
         return ()
-    return ("the loader has an order of its own: what is told about samples goes by its batches, not by its data set",)
+    return ("the loader has an order of its own: the attributes of samples follow its batches, not its data set",)
 
 
 def _left_out(batches: Iterable[Any]) -> tuple[str, ...]:

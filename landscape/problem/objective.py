@@ -119,7 +119,7 @@ class Objective:
         if isinstance(self.form, PairForm):
             return self.form
         raise InputError(
-            "Problem.from_sample_losses doesn't tell the model's output from its loss, which Gauss-Newton and the "
+            "Problem.from_sample_losses doesn't separate the model's output from its loss, which Gauss-Newton and the "
             "Fisher need: use Problem(model, loss, batches), or the Hessian or the empirical Fisher"
         )
 

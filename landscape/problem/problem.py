@@ -290,7 +290,8 @@ class Problem(Evaluation):
         if not math.isfinite(value):
             raise InputError(f"the penalty, {name_of(penalty)}, is {value} here: correct it")
         self.notes += (
-            f"in the objective, beside the mean loss: {name_of(penalty)}; every matrix has its Hessian added",
+            f"the objective is the mean loss plus {name_of(penalty)}; every matrix includes the Hessian of this "
+            "penalty",
         )
 
     def with_model(self, model: nn.Module, tensors: Mapping[str, Tensor], penalty: Penalty | None = None) -> Self:

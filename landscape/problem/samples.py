@@ -126,7 +126,7 @@ def about_samples(about: Mapping[str, Sequence[Any] | np.ndarray] | None, sample
             except (TypeError, ValueError) as error:
                 raise InputError(f"about[{name!r}] holds neither texts alone nor numbers alone") from error
         if array.shape != (samples,):
-            hint = "; a loader with drop_last leaves out the last ones" if array.size > samples else ""
+            hint = "; a loader with drop_last leaves out the last samples" if array.size > samples else ""
             raise InputError(
                 f"about[{name!r}] has the shape {array.shape}, and the data have {counted(samples, 'sample')}: one "
                 f"value for each, in the order of the batches{hint}"

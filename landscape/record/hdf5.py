@@ -81,7 +81,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
         InputError: the file is no landscape record, is damaged, or follows a newer schema.
     """
     if not path.is_file() or not h5py.is_hdf5(path):
-        raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
+        raise InputError(f"{path} is not a landscape record, and is left unchanged; name another file")
     try:
         file = _file(path)
     except OSError as error:
@@ -160,15 +160,15 @@ def _bytes(members: Members) -> int:
 
 def _refuse_unwritten(file: h5py.File, size: int) -> None:
     if size > MOST_UNPACKED * Path(file.filename).stat().st_size + _UNWRITTEN_BYTES:
-        raise ValueError("its variables are said to be larger than the file")
+        raise ValueError("its variables claim to be larger than the file")
 
 
 def _member(group: h5py.Group, name: str, kind: type) -> Any:
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name} is a link to elsewhere")  # noqa: TRY004
+        raise ValueError(f"{name} is a link to another place")  # noqa: TRY004
     member = group[name]
     if not isinstance(member, kind):
-        raise ValueError(f"{name} is no {kind.__name__.lower()}")  # noqa: TRY004
+        raise ValueError(f"{name} is not a {kind.__name__.lower()}")  # noqa: TRY004
     return member
 
 
@@ -201,10 +201,11 @@ def check_header(path: Path, attrs: Mapping[str, Any]) -> None:
         InputError: the file is no record, or follows a newer schema.
     """
     if str(attrs.get("format")) != FORMAT:
-        raise InputError(f"{path} is not a landscape record; it is left as it is, name another file")
+        raise InputError(f"{path} is not a landscape record, and is left unchanged; name another file")
     if (version := int(attrs.get("schema_version", SCHEMA_VERSION))) > SCHEMA_VERSION:
         raise InputError(
-            f"{path} has schema version {version}, this landscape-probe reads up to {SCHEMA_VERSION}; upgrade it"
+            f"{path} has schema version {version}, and this landscape-probe reads up to {SCHEMA_VERSION}; upgrade "
+            "landscape-probe"
         )
 
 
@@ -221,8 +222,8 @@ def refuse_older(path: Path, attrs: Mapping[str, Any]) -> None:
     """
     if is_older(attrs):
         raise InputError(
-            f"{path} is of an older version: it is read and drawn, but not added to or joined; measure into another "
-            "file (-o)"
+            f"{path} has an older version: landscape-probe reads and draws this record, but can't add to it or join "
+            "it; measure into another file (-o)"
         )
 
 
@@ -345,7 +346,7 @@ def parsed_provenance(text: str) -> dict[str, Any]:
     """Parse a row's provenance from its JSON."""
     provenance: dict[str, Any] = json.loads(text)
     if not {"step", "path"} <= provenance["checkpoint"].keys():
-        raise ValueError("a row's provenance doesn't say of which checkpoint it is")
+        raise ValueError("a row's provenance doesn't name its checkpoint")
     return provenance
 
 

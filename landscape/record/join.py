@@ -47,7 +47,7 @@ def join_records(
             record. Likewise if ``out`` is one of the records, exists already, is no record or is being measured.
     """
     if not records:
-        raise InputError("no record given; name those to be joined")
+        raise InputError("no record given; name the records to join")
     path = followed(Path(out))
     _refuse_target(path, records, overwrite)
     with tempfile.TemporaryDirectory(prefix="landscape-record-") as folder:
@@ -60,15 +60,15 @@ def join_records(
             try:
                 request = request.union(more.request)
             except InputError as error:
-                raise InputError(f"{record} doesn't go together with {first}: {error}") from error
+                raise InputError(f"{record} can't be joined with {first}: {error}") from error
             for unit in more.rows.keys() - rows.keys():
                 rows[unit], checkpoints[unit] = more.rows[unit], more.told[unit]
         if lost := [unit for unit in request.units if unit not in rows]:
             whose = listed(records)
             if on_loss is None or not rows:
                 which = f"{len(lost)} of {counted(len(request.units), 'row')} cannot be read"
-                hint = "restore it, or save the others with --merge" if rows else "restore or remove it"
-                raise InputError(f"{whose}: damaged, {which}; {hint}")
+                hint = "restore it, or save the other rows with --merge" if rows else "restore or remove it"
+                raise InputError(f"{whose}: damaged; {which}: {hint}")
             for name, sha in lost:
                 on_loss(f"{name} of the checkpoint {sha[:12]} cannot be read in {whose}")
         ordered = request if lost else _by_step(request, checkpoints)
@@ -90,20 +90,20 @@ def join_records(
 
 def _refuse_target(path: Path, records: Sequence[str | Path], overwrite: bool) -> None:
     if os.path.realpath(path) in map(os.path.realpath, records):
-        raise InputError(f"{path} is one of the records to be joined; name another file (-o)")
+        raise InputError(f"{path} is one of the records to join; name another file (-o)")
     if Parts.of(path).request() is not None:
         raise InputError(f"{path} is being measured, or was left unfinished; name another file (-o)")
     if not path.exists():
         return
     if not overwrite:
-        raise InputError(f"{path} is there already; name another file (-o), or pass --overwrite to replace it")
+        raise InputError(f"{path} exists already; name another file (-o), or pass --overwrite to replace it")
     survey(path)  # raises if the file is no record, which is then not replaced
 
 
 def _finished(record: Path, salvage: Salvage) -> Readable:
     readable = salvage.read(record)
     if not readable.damaged and (missing := [unit for unit in readable.request.units if unit not in readable.rows]):
-        raise InputError(f"{record} is unfinished: {counted(len(missing), 'row')} are missing; finish it first")
+        raise InputError(f"{record} is unfinished: it lacks {counted(len(missing), 'row')}; finish the record first")
     return readable
 
 

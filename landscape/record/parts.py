@@ -56,22 +56,24 @@ class Parts:
         except InputError:
             raise
         except Exception as error:  # something else can raise nearly every type of exception
-            raise InputError(f"{self.folder} is no folder of an unfinished record; move it out of the way") from error
+            raise InputError(
+                f"{self.folder} is not the folder of an unfinished record; move it to another place"
+            ) from error
 
     def _request_of_parts(self) -> Request:
         whole: Request | None = None
-        why = "no part can be read that tells what was asked for"
+        why = "no readable part states the request"
         for path in sorted(self.folder.glob("*.h5")):
             with suppress(InputError):
                 request, _ = survey(path)
                 if whole is not None and whole.conflicts(request):
-                    whole, why = None, "parts are of several requests"
+                    whole, why = None, "its parts belong to different requests"
                     break
                 whole = request if whole is None else whole.union(request)
         if whole is None:
             raise InputError(
-                f"{self.folder} is no folder of an unfinished record: it has no {_REQUEST}, and {why}; move it out of "
-                "the way to measure anew"
+                f"{self.folder} is not the folder of an unfinished record: it has no {_REQUEST}, and {why}; move it "
+                "to another place to measure anew"
             )
         return whole
 
@@ -123,7 +125,7 @@ class Parts:
         same = there is not None and there.fingerprint == request.fingerprint
         if there is not None and not same and (there.conflicts(request) or not set(self.rows()) <= set(request.units)):
             self.release()
-            raise InputError(f"{self.folder} has parts of another run meanwhile; name another file")
+            raise InputError(f"{self.folder} has parts of another run by now; name another file")
         if not (same and (self.folder / _REQUEST).exists()):  # it isn't there yet, was lost, or asked for less
             with replacing(self.folder / _REQUEST, self.folder) as temporary:
                 _sync_folder(self.folder.parent)
@@ -196,7 +198,7 @@ def replacing(path: Path, folder: Path, size: int = 0) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # h5py raises either when a disk is full
-        raise InputError(f"{path} cannot be written ({first_line(error)}); what was finished before is kept") from error
+        raise InputError(f"{path} cannot be written ({first_line(error)}); results finished before are kept") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -94,7 +94,7 @@ class Salvage:
         except InputError:
             raise
         except _DAMAGE as error:
-            raise InputError(f"{record} is damaged, nothing can be read of it ({first_line(error)})") from error
+            raise InputError(f"{record} is damaged, and nothing in it can be read ({first_line(error)})") from error
         return Readable(request, rows, checkpoints, damaged)
 
     def _group(self, file: h5py.File, name: str, size: int) -> list[tuple[Contents, dict[str, Any] | None]]:
@@ -180,11 +180,13 @@ def _filled_up(record: Path, folder: Path) -> Path:
             length = int.from_bytes(file.read(_END_OF_FILE.stop)[_END_OF_FILE], "little")
         missing = length - record.stat().st_size
         if not 0 < missing <= MOST_UNPACKED * record.stat().st_size:
-            raise InputError(f"{record} is damaged, nothing can be read of it (HDF5 cannot open it)")
+            raise InputError(f"{record} is damaged, and nothing in it can be read (HDF5 cannot open it)")
         shutil.copyfile(record, copy)
         with copy.open("ab") as file:
             file.write(b"\xff" * min(missing, 2**20))
             file.truncate(length)
     except OSError as error:
-        raise InputError(f"{record} is damaged, and there is no space for a copy ({error.strerror})") from error
+        raise InputError(
+            f"{record} is damaged, and there is no space for a copy ({error.strerror}); free some space"
+        ) from error
     return copy

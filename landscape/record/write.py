@@ -104,7 +104,7 @@ class RecordWriter:
             if conflicts := unfinished.conflicts(self._target):
                 raise InputError(
                     f"{self._parts.folder} is the unfinished record of another request ({'; '.join(conflicts)}); "
-                    "finish that one, remove it, or pass --overwrite to start anew"
+                    "finish or remove that record, or pass --overwrite to start anew"
                 )
             stored = self._parts.rows()
             self.request = self.request.union(unfinished.only(stored))
@@ -181,8 +181,8 @@ class RecordWriter:
             self._layouts[measurement] = self._layouts.get(measurement, layout).join(layout)
         except InputError as error:
             raise InputError(
-                f"{measurement} of {source} does not fit to the other checkpoints' rows: {error}; "
-                "measure it into a file of its own"
+                f"{measurement} of {source} does not fit the other checkpoints' rows: {error}; measure it into a "
+                "record of its own (-o)"
             ) from error
 
     def finish(self) -> Path:

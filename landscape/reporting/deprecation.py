@@ -12,17 +12,17 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 UNTIL = "0.3"
-APPENDED = "a record takes up later requests by itself"
+APPENDED = "a record accepts later requests by itself"
 
 
 def deprecation_note(old: str, new: str) -> str:
     """The warning on the use of an old name."""
-    return f"{old} is called {new} now; the old name goes with version {UNTIL}"
+    return f"{old} is called {new} now; version {UNTIL} removes the old name"
 
 
 def superfluous_note(old: str, why: str) -> str:
     """The warning on the use of an argument or option that isn't needed any more."""
-    return f"{old} isn't needed any more: {why}; it goes with version {UNTIL}"
+    return f"{old} isn't needed any more: {why}; version {UNTIL} removes it"
 
 
 def renamed_settings(**names: str) -> Callable[[type[T]], type[T]]:

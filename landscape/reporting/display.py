@@ -41,7 +41,7 @@ def eigenvalue_table(
     eigenvalues: np.ndarray, intervals: np.ndarray, residuals: np.ndarray, converged: np.ndarray, arithmetic: str
 ) -> Table:
     """Table of eigenvalues (k,) with their intervals (k, 2) and residual norms (k,); see `landscape.Eigenpairs`."""
-    caption = f"±: an eigenvalue of the matrix {arithmetic} lies within"
+    caption = f"±: the matrix {arithmetic} has an eigenvalue this close"
     table = Table("#", "eigenvalue", "±", "relative residual", "converged", caption=caption, caption_justify="left")
     for column in table.columns[:4]:
         column.justify = "right"

@@ -115,7 +115,7 @@ class Points:
         if self._rule == "re-estimate":
             notes.append(
                 "BatchNorm's running statistics are computed anew at every point from the data of the slice (forward "
-                f"passes more a point: {self._passes}); slope and curvature are with those of the centre"
+                f"passes more a point: {self._passes}); slope and curvature use the statistics of the centre"
             )
         if unknown and following and not self._problem.training:
             notes.append(f"along {listed(unknown)} the buffers stay as they are at the centre ({listed(following)})")

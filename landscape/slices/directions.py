@@ -184,7 +184,10 @@ def _staying(problem: Problem, end: Problem, name: str) -> tuple[str, ...]:
     staying = [each for each in own if each in fixed and not torch.equal(own[each], others[each])]
     if not staying:
         return ()
-    return (f"{listed(staying)} differ at the end of {name} and don't vary: its loss at position 1 is of a mixture",)
+    return (
+        f"{listed(staying)} differ at the end of {name} and don't vary: the loss at position 1 isn't the loss of "
+        "that checkpoint",
+    )
 
 
 def aimed(problem: Problem, aim: Aim) -> Direction:
@@ -200,7 +203,7 @@ def unit(vector: Tensor, name: str) -> Direction:
     """
     length = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
     if not 0 < length < math.inf:
-        raise InputError(f"{name} has the length {length:g}: it is no direction")
+        raise InputError(f"{name} has the length {length:g}, so it is not a direction")
     return Direction(vector / length, name)
 
 

@@ -83,7 +83,7 @@ def find_extent(
     with torch.no_grad(), problem.evaluating():
         base = points.at(problem.vector, [0.0]).loss()
     if not 0 < direction.norm < math.inf:
-        raise InputError(f"{direction.name} has the length {direction.norm:g}: it is no direction")
+        raise InputError(f"{direction.name} has the length {direction.norm:g}, so it is not a direction")
     if rise is not None and not rise > 0:
         raise InputError(f"a loss rises by a positive number, not by {rise}")
     if rise is None:

@@ -38,7 +38,7 @@ def project(points: Iterable[Tensor], centre: Tensor, directions: Sequence[Direc
     q, r = torch.linalg.qr(basis)
     lengths = torch.linalg.vector_norm(basis, dim=0)
     if (r.diagonal().abs() <= len(basis) * torch.finfo(torch.float64).eps * lengths).any():
-        raise InputError("the directions lie within the span of each other: there is no one place for a point on them")
+        raise InputError("the directions are linearly dependent, so a point has no unique place on them")
     coordinates, distances = [], []
     for point in points:
         difference = point.to(torch.float64) - centre.to(torch.float64)

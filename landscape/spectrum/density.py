@@ -109,7 +109,7 @@ def check_arguments(dim: int, probes: int, steps: int, k: int, seed: int, tol: f
     if probes < 1:
         raise InputError(f"probes must be at least 1, and at least 2 for standard errors, not {probes}")
     if steps < 2:
-        raise InputError(f"steps must be at least 2, or a probe sees no more than a mean, not {steps}")
+        raise InputError(f"steps must be at least 2, because one step gives only a mean, not {steps}")
     if k < 0:
         raise InputError(f"k must not be negative, and {k} is; 0 deflates nothing")
     check_search(dim, max(1, min(k, dim)), "LM", tol, seed, None)

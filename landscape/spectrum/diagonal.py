@@ -86,11 +86,11 @@ class DiagonalEstimate(HasSummary):
         """See `HasSummary`."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
-            how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
+            how = f"{self.probes} probes and {self.deflation} deflated directions, {self.products} products"
         lines = [
             f"diagonal of {len(self.values):,} entries from {self.values.min():.4g} to {self.values.max():.4g}, "
             f"{int((self.values < -self.rounding).sum()):,} below zero, sum {self.values.sum():.5g}",
-            f"standard errors together {self.relative_error:.2g} of the diagonal's norm; rounding at most "
+            f"combined standard error {self.relative_error:.2g} of the diagonal's norm; rounding at most "
             f"{self.rounding:.1e} in an entry",
             how,
             *arithmetic_note(self.arithmetic),

@@ -90,7 +90,7 @@ class SpectralDensity(HasSummary):
                 f"them {self.quadrature_distance:.1e}"
             )
             if self.rounding > 0.1 * self.expected_distance:
-                lines.append(f"rounding may have moved each node by some {self.rounding:.1e}")
+                lines.append(f"rounding may have moved each node by about {self.rounding:.1e}")
         return lines + arithmetic_note(self.arithmetic)
 
     @property
@@ -221,8 +221,8 @@ class SpectralDensity(HasSummary):
         """
         if width is None and self.width == 0:
             raise InputError(
-                "no probe sees two places of the bulk that rounding leaves apart: it is a point mass, and there is no "
-                "width to smooth with; give one, or draw the cdf"
+                "the bulk is a point mass up to rounding, and there is no width to smooth with; give a width, or draw "
+                "the cdf"
             )
         width = self.width if width is None else width
         if not 0 < width < math.inf:

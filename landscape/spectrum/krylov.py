@@ -135,7 +135,7 @@ class KrylovBasis:
         defect = self.orthogonality_defect()
         if not defect <= _HELD * self._eps:
             raise InputError(
-                f"the eigenvectors to hold aren't orthonormal: max |V^T V - I| is {defect:.2g}, beyond rounding; give "
+                f"the given eigenvectors aren't orthonormal: max |V^T V - I| is {defect:.2g}, beyond rounding; give "
                 "each eigenpair once, as a solve returns it"
             )
         self.expanded = self.size

@@ -79,8 +79,10 @@ def check_goal(what: str, tol: float | None, probes: int | None, seed: int, max_
     if tol is not None and not 0 < tol < 1:
         raise InputError(f"the tolerance of a {what} must lie between 0 and 1, not {tol}")
     if probes is not None and probes < 2:
-        raise InputError(f"probes must be at least 2, or there is no telling their spread, not {probes}")
+        raise InputError(f"probes must be at least 2, because one probe shows no spread, not {probes}")
     if not 0 <= seed < 2**63:
         raise InputError(f"seed must lie between 0 and 2^63 - 1, not {seed}")
     if probes is not None and (tol is not None or max_products is not None):
-        raise InputError("a number of probes is an end by itself: leave out probes, or tolerance and max_products")
+        raise InputError(
+            "a number of probes takes the place of a goal: leave out probes, or leave out tolerance and max_products"
+        )

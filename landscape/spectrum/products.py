@@ -101,7 +101,7 @@ def refuse_asymmetry(operator: SymmetricOperator, asymmetry: float, scale: float
     )
     if operator.error:
         raise InputError(
-            f"{problem}, and they are off by {operator.error:.1g} of a product where that was measured: compute in "
+            f"{problem}, and the measured error of products is {operator.error:.1g} of a product: compute in "
             "float64 (--dtype float64)"
         )
     raise InputError(

@@ -95,7 +95,7 @@ class SpectralSum(HasSummary, Estimate):
         how = f"exact, from {self.products} products"
         if self.method == "probes":
             how = (
-                f"{self.probes} probes of up to {self.steps} steps beside {self.deflated} outliers done exactly, "
+                f"{self.probes} probes of up to {self.steps} steps and {self.deflated} deflated outliers, "
                 f"{self.products} products; errors that the probes share: quadrature {self.quadrature_error:.1e}, "
                 f"outliers {self.deflation_error:.1e}, rounding {self.rounding:.1e}"
             )
@@ -131,7 +131,7 @@ class SpectralSum(HasSummary, Estimate):
         errors = {
             "the quadrature is not exact enough: make more steps": self.quadrature_error,
             "the outliers are not exact enough: deflate fewer": self.deflation_error,
-            "rounding stands in the way: compute in float64, or take a larger alpha": self.rounding,
+            "rounding is the largest error: compute in float64, or take a larger alpha": self.rounding,
         }
         return max(errors, key=errors.__getitem__)
 

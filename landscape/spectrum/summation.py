@@ -70,7 +70,7 @@ class Settings:
         check_goal("sum", self.tol, self.probes, self.seed, self.max_products)
         refuse_fractions(steps=self.steps, k=self.k)
         if self.steps < 2:
-            raise InputError(f"steps must be at least 2, or a probe sees no more than a mean, not {self.steps}")
+            raise InputError(f"steps must be at least 2, because one step gives only a mean, not {self.steps}")
         if self.k < 0:
             raise InputError(f"k must not be negative, and {self.k} is; 0 deflates nothing")
         least = min(dim + 1, self.least)

@@ -115,7 +115,7 @@ class TraceEstimate(HasSummary):
         """Lines on both numbers with their errors, on the method, and on the arithmetic if that isn't float64."""
         how = f"exact, from {self.products} products"
         if self.method == "probes":
-            how = f"{self.probes} probes beside {self.deflation} directions done exactly, {self.products} products"
+            how = f"{self.probes} probes and {self.deflation} deflated directions, {self.products} products"
         return [f"trace {self.trace}", f"Frobenius norm {self.frobenius}", how, *arithmetic_note(self.arithmetic)]
 
     @property
@@ -135,7 +135,7 @@ class TraceEstimate(HasSummary):
         if not self.converged:
             remedy = "allow more products, or accept a larger tolerance"
             if self.rounding_limited:
-                remedy = "all of it rounding, which more products don't lessen; float64 does"
+                remedy = "rounding alone is as wide, so compute in float64"
             remarks.append(
                 f"the trace's 95 % interval is +-{self.trace.half_width:.2g} after {self.products} products, wider "
                 f"than {self.tol:.2g} of the trace: {remedy}"
@@ -205,7 +205,7 @@ def check_arguments(
     least = fewest_products(dim, deflation)
     if max_products is not None and max_products < least:
         raise InputError(
-            f"a trace takes at least {least} products ({min(dim, deflation)} for directions done exactly), and "
+            f"a trace takes at least {least} products ({min(dim, deflation)} for deflated directions), and "
             f"max_products is {max_products}"
         )
 

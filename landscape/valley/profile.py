@@ -187,7 +187,7 @@ class _Reading:
         if high < V_AT_LEAST or (high <= V_AT_MOST and self._flattens()):
             return (
                 "undecided",
-                "the walls flatten as they rise: what the floor is like has to be read at a lower height",
+                "the walls flatten as they rise: read the floor's shape at a lower height",
             )
         if high <= V_AT_MOST:
             return "V", ""
@@ -203,9 +203,12 @@ class _Reading:
         if upper <= 0:
             return "no valley", f"the loss doesn't rise to the {side}"
         if not self.rises:
-            return "undecided", f"no change of the loss along the line can be told from noise at {_RISE_LEVEL:.0%}"
+            return (
+                "undecided",
+                f"no change of the loss along the line stands out from noise at {_RISE_LEVEL:.0%}",
+            )
         if lower <= 0:
-            return "undecided", f"whether the loss rises to the {side} can't be told from these samples"
+            return "undecided", f"whether the loss rises to the {side} can't be decided from these samples"
         if self._misfit > _MISFIT:
             return "undecided", "the profile isn't two walls about one floor"
         return None

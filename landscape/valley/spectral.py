@@ -75,5 +75,5 @@ def thresholds(eigenvalues: np.ndarray, floor: float, count: int = 41) -> np.nda
     """
     top = float(np.max(eigenvalues))
     if not 0 < floor < top:
-        raise InputError(f"no eigenvalue lies above the noise floor {floor:.3g}: there is no valley to be cut out")
+        raise InputError(f"no eigenvalue lies above the noise floor {floor:.3g}: there is no valley")
     return np.geomspace(floor, top * (1 - 1e-12), count)

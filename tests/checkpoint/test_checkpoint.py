@@ -647,7 +647,7 @@ def test_any_wrapping_is_undone(wrappers):
     state, notes = fit_state({wrappers + name: value for name, value in expected.items()}, model, "a.pt")
     assert list(state) == list(expected)
     assert same(state, expected)
-    assert notes == ((f"removed the prefix {wrappers!r} from its names",) if wrappers else ())
+    assert notes == ((f"removed the prefix {wrappers!r} from the names of the weights",) if wrappers else ())
 
 
 @given(of_file=WRAPPERS, of_model=st.lists(st.sampled_from(["module", "model"]), max_size=3))
@@ -665,14 +665,14 @@ def test_a_compiled_model_takes_the_plain_names():
     model = small_model()
     fitted, notes = fit_state(model.state_dict(), torch.compile(model, backend="eager"), "a.pt")
     assert set(fitted) == {f"_orig_mod.{name}" for name in model.state_dict()}
-    assert notes == ("added the prefix '_orig_mod.' to its names",)
+    assert notes == ("added the prefix '_orig_mod.' to the names of the weights",)
 
 
 def test_a_submodule_called_model_keeps_its_name():
     model = nn.ModuleDict({"model": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
     state, notes = fit_state({f"module.{k}": v for k, v in model.state_dict().items()}, model, "a.pt")
     assert same(state, dict(model.state_dict()))
-    assert notes == ("removed the prefix 'module.' from its names",)
+    assert notes == ("removed the prefix 'module.' from the names of the weights",)
 
 
 def test_a_prefix_whose_removal_would_merge_two_names_stays():
@@ -859,8 +859,8 @@ def test_shards_that_hold_a_tensor_twice_are_refused(tmp_path):
 def test_an_index_that_is_none_is_refused(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     with index.open("wb") as file:
-        file.truncate(2**30)  # a hole, which nobody reads
-    with pytest.raises(InputError, match="which is no index"):
+        file.truncate(2**30)  # a hole, of which nothing is read
+    with pytest.raises(InputError, match="too many for an index"):
         read_checkpoint(tmp_path)
 
 
@@ -870,7 +870,7 @@ def test_safetensors_without_tensors_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "size", "said"), [(["x", "X"], 1, "has one name twice"), (["x"], 10**7, "times its size")]
+    ("names", "size", "said"), [(["x", "X"], 1, "with one name twice"), (["x"], 10**7, "times its size")]
 )
 def test_archives_that_torch_never_writes_are_refused(tmp_path, names, size, said):
     with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -944,14 +944,14 @@ def test_weights_are_taken_from_where_a_user_says(tmp_path):
     assert len(digests) == 3, "two sets of weights count as one"
     stripped = read_checkpoint(path, where=Where(strip_prefix="0."))
     assert set(stripped.state) == {"weight", "bias"}
-    assert any("left aside" in note for note in stripped.notes)
+    assert any("left out" in note for note in stripped.notes)
 
 
 @pytest.mark.parametrize(
     ("where", "said"),
     [
         (Where(weights="nothing"), "nothing under 'nothing'"),
-        (Where(weights="model.0.weight"), "is a Tensor, no state dict"),
+        (Where(weights="model.0.weight"), "is a Tensor, not a state dict"),
         (Where(weights="run"), "aren't named tensors|not named tensors"),
         (Where(strip_prefix="backbone."), "no name of its weights begins with"),
         (Where(step_from="run.at"), "leads to no whole number"),

@@ -174,7 +174,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
     asked = ("--eigenpairs", "-k", 1, "--matrix", "differences", "--self-check", "-o", "once.h5")
     done = command("net.pt", "--problem", "model.py:once", *asked)
     assert done.status == 0, done.err
-    assert "products by central differences of the gradient (off by some" in done.out
+    assert "products by central differences of the gradient (off by about" in done.out
     assert "self-check of products (Hessian by differences of the gradient)" in done.out
     wrong = command("net.pt", "--problem", "model.py:wrong", "--self-check", "-o", "wrong.h5")
     assert wrong.status == 3
@@ -199,12 +199,12 @@ def test_the_machine_is_held_to_closed_forms(command, monkeypatch):
     ran = command("--self-check")
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.count(" yes ") == 24
-    assert "all as in closed form" in ran.out
+    assert "all results agree with their closed forms" in ran.out
     wrong = [replace(form, hessian=1.01 * form.hessian) for form in closed_forms()[:1]]
     monkeypatch.setattr("landscape.checks.closed_forms.closed_forms", lambda: wrong)
     ran = command("--self-check", "--device", "cpu")
     assert ran.status == 3
-    assert "6 of 6 are WRONG on this machine" in ran.out
+    assert "6 of 6 results are WRONG on this machine" in ran.out
 
 
 def test_an_eigenvalue_of_the_wrong_sign_is_told(monkeypatch):
@@ -218,7 +218,7 @@ def test_an_eigenvalue_of_the_wrong_sign_is_told(monkeypatch):
 def test_without_a_checkpoint_nothing_else_is_done(option, command):
     ran = command("--self-check", option)
     assert (ran.status, ran.out) == (2, "")
-    assert f"--self-check without a checkpoint is of this machine: name one, or leave out {option}" in ran.err
+    assert f"--self-check without a checkpoint checks this machine: name a checkpoint, or leave out {option}" in ran.err
 
 
 def test_differences_beyond_a_finite_loss_are_no_agreement():

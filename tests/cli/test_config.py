@@ -21,7 +21,7 @@ def test_a_file_gives_what_the_command_line_does(command, tiny):
     stored = command_in("file.h5")
     assert stored == "landscape-probe a.pt b.pt --hessian -k 2 -o file.h5"
     again = command(*shlex.split(stored)[1:])
-    assert "was there already, nothing measured" in again.out
+    assert "complete already, nothing measured" in again.out
 
 
 @pytest.mark.parametrize("option", [("-k", "3"), ("-k=3",)])
@@ -47,15 +47,15 @@ def test_lists_and_switches(command, tiny):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("hesian = true", "run.toml: 'hesian' is no option; did you mean hessian?"),
-        ("quux = true", "run.toml: 'quux' is no option; landscape-probe --help has the options"),
-        ('config = "other.toml"', "run.toml: 'config' is no option"),
-        ("k = ", "run.toml: is no TOML file of options"),
+        ("hesian = true", "run.toml: 'hesian' is not an option; did you mean hessian?"),
+        ("quux = true", "run.toml: 'quux' is not an option; landscape-probe --help lists the options"),
+        ('config = "other.toml"', "run.toml: 'config' is not an option"),
+        ("k = ", "run.toml: is not a TOML file of options"),
         ("[k]\na = 1", "run.toml: k is a dict"),
         ("k = 2.5", "not a whole number"),
         ('which = "MIDDLE"', "MIDDLE"),
-        ('hessian = true\nkind = "ggn"', "run.toml: 'kind' is no option"),
-        ('hessian = true\nmatrix = "ggn"', "with --matrix ggn ask for --eigenpairs"),
+        ('hessian = true\nkind = "ggn"', "run.toml: 'kind' is not an option"),
+        ('hessian = true\nmatrix = "ggn"', "with --matrix ggn use --eigenpairs"),
     ],
 )
 def test_a_wrong_file_is_one_line(command, tiny, text, message):

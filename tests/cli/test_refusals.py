@@ -186,7 +186,7 @@ def test_options_that_do_not_go_together(refused):
     assert "--crosscheck needs --which LM, not SA" in refused("a.pt", "--crosscheck", "pyhessian", "--which", "SA")
     assert "not on cuda:1" in refused("a.pt", "--crosscheck", "pyhessian", "--device", "cuda:1")
     idle = refused("a.pt", "--tol", "1e-4", "--probes", "5")
-    assert "nothing is asked for that has --tol and --probes: add --hessian or" in idle
+    assert "no requested measurement uses --tol or --probes: add --hessian or" in idle
 
 
 def test_outputs_that_cannot_be(refused, tiny):

@@ -214,8 +214,8 @@ def _states():
     return {
         "no optimiser": (network, {"weight": torch.ones(2)}, "optimizer.state_dict()"),
         "a list": (network, [1, 2], "optimizer.state_dict()"),
-        "not stepped": (network, fresh, "keeps nothing for embedding.weight"),
-        "not all trained": (frozen, part.state_dict(), "keeps nothing for inner.weight"),
+        "not stepped": (network, fresh, "has no state for embedding.weight"),
+        "not all trained": (frozen, part.state_dict(), "has no state for inner.weight"),
         "momentum": (network, momentum.state_dict(), "momentum_buffer"),
         "amsgrad without maxima": (network, switched, "no second moments"),
         "no steps": (network, stale, "after 0 steps"),

@@ -52,7 +52,7 @@ def test_products_are_off_by_what_is_stated(batches, memory):
     problem = network(batches)
     operator, exact = ReducedHessian(problem, memory), Hessian(problem)
     assert operator.route.name == ("cached" if memory is None else "rebuilt")
-    assert f"in bfloat16, off by some {operator.error:.1e} of a product" in str(operator.route)
+    assert f"in bfloat16, off by about {operator.error:.1e} of a product" in str(operator.route)
     vectors = torch.randn(problem.layout.dim, 20)
     off = (operator @ vectors - exact @ vectors).norm(dim=0) / (exact @ vectors).norm(dim=0)
     # Between a quarter of a unit of bfloat16 and ten units. The error of one direction stands for similar directions.
@@ -199,7 +199,7 @@ def test_vectors_have_the_memory_that_an_exact_product_leaves():
 @pytest.mark.parametrize("kind", [ReducedHessian, DifferenceHessian])
 def test_that_nothing_is_compiled_is_said_where_it_was_asked_for(kind):
     told = {asked: str(kind(network().to(compile_products=asked)).route) for asked in ("auto", "on")}
-    assert "of this matrix nothing is compiled" in told["on"]
+    assert "products of this matrix are never compiled" in told["on"]
     assert "compiled" not in told["auto"]
 
 
@@ -217,7 +217,7 @@ def test_on_the_command_line(tmp_path, monkeypatch, command):
     done = command(*asked, "--eigenpairs", "-k", 3, "--self-check")
     assert (done.status, done.err) == (0, "")
     assert "Hessian in bfloat16: 3 eigenvalues of largest magnitude" in done.out
-    assert "(in bfloat16, off by some" in done.out
+    assert "(in bfloat16, off by about" in done.out
     assert "from differences of the gradient" in done.out
     with open_record("low.h5") as record:
         assert set(record.groups) == {"/", "/loss", "/self_check_bfloat16", "/eigenpairs_bfloat16"}

@@ -288,12 +288,12 @@ def test_arrays_in_a_batch_are_told_apart_by_all_their_numbers():
 def test_routes_that_there_are_not_are_refused():
     problem = classes(nn.Linear(4, 3))
     with pytest.raises(
-        InputError, match="no route 'fast'; there are cached, linearised, compiled, rebuilt, recompiled"
+        InputError, match="no route 'fast'; the routes are cached, linearised, compiled, rebuilt, recompiled"
     ):
         Hessian(problem, route="fast")
-    with pytest.raises(InputError, match="no route 'linearised'; there are cached, rebuilt"):
+    with pytest.raises(InputError, match="no route 'linearised'; the routes are cached, rebuilt"):
         MonteCarloFisher(problem, route="linearised")
-    assert "nothing is compiled" in GaussNewton(problem.to(compile_products="on")).route.note
+    assert "never compiled" in GaussNewton(problem.to(compile_products="on")).route.note
 
 
 def test_a_failure_is_not_repeated_at_every_point(monkeypatch):

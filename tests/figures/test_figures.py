@@ -361,8 +361,8 @@ def test_a_record_without_some_variables_has_the_figures_that_need_none_of_them(
     ran = plot("old.h5", "--figure", "profiles")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err == (
-        "landscape-plot: old.h5 has no profile_position in its /valley, which profiles is drawn from: measure it with "
-        "landscape-probe ... --valley\n"
+        "landscape-plot: old.h5 has no profile_position in its /valley, which the figure profiles needs: measure it "
+        "with landscape-probe ... --valley\n"
     )
 
 
@@ -374,7 +374,7 @@ def test_what_the_numbers_do_not_allow_is_left_out_with_a_line(plot, shown, part
     assert ran.status == 0
     assert ran.out == "flat-slices-1d.pdf\n"
     assert ran.err.splitlines() == [
-        f"landscape-plot: without {name}: no point of the plane has a finite loss: there is nothing to draw"
+        f"landscape-plot: left out {name}: no point of the plane has a finite loss: there is nothing to draw"
         for name in ("slices-2d", "summary")
     ]
 
@@ -383,8 +383,8 @@ def test_of_a_record_with_little_the_page_is_low_and_of_one_with_nothing_there_i
     part("loss.h5", loss=())
     ran = plot("loss.h5")
     assert (ran.status, ran.out) == (2, "")
-    assert "no figure can be drawn of what is there" in ran.err
-    assert "nothing in common" in plot("loss.h5", "--figure", "summary").err
+    assert "no figure can be drawn from these measurements" in ran.err
+    assert "share no measurement" in plot("loss.h5", "--figure", "summary").err
     little = replace(shown[0], groups={name: shown[0].groups[name] for name in ("loss", "eigenpairs")})
     with styled("paper"):
         assert draw("summary", little).get_figheight() < 4
@@ -407,7 +407,7 @@ def test_another_matrix_is_drawn_where_the_hessian_would_be(plot, records, tmp_p
     assert plot(record, *both).out == f"{tmp_path}/point-vs-point-fisher-empirical-eigenvalues.pdf\n"
     refused = plot(record, "--matrix", "ggn")
     assert refused.status == 2
-    assert "point.h5 has nothing of the matrix ggn" in refused.err
+    assert "point.h5 has no measurement of the matrix ggn" in refused.err
 
 
 def test_texts_of_a_record_are_letters_alone(plot, records, tmp_path):
@@ -480,14 +480,14 @@ def test_fonts_are_embedded_as_fonts(plot, records, tmp_path):
     [
         ([], "no record given"),
         (["missing.h5"], "there is no record here"),
-        (["small.h5"] * 8, "a figure is of 1 to 7 records"),
+        (["small.h5"] * 8, "a figure shows 1 to 7 records"),
         (["{0}", "--figure", "histogram"], "there is no figure 'histogram'; there are eigenvalues"),
-        (["{0}", "--width", "wide"], "a width is column, text or 1 to 40 inches, not wide"),
-        (["{0}", "--width", "nan"], "a width is column, text or 1 to 40 inches"),
-        (["{0}", "--label", "a", "--label", "b"], "1 records have 1 labels, and 2 are given"),
+        (["{0}", "--width", "wide"], "--width must be column, text or 1 to 40 inches, not wide"),
+        (["{0}", "--width", "nan"], "--width must be column, text or 1 to 40 inches"),
+        (["{0}", "--label", "a", "--label", "b"], "1 records need 1 labels, and 2 are given"),
         (["{0}", "--figure", "slices-2d", "--step", "3"], "no slices_2d of step 3"),
         (["{0}", "--figure", "slices-2d", "--step", "2.5"], "not a whole number"),
-        (["small.h5", "--figure", "density"], "has no /density, which density is drawn from"),
+        (["small.h5", "--figure", "density"], "has no /density, which the figure density needs"),
         (["{0}", "small.h5", "--figure", "eigenvalues", "--figure", "hops"], "landscape-probe ... --hops"),
         (["{0}", "--figure", "eigenvalues", "-o", "small.h5"], "can't be written"),
         (["text.txt"], "text.txt"),
@@ -523,7 +523,7 @@ def test_a_single_figure_may_be_one_file(plot, records, tmp_path):
     assert out.read_text().startswith("<?xml")
     for more, words in (
         (("--figure", "density"), "is one file, and there are 2 figures"),
-        (("--format", "pdf"), "is a svg, and --format is pdf"),
+        (("--format", "pdf"), "ends in .svg, and --format is pdf"),
     ):
         ran = plot(records[0], "--figure", "eigenvalues", *more, "-o", tmp_path / "two.svg")
         assert ran.status == 2

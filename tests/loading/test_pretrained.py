@@ -152,7 +152,7 @@ def test_masked_tokens_are_drawn_once_and_told(tmp_path, gpt2):
     masked = inputs["input_ids"] == 2
     assert problem.data_sha256 == again.data_sha256
     assert torch.equal(masked, target != -100)
-    assert f"{int(masked.sum())} of 81 tokens were masked, drawn once, and are what is predicted" in problem.notes
+    assert f"{int(masked.sum())} of 81 tokens were drawn once, masked, and are predicted" in problem.notes
     assert 0.05 < float(masked.float().mean()) < 0.3
 
 
@@ -209,18 +209,18 @@ def test_a_factory_of_ones_own_gets_the_weights_of_a_folder(gpt2, command):
 REFUSED = {
     "no data": ("model", "brings its model but no data: add --data FILE"),
     "no such data": ("model --data none.npy", "none.npy: no such file"),
-    "data of an unknown kind": ("model --data data.csv", "data.csv isn't of a kind that is read"),
+    "data of an unknown kind": ("model --data data.csv", "data.csv has an unknown format"),
     "damaged data": ("model --data damaged.npz", "damaged.npz can't be read"),
     "data that are a pickle": ("model --data pickle.npy", "pickle.npy can't be read (ValueError: Object arrays"),
     "no samples": ("model --data empty.txt", "empty.txt holds no samples"),
-    "uneven arrays": ("model --data uneven.npz", "has 5 input_ids, 4 attention_mask: one for each sample"),
+    "uneven arrays": ("model --data uneven.npz", "has 5 input_ids, 4 attention_mask: give one of each for each sample"),
     "an input that the model hasn't": ("model --data pixels.npz", "doesn't take pixels: it takes input_ids"),
     "no tokens": ("model --data mask.npz", "there are no tokens"),
     "a text that is too short": ("model --data short.txt", "has 2 tokens, fewer than one sequence of 16"),
     "a sequence that is too long": ("model --data short.txt --length 99", "16 positions, fewer than the 99 tokens"),
     "a sequence of one token": ("model --data short.txt --length 1", "at least 2 tokens, not 1"),
     "another loss": ("model --data data.safetensors --loss mse", "whose loss is cross-entropy: leave out --loss mse"),
-    "a model without a head": ("headless --data data.safetensors", "what GPT2Model is trained on isn't known"),
+    "a model without a head": ("headless --data data.safetensors", "the loss of GPT2Model isn't known"),
     "a head that was never trained": ("untrained --data data.safetensors", "aren't in its files"),
     "quantised weights": ("quantised --data data.safetensors", "its weights are quantised"),
     "code in the folder": ("code --data data.safetensors", "has no architecture 'Evil' (code in the folder isn't run)"),
@@ -230,7 +230,7 @@ REFUSED = {
     "a file that is missing": ("missing --data data.safetensors", "names 'model-00002-of-00002.safetensors', not in"),
     "files from elsewhere": ("climbing --data data.safetensors", "names '../model/model-00002-of-00002.safetensors'"),
     "a pickle that runs code": ("pickled --data data.safetensors", "unpickling it would run code: io.open"),
-    "an adapter without its model": ("adapter --data data.safetensors", "'somewhere/else', isn't a folder here"),
+    "an adapter without its model": ("adapter --data data.safetensors", "'somewhere/else' isn't a folder here"),
     "an adapter that brings others": ("mixture --data data.safetensors", "adapters of the kind 'XLORA' aren't read"),
     "pickles from elsewhere": ("outside --data data.safetensors", "names '../pytorch_model.bin', not in outside"),
     "data that are a pickle of ours": ("model --data runs.pt", "is a pickle that torch.save did not write"),
@@ -360,7 +360,7 @@ def test_a_loss_that_the_library_makes_otherwise_is_refused(tmp_path, monkeypatc
     written(tmp_path, "MixtralForCausalLM", routed, LM)
     ran = command("model", "--data", "data.safetensors")
     assert ran.status == 2
-    assert "without what it adds or does differently: name a loss (--loss)" in ran.err
+    assert "by the plain loss here: name a loss (--loss)" in ran.err
     assert command("model", "--data", "data.safetensors", "--loss", "cross-entropy").status == 0
 
 
@@ -462,9 +462,13 @@ def test_a_program_runs_no_code(name, tmp_path, monkeypatch, command):
         ("a.pt", lambda path: torch.save({"x": [1]}, path), "x aren't arrays of numbers"),
         ("a.pt", lambda path: torch.save([torch.ones(1)], path), "holds a list"),
         ("a.npy", lambda path: np.save(path, np.ones((2, 3))), "tokens are whole numbers"),
-        ("a.jsonl", lambda path: path.write_text('{"x": [1]}\n{"y": [1]}\n'), "aren't objects with the same names"),
+        (
+            "a.jsonl",
+            lambda path: path.write_text('{"x": [1]}\n{"y": [1]}\n'),
+            "aren't objects that all have the same names",
+        ),
         ("a.jsonl", lambda path: path.write_text('{"text": 1}\n'), "a 'text' isn't a string"),
-        ("a.csv", lambda path: path.write_text("1, 2"), "isn't of a kind that is read"),
+        ("a.csv", lambda path: path.write_text("1, 2"), "has an unknown format"),
     ],
 )
 def test_data_of_another_kind(name, write, said, tmp_path):
@@ -666,7 +670,7 @@ def test_the_optimiser_of_a_trainers_checkpoint_is_read(trained, command):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"no file of torch.save", "the optimiser is left aside: "),
+        (b"no file of torch.save", "the optimiser is left out: "),
         (pickle.dumps(os.system), "would run code"),
         ({"step": 2}, "holds no state_dict of a torch optimiser"),
     ],

@@ -324,7 +324,7 @@ def no_mask(path: Path) -> None:
     [
         (lambda path: None, "the folder has no tokenizer to mask tokens with: BertTokenizer needs tokenizer.json or"),
         (made_up_mask, "no file of the folder has the tokens '[MASK]', which transformers adds"),
-        (no_mask, "no tokenizer says which token masks another"),
+        (no_mask, "no tokenizer names a mask token"),
     ],
     ids=["no files", "a mask that transformers adds", "no mask"],
 )
@@ -346,7 +346,7 @@ def test_checkpoints_whose_tokenizers_differ_are_no_run(classifier, command):
     data = jsonl(TEXTS, label=[0, 1, 2, 3])
     ran = command("model", "other", "--data", data)
     assert (ran.status, len(ran.err.splitlines())) == (2, 1)
-    assert "other: its tokenizer makes other tokens of the data than that of model" in ran.err
+    assert "other: its tokenizer makes other tokens of the data than the tokenizer of model" in ran.err
 
 
 def test_a_tokenizer_that_is_written_otherwise_is_the_same(classifier, command):

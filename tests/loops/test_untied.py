@@ -262,7 +262,9 @@ def test_weights_that_are_used_elsewhere_too_stay_tied():
     model.step = lambda f, x: torch.tanh(f(x)) + x @ layer.weight  # behind the module's back
     found, loop = untied(posed(model))
     assert loop.parameters == ("layers.0.bias",)
-    assert loop.notes == ("layers.0.weight: also used outside the loop, so tied still and left out of its curvature",)
+    assert loop.notes == (
+        "layers.0.weight: also used outside the loop, so still tied and left out of the loop's curvature",
+    )
     bias = dense(posed(model).restricted(["layers.0.bias"]).hessian())
     assert (loop.gather(dense(found.hessian()) @ loop.spread(torch.eye(4).double())) - bias).abs().max() < 1e-12
 
@@ -362,7 +364,7 @@ REFUSED = {
     ),
     "uneven": (lambda: posed(Uneven()), None, "layer is called 2 times in one forward pass and 4 times in the first"),
     "several counts": (lambda: posed(Rounds()), None, r"layers\.1 \(2 times\), norm \(4 times\); choose one"),
-    "unknown": (lambda: looped(nn.Linear(4, 4)), "block", r"no module 'block'; repeated are layers\.0, layers\.1"),
+    "unknown": (lambda: looped(nn.Linear(4, 4)), "block", r"'block'; the repeated modules are layers\.0, layers\.1"),
     "misspelt": (lambda: looped(nn.Linear(4, 4)), "layer.0", r"did you mean .*layers\.0"),
     "once": (lambda: looped(nn.Linear(4, 4)), "head", "head is called once .* choose one that is repeated"),
     "the model": (lambda: looped(nn.Linear(4, 4)), "", r"the model is called once .* inside it layers\.0 is repeated"),

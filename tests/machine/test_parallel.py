@@ -37,7 +37,7 @@ def test_every_sample_is_of_one_process_and_shares_are_even(sizes, size):
     problem = posed(sizes)
     among = replace(problem.data, processes=Processes(0, size))
     if not all(among._parts(sizes, rank) for rank in range(size)):
-        with pytest.raises(InputError, match="start fewer, or give larger batches"):
+        with pytest.raises(InputError, match="start fewer processes, or give larger batches"):
             problem.distributed_over(Processes(0, size))
         return
     split = [problem.distributed_over(Processes(rank, size)) for rank in range(size)]
@@ -167,7 +167,7 @@ def test_bad_input_is_one_line_of_one_process(tiny):
     lines = [line for line in done.stderr.splitlines() if line.startswith("landscape-probe:")]
     assert lines == ["landscape-probe: no.pt: no such file; check the path"]
     merged = torchrun("-m", "landscape", "a.pt", "--merge", "-o", "m.h5")
-    assert "--merge is the work of one process" in merged.stderr
+    assert "--merge runs in one process" in merged.stderr
 
 
 FAILING = """

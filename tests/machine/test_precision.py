@@ -240,7 +240,7 @@ def test_the_words_are_on_the_screen_and_in_the_record(tmp_path, monkeypatch, co
     done = command("model.pt", "--problem", "factory.py:posed", *asked)
     assert done.status in (0, 3)
     said = done.out.replace("\n", " ")
-    assert "±: an eigenvalue of the matrix as computed in float32 (" in said
+    assert "±: the matrix as computed in float32 (" in said
     assert said.count("all errors are those of the matrix as computed in float32") >= 2
     with open_record("r.h5") as record:
         for name in ("eigenpairs", "trace", "density", "spectrum"):
@@ -258,7 +258,7 @@ def test_rounding_that_hinders_names_float64(tmp_path, monkeypatch, command):
     torch.save(standardised(1e6).model.state_dict(), "model.pt")
     done = command("model.pt", "--problem", "factory.py:posed", "--hessian", "-k", "4", "-o", "r.h5")
     assert done.status == 3
-    assert "rounding alone is as large as what remains: --dtype float64" in done.out
+    assert "the residuals are at the level of rounding: use --dtype float64" in done.out
     exact = command(
         "model.pt", "--problem", "factory.py:posed", "--hessian", "-k", "4", "--dtype", "float64", "-o", "w.h5"
     )

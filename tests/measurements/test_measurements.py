@@ -258,7 +258,7 @@ def test_a_preconditioner_is_known_by_its_content(command, tiny):
     np.save("diagonal.npy", np.full(13, 2.0))
     options = ("--trace", "--precondition")
     assert command("a.pt", *options, "diagonal.npy").status == 0
-    assert "was there already" in command("a.pt", *options, "./diagonal.npy").out
+    assert "complete already" in command("a.pt", *options, "./diagonal.npy").out
     np.save("diagonal.npy", np.full(13, 4.0))
     ran = command("a.pt", *options, "diagonal.npy")
     assert ran.status == 2
@@ -303,8 +303,8 @@ def test_preconditioned_by_adam(command, tiny):
 
 
 REFUSALS = {
-    ("--matrix", "ggn"): "nothing is asked for that has --matrix: add --hessian or",
-    ("--probes", "20"): "nothing is asked for that has --probes: add --density or",
+    ("--matrix", "ggn"): "no requested measurement uses --matrix: add --hessian or",
+    ("--probes", "20"): "no requested measurement uses --probes: add --density or",
     ("--hessian", "--tol", "1e-4", "--tol-value", "0.01"): "--tol and --tol-value are two goals",
     ("--trace", "--tol-estimate", "0.1", "--probes", "20"): "--tol-estimate and --probes are two goals",
     ("--trace", "--fisher-unit", "sequence"): "add --matrix fisher or fisher-mc or fisher-empirical",
@@ -317,15 +317,15 @@ REFUSALS = {
     ("--hessian", "--tol-value", "2"): "tol_value must lie between 0 and 1",
     ("--log-det", "-1"): "alpha",
     ("--log-det", "nan"): "alpha",
-    ("--slice", "1d", "--direction", "sideways"): "there is no direction 'sideways': it is filter, layer",
+    ("--slice", "1d", "--direction", "sideways"): "'sideways' is not a direction: give filter, layer",
     ("--slice", "1d", "--points", "2"): "at least 3 points",
     ("--slice", "1d", "--points", "0"): "at least 3 points",
     ("--valley", "-k", "2", "--points", "0"): "at least 7 points",
     ("--slice", "1d", "--reach", "-1"): "reach of a slice must be a positive number",
-    ("--slice", "2d", "--direction", "top"): "a plane has two directions, and 1 given",
+    ("--slice", "2d", "--direction", "top"): "a plane has two directions, and 1 are given",
     ("--slice", "1d", "--direction", "problem.py"): "problem.py",
-    ("--slice", "1d", "--direction", "short.npy"): "has shape (12,), the parameters' vector (13,)",
-    ("--slice", "1d", "--direction", "zero.npy"): "is no direction: it is zero",
+    ("--slice", "1d", "--direction", "short.npy"): "has shape (12,), and the parameter vector has shape (13,)",
+    ("--slice", "1d", "--direction", "zero.npy"): "is not a direction: the vector is zero",
     ("--hessian", "--direction", "top"): "add --slice",
     ("--hessian", "--precondition", "adam"): "no optimiser's state_dict under optimizer",
     ("--hessian", "--precondition", "nowhere.npy"): "nowhere.npy",
@@ -394,7 +394,7 @@ def test_a_plane_goes_to_where_the_loss_has_risen(command, tiny):
         assert float(edge) > base + 0.999 * float(row.rise[0])
     assert float(row.loss[up, across]) == base
     again = "a.pt --slice 2d --direction b.pt --direction top --points 5 --slice 1d"
-    assert "was there already" in command(*again.split()).out
+    assert "complete already" in command(*again.split()).out
 
 
 def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, tiny):
@@ -403,8 +403,8 @@ def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, ti
     ran = command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5")
     assert (ran.status, ran.err) == (0, "")
     _, own, _ = re.split(r"\n(?=[abc]\.pt, step)", ran.out)[1:]
-    assert ran.out.count("note: the line to b.pt is left out here") == 1
-    assert "note: the line to b.pt is left out here" in own
+    assert ran.out.count("note: the line to b.pt is left out: ") == 1
+    assert "note: the line to b.pt is left out: " in own
     assert "loss along 1 line," in own
     for name in ("a.pt", "c.pt"):
         command(name, *asked, "-o", f"{name}.h5")
@@ -417,15 +417,15 @@ def test_in_a_sweep_the_line_from_a_checkpoint_to_itself_is_left_out(command, ti
     assert rows[1].norm.values[0] == 0
     assert np.isnan(rows[1].loss.values[0]).all()
     assert np.isnan(rows[1].cosine.values[0]).all()
-    assert command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5").out.count("left out here") == 1
+    assert command("a.pt", "b.pt", "c.pt", *asked, "-o", "all.h5").out.count("is left out: ") == 1
     assert plot(["all.h5", "--figure", "slices-1d", "--step", "10"]) == 0
 
 
 @pytest.mark.parametrize(
     ("checkpoints", "slices", "said"),
     [
-        (("b.pt",), "1d", "copy.pt has the weights of a checkpoint that is measured"),
-        (("a.pt", "b.pt"), "2d", "copy.pt is among the checkpoints that have a plane"),
+        (("b.pt",), "1d", "copy.pt has the weights of a measured checkpoint"),
+        (("a.pt", "b.pt"), "2d", "copy.pt is a checkpoint that gets a plane"),
     ],
 )
 def test_a_line_that_leads_nowhere_is_refused_before_anything_is_measured(command, tiny, checkpoints, slices, said):

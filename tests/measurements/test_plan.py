@@ -63,7 +63,7 @@ def test_several_processes_make_no_plan(command, tiny, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     ran = command("a.pt", "--plan")
     assert (ran.status, ran.out) == (2, "")
-    assert "--plan is the work of one process: start it without torchrun" in ran.err
+    assert "--plan runs in one process: start it without torchrun" in ran.err
 
 
 @pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.__name__)

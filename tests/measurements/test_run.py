@@ -86,7 +86,7 @@ def test_dynamics_of_a_large_model_leave_out_their_own_part_with_a_line(command,
     monkeypatch.setattr("landscape.measurements.dynamics.MAX_DIM", 10)
     ran = command("step-00.pt", "step-14.pt", "--dynamics", "--trace", "--dtype", "float64", "-o", "large.h5")
     assert (ran.status, ran.err) == (0, "")
-    assert "left out of --dynamics" in ran.out
+    assert "--dynamics leaves out entropy" in ran.out
     assert "trace" in ran.out
     with open_record("large.h5") as record:
         assert set(record.children) == {"loss", "stability", "trace"}
@@ -97,7 +97,7 @@ def test_dynamics_of_a_run(command, descent):
     ran = command(*files[::-1], "--dynamics", "--dtype", "float64")
     assert (ran.status, ran.err) == (0, "")
     assert "run of 4 checkpoints up to step-40.pt, step 40" in ran.out
-    assert "none can be told from fewer than 8 checkpoints" in ran.out
+    assert "they need at least 8 checkpoints" in ran.out
     spectra, stability = group("step-00.landscape.h5", "spectrum"), group("step-00.landscape.h5", "stability")
     row = group("step-00.landscape.h5", "dynamics").isel(checkpoint=0)
     assert list(row.run_step.values) == [0, 14, 20, 40]
@@ -186,16 +186,16 @@ def test_a_hessian_that_is_zero_has_no_dynamics(command, tiny):
     )
     ran = command("a.pt", "b.pt", "--dynamics", "--problem", "flat.py:flat")
     assert (ran.status, ran.err) == (0, "")
-    assert "dynamics over 2 checkpoints: none, as every Hessian is zero" in ran.out
+    assert "dynamics over 2 checkpoints: none, because every Hessian is zero" in ran.out
     assert np.isnan(group("a.landscape.h5", "dynamics").information.values).all()
 
 
 def test_measurements_of_a_run_say_what_they_are_made_of(descent):
     files = ["step-00.pt", "step-14.pt"]
     for measurements, line in (
-        ([Dynamics()], "made of the rows of spectrum"),
+        ([Dynamics()], "uses the rows of spectrum"),
         ([Spectrum(0), Stability(), Dynamics()], "need leading eigenvectors"),
-        ([Learning()], "made of the rows of samples"),
+        ([Learning()], "uses the rows of samples"),
     ):
         with pytest.raises(InputError, match=line):
             probe(files, measurements, f"{len(measurements)}-{measurements[-1].name}.h5")
@@ -204,7 +204,7 @@ def test_measurements_of_a_run_say_what_they_are_made_of(descent):
 def test_no_threshold_is_claimed_where_some_parameters_are_fixed(command, descent):
     ran = command("step-00.pt", "step-14.pt", "--dynamics", "--params", "0.*")
     assert ran.status == 0
-    assert "no threshold is claimed, as only some of the parameters vary here" in ran.out
+    assert "no threshold is claimed: only some of the parameters vary here" in ran.out
     assert np.isnan(group("step-00.landscape.h5", "stability").ratio.values).all()
 
 
@@ -329,13 +329,16 @@ def test_learning_without_anything_told(command, tiny):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["a.pt", "--dynamics"], "dynamics are of a run: name at least 2 of its checkpoints"),
-        (["a.pt", "b.pt", "--hops"], "told from at least"),
-        (["bare.pt", "b.pt", "--hops"], "don't say their step"),
-        (["a.pt", "b.pt", "--samples", "--group-by", "colour"], "can't be grouped by 'colour'; there are loss"),
+        (["a.pt", "--dynamics"], "dynamics are measured over a run: name at least 2 checkpoints of the run"),
+        (["a.pt", "b.pt", "--hops"], "need at least"),
+        (["bare.pt", "b.pt", "--hops"], "have no step"),
+        (
+            ["a.pt", "b.pt", "--samples", "--group-by", "colour"],
+            "can't be grouped by 'colour'; they can be grouped by loss",
+        ),
         (["a.pt", "b.pt", "--group-by", "loss"], "add --samples"),
-        (["a.pt", "--samples", "--group-by", "loss"], "--group-by is of how a run learns"),
-        (["a.pt", "same.pt", "--dynamics"], "two of these checkpoints are of the same step"),
+        (["a.pt", "--samples", "--group-by", "loss"], "--group-by groups the samples of a run"),
+        (["a.pt", "same.pt", "--dynamics"], "two of these checkpoints have the same step"),
     ],
 )
 def test_refused_in_one_line_with_nothing_written(command, tiny, arguments, line):

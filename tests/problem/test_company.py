@@ -8,7 +8,7 @@ from torch.nn import functional
 from landscape import InputError, Problem
 from landscape.record import open_record, read_provenance
 
-TOLD = "the objective depends on how the data are split, and is that of the {} as given"
+TOLD = "the objective depends on how the data are split, and is computed with the {} as given"
 SAMPLES = 12
 
 
@@ -150,7 +150,7 @@ def test_a_graph_keeps_its_indices_and_a_model_of_one_batch_size_its_size():
     assert min(seen) == SAMPLES
     assert not Problem.from_sample_losses(model, of_one_size, [x]).notes
     (note,) = Problem.from_sample_losses(model, of_one_batch, [x]).notes
-    assert note.startswith("the samples of a batch can't be told apart")
+    assert note.startswith("the samples of a batch can't be separated")
 
 
 def test_one_pass_of_the_smallest_batch_finds_it_out():

@@ -309,7 +309,7 @@ LEAKS = {
 def test_what_is_read_past_the_models_places_is_refused(name):
     case = LEAKS[name]()
     before = copy.deepcopy(case.model.state_dict())
-    with pytest.raises(InputError, match=r"past the values that are put in .* nn\.ParameterList, clone\(\)") as caught:
+    with pytest.raises(InputError, match=r"through another reference .* nn\.ParameterList, clone\(\)") as caught:
         case.pose()
     assert "\n" not in str(caught.value)
     after = case.model.state_dict()
@@ -346,7 +346,7 @@ def test_a_buffer_that_is_read_by_another_name_is_told():
             return self.linear(x) * self.alias[0]
 
     problem = Problem(Aliased(), nn.CrossEntropyLoss(), [(X.float(), Y)])
-    assert "buffers read past their places, so that no checkpoint changes them: scale" in problem.notes
+    assert "buffers read through another reference, so that no checkpoint changes them: scale" in problem.notes
     plain = Problem(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), nn.CrossEntropyLoss(), [(X.float(), Y)])
     assert plain.notes == ()
 

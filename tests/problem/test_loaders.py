@@ -196,7 +196,7 @@ def test_every_label_is_with_its_sample(kind):
     found = problem.by_sample().losses.tolist()
     # Differences and squares of numbers up to twelve, summed in another order.
     np.testing.assert_allclose(found, [expected[name] for name in names], rtol=1e-13, atol=1e-13)
-    of_its_own = any("goes by its batches, not by its data set" in note for note in problem.notes)
+    of_its_own = any("follow its batches, not its data set" in note for note in problem.notes)
     assert of_its_own == (kind in ("sampler of one's own", "batch sampler of one's own", "some samples",
                                    "distributed by epoch"))  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_every_matrix_has_the_penaltys_hessian_added(kind):
     plain, penalised = pairs([7, 12, 1])
     identity = torch.eye(plain.layout.dim, dtype=torch.float64)
     assert torch.allclose(dense(kind(penalised)) - dense(kind(plain)), W * identity, rtol=0, atol=1e-14)
-    assert any("every matrix has its Hessian added" in note for note in penalised.notes)
+    assert any("every matrix includes the Hessian of this penalty" in note for note in penalised.notes)
 
 
 def test_draws_of_a_monte_carlo_fisher_have_it_each():
@@ -335,4 +335,4 @@ def test_the_record_names_it_and_mixes_no_two_objectives(tiny, command):
         assert refused.status == 2
         assert "weight_decay is 0.3 there" in refused.err
     again = command("a.pt", "--hessian", "-k", 2, "--weight-decay", W, "-o", "a.h5")
-    assert "was there already" in again.out
+    assert "complete already" in again.out

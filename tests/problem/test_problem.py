@@ -391,7 +391,7 @@ def test_of_a_wrapped_or_compiled_model_the_plain_one_is_taken(wrap):
     [
         (lambda: Problem("model", nn.MSELoss(), []), "Module"),
         (lambda: Problem(nn.Tanh(), nn.MSELoss(), [(X, X)]), "trainable"),
-        (lambda: Problem(torch.jit.script(nn.Linear(3, 3)), nn.MSELoss(), [(X, X)]), "the one that was scripted"),
+        (lambda: Problem(torch.jit.script(nn.Linear(3, 3)), nn.MSELoss(), [(X, X)]), "the model that was scripted"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), []), "empty"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), X), "Tensor"),
         (lambda: Problem(network(), nn.CrossEntropyLoss(), 3), "int"),
@@ -587,5 +587,5 @@ def test_what_a_loss_is_of():
     assert predicted(SimpleNamespace(logits=3)) == 3
     assert predicted((4, 5)) == 4
     for unclear in ({"one": 1, "other": 2}, [1]):
-        with pytest.raises(InputError, match="say what the loss is of"):
+        with pytest.raises(InputError, match="choose the output that the loss takes"):
             predicted(unclear)

@@ -156,14 +156,14 @@ def test_unknown_names_are_passed_over():
     ],
 )
 def test_old_settings_work_and_warn(old, new):
-    with pytest.warns(FutureWarning, match=r"is called .* now; the old name goes with version"):
+    with pytest.warns(FutureWarning, match=r"is called .* now; version .* removes the old name"):
         assert old() == new
 
 
 def test_an_old_option_works_and_warns(tiny, command):
     old = command("a.pt", "--trace", "--tol-trace", "0.3", "-o", "old.h5")
     assert old.status == 0
-    assert "--tol-trace is called --tol-estimate now; the old name goes with version 0.3" in old.err
+    assert "--tol-trace is called --tol-estimate now; version 0.3 removes the old name" in old.err
     new = command("a.pt", "--trace", "--tol-estimate=0.3", "-o", "old.h5")
     assert (new.status, new.err) == (0, "")
     assert "nothing new" in new.out or "Record: old.h5" in new.out

@@ -195,7 +195,7 @@ def shown_in(folder: Path) -> str:
     """The output of the last run, without memory and date."""
     shown = (folder.parent / "out").read_text()
     return re.sub(r"memory beyond model and data: .*\n", "", shown).replace(
-        "was there already, nothing measured", "measured"
+        "complete already, nothing measured", "measured"
     )
 
 
@@ -357,7 +357,7 @@ def test_output_without_reader_or_space(runner: Runner) -> None:
     folder = runner.folder("output")
     ran = run(folder, "CMD -o full.h5 > /dev/full")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
-    assert "the output cannot be written (No space left on device); what was made is kept" in ran.stderr
+    assert "the output cannot be written (No space left on device); stored results are kept" in ran.stderr
     ran = run(folder, "set -o pipefail; CMD -o full.h5 | true")
     assert (ran.returncode, ran.stderr) == (0, "")
     ran = run(folder, "CMD -o closed.h5 >&- 2>&-; echo $?")

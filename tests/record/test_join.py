@@ -77,11 +77,11 @@ def test_what_several_records_have_is_taken_from_the_first(tmp_path: Path) -> No
 
 def test_other_settings_and_what_is_there_are_refused(jobs: Path, tmp_path: Path) -> None:
     other = landscape.probe(checkpoints_of(jobs / "run")[:1], [landscape.Trace(probes=11)], tmp_path / "other.h5").path
-    with pytest.raises(InputError, match=r"other\.h5 doesn't go together with .*late\.h5: trace probes is 10 there"):
+    with pytest.raises(InputError, match=r"other\.h5 can't be joined with .*late\.h5: trace probes is 10 there"):
         landscape.join_records([jobs / "late.h5", other], tmp_path / "joined.h5")
     assert not (tmp_path / "joined.h5").exists()
     (tmp_path / "there.h5").touch()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5")
     with pytest.raises(InputError, match="is not a landscape record"):
         landscape.join_records([jobs / "late.h5"], tmp_path / "there.h5", overwrite=True)
@@ -103,7 +103,7 @@ def test_a_part_of_an_unfinished_record_is_no_record(jobs: Path, tmp_path: Path)
             writer.add("loss", loss.dataset, read_provenance(whole, "loss", 0))
     (written,) = (tmp_path / "a.h5.parts").glob("loss-*.h5")
     written.rename(part)
-    with pytest.raises(InputError, match=r"part\.h5 is unfinished: 11 rows are missing"):
+    with pytest.raises(InputError, match=r"part\.h5 is unfinished: it lacks 11 rows"):
         landscape.join_records([part], tmp_path / "joined.h5")
 
 
@@ -127,7 +127,7 @@ def test_command(jobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*arguments, "-o", str(tmp_path / "joined.h5")]) == 0
     assert "(of 2 records)" in capsys.readouterr().out
     for wrong, says in (
-        (arguments, "name it with -o"),
+        (arguments, "name the new record with -o"),
         ([*arguments, "--hessian"], "leave out --hessian"),
         (["--merge", str(jobs / "run" / "step-000000.pt"), "-o", str(tmp_path / "a.h5")], "step-000000.pt"),
     ):

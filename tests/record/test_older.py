@@ -45,12 +45,12 @@ def test_nothing_is_added_to_an_older_record(old, command):
     before = old.read_bytes()
     ran = command(str(ROOT / "data" / "single.pt"), "--trace", "-o", str(old), "--project", str(ROOT))
     assert ran.status == 2
-    assert "is of an older version: it is read and drawn, but not added to or joined" in ran.err
+    assert "has an older version: landscape-probe reads and draws this record, but can't add to it" in ran.err
     assert old.read_bytes() == before
 
 
 def test_an_older_record_is_not_joined(old, tmp_path):
-    with pytest.raises(InputError, match="is of an older version"):
+    with pytest.raises(InputError, match="has an older version"):
         join_records([old], tmp_path / "joined.h5")
 
 
@@ -58,7 +58,7 @@ def test_an_older_unfinished_record_is_refused(old, tmp_path):
     parts = tmp_path / "run.h5.parts"
     parts.mkdir()
     (parts / "request.json").write_text('{"format": "landscape-record", "schema_version": 1, "request": {}}')
-    with pytest.raises(InputError, match="is of an older version"):
+    with pytest.raises(InputError, match="has an older version"):
         open_record(tmp_path / "run.h5")
 
 

@@ -730,7 +730,7 @@ def test_two_runs_into_one_file(out: Path) -> None:
     refused(lambda: RecordWriter(out, make_request()), f"process {os.getpid()}")
     refused(lambda: RecordWriter(out, OTHER, overwrite=True), f"process {os.getpid()}")
     del first
-    refused(lambda: second.add("eigenpairs", hessian(0), provenance(0)), "has parts of another run meanwhile")
+    refused(lambda: second.add("eigenpairs", hessian(0), provenance(0)), "has parts of another run by now")
     assert finish_from(out.parent, make_request())[1] == 2
 
 
@@ -859,11 +859,13 @@ def test_parts_that_do_not_tell_what_was_asked_for(out: Path) -> None:
     other = interrupted(out.with_name("b.h5"), OTHER, 1)
     for path in other.glob("*.h5"):
         shutil.copy(path, parts / "other.h5")
-    refused(lambda: RecordWriter(out, make_request()), "parts are of several requests; move it out of the way")
+    refused(
+        lambda: RecordWriter(out, make_request()), "its parts belong to different requests; move it to another place"
+    )
     for path in parts.glob("*.h5"):
         path.write_bytes(b"damaged")
     before = sorted(os.listdir(parts))
-    refused(lambda: RecordWriter(out, make_request()), "no part can be read", "move it out of the way")
+    refused(lambda: RecordWriter(out, make_request()), "no readable part", "move it to another place")
     assert sorted(os.listdir(parts)) == before
 
 

@@ -14,7 +14,7 @@ MATRIX = symmetric(np.linspace(-1, 3, 60))
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda: landscape.estimate_trace(MATRIX, probes=12), ["trace 5", "95 % interval", "12 probes beside 30"]),
+        (lambda: landscape.estimate_trace(MATRIX, probes=12), ["trace 5", "95 % interval", "12 probes and 30"]),
         (lambda: landscape.full_spectrum(MATRIX), ["all 60 eigenvalues from 3.0", "45 positive, 15 negative"]),
         (lambda: landscape.spectral_density(MATRIX, 2, 10, 1), ["2 probes", "1 outlier exact", "below zero from 0."]),
         (lambda: landscape.spectral_density(torch.zeros(50, 50)), ["10 outliers exact", "bulk from 0 to 0"]),

@@ -60,7 +60,7 @@ def test_where_no_terminal_is_a_line_stays_whole(monkeypatch, capsys):
 def test_a_caption_is_broken_too(monkeypatch, capsys):
     one = np.ones(1)
     table = eigenvalue_table(one, np.array([[0.9, 1.1]]), one / 10, one > 0, "in float64")
-    assert "an eigenvalue of the matrix" in " ".join(printed(monkeypatch, capsys, 45, table).split())
+    assert "has an eigenvalue this close" in " ".join(printed(monkeypatch, capsys, 45, table).split())
 
 
 CELL = """

@@ -201,7 +201,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["--slice", "1d", "--adaptive", "0.01"], "--adaptive is of planes"),
+            (["--slice", "1d", "--adaptive", "0.01"], "--adaptive is for planes"),
             (["--hessian", "--adaptive", "0.01"], "--slice"),
             (["--slice", "2d", "--adaptive", "1"], "share of the loss's range"),
         ],

@@ -456,4 +456,4 @@ def test_the_command_refuses_statistics_that_there_are_not(command, tiny):
     assert (ran.status, ran.err.count("\n")) == (2, 1)
     assert "no BatchNorm with running statistics" in ran.err
     ran = command("a.pt", "--buffers", "keep")
-    assert "nothing is asked for that has --buffers: add --slice" in ran.err
+    assert "no requested measurement uses --buffers: add --slice" in ran.err

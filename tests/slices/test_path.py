@@ -40,7 +40,7 @@ def test_points_of_the_plane_are_on_it_and_a_line_is_no_plane():
     found = project(on_plane, centre, [Direction(first, "a"), Direction(second, "b")])
     np.testing.assert_allclose(found.coordinates, [[0, 0], [2, -0.5]], atol=1e-14)
     assert found.distances.max() < 30 * np.finfo(float).eps * float(first.norm())
-    with pytest.raises(InputError, match="span of each other"):
+    with pytest.raises(InputError, match="linearly dependent"):
         project(on_plane, centre, [Direction(first, "a"), Direction(-2 * first, "b")])
     assert project([], centre, [Direction(first, "a")]).coordinates.shape == (0, 1)
 
@@ -149,17 +149,17 @@ def test_components_of_another_run_are_another_request(command, tiny):
     [
         (
             ["a.pt", "--slice", "1d", "--direction", "pca"],
-            "1 principal component of a run: name at least 2 of its checkpoints",
+            "1 principal component is measured over a run: name at least 2 checkpoints of the run",
         ),
         (
             ["a.pt", "b.pt", "--slice", "2d", "--direction", "pca", "--direction", "pca"],
-            "2 principal components of a run: name at least 3 of its checkpoints",
+            "2 principal components are measured over a run: name at least 3 checkpoints of the run",
         ),
-        (["a.pt", "same.pt", "--slice", "1d", "--direction", "pca"], "are of the same step"),
-        (["a.pt", "b.pt", "--slice", "1d", "--at", 7], "no checkpoint is of step 7; there are 0, 10"),
-        (["a.pt", "--at", -1], "nothing is asked for that has --at: add --slice or --valley"),
+        (["a.pt", "same.pt", "--slice", "1d", "--direction", "pca"], "have the same step"),
+        (["a.pt", "b.pt", "--slice", "1d", "--at", 7], "no checkpoint has the step 7; the steps are 0, 10"),
+        (["a.pt", "--at", -1], "no requested measurement uses --at: add --slice or --valley"),
         (["a.pt", "--slice", "1d", "--subset", 0], "a subset has at least 1 sample"),
-        (["a.pt", "--slice", "1d", "--direction", "no.h5"], "there is no direction 'no.h5'"),
+        (["a.pt", "--slice", "1d", "--direction", "no.h5"], "'no.h5' is not a direction"),
         (["a.pt", "--slice", "1d", "--direction", "loss.h5"], "has no eigenvectors of the Hessian"),
         (["a.pt", "--slice", "1d", *["--direction", "pairs.h5"] * 3], "has 2 eigenvectors, and 3 are asked for"),
     ],
@@ -245,7 +245,7 @@ def test_a_plane_goes_through_other_checkpoints_of_its_run(command, tiny):
     asked = ["--slice", "2d", "--direction", "a.pt", "--direction", "b.pt", "--points", 3]
     ran = command("a.pt", "b.pt", "c.pt", *asked)
     assert (ran.status, ran.out) == (2, "")
-    assert "a.pt is among the checkpoints that have a plane" in ran.err
+    assert "a.pt is a checkpoint that gets a plane" in ran.err
     assert "--at" in ran.err
     assert command("a.pt", "b.pt", "c.pt", *asked, "--at", 20, "-o", "run.h5").status == 0
     assert command("c.pt", *asked, "-o", "alone.h5").status == 0

@@ -354,7 +354,7 @@ def test_the_scale_of_a_loss():
 
 def test_ends_that_there_cannot_be_are_refused():
     problem = of(quadratic, THETA)
-    with pytest.raises(InputError, match="is no direction"):
+    with pytest.raises(InputError, match="is not a direction"):
         find_extent(problem, Direction(torch.zeros(3, dtype=torch.float64), "nothing"))
     with pytest.raises(InputError, match="rises by a positive number"):
         find_extent(problem, AXIS, 0.0)

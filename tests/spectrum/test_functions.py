@@ -470,7 +470,7 @@ def test_progress_comes_to_the_end():
         ({"alpha": float("inf")}, "alpha must be"),
         ({"tol": 0.0}, "must lie between 0 and 1"),
         ({"probes": 1}, "probes must be at least 2"),
-        ({"probes": 5, "tol": 0.1}, "an end by itself"),
+        ({"probes": 5, "tol": 0.1}, "takes the place of a goal"),
         ({"steps": 1}, "steps must be at least 2"),
         ({"k": -1}, "k must not be negative"),
         ({"seed": -1}, "seed must lie"),

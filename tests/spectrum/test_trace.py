@@ -103,7 +103,7 @@ def test_where_rounding_alone_is_wider_than_the_goal_probes_end():
     found = estimate_trace(symmetric(SPECTRA["indefinite"]).to(torch.float32), tol=1e-9)
     assert found.rounding_limited
     assert (found.converged, found.probes) == (False, FEWEST_PROBES)
-    assert "all of it rounding" in found.remarks[0]
+    assert "rounding alone is as wide" in found.remarks[0]
 
 
 def test_interval_is_students():

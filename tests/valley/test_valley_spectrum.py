@@ -140,7 +140,7 @@ def test_where_sampling_explains_all_curvature_there_is_no_valley_to_be_cut_out(
     samples = torch.cat([torch.full((8,), 3.0), torch.full((8,), -2.9)]).double()
     valley, row = measured(lambda model, batch: 1 + batch * model.w**2 / 2 + 0.01 * model.w**4, samples)
     assert len(row.eps) == 0
-    assert any("no valley, as no eigenvalue lies above" in str(line) for line in valley.show(row))
+    assert any("no valley, because no eigenvalue lies above" in str(line) for line in valley.show(row))
 
 
 @pytest.mark.parametrize(("slope", "depth"), [(0.4, 1.6), (0.0, 0.25)])
@@ -173,5 +173,5 @@ def test_a_valley_without_depth_or_samples_is_refused():
     zero = lambda model, batch: 0 * batch * model.w**2  # noqa: E731
     with pytest.raises(InputError, match="no depth"):
         measured(zero, torch.ones(16).double())
-    with pytest.raises(InputError, match="at least 8 samples, here are 4"):
+    with pytest.raises(InputError, match="at least 8 samples, and there are 4"):
         measured(zero, torch.ones(4).double())

@@ -131,7 +131,7 @@ class BatchedOperator(SymmetricOperator):
                 raise
             raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
         if rounds.what is not None:
-            raise NoFloat64Error(f"the model rounds to fewer digits on its way ({rounds.what})")
+            raise NoFloat64Error(f"the model itself rounds to fewer digits ({rounds.what})")
         return other
 
     def _at(self, problem: Problem, vector: Tensor) -> Self:
@@ -293,7 +293,9 @@ class BatchedOperator(SymmetricOperator):
             off, allowed = self._difference(programs)
             if off <= allowed:
                 return programs
-        raise UntraceableError(f"it differs from autograd's by {off:.1e} of the product, rounding by {allowed:.1e}")
+        raise UntraceableError(
+            f"its result differs from autograd's by {off:.1e} of the product, and rounding explains {allowed:.1e}"
+        )
 
     def _difference(self, programs: dict[str, Program]) -> tuple[float, float]:
         """The distance of the programs' product with one vector from autograd's, and its bound by rounding."""

@@ -14,12 +14,12 @@ from landscape.reporting.messages import amount
 EXPECTED = 60
 """Default number of products: about that of ten eigenpairs."""
 
-NOT_COMPILED = "of this matrix nothing is compiled"
+NOT_COMPILED = "products of this matrix are never compiled"
 _KEPT = {"cached": "cached double-backward graph", "linearised": "linearised once and kept",
          "compiled": "linearised once, kept and compiled"}  # fmt: skip
 _INEXACT = "central differences of the gradient"
 _REBUILT = {"rebuilt": "graph rebuilt for each product",
-            "recompiled": "compiled, with all that it needs made anew for each product"}  # fmt: skip
+            "recompiled": "compiled, with all intermediate results recomputed for each product"}  # fmt: skip
 
 # Costs in gradients on one thread, rounded. `python -m benchmarks.peers` measures them (docs/performance.md).
 _CACHED, _LINEARISED, _REBUILDING, _PREPARING = 2.2, 2.0, 3.3, 1.3
@@ -92,7 +92,7 @@ class Route:
         other = replace(self, name=name)
         if name not in (*_KEPT, *_REBUILT) or (other.traced and not traceable):
             known = [each for each in (*_KEPT, *_REBUILT) if traceable or not replace(self, name=each).traced]
-            raise InputError(f"products of this matrix go no route {name!r}; there are {', '.join(known)}")
+            raise InputError(f"products of this matrix have no route {name!r}; the routes are {', '.join(known)}")
         return other
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ class Route:
         if self.keeps:
             return f"{_KEPT[self.name]}, {amount(self.graph_bytes)}{note}"
         return (
-            f"{_REBUILT[self.name]}: kept, it would hold {amount(self.graph_bytes)} of the "
+            f"{_REBUILT[self.name]}: a kept graph would hold {amount(self.graph_bytes)} of the "
             f"{amount(self.budget_bytes)} allowed{note}"
         )
 

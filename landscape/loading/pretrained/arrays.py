@@ -55,7 +55,7 @@ def read_arrays(path: str | Path) -> Arrays:
     """
     path = Path(path).expanduser()
     if path.suffix not in _READERS:
-        raise InputError(f"--data: {path} isn't of a kind that is read: give a {KINDS}")
+        raise InputError(f"--data: {path} has an unknown format: give a {KINDS}")
     try:
         _check_file(path)
         arrays = _READERS[path.suffix](path)
@@ -68,7 +68,7 @@ def read_arrays(path: str | Path) -> Arrays:
     sizes |= {"text": len(arrays.texts)} if arrays.texts and not arrays.stream else {}
     if not arrays.stream and len(set(sizes.values())) > 1:
         raise InputError(
-            f"--data: {path} has {listed(f'{n} {name}' for name, n in sizes.items())}: one for each sample"
+            f"--data: {path} has {listed(f'{n} {name}' for name, n in sizes.items())}: give one of each for each sample"
         )
     if not (arrays.texts or any(sizes.values())):
         raise InputError(f"--data: {path} holds no samples")
@@ -146,7 +146,7 @@ def _txt(path: Path) -> Arrays:
 def _jsonl(path: Path) -> Arrays:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
-        raise InputError("its lines aren't objects with the same names each")
+        raise InputError("its lines aren't objects that all have the same names")
     columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
     texts = columns.pop("text", [])
     if not all(isinstance(text, str) for text in texts):

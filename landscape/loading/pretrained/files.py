@@ -90,7 +90,9 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > _LARGEST_JSON:
-            raise InputError(f"{path}: has {path.stat().st_size:,} bytes, which is no configuration")
+            raise InputError(
+                f"{path}: has {path.stat().st_size:,} bytes, too many for a configuration; save the model again"
+            )
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: can't be read as JSON ({cause(error)}); save the model again") from error
@@ -147,19 +149,20 @@ def _under(path: Path, settings: Mapping[str, Any]) -> Path:
     """
     if settings.get("peft_type") not in _KNOWN_ADAPTERS:
         raise InputError(
-            f"{path / ADAPTER}: adapters of the kind {one_line(repr(settings.get('peft_type')), 80)} aren't read, but "
-            f"{listed(_KNOWN_ADAPTERS, 8)}: build the model in a problem factory and name it with --problem"
+            f"{path / ADAPTER}: adapters of the kind {one_line(repr(settings.get('peft_type')), 80)} aren't read, "
+            f"only {listed(_KNOWN_ADAPTERS, 8)}: build the model in a problem factory and name it with --problem"
         )
     named = str(settings.get("base_model_name_or_path"))
     places = [place for place in (Path(named), path / named, path) if os.path.isfile(place / CONFIG)]
     if not places:
         raise InputError(
-            f"{path / ADAPTER}: the model under it, {one_line(repr(named), 120)}, isn't a folder here (nothing is "
-            "downloaded): put its folder there, or write its path as base_model_name_or_path"
+            f"{path / ADAPTER}: its base model {one_line(repr(named), 120)} isn't a folder here (nothing is "
+            "downloaded): put the base model's folder there, or write its path as base_model_name_or_path"
         )
     if not places[0].samefile(path) and (places[0] / ADAPTER).is_file():
         raise InputError(
-            f"{path / ADAPTER}: the model under it, {places[0]}, has an adapter of its own: merge that into its model "
+            f"{path / ADAPTER}: its base model {places[0]} has an adapter of its own: merge that adapter into its "
+            "model "
             "(merge_and_unload) and save the model again"
         )
     return places[0]

@@ -106,7 +106,7 @@ def _loaded(folder: Folder) -> tuple[nn.Module, tuple[str, ...]]:
         )
     model.config.use_cache = False
     unused = sorted(report["unexpected_keys"])
-    return model, (*notes, *((f"left aside what {name} doesn't have: {listed(unused)}",) if unused else ()))
+    return model, (*notes, *((f"left out tensors that {name} doesn't have: {listed(unused)}",) if unused else ()))
 
 
 def _state(files: Sequence[Path]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -138,14 +138,14 @@ def _optimizer(file: Path | None) -> tuple[dict[str, Any] | None, tuple[str, ...
     if file is None:
         return None, ()
     if (size := file.stat().st_size) > half_of_memory(torch.device("cpu")):
-        return None, (f"the optimiser is left aside: {file} has {amount(size)}, more than half of the memory",)
+        return None, (f"the optimiser is left out: {file} has {amount(size)}, more than half of the memory",)
     try:
         content, notes = load_pickled(file, recognise(file), allow_code_execution=False)
     except InputError as error:
-        return None, (f"the optimiser is left aside: {error}",)
+        return None, (f"the optimiser is left out: {error}",)
     if optimizer := optimizer_in({"optimizer": content}):
         return optimizer, notes
-    return None, (f"the optimiser is left aside: {file} holds no state_dict of a torch optimiser",)
+    return None, (f"the optimiser is left out: {file} holds no state_dict of a torch optimiser",)
 
 
 def _adapted(path: Path, weights: Path, settings: Mapping[str, Any], base: nn.Module) -> nn.Module:
@@ -191,7 +191,8 @@ def _varying(model: nn.Module) -> int:
 def _architecture(path: Path, config: Mapping[str, Any]) -> str:
     if config.get("quantization_config"):
         raise InputError(
-            f"{path}: its weights are quantised, which have no gradients: give the folder of the model before that"
+            f"{path}: its weights are quantised and have no gradients: give the folder of the model from before the "
+            "quantisation"
         )
     if config.get("configuration_files"):
         raise InputError(

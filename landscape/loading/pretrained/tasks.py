@@ -68,7 +68,7 @@ def pose(model: nn.Module, arrays: Arrays, tokenizer: Tokenizer | None, loss: st
     name, task = type(base).__name__, _task(base)
     if task is None:
         raise InputError(
-            f"what {name} is trained on isn't known: pose it in a problem factory, --problem path/to/file.py:name"
+            f"the loss of {name} isn't known: define the loss in a problem factory, --problem path/to/file.py:name"
         )
     if loss not in (None, "cross-entropy") and task not in _WITHOUT_PLACES:
         raise InputError(f"{name} predicts tokens, whose loss is cross-entropy: leave out --loss {loss}")
@@ -127,15 +127,15 @@ def _check_against_library(model: nn.Module, posed: Posed) -> None:
             ours, theirs = float(posed.loss(logits.float(), posed.target[:_HELD])), float(output.loss)
     except Exception as error:  # raised by the library for data that don't fit
         raise InputError(
-            f"{type(given_to(model)).__name__} can't make its loss of these data ({cause(error)})"
+            f"{type(given_to(model)).__name__} can't compute its loss on these data ({cause(error)})"
         ) from error
     finally:
         model.train(training)
     if not abs(ours - theirs) <= _TOLERANCE * max(1.0, abs(theirs)) and not (isnan(ours) and isnan(theirs)):
         raise InputError(
             f"the loss of {type(given_to(model)).__name__} in transformers is {theirs:.6g} on some of these data, and "
-            f"{ours:.6g} without what it adds or does differently: name a loss (--loss) to take the latter, or pose it "
-            "in a problem factory"
+            f"{ours:.6g} by the plain loss here: name a loss (--loss) to take the plain loss, or define the other in "
+            "a problem factory"
         )
 
 
@@ -181,8 +181,8 @@ def _masked_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: 
     mask = None if tokenizer is None else tokenizer.mask()
     if tokenizer is None or mask is None:
         raise InputError(
-            "no tokenizer says which token masks another: mask some of input_ids, and give those as 'labels', "
-            f"with {IGNORED} for all others"
+            "no tokenizer names a mask token: mask some of input_ids, and give their tokens as 'labels', with "
+            f"{IGNORED} for all others"
         )
     marks = [tokenizer.made.get_special_tokens_mask(row, already_has_special_tokens=True) for row in tokens.tolist()]
     drawn = torch.rand(tokens.shape, generator=torch.Generator().manual_seed(_MASKING_SEED)) < MASKED_SHARE
@@ -192,14 +192,16 @@ def _masked_token(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: 
         torch.where(drawn, tokens, IGNORED),
         nn.CrossEntropyLoss(),
         _classes_second,
-        (f"{int(drawn.sum()):,} of {tokens.numel():,} tokens were masked, drawn once, and are what is predicted",),
+        (f"{int(drawn.sum()):,} of {tokens.numel():,} tokens were drawn once, masked, and are predicted",),
     )
 
 
 def _translation(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | None) -> Posed:
     target = _target(base, arrays).long()
     if not hasattr(base, "prepare_decoder_input_ids_from_labels"):
-        raise InputError(f"{type(base).__name__} doesn't say what its decoder is given: pose it in a problem factory")
+        raise InputError(
+            f"{type(base).__name__} doesn't define the inputs of its decoder: define the problem in a problem factory"
+        )
     inputs = {"decoder_input_ids": base.prepare_decoder_input_ids_from_labels(labels=target)}
     return Posed(inputs | arrays.inputs, target, nn.CrossEntropyLoss(), _classes_second)
 
@@ -220,7 +222,7 @@ def _class(base: Any, arrays: Arrays, tokenizer: Tokenizer | None, loss: str | N
     if shaped.shape[1:] != (base.config.num_labels,) or bool(target.eq(IGNORED).any()):
         raise InputError(
             f"{type(base).__name__} gives {base.config.num_labels} numbers a sample, and the target has shape "
-            f"{tuple(target.shape)}, or is filled up: give as many for each"
+            f"{tuple(target.shape)}, or has filled-up places: give {base.config.num_labels} numbers for each sample"
         )
     return Posed(arrays.inputs, shaped, LOSSES[chosen](), labels=target.float())
 

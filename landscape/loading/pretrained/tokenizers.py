@@ -36,7 +36,7 @@ class Purpose(Enum):
     """The use of a tokenizer, and what a person can do without one."""
 
     READ = ("read text", "give tokens, as .npy or as input_ids beside labels")
-    MASK = ("mask tokens", "mask some of input_ids, and give those as 'labels', with -100 for all others")
+    MASK = ("mask tokens", "mask some of input_ids, and give their tokens as 'labels', with -100 for all others")
 
     def refusal(self, why: str) -> str:
         """The error message for a folder without a usable tokenizer."""
@@ -223,4 +223,5 @@ def _of_sizes(tokens: int, model: Any) -> tuple[str, ...]:
     size = tokens_of(model)
     if size is None or size * (1 - _PADDING) <= tokens <= size:
         return ()
-    return (f"the folder's tokenizer has {counted(tokens, 'token')}, and its model {size:,}: is it the model's?",)
+    has = f"the folder's tokenizer has {counted(tokens, 'token')}, and its model {size:,}"
+    return (f"{has}: is this the model's tokenizer?",)
