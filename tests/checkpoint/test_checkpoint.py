@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import tempfile
 import types
 import warnings
 import zipfile
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from landscape.checkpoint import fit_state, read_checkpoint, save_checkpoint
+from landscape.checkpoint.contents import _globals
 from landscape.checkpoint.layout import WEIGHT_KEYS, Where
+from landscape.checkpoint.optimizer import Entry, _orders
 from landscape.checkpoint.stand_ins import LeftOut, stand_ins
 from landscape.errors import InputError
 
@@ -984,3 +987,30 @@ def test_formats_of_others_are_named(tmp_path, name, said):
     torch.save(small_model().state_dict(), tmp_path / name)
     with pytest.raises(InputError, match=said):
         read_checkpoint(tmp_path / name)
+
+
+def test_the_notes_of_every_shard_are_kept(tmp_path):
+    """Each of two shards leaves out a tied name, which its metadata restores."""
+    for number in "12":
+        tensors = {f"w{number}": torch.full((2,), float(number))}
+        safetensors.torch.save_file(tensors, tmp_path / f"model-{number}.safetensors", {f"tied{number}": f"w{number}"})
+    index = {"weight_map": {f"w{number}": f"model-{number}.safetensors" for number in "12"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    read = read_checkpoint(tmp_path)
+    assert {name: float(value[0]) for name, value in read.state.items()} == {"w1": 1, "tied1": 1, "w2": 2, "tied2": 2}
+    assert [sum(f"tied{number}" in note for note in read.notes) for number in "12"] == [1, 1]
+
+
+@pytest.mark.parametrize("names", [1, 300])
+def test_globals_are_found_however_many_texts_come_before(names):
+    """A text that a pickle repeats is a number in the memo, of one byte or of four."""
+    content = [*map(str, range(names)), OrderedDict, Counter]
+    found = list(_globals(io.BytesIO(pickle.dumps(content, protocol=4))))
+    assert found == ["collections.OrderedDict", "collections.Counter"]
+
+
+def test_two_ways_to_match_an_optimiser_are_enough():
+    """Two groups of 12 entries that fit everywhere can be merged in 2.7 million ways."""
+    entries = [Entry({}, {}, None) for _ in range(24)]
+    assert len(_orders([entries[:12], entries[12:]], [torch.Size([2])] * 24)) == 2
+    assert _orders([entries[:3]], [torch.Size([2])] * 3) == [entries[:3]]

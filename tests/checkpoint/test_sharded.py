@@ -173,3 +173,28 @@ def test_the_command_gives_the_numbers_of_the_whole_file(command, tiny):
     tables = [text[text.index("┏") : text.index("└")] for text in told]
     assert tables[0] == tables[1]
     assert "folder, step 3" in told[0]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_tensor_in_pieces_is_whole_or_refused(tmp_path):
+    """The pieces of one tensor, which processes wrote, and the same with a piece missing."""
+    first, second = torch.arange(6.0).reshape(2, 3), torch.arange(6.0, 18.0).reshape(4, 3)
+    folder = saved(tmp_path / "folder", {"first": first, "second": second})
+    described = pickle.loads((folder / ".metadata").read_bytes())
+    places = {index.fqn: place for index, place in described.storage_data.items()}
+    kept = described.state_dict_metadata["first"]
+    kept.size = torch.Size([6, 3])
+    described.state_dict_metadata, described.planner_data = {"weight": kept}, {"weight": ("weight",)}
+
+    def write(pieces):
+        kept.chunks = [dcp.metadata.ChunkStorageMetadata(torch.Size(at), torch.Size(size)) for at, size, _ in pieces]
+        described.storage_data = {
+            dcp.metadata.MetadataIndex("weight", torch.Size(at)): places[name] for at, _, name in pieces
+        }
+        (folder / ".metadata").write_bytes(pickle.dumps(described))
+
+    write([((0, 0), (2, 3), "first"), ((2, 0), (4, 3), "second")])
+    assert torch.equal(read_checkpoint(folder).state["weight"], torch.arange(18.0).reshape(6, 3))
+    write([((2, 0), (4, 3), "second")])
+    with pytest.raises(InputError, match="have 12 of its 18 numbers"):
+        read_checkpoint(folder)

@@ -160,3 +160,18 @@ def test_infinite_losses_have_no_band_and_no_warning():
     assert np.isnan(halves.intervals[0]).all()
     assert np.isfinite(halves.steps[1])
     assert not half_way(losses, 0.1)[:, 0].any()
+
+
+def test_a_group_without_samples_has_no_step_and_changes_no_other():
+    rng = np.random.default_rng(0)
+    losses = np.exp(-np.outer(np.arange(6), 0.2 + rng.random(8)))
+    steps, of = 10 * np.arange(6), np.repeat([0, 1], 4)
+    plain = half_steps(steps, losses, Grouping(["a", "b"], of), seed=1)
+    found = half_steps(steps, losses, Grouping(["a", "b", "empty"], of), seed=1)
+    assert np.isnan(found.steps[2])
+    assert np.isnan(found.intervals[2]).all()
+    np.testing.assert_array_equal(found.steps[:2], plain.steps)
+    np.testing.assert_array_equal(found.intervals[:2], plain.intervals)
+    weightless = half_steps(steps, losses, Grouping(["a", "b"], of), (of == 0).astype(float), seed=1)
+    assert np.isnan(weightless.steps[1])
+    assert weightless.steps[0] == plain.steps[0]

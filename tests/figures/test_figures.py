@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib.collections import LineCollection
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from PIL import Image
 
 from landscape import InputError
@@ -40,7 +42,7 @@ from landscape.figures import (
     levels_of,
     styled,
 )
-from landscape.figures.slices import direction_label, leaves
+from landscape.figures.slices import direction_label, leaves, path_caption
 from landscape.figures.spectra import LOWEST
 from landscape.measurements import Matrix
 from landscape.measurements.density import _variables as density_variables
@@ -535,3 +537,57 @@ def test_a_name_spelt_wrongly_is_answered_with_the_nearest(plot, records, tmp_pa
     ran = plot(records[0], "--figure", "eigenvalue", "-o", tmp_path)
     assert ran.status == 2
     assert "did you mean eigenvalues?" in ran.err
+
+
+def test_no_record_and_too_many_are_refused(shown):
+    for records in ([], shown * 10):
+        with pytest.raises(InputError, match=f"not {len(records)}"):
+            draw("eigenvalues", records)
+
+
+@pytest.mark.parametrize("scale", ["log", "linear"])
+def test_planes_are_filled_lines_or_surfaces_at_even_levels(shown, scale):
+    row = shown[0].row("slices_2d")
+    norm = levels_of([row], scale)
+    for kind, filled in (("filled", True), ("contour", False)):
+        axes = axes_of()
+        draw_plane(axes, row, norm, kind, levels=7, path=False, labels=False)
+        (contours,) = (each for each in axes.collections if isinstance(each, QuadContourSet))
+        assert contours.filled is filled
+        between = np.diff(np.log(contours.levels) if scale == "log" else contours.levels)
+        assert len(between) == 6
+        np.testing.assert_allclose(between, between[0])
+    axes = axes_of(subplot_kw={"projection": "3d"})
+    draw_plane(axes, row, norm, "surface")
+    assert not [each for each in axes.collections if isinstance(each, QuadContourSet)]
+    assert [each for each in axes.collections if isinstance(each, Poly3DCollection)]
+
+
+def test_the_colour_bar_has_numbers_of_its_scale(shown):
+    with styled("paper"):
+        figure = draw("slices-2d", shown)
+        figure.canvas.draw()
+    (bar,) = (axes for axes in figure.axes if axes.get_label() == "<colorbar>")
+    texts = [text.get_text() for text in bar.get_yticklabels() if text.get_text()]
+    assert len(texts) >= 2
+    np.testing.assert_allclose([float(text) for text in texts], bar.get_yticks()[: len(texts)], rtol=5e-3)
+
+
+def test_the_threshold_of_stability_is_drawn(shown):
+    row = shown[0].row("dynamics")
+    for name in ("stability_ratio", "entropy"):
+        axes = draw_quantity(axes_of(), row, name)
+        at_one = [each for each in axes.lines if list(each.get_xdata()) == [0, 1] and list(each.get_ydata()) == [1, 1]]
+        assert len(at_one) == (name == "stability_ratio")
+
+
+def test_a_checkpoint_at_the_edge_of_a_plane_is_within(shown):
+    row = shown[0].row("slices_2d").copy(deep=True)
+    (left, right), (low, high) = row.first.values[[0, -1]], row.second.values[[0, -1]]
+    places = [(left, low), (right, high), (left, high), (right, low)]
+    count = row.sizes["run"]
+    x, y = np.array([places[index % 4] for index in range(count)]).T
+    row["path_first"], row["path_second"] = ("run", x), ("run", y)
+    assert "beyond" not in path_caption(row)
+    row["path_first"] = ("run", np.where(np.arange(count) == 0, np.nextafter(left, -np.inf), x))
+    assert f"1 of {count} beyond its ends" in path_caption(row)

@@ -16,8 +16,10 @@ import xarray as xr
 import landscape
 from landscape import InputError
 from landscape.cli.plot import main as plot
-from landscape.measurements import History, Slices1D, TopEigenpairs, Valley
+from landscape.measurements import History, Layers, PerBatch, Slices1D, TopEigenpairs, Trace, Valley, diagonal
+from landscape.measurements.runner import probe
 from landscape.record import open_record
+from landscape.reporting.progress_bar import ProgressBar
 from tests.conftest import ROOT
 
 
@@ -578,3 +580,43 @@ def test_a_valley_computes_no_spectrum_that_nobody_asked_for(command, tiny, monk
     assert "no spectral test" not in both.out
     assert int(row.positive) == int((spectrum.eigenvalues.values > float(row.floor)).sum())
     np.testing.assert_array_equal(row.exponent, group("alone.h5", "valley").exponent)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "says"),
+    [
+        (Layers(probes=5), "layer 1 of"), (TopEigenpairs(k=1), ""), (Slices1D(points=5, reach=0.1), "slicing"),
+        (PerBatch(size=5), "1 of 4"), (Trace(probes=10), ""),
+    ],
+    ids=lambda each: getattr(each, "name", ""),
+)  # fmt: skip
+def test_a_measurement_drives_the_bar(tiny, measurement, says):
+    told = []
+
+    class Bar(ProgressBar):
+        def __call__(self, progress):
+            told.append((self.at, progress))
+
+        def unit(self, name, *more, **named):
+            self.at = name
+            return super().unit(name, *more, **named)
+
+    probe("a.pt", [measurement], "a.h5", bar=Bar(shown=False))
+    own = [progress for name, progress in told if name == measurement.name]
+    assert any(says in each.phase for each in own)
+    assert all(0 <= each.fraction <= 1 for each in own)
+    assert {each.counted for each in own} == {"points" if measurement.name == "slices_1d" else "products"}
+
+
+def test_a_diagonal_by_probes_says_its_error():
+    row = xr.Dataset(
+        {
+            "tensor_name": ("tensor", ["w"]), "share": ("share", list(diagonal.SHARES)), "tensor_error": ("tensor", [0.5]),
+            "quantiles": (("tensor", "share"), [[1.0] * len(diagonal.SHARES)]), "sum": 7.0, "probes": 20,
+            "deflation": 4, "products": 99, "relative_error": 0.0123, "method": "probes", "arithmetic": "in float64",
+        }
+    )  # fmt: skip
+    line, _ = diagonal.Diagonal().show(row)
+    assert "sum 7, 20 probes" in line
+    assert "99 products" in line
+    assert "0.012 of the norm" in line

@@ -1,5 +1,6 @@
 """Joined records of jobs that each measured some checkpoints, against one record of all checkpoints."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,8 @@ from landscape.cli.probe import main
 from landscape.errors import InputError
 from landscape.measurements.run import History
 from landscape.record import RecordWriter, Request, read_provenance, read_request
+from landscape.record.hdf5 import RowPlace
+from landscape.record.merge import merge
 from models.settings import TrainingSettings, checkpoints_of
 from models.training import train
 from tests.record.test_record import ATTRS, SHA
@@ -184,3 +187,29 @@ def test_rows_are_saved_up_to_the_byte_at_which_a_file_was_cut_off(tmp_path: Pat
         assert values.shape == (rows, 5000)
         assert (values == np.arange(rows)[:, None] + 0.5).all()
         assert len(lost) == 3 - rows
+
+
+def test_groups_after_a_damaged_one_are_saved(jobs: Path, tmp_path: Path, capsys) -> None:
+    damaged = tmp_path / "damaged.h5"
+    damaged.write_bytes((jobs / "early.h5").read_bytes())
+    with h5py.File(damaged, "r+") as file:
+        names = list(json.loads(file.attrs["request"])["measurements"])
+        del file[names[0]]["sha256"]
+    assert main(["--merge", str(damaged), "-o", str(tmp_path / "out.h5")]) == 3
+    assert capsys.readouterr().out.count("LOST: ") == 2
+    with landscape.open_record(tmp_path / "out.h5") as saved:
+        assert set(saved.children) == set(names[1:])
+        assert all(group.sizes["checkpoint"] == 2 for group in saved.children.values())
+
+
+def test_damage_in_one_of_the_rows_names_its_file(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "one.h5", 1.0), tmp_path / "other.h5"
+    with RecordWriter(other, Request({"loss": {}}, {"loss": SHA[2:3]}, {})) as writer:
+        unit = xr.Dataset({"value": ((), 2.0, ATTRS)})
+        writer.add("loss", unit, {"checkpoint": {"path": "2.pt", "sha256": SHA[2], "step": 2}})
+    with h5py.File(other, "r+") as file:
+        del file["loss/value"].attrs["DIMENSION_LABELS"]
+    places = {("loss", SHA[1]): RowPlace(one, 0), ("loss", SHA[2]): RowPlace(other, 0)}
+    request = Request({"loss": {}}, {"loss": SHA[1:3]}, {})
+    with pytest.raises(InputError, match=r"other\.h5 is damaged"):
+        merge(tmp_path / "merged.h5", request, places)
