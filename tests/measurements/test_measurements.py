@@ -585,8 +585,8 @@ def test_a_valley_computes_no_spectrum_that_nobody_asked_for(command, tiny, monk
 @pytest.mark.parametrize(
     ("measurement", "says"),
     [
-        (Layers(probes=5), "layer 1 of"), (TopEigenpairs(k=1), ""), (Slices1D(points=5, reach=0.1), "slicing"),
-        (PerBatch(size=5), "1 of 4"), (Trace(probes=10), ""),
+        (Layers(probes=5), "layer 1 of 2: verifying"), (TopEigenpairs(k=1), "verifying"), (Trace(probes=10), ""),
+        (Slices1D(points=5, reach=0.1), "slicing"), (PerBatch(size=5), "1 of 4: verifying"),
     ],
     ids=lambda each: getattr(each, "name", ""),
 )  # fmt: skip
