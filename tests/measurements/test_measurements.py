@@ -609,11 +609,12 @@ def test_a_measurement_drives_the_bar(tiny, measurement, says):
 
 
 def test_a_diagonal_by_probes_says_its_error():
+    shares = list(diagonal.SHARES)
     row = xr.Dataset(
         {
-            "tensor_name": ("tensor", ["w"]), "share": ("share", list(diagonal.SHARES)), "tensor_error": ("tensor", [0.5]),
-            "quantiles": (("tensor", "share"), [[1.0] * len(diagonal.SHARES)]), "sum": 7.0, "probes": 20,
-            "deflation": 4, "products": 99, "relative_error": 0.0123, "method": "probes", "arithmetic": "in float64",
+            "tensor_name": ("tensor", ["w"]), "tensor_error": ("tensor", [0.5]), "share": ("share", shares),
+            "quantiles": (("tensor", "share"), [[1.0] * len(shares)]), "sum": 7.0, "probes": 20, "deflation": 4,
+            "products": 99, "relative_error": 0.0123, "method": "probes", "arithmetic": "in float64",
         }
     )  # fmt: skip
     line, _ = diagonal.Diagonal().show(row)
