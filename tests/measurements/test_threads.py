@@ -54,6 +54,19 @@ def test_the_number_is_restored_after_an_error(several):
     assert torch.get_num_threads() == AVAILABLE
 
 
+def test_a_loss_that_transforms_functions_is_counted(several):
+    """As physics-informed losses are written: the derivative of the output by the input, for each sample."""
+
+    def loss(model, batch):
+        slopes = torch.func.vmap(torch.func.jacrev(lambda x: model(x).sum()))(batch)
+        return slopes.square().sum(1)
+
+    problem = Problem.from_sample_losses(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), loss,
+                                         [torch.ones(5, 3)])  # fmt: skip
+    with threads_that_pay(problem):
+        assert torch.get_num_threads() == 1
+
+
 @pytest.mark.parametrize("name", VARIABLES)
 def test_the_users_number_stays(several, monkeypatch, name):
     monkeypatch.setenv(name, str(AVAILABLE))
