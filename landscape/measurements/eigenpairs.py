@@ -190,7 +190,7 @@ class TopEigenpairs(OfMatrix):
                 arithmetic_in(row),
             ),
             f"{int(row.products)} products, {int(row.products_verification)} of them to verify",
-            f"chance that an eigenvalue among these was missed: {_chance(float(row.miss_probability))}",
+            f"chance that an eigenvalue among these was missed: {chance_of_miss(float(row.miss_probability))}",
             *_of_rounding(row),
         ]
         if (provenance.get("memory") or 0) >= _WORTH_TELLING:
@@ -288,7 +288,8 @@ def _of_rounding(row: xr.Dataset) -> list[str]:
     return [f"chance that rounding exceeds its bound in ±: below {chance:.0e}"] if chance else []
 
 
-def _chance(miss_probability: float) -> str:
+def chance_of_miss(miss_probability: float) -> str:
+    """A bound on the chance that an eigenvalue was missed, as text."""
     if miss_probability == 0:
         return "none found, and the search was complete"
     return f"below {rounded_up(miss_probability, 1)}" if miss_probability < 1 else "undecided"

@@ -9,7 +9,7 @@ import numpy as np
 
 from landscape.measurements.base import Flag, RowData, arithmetic_in, arithmetic_variable, variable
 from landscape.measurements.cost import Cost, of_solve
-from landscape.measurements.eigenpairs import known_eigenpairs
+from landscape.measurements.eigenpairs import chance_of_miss, known_eigenpairs
 from landscape.measurements.matrix import Matrix, OfMatrix, kept_route
 from landscape.measurements.run import History
 from landscape.reporting.display import to_error
@@ -106,6 +106,9 @@ class PerBatch(OfMatrix):
                 ("batch", "bound"), [each.intervals[0] for each in found], "an exact eigenvalue lies within", units
             ),
             "converged": variable("batch", [each.complete for each in found], "the eigenvalue reached its goal"),
+            "miss_probability": variable(
+                "batch", [each.miss_probability for each in found], "bound on the chance that a larger one was missed"
+            ),
             "loss": variable("batch", losses, "loss of the mini-batch", "loss"),
             "batch_size": variable((), self.size, "samples of a mini-batch"),
             "samples": variable((), problem.data.samples, "samples of all data"),
@@ -119,6 +122,9 @@ class PerBatch(OfMatrix):
             "whole": variable((), whole.eigenvalues[0], "largest eigenvalue of all samples", units),
             "whole_interval": variable("bound", whole.intervals[0], "an exact eigenvalue lies within", units),
             "whole_converged": variable((), whole.complete, "the eigenvalue of all samples reached its goal"),
+            "whole_miss_probability": variable(
+                (), whole.miss_probability, "bound on the chance that a larger one was missed"
+            ),
             **arithmetic_variable(whole.arithmetic),
             "products": variable((), whole.products, "products with the matrix of all samples"),
             "products_batches": variable((), sum(each.products for each in found), "products of all mini-batches"),
@@ -139,7 +145,7 @@ class PerBatch(OfMatrix):
         low, _, middle, _, high = (f"{value:.4g}" for value in row.quantiles.values)
         radius = float(np.ptp(row.whole_interval.values)) / 2
         batches = counted(row.sizes["batch"], "mini-batch")
-        left = int(row.left_over)
+        left, missed = int(row.left_over), float(row.miss_probability.sum() + row.whole_miss_probability)
         spread = "" if np.isnan(row.deviation) else f", standard deviation {float(row.deviation):.2g}"
         return [
             f"largest eigenvalue of the {self.matrix.title} on {batches} of {counted(int(row.batch_size), 'sample')}"
@@ -148,4 +154,5 @@ class PerBatch(OfMatrix):
             f"half below {middle}, 5 % below {low}, 95 % below {high}; mean {float(row['mean']):.4g}{spread}",
             f"on all samples {to_error(float(row.whole), radius)} ± {radius:.0e}; {int(row.products)} products with "
             f"all samples, {int(row.products_batches)} with mini-batches",
+            f"chance that in any of them a larger eigenvalue was missed: {chance_of_miss(min(missed, 1.0))}",
         ]

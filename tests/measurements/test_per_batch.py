@@ -12,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from landscape import InputError, Problem
+from landscape.measurements.eigenpairs import chance_of_miss
 from landscape.problem.mini_batches import mini_batches
 
 SAMPLES, LENGTH, IGNORED = 13, 4, -100
@@ -105,6 +106,10 @@ def test_eigenvalues_of_mini_batches_and_of_all(command, tiny):
     assert (wanted <= row["interval"][:, 1]).all()
     assert row["whole_interval"][0] <= largest(np.arange(20)) <= row["whole_interval"][1]
     np.testing.assert_allclose(row["eigenvalue"], wanted, rtol=1e-3)
+    with h5py.File("a.h5") as file:
+        chances = [*file["per_batch/miss_probability"][0], file["per_batch/whole_miss_probability"][0]]
+    assert max(chances) <= 1e-3
+    assert f"a larger eigenvalue was missed: {chance_of_miss(sum(chances))}" in ran.out
     assert row["mean"] == pytest.approx(np.mean(wanted), rel=1e-3)
     assert row["deviation"] == pytest.approx(np.std(wanted, ddof=1), rel=0.05)
     assert row["quantiles"][2] == pytest.approx(np.median(wanted), rel=1e-3)
