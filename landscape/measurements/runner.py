@@ -126,6 +126,7 @@ def probe(
         threads = torch.get_num_threads()
         with bar or ProgressBar(shown=processes.first) as shown:
             probing = _Probing(run, request, writer, shown, command, asked)
+            probing.refuse_replaced()
             probing.check_unchanged()
             for unit in (*run.files, run.whole):
                 if not asked[unit.sha256]:
@@ -212,6 +213,21 @@ class _Probing:
 
     def _add(self, measurement: str, measured: xr.Dataset, told: dict[str, Any]) -> None:
         self.run.source.processes.in_order(lambda: self.writer.add(measurement, measured, told))
+
+    def refuse_replaced(self) -> None:
+        """Refuse a file that held another checkpoint of its step when the record's row was made.
+
+        Raises:
+            InputError: a training wrote over the file, and the record would have two checkpoints of one name.
+        """
+        now = {(str(each.path), each.step) for each in self.run.files}
+        for there in self.writer.others():
+            if "run" not in there and (there["path"], there["step"]) in now:
+                step = "" if there["step"] is None else f" at step {there['step']}"
+                raise InputError(
+                    f"{self.writer.path} has a row of {there['path']}{step} as the file was before it was replaced; "
+                    "name another record (-o), or pass --overwrite to measure all anew"
+                )
 
     def check_unchanged(self) -> None:
         """Hold the loss at one checkpoint to what the record has of it, where it has something.

@@ -123,6 +123,16 @@ class RecordWriter:
         with opened(row.path) as file, readable(row.path):
             return provenance_in(file[measurement], row.position)
 
+    def others(self) -> list[dict[str, Any]]:
+        """What rows say of each checkpoint, or run of checkpoints, that has a row here and isn't in this request."""
+        asked = {sha256 for _, sha256 in self.request.units}
+        found = {}
+        for (measurement, sha256), row in self._rows.items():
+            if sha256 not in asked and sha256 not in found:
+                with opened(row.path) as file, readable(row.path):
+                    found[sha256] = provenance_in(file[measurement], row.position)["checkpoint"]
+        return list(found.values())
+
     def previous(self, measurement: str, sha256: str) -> xr.Dataset | None:
         """The row of this measurement for the checkpoint before this one; None if there is none."""
         order = list(self._target.checkpoints[measurement])

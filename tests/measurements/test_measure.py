@@ -112,6 +112,25 @@ def test_a_checkpoint_that_changes_meanwhile_is_refused(tiny, monkeypatch):
         probe(["a.pt", "b.pt"], [Loss()], "run.h5")
 
 
+def test_a_file_that_another_training_wrote_over_needs_another_record(command, tiny):
+    assert command("a.pt", "b.pt", "-o", "run.h5").status == 0
+    tiny.save("b.pt", 7, step=10)
+    before = (tiny.folder / "run.h5").read_bytes()
+    ran = command("b.pt", "-o", "run.h5")
+    assert (ran.status, ran.out, len(ran.err.splitlines())) == (2, "", 1)
+    assert "run.h5 has a row of b.pt at step 10 as the file was before it was replaced" in ran.err
+    assert (tiny.folder / "run.h5").read_bytes() == before
+    assert command("b.pt", "-o", "run.h5", "--overwrite").status == 0
+
+
+def test_a_file_that_a_training_keeps_writing_has_a_row_for_each_step(command, tiny):
+    for step in (10, 20, 30):
+        tiny.save("last.pt", step, step=step)
+        assert command("last.pt", "-o", "run.h5").status == 0
+    with landscape.open_record("run.h5") as record:
+        assert record["loss"].step.values.tolist() == [10, 20, 30]
+
+
 def test_the_last_checkpoint_may_not_change_before_the_run_is_measured(tiny, monkeypatch):
     """If the last checkpoint changed, its rows and the measurements of the whole run would belong to different runs."""
     read, seen = Source.read, []
