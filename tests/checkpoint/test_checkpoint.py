@@ -10,12 +10,14 @@ import json
 import os
 import pathlib
 import pickle
+import struct
 import sys
 import tempfile
 import types
 import warnings
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from landscape.checkpoint import fit_state, read_checkpoint, save_checkpoint
 from landscape.checkpoint.contents import _globals
 from landscape.checkpoint.layout import WEIGHT_KEYS, Where
 from landscape.checkpoint.optimizer import Entry, _orders
+from landscape.checkpoint.scan import refuse_bombs
 from landscape.checkpoint.stand_ins import LeftOut, stand_ins
 from landscape.errors import InputError
 
@@ -1014,3 +1017,24 @@ def test_two_ways_to_match_an_optimiser_are_enough():
     entries = [Entry({}, {}, None) for _ in range(24)]
     assert len(_orders([entries[:12], entries[12:]], [torch.Size([2])] * 24)) == 2
     assert _orders([entries[:3]], [torch.Size([2])] * 3) == [entries[:3]]
+
+
+def test_a_text_far_back_in_the_memo_is_found():
+    """Number 300 of the memo, which takes an operation with four bytes to put and one to get."""
+    number = struct.pack("<I", 300)
+    content = b"\x80\x04\x8c\x0bcollections" + b"r" + number + b"0" + b"j" + number + b"\x8c\x07Counter\x93."
+    assert list(_globals(io.BytesIO(content))) == ["collections.Counter"]
+
+
+@pytest.mark.parametrize(("levels", "bomb"), [(3, False), (40, True)])
+def test_a_tuple_that_holds_one_tuple_twice_again_and_again(levels, bomb):
+    """A key of a dictionary; each level duplicates what is on the stack."""
+    content = io.BytesIO(b"\x80\x02}(" + b"N" + b"2\x86" * levels + b"N" + b"u.")
+    with pytest.raises(InputError, match="tuples in tuples") if bomb else nullcontext():
+        refuse_bombs(content)
+
+
+def test_metrics_that_are_no_numbers_are_refused(tmp_path):
+    path = save_checkpoint(tmp_path / "a.pt", {"w": torch.ones(1)})
+    torch.save(torch.load(path) | {"metrics": {"loss": "low"}}, path)
+    assert "its metrics are not all numbers" in refusal(path)

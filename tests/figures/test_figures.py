@@ -591,3 +591,10 @@ def test_a_checkpoint_at_the_edge_of_a_plane_is_within(shown):
     assert "beyond" not in path_caption(row)
     row["path_first"] = ("run", np.where(np.arange(count) == 0, np.nextafter(left, -np.inf), x))
     assert f"1 of {count} beyond its ends" in path_caption(row)
+
+
+def test_the_entropy_has_one_axis_of_effective_ranks(shown):
+    axes = axes_of()
+    for record in shown:
+        draw_quantity(axes, record.row("dynamics"), "entropy", record.label)
+    assert [each.get_ylabel() for each in axes.child_axes] == ["effective rank"]

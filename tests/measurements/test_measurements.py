@@ -148,7 +148,10 @@ def test_layers(command, tiny):
         assert low <= values[abs(values).argmax()] <= high
         low, high = row.trace_interval.values[i]
         assert low <= np.trace(block) <= high
-    assert all(f"│ {layer} " in ran.out for layer in "02")
+    for index, layer in enumerate("02"):
+        (line,) = (line for line in ran.out.splitlines() if line.startswith(f"│ {layer} "))
+        shown = [float(cell.split("±")[0]) for cell in line.strip("│").split("│")[2:4]]
+        np.testing.assert_allclose(shown, [row.eigenvalue[index], row.trace[index]], rtol=1e-2)
 
 
 LOOPED = """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 
 import landscape
-from landscape.measurements import BUILT_IN, Density, Dynamics, Loss, Spectrum, TopEigenpairs, Trace
+from landscape.measurements import BUILT_IN, Density, Dynamics, Loss, Slices1D, Spectrum, TopEigenpairs, Trace
 from landscape.measurements.plan import plan
 
 ASKED = ("--eigenpairs", "-k", 2, "--spectrum", "--trace", "--probes", 5)
@@ -74,3 +75,12 @@ def test_every_measurement_of_a_checkpoint_has_a_cost(kind):
 def test_a_trace_that_goes_on_until_its_error_is_small_is_at_least_so_many(tiny):
     (planned,) = plan("a.pt", [Trace()]).measurements
     assert planned.cost.certainty == "at least"
+
+
+def test_the_time_is_that_of_losses_too(tiny, monkeypatch):
+    """A loss that takes a tenth of a second makes 41 losses take some four."""
+    evaluate = landscape.Problem.evaluate
+    monkeypatch.setattr(landscape.Problem, "evaluate", lambda self: time.sleep(0.1) or evaluate(self))
+    (planned,) = plan("a.pt", [Slices1D(points=41, reach=0.1)]).measurements
+    assert planned.cost.losses >= 41
+    assert planned.seconds >= 0.1 * planned.cost.losses

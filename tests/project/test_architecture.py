@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import pkgutil
 import re
 import subprocess
 
 import pytest
 
+import landscape
 from tests.conftest import ROOT
 from tests.structure import Source, circles, counts, functions, imports
 
@@ -109,3 +113,15 @@ def test_no_file_holds_a_path_of_somebodys_machine():
             continue
         found += [f"{name}: {line.strip()}" for line in content.decode().splitlines() if pattern.search(line)]
     assert found == []
+
+
+def test_data_classes_are_frozen():
+    """Results and settings are passed on without copies; only a count of work grows."""
+    found = {}
+    for module in pkgutil.walk_packages(landscape.__path__, "landscape."):
+        if not module.name.endswith("__main__"):
+            for name, made in vars(importlib.import_module(module.name)).items():
+                if dataclasses.is_dataclass(made) and isinstance(made, type) and made.__module__ == module.name:
+                    found[name] = made.__dataclass_params__.frozen
+    assert len(found) > 80
+    assert [name for name, frozen in found.items() if not frozen] == ["Work"]
