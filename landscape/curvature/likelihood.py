@@ -165,8 +165,7 @@ class Gaussian(Likelihood):
         if output.shape != target.shape:
             raise InputError(
                 f"MSELoss broadcasts the output {tuple(output.shape)} against the target {tuple(target.shape)}, which "
-                "no "
-                "distribution of the target does; give them one shape"
+                "no distribution of the target does; give them one shape"
             )
         return output.new_ones(len(output))
 

@@ -184,8 +184,7 @@ class Dynamics(Measurement):
             return []
         return [
             f"{missing} joint laws are missing, because those spectra were measured after other checkpoints: measure "
-            "the "
-            "run into a record of its own"
+            "the run into a record of its own"
         ]
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:

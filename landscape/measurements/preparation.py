@@ -161,6 +161,5 @@ def _check_same_data(first: Checkpoint, posed: Problem, other: Checkpoint, there
     if there.data_sha256 != posed.data_sha256:
         raise InputError(
             f"{other.path}: its tokenizer makes other tokens of the data than the tokenizer of {first.path}; measure "
-            "it into a "
-            "record of its own"
+            "it into a record of its own"
         )

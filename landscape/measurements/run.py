@@ -69,8 +69,7 @@ class Run:
         if not (np.diff(self.positions) > 0).all():
             raise InputError(
                 f"{what} measured over one run, and two of these checkpoints have the same step: name each step once, "
-                "and "
-                "measure another run into a record of its own (-o)"
+                "and measure another run into a record of its own (-o)"
             )
 
     def problems(self) -> Iterator[Problem]:

@@ -124,7 +124,7 @@ class RecordWriter:
             return provenance_in(file[measurement], row.position)
 
     def others(self) -> list[dict[str, Any]]:
-        """What rows say of each checkpoint, or run of checkpoints, that has a row here and isn't in this request."""
+        """The provenance's entry ``checkpoint`` of each checkpoint or run that has a row but isn't in this request."""
         asked = {sha256 for _, sha256 in self.request.units}
         found = {}
         for (measurement, sha256), row in self._rows.items():

@@ -162,7 +162,6 @@ def _under(path: Path, settings: Mapping[str, Any]) -> Path:
     if not places[0].samefile(path) and (places[0] / ADAPTER).is_file():
         raise InputError(
             f"{path / ADAPTER}: its base model {places[0]} has an adapter of its own: merge that adapter into its "
-            "model "
-            "(merge_and_unload) and save the model again"
+            "model (merge_and_unload) and save the model again"
         )
     return places[0]
