@@ -99,7 +99,7 @@ class PerBatch(OfMatrix):
         self, problem: Problem, whole: Eigenpairs, found: list[Eigenpairs], losses: list[float]
     ) -> dict[str, xr.Variable]:
         units, values = self.matrix.units, np.array([float(each.eigenvalues[0]) for each in found])
-        several = len(values) > 1
+        deviation = values.std(ddof=1) if len(values) > 1 else np.nan
         return {
             "eigenvalue": variable("batch", values, "largest eigenvalue of a mini-batch", units),
             "interval": variable(
@@ -116,9 +116,10 @@ class PerBatch(OfMatrix):
             "share": variable("share", SHARES, "of the mini-batches at or below a quantile"),
             "quantiles": variable("share", np.quantile(values, SHARES), "quantiles over the mini-batches", units),
             "mean": variable((), values.mean(), "mean over the mini-batches", units),
-            "deviation": variable(
-                (), values.std(ddof=1) if several else np.nan, "standard deviation over the mini-batches", units
+            "mean_standard_error": variable(
+                (), deviation / np.sqrt(len(values)), "its standard error, over the mini-batches", units
             ),
+            "deviation": variable((), deviation, "standard deviation over the mini-batches", units),
             "whole": variable((), whole.eigenvalues[0], "largest eigenvalue of all samples", units),
             "whole_interval": variable("bound", whole.intervals[0], "an exact eigenvalue lies within", units),
             "whole_converged": variable((), whole.complete, "the eigenvalue of all samples reached its goal"),
@@ -146,7 +147,10 @@ class PerBatch(OfMatrix):
         radius = float(np.ptp(row.whole_interval.values)) / 2
         batches = counted(row.sizes["batch"], "mini-batch")
         left, missed = int(row.left_over), float(row.miss_probability.sum() + row.whole_miss_probability)
-        spread = "" if np.isnan(row.deviation) else f", standard deviation {float(row.deviation):.2g}"
+        spread = ""
+        if row.deviation.notnull():
+            error, deviation = float(row.mean_standard_error), float(row.deviation)
+            spread = f" ± {error:.2g} (standard error over mini-batches), standard deviation {deviation:.2g}"
         return [
             f"largest eigenvalue of the {self.matrix.title} on {batches} of {counted(int(row.batch_size), 'sample')}"
             + (f" ({counted(left, 'sample')} left over)" if left else "")

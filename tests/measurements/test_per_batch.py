@@ -101,7 +101,8 @@ def test_eigenvalues_of_mini_batches_and_of_all(command, tiny):
     wanted = [largest(np.sort(order[start : start + 6])) for start in (0, 6, 12)]
     with h5py.File("a.h5") as file:
         row = {name: file["per_batch"][name][0] for name in ("eigenvalue", "interval", "whole", "whole_interval",
-                                                             "mean", "deviation", "quantiles")}  # fmt: skip
+                                                             "mean", "mean_standard_error", "deviation",
+                                                             "quantiles")}  # fmt: skip
     assert (row["interval"][:, 0] <= wanted).all()
     assert (wanted <= row["interval"][:, 1]).all()
     assert row["whole_interval"][0] <= largest(np.arange(20)) <= row["whole_interval"][1]
@@ -112,6 +113,7 @@ def test_eigenvalues_of_mini_batches_and_of_all(command, tiny):
     assert f"a larger eigenvalue was missed: {chance_of_miss(sum(chances))}" in ran.out
     assert row["mean"] == pytest.approx(np.mean(wanted), rel=1e-3)
     assert row["deviation"] == pytest.approx(np.std(wanted, ddof=1), rel=0.05)
+    assert row["mean_standard_error"] == pytest.approx(np.std(wanted, ddof=1) / 3**0.5, rel=0.05)
     assert row["quantiles"][2] == pytest.approx(np.median(wanted), rel=1e-3)
 
 
