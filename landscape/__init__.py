@@ -36,8 +36,10 @@ if TYPE_CHECKING:
         Loss,
         Matrix,
         Measurement,
+        NoiseScale,
         PerBatch,
         Samples,
+        SamplingError,
         SelfCheck,
         Slices1D,
         Slices2D,
@@ -90,8 +92,10 @@ _HOMES = {
         "Loss",
         "Matrix",
         "Measurement",
+        "NoiseScale",
         "PerBatch",
         "Samples",
+        "SamplingError",
         "SelfCheck",
         "Slices1D",
         "Slices2D",
@@ -122,7 +126,7 @@ _HOMES = {
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
     "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
-_PACKAGES = ["dynamics", "slices", "valley"]
+_PACKAGES = ["dynamics", "sampling", "slices", "valley"]
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -152,12 +156,14 @@ __all__ = [
     "MatrixOperator",
     "Measurement",
     "MonteCarloFisher",
+    "NoiseScale",
     "NotDefiniteError",
     "PerBatch",
     "Preconditioned",
     "Problem",
     "ProgressBar",
     "Samples",
+    "SamplingError",
     "SelfCheck",
     "Slices1D",
     "Slices2D",
@@ -191,6 +197,7 @@ __all__ = [
     "open_record",
     "probe",
     "read_checkpoint",
+    "sampling",
     "save_checkpoint",
     "slices",
     "spectral_density",
