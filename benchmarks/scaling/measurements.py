@@ -18,6 +18,7 @@ from benchmarks.support.tables import Table
 from benchmarks.support.timing import Spread
 from landscape.loading.source import load_problem
 from landscape.measurements import (
+    CriticalSharpness,
     Density,
     Diagonal,
     EffectiveDimension,
@@ -50,6 +51,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "--effective-dimension 1": EffectiveDimension(alpha=1.0),
     "--per-layer": Layers(),
     "--per-batch 32": PerBatch(size=32),
+    "--critical-sharpness": CriticalSharpness(),
     "--loops": Loops(),
     "--slice 1d": Slices1D(),
     "--slice 2d": Slices2D(),

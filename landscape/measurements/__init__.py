@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 
 from landscape.measurements.base import Flag, Measurement, RowData, estimated, variable
+from landscape.measurements.critical_sharpness import CriticalSharpness
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.diagonal import Diagonal
 from landscape.measurements.dynamics import Dynamics
@@ -35,6 +36,7 @@ from landscape.plugins import added, load
 
 __all__ = [
     "BUILT_IN",
+    "CriticalSharpness",
     "Density",
     "Diagonal",
     "Dynamics",
@@ -84,6 +86,7 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     Spectrum,
     Layers,
     PerBatch,
+    CriticalSharpness,
     Loops,
     Slices1D,
     Slices2D,
