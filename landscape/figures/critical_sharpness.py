@@ -14,6 +14,7 @@ from landscape.figures.spectra import step_axis
 from landscape.figures.style import FigureStyle
 
 _SHORTEST = 0.1  # share of a value at which its error bar ends on the logarithmic axis
+_POINTS = 500  # of the quadratic model's curve
 _WIDE = 100  # ratio of learning rates beyond which their axis is logarithmic
 
 
@@ -58,6 +59,8 @@ def draw_critical_sharpness(axes: Axes, rows: xr.Dataset, label: str | None = No
 def draw_along_update(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
     """Draw the loss along the update where it was evaluated, with the loss before the step and the bracket.
 
+    The quadratic model is dashed, within the range of these losses.
+
     Args:
         axes: the Axes to draw on.
         row: one checkpoint's row of the group ``critical_sharpness``.
@@ -65,9 +68,15 @@ def draw_along_update(axes: Axes, row: xr.Dataset, label: str | None = None, col
         colour: colour of the lines.
     """
     rates, losses = row.tried_learning_rate.values, row.tried_loss.values
-    axes.plot(rates, losses, "o-", color=colour, markersize=3, linewidth=0.8, label=label)
+    axes.plot(rates, losses, "o-", color=colour, markersize=3, linewidth=0.4, label=label)
     if len(losses):
         axes.axhline(losses[0], color=colour, linestyle=":", linewidth=0.8)
+    finite = losses[np.isfinite(losses)]
+    if len(finite) > 1 and row.quadratic_sharpness.notnull():
+        along = np.linspace(0, rates[np.isfinite(losses)][-1], _POINTS)
+        model = losses[0] - float(row.descent) * (along - float(row.quadratic_sharpness) * along**2 / 2)
+        inside = (finite.min() <= model) & (model <= finite.max())
+        axes.plot(along, np.where(inside, model, np.nan), "--", color=colour, alpha=0.6, linewidth=0.8)
     low, high = row.learning_rate_bracket.values
     if np.isfinite(low):
         axes.axvspan(low, high, color=colour, alpha=0.2, linewidth=0)
@@ -88,7 +97,7 @@ def critical(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
         legend(axes, shown)
         outcomes = [str(row.reason.values) or rf"$2/\eta_c$ = {float(row.sharpness):.3g}" for row in rows]
         texts = [f"{text}, {each}" for text, each in zip(measured_on(shown, rows), outcomes, strict=True)]
-        note(panel, [*texts, *_updates(rows), "dotted: loss before the step; shaded: bracket of the crossing"])
+        note(panel, [*texts, *_updates(rows), "dotted: loss before the step; dashed: quadratic model; shaded: bracket of the crossing"])
         return
     overlay(axes, shown, series, draw_critical_sharpness)
     axes.legend()
@@ -97,7 +106,9 @@ def critical(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
         "crossing"
         for record, rows in zip(shown, series, strict=True)
     ]
-    note(panel, [*counts, *_updates(series), "dashed: quadratic model; bars end at a tenth of a value"])
+    longer = any((rows.sharpness_error > (1 - _SHORTEST) * rows.sharpness).any() for rows in series)
+    cut = ["some bars go down to 0 or below, and end at a tenth of their value"] if longer else []
+    note(panel, [*counts, *_updates(series), "dashed: quadratic model", *cut])
 
 
 def _updates(rows: Sequence[xr.Dataset]) -> list[str]:

@@ -64,8 +64,8 @@ def _height_of_hops(shown: Sequence[RecordView], width: float) -> float:
 
 _PLANE = ("direction", "norm", "converged", "first", "second", "loss")
 _LINE = ("direction", "norm", "converged", "position", "loss", "standard_error", "accuracy", "quadratic")
-_CRITICAL = ("along", "reason", "converged", "sharpness", "sharpness_error", "quadratic_sharpness", "learning_rate",
-             "learning_rate_bracket", "tried_learning_rate", "tried_loss")  # fmt: skip
+_CRITICAL = ("along", "reason", "converged", "sharpness", "sharpness_error", "quadratic_sharpness", "descent",
+             "learning_rate", "learning_rate_bracket", "tried_learning_rate", "tried_loss")  # fmt: skip
 _MAP = ("eps", "delta", "kappa_label", "restates", "floor", "participation", "quantile_ratio", "negative_mass")
 _PROFILE = ("profile_position", "profile_loss", "profile_error", "profile_fit", "label", "exponent",
             "exponent_interval", "eigenvalue", "converged", "height_share", "depth")  # fmt: skip

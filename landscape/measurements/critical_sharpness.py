@@ -13,7 +13,6 @@ from landscape.measurements.base import Flag, Measurement, RowData, variable
 from landscape.measurements.cost import Cost, hessian
 from landscape.measurements.directions import digests_of, find_directions, is_checkpoint, refuse_unknown
 from landscape.measurements.run import History, Run
-from landscape.reporting.display import to_error
 from landscape.reporting.messages import counted
 from landscape.reporting.progress import Progress
 from landscape.reporting.progress_bar import ProgressBar
@@ -152,32 +151,38 @@ class CriticalSharpness(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The critical sharpness with its error, or the reason why there is none, and the quadratic model."""
-        lines = []
-        along, losses = f"along {row.along.values}", counted(int(row.forward_passes), "loss")
+        lines, losses = [], counted(int(row.forward_passes), "loss")
         if row.reason:
-            lines.append(f"critical sharpness {along}: none, {row.reason.values} ({losses})")
+            lines.append(f"critical sharpness along {row.along.values}: none ({losses}): {row.reason.values}")
         else:
+            lines.append(f"critical sharpness along {row.along.values}: {_estimate(row)}")
             low, high = (f"{value:.4g}" for value in row.learning_rate_bracket.values)
-            error, standard_error = float(row.sharpness_error), float(row.sharpness_standard_error)
-            of = f"standard error over {counted(int(row.samples), 'sample')} {standard_error:.2g}, and the bracket"
             lines.append(
-                f"critical sharpness {along}: {_with_error(float(row.sharpness), error)} ({of}); the loss crosses its "
-                f"value before the step between the learning rates {low} and {high}, by {losses}"
+                f"the loss crosses its value before the step between the learning rates {low} and {high}, by {losses}"
             )
             if row.step_learning_rate.notnull():
                 rate = float(row.step_learning_rate)
-                lines.append(f"learning rate of this step: {rate:.4g}, {rate / float(row.learning_rate):.3g} of that")
+                share = rate / float(row.learning_rate)
+                lines.append(f"learning rate of the step itself: {rate:.4g}, {share:.3g} of the critical one")
         if row.quadratic_sharpness.notnull():
-            quadratic = _with_error(float(row.quadratic_sharpness), float(row.quadratic_sharpness_error))
-            curvature = _with_error(float(row.directional_curvature), float(row.directional_curvature_error))
-            lines.append(f"quadratic model: u^T H u / g^T u {quadratic}; directional curvature u^T H u / u^T u {curvature}")
+            sharpness, curvature = (
+                f"{float(row[name]):.4g} (rounding {float(row[name + '_error']):.0e})"
+                for name in ("quadratic_sharpness", "directional_curvature")
+            )
+            lines.append(f"quadratic model: u^T H u / g^T u {sharpness}; curvature u^T H u / u^T u {curvature}")
         return lines
 
 
-def _with_error(value: float, error: float) -> str:
-    if not np.isfinite(error):
-        return f"{value:.4g} (one sample: no error known)"
-    return f"{to_error(value, error)} ± {error:.1g}"
+def _estimate(row: xr.Dataset) -> str:
+    """The critical sharpness with the parts of its error."""
+    value, width = float(row.sharpness), float(np.ptp(row.sharpness_bracket.values))
+    if row.sharpness_standard_error.isnull():
+        return f"{value:.4g} (bracket {width:.2g} wide; one sample: no standard error known)"
+    error, standard_error = float(row.sharpness_error), float(row.sharpness_standard_error)
+    return (
+        f"{value:.4g} ± {error:.2g} (standard error over {counted(int(row.samples), 'sample')} {standard_error:.2g}, "
+        f"with this update; bracket {width:.2g} wide)"
+    )
 
 
 def _width(row: xr.Dataset) -> float:

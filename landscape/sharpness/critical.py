@@ -11,12 +11,18 @@ at most doubles eta while the loss is lower. Then it narrows a bracket: the loss
 upper end. Each new point lies beside the root of the chord of r, half a goal width towards the wider side, so that two
 points beside the root close the bracket. Where a point didn't halve the bracket, the next one does.
 
-**Rounding.** A point whose loss changes by less than its rounding has no certain sign. Storing theta - eta u changes
-each weight by at most eps/2 of its size, which are independent errors: the loss changes by a standard deviation of at
-most eps ||g * theta|| / 2 (entrywise product). Rounding inside the model is measured: one loss at weights that differ
-by random signs times eps |theta_i| gives each sample's change d_i, and sqrt(sum d_i^2) / W is the standard deviation
-of their mean if samples are rounded independently. The ends of a bracket keep twice the joint deviation between their
-changes and 0. So the bracket isn't narrowed below four deviations over the slope of the change.
+**Rounding.** A change of the loss that is smaller than its rounding has no certain sign. Three standard deviations of
+the rounding in a change are added in squares. Weights and samples are taken to be rounded independently.
+
+- Storing theta - eta u changes each weight by at most eps/2 of its size, and the loss by eps ||g * theta|| / 2 (with
+  the entrywise product).
+- Storing the losses changes each by at most eps/2 of its size, twice: eps sqrt(sum (w_i l_i)^2) / (sqrt(2) W).
+- Rounding inside the model is measured by one loss, at weights that differ by random signs times eps |theta_i|. Each
+  sample's sum then changes by d_i, and the mean by sqrt(sum d_i^2) / W. This doesn't show rounding that such small
+  differences of the weights don't reach, such as that of a large constant inside the model.
+
+The ends of a bracket should lie where the change differs from 0 by two deviations. So the bracket isn't narrowed below
+four deviations over the slope of the change.
 """
 
 from __future__ import annotations
@@ -38,6 +44,7 @@ from landscape.spectrum.products import finite_products, measured_rounding
 _MOST = 60  # losses along the update
 _DOUBLINGS = 20  # of the first learning rate, where the loss stays lower
 _REACH = 1.0  # largest norm of the first step, as a share of the weights' norm
+_SHRINK = 4  # largest factor from one learning rate down to the next, as long as the loss is higher at all of them
 _DEVIATIONS = 2  # by which the change of the loss at an end of the bracket differs from 0
 _BESIDE = 0.45  # distance of a new point from the root of the chord, as a share of the goal for the bracket's width
 
@@ -255,8 +262,9 @@ class _Losses:
         signs = torch.randint(2, vector.shape, generator=generator).to(vector) * 2 - 1
         changes = self._sums(torch.addcmul(vector, vector, signs, value=eps)).losses - self._base.losses
         inside = float(torch.linalg.vector_norm(changes)) / self._base.total_weight
-        stored = eps / 2 * float(torch.linalg.vector_norm(gradient * vector.to(torch.float64)))
-        self._rounding = math.hypot(inside, stored)
+        weights = eps / 2 * float(torch.linalg.vector_norm(gradient * vector.to(torch.float64)))
+        losses = eps / math.sqrt(2) * float(torch.linalg.vector_norm(self._base.losses)) / self._base.total_weight
+        self._rounding = math.hypot(inside, weights, losses)
         return self._rounding
 
     def result(self, model: QuadraticModel, reason: str, search: _Search | None = None) -> CriticalLearningRate:
@@ -303,6 +311,7 @@ class _Search:
         self.low, self.high, self.reason, self.converged = 0.0, math.inf, "", True
         self._descent, self._ratios = descent, [-descent, math.nan]  # r at both ends
         self._first, self._tol, self._rounding = first, tol, rounding
+        self._replaced = (0.0, -descent)  # the latest point that was an end of the bracket
         self._ceiling, self._taken, self._halved = math.inf, 0, True
 
     @property
@@ -310,6 +319,16 @@ class _Search:
         """The root of the chord of r."""
         low, high = self._ratios
         return self.low - low * (self.high - self.low) / (high - low)
+
+    @property
+    def _estimate(self) -> float:
+        """The root of r by inverse quadratic interpolation of three points, where it lies inside; else the chord's."""
+        (x, a), (y, b), (z, c) = (self.low, self._ratios[0]), (self.high, self._ratios[1]), self._replaced
+        if len({a, b, c}) == 3:
+            root = x * b * c / ((a - b) * (a - c)) + y * a * c / ((b - a) * (b - c)) + z * a * b / ((c - a) * (c - b))
+            if self.low < root < self.high:
+                return root
+        return self.root
 
     @property
     def slope(self) -> float:
@@ -321,10 +340,6 @@ class _Search:
     def width_by_rounding(self) -> float:
         """The smallest meaningful width of the bracket."""
         return 2 * _DEVIATIONS * self._rounding / self.slope
-
-    @property
-    def _goal(self) -> float:
-        return max(self._tol * self.high, self.width_by_rounding)
 
     def next(self) -> float | None:
         """The learning rate to evaluate next; None at the end of the search."""
@@ -355,21 +370,24 @@ class _Search:
 
     def _inside(self) -> float | None:
         """A point within the bracket; None where the bracket is narrow enough."""
-        goal, width = self._goal, self.high - self.low
+        width = self.high - self.low
         if self.width_by_rounding > self.high / 2:
             self.reason, self.converged = "the change of the loss is below its rounding up to the crossing", False
             return None
-        if width <= goal:
+        if width <= max(self._tol * self.high, self.width_by_rounding):
             self.converged = width <= self._tol * self.high
             return None
         if not self._halved:
-            return (self.low + self.high) / 2
-        root = self.root
-        return root - _BESIDE * goal if root - self.low > self.high - root else root + _BESIDE * goal
+            return math.sqrt(self.low * self.high) if self.low else self.high / _SHRINK
+        root = self._estimate if self.low else max(self._estimate, self.high / _SHRINK)
+        beside = _BESIDE * max(self._tol * root, self.width_by_rounding)
+        return root - beside if root - self.low > self.high - root else root + beside
 
     def take(self, rate: float, change: float) -> None:
         """Take in the change of the loss at a learning rate."""
         before, self._taken = self.high - self.low, self._taken + 1
+        replaced = (self.high, self._ratios[1]) if change > 0 else (self.low, self._ratios[0])
+        self._replaced = replaced if math.isfinite(replaced[0]) else (0.0, -self._descent)
         if not math.isfinite(change):
             self._ceiling, self.high = rate, math.inf
         elif change > 0:
