@@ -46,7 +46,9 @@ def draw_critical_sharpness(axes: Axes, rows: xr.Dataset, label: str | None = No
             )  # fmt: skip
             name = None
     drawn = np.where(model > 0, model, np.nan)
-    axes.plot(steps, drawn, "--x", color=colour, alpha=0.6, linewidth=0.8, markersize=3, label=label and f"{label}, model")
+    axes.plot(
+        steps, drawn, "--x", color=colour, alpha=0.6, linewidth=0.8, markersize=3, label=label and f"{label}, model"
+    )
     if known.any() or np.isfinite(drawn).any():
         axes.set_yscale("log")
     axes.set_ylabel(rf"critical sharpness $2/\eta_c${units(rows.sharpness)}")
@@ -97,7 +99,14 @@ def critical(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
         legend(axes, shown)
         outcomes = [str(row.reason.values) or rf"$2/\eta_c$ = {float(row.sharpness):.3g}" for row in rows]
         texts = [f"{text}, {each}" for text, each in zip(measured_on(shown, rows), outcomes, strict=True)]
-        note(panel, [*texts, *_updates(rows), "dotted: loss before the step; dashed: quadratic model; shaded: bracket of the crossing"])
+        note(
+            panel,
+            [
+                *texts,
+                *_updates(rows),
+                "dotted: loss before the step; dashed: quadratic model; shaded: bracket of the crossing",
+            ],
+        )
         return
     overlay(axes, shown, series, draw_critical_sharpness)
     axes.legend()

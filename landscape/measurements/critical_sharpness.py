@@ -151,7 +151,8 @@ class CriticalSharpness(Measurement):
 
     def show(self, row: xr.Dataset) -> list[RenderableType]:
         """The critical sharpness with its error, or the reason why there is none, and the quadratic model."""
-        lines, losses = [], counted(int(row.forward_passes), "loss")
+        lines: list[RenderableType] = []
+        losses = counted(int(row.forward_passes), "loss")
         if row.reason:
             lines.append(f"critical sharpness along {row.along.values}: none ({losses}): {row.reason.values}")
         else:
@@ -216,7 +217,9 @@ def _variables(title: str, update: Update, found: CriticalLearningRate) -> dict[
         "forward_passes": variable((), found.forward_passes, "evaluations of the loss on all data"),
         "samples": variable((), found.samples, "number of samples"),
         **{name: variable((), *each) for name, each in numbers.items()},
-        "learning_rate_bracket": variable("bound", found.bracket, "the loss is lower at one, higher at the other", _RATE),
+        "learning_rate_bracket": variable(
+            "bound", found.bracket, "the loss is lower at one, higher at the other", _RATE
+        ),
         "sharpness_bracket": variable("bound", found.sharpness_bracket, "the sharpness of these, ascending", _INVERSE),
         "tried_learning_rate": variable("point", found.learning_rates, "where the loss was evaluated", _RATE),
         "tried_loss": variable("point", found.losses, "the loss there", "loss"),

@@ -6,17 +6,18 @@ measure of loss landscape curvature for analyzing the training dynamics of LLMs"
 change of the loss is -eta g^T u + eta^2 u^T H u / 2, so the critical sharpness is u^T H u / g^T u exactly.
 
 **Search.** The ratio r(eta) = (L(theta - eta u) - L(theta)) / eta has the sign of the change, and is a straight line
-in eta on a quadratic. The line starts at r(0) = -g^T u. The search starts at the root of the quadratic model, and
-at most doubles eta while the loss is lower. Then it narrows a bracket: the loss is lower at the lower end and higher at the
-upper end. Each new point lies beside the root of the chord of r, half a goal width towards the wider side, so that two
-points beside the root close the bracket. Where a point didn't halve the bracket, the next one does.
+in eta on a quadratic. The line starts at r(0) = -g^T u. The search starts near the root of the quadratic model, with a
+step no longer than the weights. It at most doubles eta while the loss is lower. Then it narrows a bracket: the loss is
+lower at the lower end, and higher at the upper end. Each new point lies beside an estimate of the root of r, from the
+latest three points, and on the wider side. Two points beside the root close the bracket. If a point leaves more than
+half of the bracket, the next point halves it.
 
 **Rounding.** A change of the loss that is smaller than its rounding has no certain sign. Three standard deviations of
 the rounding in a change are added in squares. Weights and samples are taken to be rounded independently.
 
 - Storing theta - eta u changes each weight by at most eps/2 of its size, and the loss by eps ||g * theta|| / 2 (with
   the entrywise product).
-- Storing the losses changes each by at most eps/2 of its size, twice: eps sqrt(sum (w_i l_i)^2) / (sqrt(2) W).
+- Storing the losses changes each by at most eps/2 of its size, twice: eps sqrt(sum (w_i l_i)^2 / 2) / W.
 - Rounding inside the model is measured by one loss, at weights that differ by random signs times eps |theta_i|. Each
   sample's sum then changes by d_i, and the mean by sqrt(sum d_i^2) / W. This doesn't show rounding that such small
   differences of the weights don't reach, such as that of a large constant inside the model.

@@ -18,7 +18,6 @@ from landscape.reporting.messages import cause, listed
 
 # Settings that choose an implementation of a step, not its numbers.
 _PLAIN = {"foreach": False, "fused": False, "capturable": False, "differentiable": False}
-_CLASSES: dict[str, type[torch.optim.Optimizer]] = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam}
 
 
 @dataclass(frozen=True)
@@ -106,9 +105,7 @@ def _restored(
         if members:
             settings = {key: value for key, value in group.items() if key != "param_names"}
             groups.append(settings | _PLAIN | {"params": members})
-    kind = family(groups[0])
-    assert kind is not None, "refused otherwise"
-    optimizer = _CLASSES[kind](groups)
+    optimizer = torch.optim.SGD(groups) if family(groups[0]) == "SGD" else torch.optim.Adam(groups)
     for name, entry in chosen.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: _copied(key, value, parameter) for key, value in entry.state.items()}

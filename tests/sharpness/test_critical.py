@@ -1,4 +1,4 @@
-"""The critical learning rate against closed forms of quadratics, and against roots of losses computed by torch alone."""
+"""The critical learning rate against closed forms of quadratics, and against roots of losses by torch alone."""
 
 from __future__ import annotations
 
@@ -64,9 +64,8 @@ def test_a_quadratic_has_the_closed_form(dtype, dim, tol):
     problem, x, y, weights = regression(dim, dtype)
     hessian, gradient = 2 * x.T @ x / SAMPLES, 2 * x.T @ (x @ weights - y) / SAMPLES
     generator = torch.Generator().manual_seed(1)
-    for update in (gradient, torch.randn(dim, generator=generator, dtype=torch.float64)):
-        update = update if update @ gradient > 0 else -update
-        update = update.to(dtype).double()
+    for vector in (gradient, torch.randn(dim, generator=generator, dtype=torch.float64)):
+        update = (torch.sign(vector @ gradient) * vector).to(dtype).double()
         wanted = float(update @ hessian @ update / (gradient @ update))
         found = critical_learning_rate(problem, update, tol)
         assert found.reason == ""
@@ -185,7 +184,7 @@ def test_every_loss_is_counted(monkeypatch):
         (lambda t: t * 0, "the update goes uphill"),
         (lambda t: t, "the loss stays lower"),
         (lambda t: t - t**2, "the loss stays lower"),
-        (lambda t: torch.tanh(t), "the loss stays lower"),
+        (torch.tanh, "the loss stays lower"),
         (lambda t: torch.log(3 + t), "the loss is NaN or infinite at a learning rate of"),
         (lambda t: torch.where(t < -0.7, torch.nan, t + t**2 / 4), "the loss is NaN or infinite"),
     ],
@@ -203,7 +202,9 @@ def test_a_crossing_before_the_loss_is_infinite_is_found():
     assert found.bracket[0] <= 0.01 <= found.bracket[1]
 
 
-@pytest.mark.parametrize(("value", "reason"), [(0, "is zero"), (np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")])
+@pytest.mark.parametrize(
+    ("value", "reason"), [(0, "is zero"), (np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")]
+)
 def test_an_update_that_is_none(value, reason):
     found = critical_learning_rate(along(lambda t: t + t**2), value * ONE)
     assert reason in found.reason
@@ -224,7 +225,7 @@ def test_refusals():
 
 def raised(constant: float, dtype: torch.dtype) -> Problem:
     """A linear regression with a constant added to each loss, which costs digits."""
-    problem, x, y, weights = regression(4, seed=3)
+    _, x, y, weights = regression(4, seed=3)
     return Problem.from_sample_losses(
         Linear(weights.to(dtype)),
         lambda own, batch: (own(batch[0]) - batch[1]) ** 2 + constant,

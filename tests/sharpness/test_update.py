@@ -48,9 +48,9 @@ def by_groups(model):
 
 def out_of_order(model):
     """The first group has the model's last parameters."""
-    return [{"params": [("second.weight", model.second.weight), ("scale", model.scale)], "lr": 0.03}] + [
-        {"params": [(name, each) for name, each in model.named_parameters() if name not in ("second.weight", "scale")]}
-    ]
+    named = dict(model.named_parameters())
+    first = {name: named.pop(name) for name in ("second.weight", "scale")}
+    return [{"params": list(first.items()), "lr": 0.03}, {"params": list(named.items())}]
 
 
 SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
@@ -147,10 +147,16 @@ def test_no_update_without_a_known_optimiser():
     assert optimizer_update(posed(model, None)).reason == "the checkpoint has no state of an optimiser"
     for problem, reason in (
         (posed(model, other.state_dict()), "steps of an optimiser with the settings alpha, centered"),
-        (changed(lambda state: state["param_groups"][0].pop("decoupled_weight_decay")), "whether this is Adam or AdamW"),
+        (
+            changed(lambda state: state["param_groups"][0].pop("decoupled_weight_decay")),
+            "whether this is Adam or AdamW",
+        ),
         (changed(lambda state: state["param_groups"][0].update(lr=0.0)), "the stored learning rate is 0"),
         (changed(lambda state: state.pop("param_groups")), "this isn't the state_dict of a torch optimiser"),
-        (changed(lambda state: state["param_groups"][0]["params"].pop()), "the optimiser has 4 parameters, the model 5"),
+        (
+            changed(lambda state: state["param_groups"][0]["params"].pop()),
+            "the optimiser has 4 parameters, the model 5",
+        ),
     ):
         found = optimizer_update(problem)
         assert found.reason.startswith(reason)
