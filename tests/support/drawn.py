@@ -36,8 +36,8 @@ def classes_model():
 """
 
 ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--per-batch", 7, "--critical-sharpness", "--dynamics",
-         "--hops", "--samples", "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley",
-         "--at", -1, "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
+         "--hops", "--samples", "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction", "pca",
+         "--valley", "--at", -1, "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
 
 
 RECORDS = ("first.landscape.h5", "second.landscape.h5")
