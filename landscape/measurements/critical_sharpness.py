@@ -165,12 +165,12 @@ class CriticalSharpness(Measurement):
                 rate = float(row.step_learning_rate)
                 share = rate / float(row.learning_rate)
                 lines.append(f"learning rate of the step itself: {rate:.4g}, {share:.3g} of the critical one")
-        if row.quadratic_sharpness.notnull():
-            sharpness, curvature = (
-                f"{float(row[name]):.4g} (rounding {float(row[name + '_error']):.0e})"
-                for name in ("quadratic_sharpness", "directional_curvature")
-            )
-            lines.append(f"quadratic model: u^T H u / g^T u {sharpness}; curvature u^T H u / u^T u {curvature}")
+        for name, title in (
+            ("quadratic_sharpness", "quadratic model of the critical sharpness, u^T H u / g^T u"),
+            ("directional_curvature", "curvature in the update's direction, u^T H u / u^T u"),
+        ):
+            if row[name].notnull():
+                lines.append(f"{title}: {float(row[name]):.4g} (rounding {float(row[name + '_error']):.0e})")
         return lines
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from landscape.checkpoint import save_checkpoint
+from landscape.cli.plot import main as plot
 from landscape.record import open_record
 from tests.conftest import TinyProject
 
@@ -108,6 +109,8 @@ def test_the_displacement_to_the_next_checkpoint(command, tiny, run):
     assert str(last.reason.values) == "the last checkpoint of the run has no next checkpoint"
     assert np.isnan([last.sharpness, last.learning_rate, last.quadratic_sharpness]).all()
     assert "none (0 losses): the last checkpoint of the run has no next checkpoint" in ran.out
+    for more in ([], ["--step", "1"], ["--step", "3"]):  # the last one has nothing but its reason
+        assert plot(["r.h5", "--figure", "critical-sharpness", "--format", "png", "-o", "r.png", *more]) == 0
     alone = command("s0.pt", "--critical-sharpness", "--update", "next", "-o", "alone.h5")
     assert alone.status == 2
     assert "name at least 2 checkpoints" in alone.err

@@ -85,6 +85,15 @@ def test_a_quadratic_has_the_closed_form(dtype, dim, tol):
         assert found.forward_passes <= 7  # with doublings of a first step that is as long as the weights
 
 
+def test_the_update_of_one_data_set_and_the_losses_of_another():
+    """The relative critical sharpness, in closed form."""
+    update, (other, x, y, weights) = regression(5, seed=7)[0].gradient(), regression(5, seed=8)
+    hessian, gradient = 2 * x.T @ x / SAMPLES, 2 * x.T @ (x @ weights - y) / SAMPLES
+    update = torch.sign(update @ gradient) * update
+    found = critical_learning_rate(other, update)
+    assert found.sharpness == pytest.approx(float(update @ hessian @ update / (gradient @ update)), rel=1e-9)
+
+
 def test_the_standard_error_is_that_of_resampled_samples():
     """Bootstrap of the closed form for a fixed update; 4000 draws give the deviation to 1.1 %."""
     problem, x, y, weights = regression(3, seed=2)
