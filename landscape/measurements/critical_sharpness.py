@@ -171,6 +171,8 @@ class CriticalSharpness(Measurement):
         ):
             if row[name].notnull():
                 lines.append(f"{title}: {float(row[name]):.4g} (rounding {float(row[name + '_error']):.0e})")
+        if row.quadratic_reason:
+            lines.append(f"no quadratic model: {row.quadratic_reason.values}")
         return lines
 
 
@@ -213,6 +215,7 @@ def _variables(title: str, update: Update, found: CriticalLearningRate) -> dict[
     return {
         "along": variable((), title, "update u", ""),
         "reason": variable((), found.reason, "why there is no critical sharpness; empty otherwise", ""),
+        "quadratic_reason": variable((), model.reason, "why there is no quadratic model; empty otherwise", ""),
         "converged": variable((), found.converged, "rounding and the number of losses allowed the goal"),
         "forward_passes": variable((), found.forward_passes, "evaluations of the loss on all data"),
         "samples": variable((), found.samples, "number of samples"),

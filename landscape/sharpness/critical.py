@@ -5,13 +5,6 @@ loss after the step exceeds the loss before it, and the critical sharpness is 2 
 measure of loss landscape curvature for analyzing the training dynamics of LLMs", arXiv 2601.16979). On a quadratic the
 change of the loss is -eta g^T u + eta^2 u^T H u / 2, so the critical sharpness is u^T H u / g^T u exactly.
 
-**Search.** The ratio r(eta) = (L(theta - eta u) - L(theta)) / eta has the sign of the change, and is a straight line
-in eta on a quadratic. The line starts at r(0) = -g^T u. The search starts near the root of the quadratic model, with a
-step no longer than the weights. It at most doubles eta while the loss is lower. Then it narrows a bracket: the loss is
-lower at the lower end, and higher at the upper end. Each new point lies beside an estimate of the root of r, from the
-latest three points, and on the wider side. Two points beside the root close the bracket. If a point leaves more than
-half of the bracket, the next point halves it.
-
 **Rounding.** A change of the loss that is smaller than its rounding has no certain sign. Three standard deviations of
 the rounding in a change are added in squares. Weights and samples are taken to be rounded independently.
 
@@ -22,8 +15,7 @@ the rounding in a change are added in squares. Weights and samples are taken to 
   sample's sum then changes by d_i, and the mean by sqrt(sum d_i^2) / W. This doesn't show rounding that such small
   differences of the weights don't reach, such as that of a large constant inside the model.
 
-The ends of a bracket should lie where the change differs from 0 by two deviations. So the bracket isn't narrowed below
-four deviations over the slope of the change.
+The rounding limits the bracket of the search; see `landscape.sharpness.crossing`.
 """
 
 from __future__ import annotations
@@ -37,17 +29,15 @@ import torch
 from torch import Tensor
 
 from landscape.errors import InputError
+from landscape.machine.memory import ran_out
 from landscape.problem import Problem
 from landscape.problem.samples import SampleSums
+from landscape.reporting.messages import cause
 from landscape.reporting.progress import Progress
+from landscape.sharpness.crossing import BESIDE, CrossingSearch
 from landscape.spectrum.products import finite_products, measured_rounding
 
-_MOST = 60  # losses along the update
-_DOUBLINGS = 20  # of the first learning rate, where the loss stays lower
 _REACH = 1.0  # largest norm of the first step, as a share of the weights' norm
-_SHRINK = 4  # largest factor from one learning rate down to the next, as long as the loss is higher at all of them
-_DEVIATIONS = 2  # by which the change of the loss at an end of the bracket differs from 0
-_BESIDE = 0.45  # distance of a new point from the root of the chord, as a share of the goal for the bracket's width
 
 
 @dataclass(frozen=True)
@@ -56,11 +46,12 @@ class QuadraticModel:
 
     Attributes:
         descent: g^T u, minus the slope of the loss in the learning rate at 0.
-        curvature: u^T H u.
+        curvature: u^T H u; NaN where the model has no second derivative.
         norm: length of the update, ||u||, in the units of the parameters.
         descent_error: size of the rounding of ``descent``, eps ||g|| ||u||.
         curvature_error: bound on the rounding of ``curvature`` by ||u|| times the rounding in H u, which a second
             product measures. The bound doesn't contain the rounding that both products share.
+        reason: why there is no curvature; empty otherwise.
     """
 
     descent: float
@@ -68,6 +59,7 @@ class QuadraticModel:
     norm: float
     descent_error: float
     curvature_error: float
+    reason: str
 
     @property
     def sharpness(self) -> float:
@@ -189,8 +181,8 @@ def critical_learning_rate(
         length = float(torch.linalg.vector_norm(problem.vector, dtype=torch.float64)) or 1.0
         first = _REACH * length / model.norm
         if model.curvature > 0:
-            first = min(first, 2 / model.sharpness * (1 + _BESIDE * tol))
-        search = _Search(model.descent, first, tol, rounding)
+            first = min(first, 2 / model.sharpness * (1 + BESIDE * tol))
+        search = CrossingSearch(model.descent, first, tol, rounding)
         while (rate := search.next()) is not None:
             search.take(rate, losses.change(rate))
         return losses.result(model, search.reason, search)
@@ -205,23 +197,27 @@ def check_tolerance(tol: float) -> None:
 def without_crossing(reason: str) -> CriticalLearningRate:
     """The result where no loss was evaluated, with the reason."""
     nan, none = math.nan, np.empty(0)
-    model = QuadraticModel(nan, nan, nan, nan, nan)
+    model = QuadraticModel(nan, nan, nan, nan, nan, "")
     return CriticalLearningRate(nan, (nan, nan), nan, nan, nan, reason, True, none, none, 0, 0, model)
 
 
 def _quadratic_model(problem: Problem, update: Tensor, gradient: Tensor) -> QuadraticModel:
     """The quadratic model, from a product with the update scaled to length 1, which can't overflow."""
-    float64_update, operator = update.to(torch.float64), problem.hessian(2)
+    float64_update = update.to(torch.float64)
     norm = float(torch.linalg.vector_norm(float64_update))
     unit = (update / norm).to(update)
-    product = finite_products(operator, unit.unsqueeze(1)).squeeze(1).to(torch.float64)
-    return QuadraticModel(
-        descent=float(gradient @ float64_update),
-        curvature=float(unit.to(torch.float64) @ product) * norm**2,
-        norm=norm,
-        descent_error=torch.finfo(problem.dtype).eps * float(torch.linalg.vector_norm(gradient)) * norm,
-        curvature_error=measured_rounding(operator, unit, product) * norm**2,
-    )
+    curvature, error, reason = math.nan, math.nan, ""
+    try:
+        operator = problem.hessian(2)
+        product = finite_products(operator, unit.unsqueeze(1)).squeeze(1).to(torch.float64)
+        curvature = float(unit.to(torch.float64) @ product) * norm**2
+        error = measured_rounding(operator, unit, product) * norm**2
+    except (InputError, RuntimeError) as failure:  # the losses are enough for the critical sharpness
+        if ran_out(failure):
+            raise
+        reason = f"there is no product with the Hessian ({cause(failure)})"
+    descent_error = torch.finfo(problem.dtype).eps * float(torch.linalg.vector_norm(gradient)) * norm
+    return QuadraticModel(float(gradient @ float64_update), curvature, norm, descent_error, error, reason)
 
 
 class _Losses:
@@ -268,7 +264,7 @@ class _Losses:
         self._rounding = math.hypot(inside, weights, losses)
         return self._rounding
 
-    def result(self, model: QuadraticModel, reason: str, search: _Search | None = None) -> CriticalLearningRate:
+    def result(self, model: QuadraticModel, reason: str, search: CrossingSearch | None = None) -> CriticalLearningRate:
         """The result of a search, or of none."""
         nan = math.nan
         rate, bracket, error, width = nan, (nan, nan), nan, nan
@@ -291,108 +287,9 @@ class _Losses:
             model,
         )
 
-    def _standard_error(self, search: _Search) -> float:
+    def _standard_error(self, search: CrossingSearch) -> float:
         """The standard error of the change of the loss at the root, with every sample's ratio r on its chord."""
         share = (search.root - search.low) / (search.high - search.low)
         low, high = self._latest[False] / search.low, self._latest[True] / search.high
         changes = search.root * (low + share * (high - low))
         return replace(self._base, losses=changes).estimate().standard_error
-
-
-class _Search:
-    """The search for a crossing; `next` gives the learning rate to evaluate, `take` receives the change there.
-
-    Attributes:
-        low, high: ends of the bracket; ``high`` is infinite until the loss has risen.
-        reason: why the search ended without a crossing; empty otherwise.
-        converged: see `CriticalLearningRate`.
-    """
-
-    def __init__(self, descent: float, first: float, tol: float, rounding: float) -> None:
-        self.low, self.high, self.reason, self.converged = 0.0, math.inf, "", True
-        self._descent, self._ratios = descent, [-descent, math.nan]  # r at both ends
-        self._first, self._tol, self._rounding = first, tol, rounding
-        self._replaced = (0.0, -descent)  # the latest point that was an end of the bracket
-        self._ceiling, self._taken, self._halved = math.inf, 0, True
-
-    @property
-    def root(self) -> float:
-        """The root of the chord of r."""
-        low, high = self._ratios
-        return self.low - low * (self.high - self.low) / (high - low)
-
-    @property
-    def _estimate(self) -> float:
-        """The root of r by inverse quadratic interpolation of three points, where it lies inside; else the chord's."""
-        (x, a), (y, b), (z, c) = (self.low, self._ratios[0]), (self.high, self._ratios[1]), self._replaced
-        if len({a, b, c}) == 3:
-            root = x * b * c / ((a - b) * (a - c)) + y * a * c / ((b - a) * (b - c)) + z * a * b / ((c - a) * (c - b))
-            if self.low < root < self.high:
-                return root
-        return self.root
-
-    @property
-    def slope(self) -> float:
-        """The slope of the change in the learning rate at the root, by the chord of r."""
-        low, high = self._ratios
-        return self.root * (high - low) / (self.high - self.low)
-
-    @property
-    def width_by_rounding(self) -> float:
-        """The smallest meaningful width of the bracket."""
-        return 2 * _DEVIATIONS * self._rounding / self.slope
-
-    def next(self) -> float | None:
-        """The learning rate to evaluate next; None at the end of the search."""
-        if self._taken == _MOST:
-            self.reason, self.converged = f"no bracket was found within {_MOST} losses", False
-        elif self.high < math.inf:
-            return self._inside()
-        elif self._ceiling < math.inf:
-            if self._ceiling - self.low > self._tol * self._ceiling:
-                return (self.low + self._ceiling) / 2
-            self.reason = f"the loss is NaN or infinite at a learning rate of {self._ceiling:.3g}, and lower before"
-        elif self.low == 0:
-            return self._first
-        elif self.low < self._first * 2**_DOUBLINGS:
-            return min(2 * self.low, self._extrapolated)
-        else:
-            self.reason = f"the loss stays lower than before the step up to a learning rate of {self.low:.3g}"
-        return None
-
-    @property
-    def _extrapolated(self) -> float:
-        """A point above the root of the chord from 0 to the first point, as long as the loss is lower; else infinite.
-
-        Points that creep up to a crossing from below would take many losses, so later points double the learning rate.
-        """
-        bend = (self._ratios[0] + self._descent) / self.low
-        return self._descent / bend * (1 + _BESIDE * self._tol) if bend > 0 and self._taken == 1 else math.inf
-
-    def _inside(self) -> float | None:
-        """A point within the bracket; None where the bracket is narrow enough."""
-        width = self.high - self.low
-        if self.width_by_rounding > self.high / 2:
-            self.reason, self.converged = "the change of the loss is below its rounding up to the crossing", False
-            return None
-        if width <= max(self._tol * self.high, self.width_by_rounding):
-            self.converged = width <= self._tol * self.high
-            return None
-        if not self._halved:
-            return math.sqrt(self.low * self.high) if self.low else self.high / _SHRINK
-        root = self._estimate if self.low else max(self._estimate, self.high / _SHRINK)
-        beside = _BESIDE * max(self._tol * root, self.width_by_rounding)
-        return root - beside if root - self.low > self.high - root else root + beside
-
-    def take(self, rate: float, change: float) -> None:
-        """Take in the change of the loss at a learning rate."""
-        before, self._taken = self.high - self.low, self._taken + 1
-        replaced = (self.high, self._ratios[1]) if change > 0 else (self.low, self._ratios[0])
-        self._replaced = replaced if math.isfinite(replaced[0]) else (0.0, -self._descent)
-        if not math.isfinite(change):
-            self._ceiling, self.high = rate, math.inf
-        elif change > 0:
-            self.high, self._ratios[1] = rate, change / rate
-        else:
-            self.low, self._ratios[0] = rate, change / rate
-        self._halved = math.isinf(before) or self.high - self.low <= before / 2

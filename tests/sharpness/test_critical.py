@@ -176,6 +176,29 @@ def test_masked_tokens_in_uneven_batches():
     assert found.samples == int(((y != IGNORED).sum(1) > 0).sum())
 
 
+class Once(torch.autograd.Function):
+    """t + t^4, as a fused operation has it: with a first derivative and no second one."""
+
+    @staticmethod
+    def forward(context, t):
+        context.save_for_backward(t)
+        return t + t**4
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, gradient):
+        (t,) = context.saved_tensors
+        return gradient * (1 + 4 * t**3)
+
+
+def test_a_model_without_second_derivatives_has_a_critical_sharpness_from_losses_alone():
+    found = critical_learning_rate(along(Once.apply), ONE)
+    assert found.bracket[0] <= 1 <= found.bracket[1]
+    assert np.isnan([found.quadratic.curvature, found.quadratic.sharpness, found.quadratic.directional_curvature]).all()
+    assert found.quadratic.reason.startswith("there is no product with the Hessian (")
+    assert found.quadratic.descent == 1
+
+
 def test_every_loss_is_counted(monkeypatch):
     evaluated, own = [], Problem.sums_at
     monkeypatch.setattr(Problem, "sums_at", lambda *given: evaluated.append(given) or own(*given))
