@@ -164,7 +164,7 @@ class CriticalSharpness(Measurement):
             if row.step_learning_rate.notnull():
                 rate = float(row.step_learning_rate)
                 share = rate / float(row.learning_rate)
-                lines.append(f"learning rate of the step itself: {rate:.4g}, {share:.3g} of the critical one")
+                lines.append(f"learning rate of the step itself: {rate:.4g}, {share:.3g} of the critical learning rate")
         for name, title in (
             ("quadratic_sharpness", "quadratic model of the critical sharpness, u^T H u / g^T u"),
             ("directional_curvature", "curvature in the update's direction, u^T H u / u^T u"),
