@@ -115,6 +115,7 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.valleys alarms
 	$(BIN)/python -m benchmarks.accuracy.valleys power
 	$(BIN)/python -m benchmarks.accuracy.hops
+	$(BIN)/python -m benchmarks.accuracy.critical
 	$(BIN)/python -m benchmarks.accuracy.phases
 	$(BIN)/python -m benchmarks.accuracy.adaptive
 	$(BIN)/python -m benchmarks.accuracy.sampling

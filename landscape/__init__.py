@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from landscape.loops import LoopCurvature, loop_curvature
     from landscape.loops.untied import Loop, untied
     from landscape.measurements import (
+        CriticalSharpness,
         Density,
         Diagonal,
         Dynamics,
@@ -81,6 +82,7 @@ _HOMES = {
     "landscape.loops": ["LoopCurvature", "loop_curvature"],
     "landscape.measurements.runner": ["probe"],
     "landscape.measurements": [
+        "CriticalSharpness",
         "Density",
         "Diagonal",
         "Dynamics",
@@ -131,6 +133,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Checkpoint",
+    "CriticalSharpness",
     "Density",
     "Diagonal",
     "DiagonalEstimate",

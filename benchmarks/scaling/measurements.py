@@ -18,6 +18,7 @@ from benchmarks.support.tables import Table
 from benchmarks.support.timing import Spread
 from landscape.loading.source import load_problem
 from landscape.measurements import (
+    CriticalSharpness,
     Density,
     Diagonal,
     EffectiveDimension,
@@ -54,6 +55,7 @@ MEASUREMENTS: dict[str, Measurement] = {
     "--per-batch 32": PerBatch(size=32),
     "--sampling-error": SamplingError(),
     "--noise-scale": NoiseScale(),
+    "--critical-sharpness": CriticalSharpness(),
     "--loops": Loops(),
     "--slice 1d": Slices1D(),
     "--slice 2d": Slices2D(),

@@ -90,6 +90,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(SETTINGS, "tol_value", number, None, "Goal for certified relative errors of eigenvalues."),
         _option(SETTINGS, "tol_estimate", number, None, "Goal for relative errors of random probes (95 %)."),
         _option(SETTINGS, "probes", whole, None, "Number of probes.  [default: by the measurement]"),
+        _option(SETTINGS, "update", text, None, "Critical step: optimizer, next, gradient, a file."),
         _option(SETTINGS, "steps", Whole, 100, "Lanczos steps for each probe."),
         _option(SETTINGS, "max_products", whole, None, "Stop after about this many products."),
         _option(SETTINGS, "eigenvectors", bool | None, None, "Store eigenvectors.  [default: if below 1 GB]"),

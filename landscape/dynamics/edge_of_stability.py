@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from landscape.errors import InputError
 from landscape.reporting.messages import listed
@@ -34,6 +34,7 @@ from landscape.reporting.messages import listed
 _SGD = {"lr", "momentum", "dampening", "weight_decay", "nesterov"}
 _ADAM = {"lr", "betas", "eps", "weight_decay", "amsgrad"}
 _DECOUPLED = "decoupled_weight_decay"
+UNKNOWN_DECAY = "whether this is Adam or AdamW, which differ in their weight decay, isn't in the state"
 _SILENT = {"params", "param_names", "foreach", "fused", "capturable", "differentiable"}
 _OF_SCHEDULERS = {"initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
 
@@ -113,13 +114,19 @@ def _differ(key: str, one: Mapping[str, Any], settings: list[dict[str, Any]]) ->
     return key not in one or key not in settings[0] or bool(one[key] != settings[0][key])
 
 
+def family(group: Mapping[str, Any]) -> Literal["SGD", "Adam"] | None:
+    """The optimiser that a group of parameters is of, by its settings: ``Adam`` for AdamW too; None if unknown."""
+    keys = set(group) - _SILENT - _OF_SCHEDULERS - {"maximize", _DECOUPLED}
+    return "SGD" if keys == _SGD else "Adam" if keys == _ADAM else None
+
+
 def _recognised(settings: dict[str, Any]) -> Stability:
     if settings.pop("maximize", False):
         return _nothing("the optimiser maximises")
     keys = set(settings)
-    if keys == _SGD:
+    if family(settings) == "SGD":
         return _sgd(settings)
-    if keys - {_DECOUPLED} == _ADAM:
+    if family(settings) == "Adam":
         return _adam(settings)
     return _nothing(f"no threshold is known for an optimiser with the settings {listed(sorted(keys), 12)}")
 
@@ -137,7 +144,7 @@ def _adam(settings: Mapping[str, Any]) -> Stability:
     eta, b, decay = float(settings["lr"]), float(settings["betas"][0]), float(settings["weight_decay"])
     decoupled = settings.get(_DECOUPLED)
     if decay and decoupled is None:
-        return _nothing("whether this is Adam or AdamW, which differ in their weight decay, isn't in the state")
+        return _nothing(UNKNOWN_DECAY)
     if decay and not decoupled:
         return _nothing("Adam's weight decay is preconditioned with the gradient, so D^-1 H doesn't give the threshold")
     if not eta * decay < 2:

@@ -16,6 +16,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
+from landscape.figures.critical_sharpness import draw_along_update, draw_critical_sharpness
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
 from landscape.figures.page import Page
@@ -46,6 +47,8 @@ __all__ = [
     "distinguished",
     "draw",
     "draw_accuracy",
+    "draw_along_update",
+    "draw_critical_sharpness",
     "draw_density",
     "draw_diagonal",
     "draw_eigenvalues",

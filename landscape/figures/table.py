@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import diagonal, dynamics, pages, per_batch, sampling
+from landscape.figures import critical_sharpness, diagonal, dynamics, pages, per_batch, sampling
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -64,6 +64,8 @@ def _height_of_hops(shown: Sequence[RecordView], width: float) -> float:
 
 _PLANE = ("direction", "norm", "converged", "first", "second", "loss")
 _LINE = ("direction", "norm", "converged", "position", "loss", "standard_error", "accuracy", "quadratic")
+_CRITICAL = ("along", "reason", "converged", "sharpness", "sharpness_error", "quadratic_sharpness", "descent",
+             "learning_rate", "learning_rate_bracket", "tried_learning_rate", "tried_loss")  # fmt: skip
 _MAP = ("eps", "delta", "kappa_label", "restates", "floor", "participation", "quantile_ratio", "negative_mass")
 _PROFILE = ("profile_position", "profile_loss", "profile_error", "profile_fit", "label", "exponent",
             "exponent_interval", "eigenvalue", "converged", "height_share", "depth")  # fmt: skip
@@ -95,6 +97,9 @@ PAGES: dict[str, Page] = {
     "noise-scale": Page(
         {"noise_scale": ("layer", "noise_scale", "noise_scale_interval", "samples")}, "--noise-scale", _column,
         sampling.height, sampling.noise,
+    ),
+    "critical-sharpness": Page(
+        {"critical_sharpness": _CRITICAL}, "--critical-sharpness", _column, _alone, critical_sharpness.critical
     ),
     "spectrum": Page(
         {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 
 from landscape.measurements.base import Flag, Measurement, RowData, estimated, variable
+from landscape.measurements.critical_sharpness import CriticalSharpness
 from landscape.measurements.density import Density, density_of
 from landscape.measurements.diagonal import Diagonal
 from landscape.measurements.dynamics import Dynamics
@@ -37,6 +38,7 @@ from landscape.plugins import added, load
 
 __all__ = [
     "BUILT_IN",
+    "CriticalSharpness",
     "Density",
     "Diagonal",
     "Dynamics",
@@ -90,6 +92,7 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     PerBatch,
     SamplingError,
     NoiseScale,
+    CriticalSharpness,
     Loops,
     Slices1D,
     Slices2D,
