@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.neighbourhood import draw_neighbourhood
 from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
 from landscape.figures.record_view import HESSIAN, RecordView, distinguished
@@ -52,6 +53,7 @@ __all__ = [
     "draw_learning",
     "draw_line",
     "draw_map",
+    "draw_neighbourhood",
     "draw_per_batch",
     "draw_plane",
     "draw_profile",

@@ -21,6 +21,7 @@ from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.neighbourhood import Neighbourhood
 from landscape.measurements.per_batch import PerBatch
 from landscape.measurements.run import History, Run
 from landscape.measurements.samples import Samples
@@ -48,6 +49,7 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "Neighbourhood",
     "PerBatch",
     "RowData",
     "Run",
@@ -84,6 +86,7 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     Spectrum,
     Layers,
     PerBatch,
+    Neighbourhood,
     Loops,
     Slices1D,
     Slices2D,
