@@ -28,18 +28,29 @@ app = App(help="Measure what symmetries of a network do to measures of sharpness
 
 
 def network(between: Callable[[int], nn.Module] = lambda width: nn.Identity(), bias: bool = True) -> nn.Sequential:
-    """A ReLU network of one hidden layer, with a layer between the first weights and the ReLU."""
+    """A trained ReLU network of one hidden layer, with a layer between the first weights and the ReLU."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = nn.Linear(4, 6, bias=bias), between(6), nn.ReLU(), nn.Linear(6, 3)
-    return nn.Sequential(*layers).double()
+    model, (x, y) = nn.Sequential(*layers).double(), data()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+    return model
+
+
+def data() -> tuple[Tensor, Tensor]:
+    """Fixed random inputs (32, 4) and targets (32, 3)."""
+    generator = torch.Generator().manual_seed(1)
+    x, y = (torch.randn(32, size, generator=generator, dtype=torch.float64) for size in (4, 3))
+    return x, y
 
 
 def posed(model: nn.Module) -> Problem:
-    """The mean squared error of a model on fixed random data; BatchNorm normalises by the batch."""
-    generator = torch.Generator().manual_seed(1)
-    x, y = (torch.randn(32, size, generator=generator, dtype=torch.float64) for size in (4, 3))
-    return Problem(model, nn.MSELoss(), [(x, y)], dtype=torch.float64, training=True)
+    """The mean squared error of a model on `data`; BatchNorm normalises by the batch."""
+    return Problem(model, nn.MSELoss(), [data()], dtype=torch.float64, training=True)
 
 
 def scaled(model: nn.Sequential, factors: Tensor) -> nn.Sequential:
@@ -87,7 +98,7 @@ class Rotated(nn.Module):
 
 
 def _norm(kind: type[nn.BatchNorm1d] | type[nn.LayerNorm]) -> nn.Sequential:
-    return network(lambda width: kind(width, eps=0.0), bias=False)
+    return network(lambda width: kind(width, eps=1e-30), bias=False)
 
 
 SYMMETRIES: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {

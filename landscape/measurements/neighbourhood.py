@@ -35,7 +35,8 @@ RADII = (0.001, 0.005, 0.01, 0.05, 0.1)
 ASAM's published code has 0.5 for the adaptive ball. A box of that radius changes every weight by at least 0.5, and an
 ascent in such a box rarely settles. So 0.5 isn't a default.
 """
-PAIRS = 10
+PAIRS = 30
+"""Default number of pairs: with 10, intervals hold less often where one eigenvalue dominates (docs/sharpness.md)."""
 _EVALUATIONS = 340  # work of a radius without that of the noise, in losses of the problem's type
 _NAMES = {"ball": "ball", "adaptive": "adaptive ball", "box": "box"}
 
