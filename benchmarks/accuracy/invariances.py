@@ -17,11 +17,11 @@ from torch.func import functional_call
 from benchmarks.support.tables import Table
 from landscape import Problem, full_spectrum
 from landscape.sharpness.average_case import average_case
-from landscape.sharpness.neighbourhood import worst_case
+from landscape.sharpness.neighbourhood import Name, worst_case
 from landscape.sharpness.rises import Rises
 
 MEASURES = ("largest eigenvalue", "trace", "ball", "adaptive ball", "box", "isotropic noise", "adaptive noise")
-RADII = {"ball": 0.05, "adaptive": 0.05, "box": 0.01}
+RADII: dict[Name, float] = {"ball": 0.05, "adaptive": 0.05, "box": 0.01}
 RADIUS_OF_NOISE, PAIRS = 0.05, 300
 FACTOR = 3.0
 app = App(help="Measure what symmetries of a network do to measures of sharpness.", version_flags=[])
@@ -55,30 +55,31 @@ def posed(model: nn.Module) -> Problem:
 
 def scaled(model: nn.Sequential, factors: Tensor) -> nn.Sequential:
     """The network with the inputs of its hidden units multiplied and their outputs divided by factors (6,)."""
-    with torch.no_grad():
-        model[0].weight *= factors[:, None]
-        model[0].bias *= factors
-        model[3].weight /= factors
+    state = model.state_dict()
+    state["0.weight"] *= factors[:, None]
+    state["0.bias"] *= factors
+    state["3.weight"] /= factors
     return model
 
 
 def scaled_before_norm(model: nn.Sequential) -> nn.Sequential:
     """The network with the weights in front of its normalisation multiplied by `FACTOR`."""
-    with torch.no_grad():
-        model[0].weight *= FACTOR
+    model.state_dict()["0.weight"].mul_(FACTOR)
     return model
 
 
 def permuted(model: nn.Sequential) -> nn.Sequential:
     """The network with its hidden units in the opposite order."""
-    with torch.no_grad():
-        for tensor, axis in ((model[0].weight, 0), (model[0].bias, 0), (model[3].weight, 1)):
-            tensor.copy_(tensor.flip(axis))
+    state = model.state_dict()
+    for name, axis in (("0.weight", 0), ("0.bias", 0), ("3.weight", 1)):
+        state[name].copy_(state[name].flip(axis))
     return model
 
 
 class Rotated(nn.Module):
     """A network as a function of its flat parameter vector in rotated axes."""
+
+    rotation: Tensor
 
     def __init__(self, model: nn.Sequential) -> None:
         super().__init__()

@@ -29,6 +29,9 @@ app = App(help="Measure how near the maximum ascents end, and how often interval
 class Quadratic(nn.Module):
     """The function g.w + w.H w / 2 of its parameters w, for every sample."""
 
+    gradient: Tensor
+    hessian: Tensor
+
     def __init__(self, gradient: np.ndarray, hessian: np.ndarray, at: np.ndarray) -> None:
         super().__init__()
         self.w = nn.Parameter(torch.as_tensor(at))
@@ -40,12 +43,15 @@ class Quadratic(nn.Module):
         return (self.gradient @ self.w + self.w @ self.hessian @ self.w / 2).expand(len(x))
 
 
-def found(name: Name, gradient: np.ndarray, hessian: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The largest rises found around a point, for each of `RADII`."""
+def found(
+    name: Name, gradient: np.ndarray, hessian: np.ndarray, at: np.ndarray, top: np.ndarray | None = None
+) -> np.ndarray:
+    """The largest rises found around a point for each of `RADII`, with or without the top eigenvector as a start."""
     batch = torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     model = Quadratic(gradient, hessian, at)
     problem = Problem(model, lambda output, target: output - target, [batch], dtype=torch.float64)
-    return worst_case(Rises(problem), name, RADII).rises
+    directions = [] if top is None else [torch.as_tensor(top)]
+    return worst_case(Rises(problem), name, RADII, directions=directions).rises
 
 
 def largest_in_ball(g: np.ndarray, hessian: np.ndarray, radius: float) -> float:
@@ -77,17 +83,24 @@ def largest_in_ball(g: np.ndarray, hessian: np.ndarray, radius: float) -> float:
     return float(along @ d + values @ d**2 / 2)
 
 
-def in_balls(hard: bool, draws: int) -> Iterator[float]:
-    """Rise found by the maximum in a ball, for random quadratics; hard: no gradient along the top eigenvector."""
+def in_balls(draws: int, hard: bool, known: bool = False) -> Iterator[float]:
+    """Rise found by the maximum in a ball, for random quadratics.
+
+    Args:
+        draws: number of quadratics.
+        hard: whether the gradient is orthogonal to the top eigenvector.
+        known: whether the ascents may start along the top eigenvector.
+    """
     rng = np.random.default_rng(1)
     for _ in range(draws):
         n = int(rng.integers(2, 6))
         square, g = rng.standard_normal((n, n)), rng.standard_normal(n) * 10 ** rng.uniform(-2, 1)
         hessian = (square + square.T) / 2
+        top = np.linalg.eigh(hessian)[1][:, -1]
         if hard:
-            top = np.linalg.eigh(hessian)[1][:, -1]
             g -= top * (top @ g)
-        for radius, rise in zip(RADII, found("ball", g, hessian, np.zeros(n)), strict=True):
+        rises = found("ball", g, hessian, np.zeros(n), top if known else None)
+        for radius, rise in zip(RADII, rises, strict=True):
             yield rise / largest_in_ball(g, hessian, radius)
 
 
@@ -139,11 +152,12 @@ def main(*, draws: int = 200, intervals: int = 4000) -> None:
         intervals: Number of intervals of each kind.
     """
     rows = [
-        shares("ball, gradient in any direction", in_balls(False, draws)),
-        shares("ball, gradient orthogonal to the top eigenvector", in_balls(True, draws)),
+        shares("ball, gradient in any direction", in_balls(draws, False)),
+        shares("ball, gradient orthogonal to the top eigenvector", in_balls(draws, True)),
+        shares("the same gradients, with a start along this eigenvector", in_balls(draws, True, True)),
         shares("box, convex", in_boxes(draws)),
     ]
-    header = ("quadratics of 2 to 5 weights", *(f"at least {near:g} of the maximum" for near in NEAR), "smallest")
+    header = ("quadratics of 2 to 5 weights", *(f"≥ {near:g}" for near in NEAR), "smallest")
     print(Table(f"Largest rise found by the maximum, {draws} quadratics, radii 0.1 and 1", header, rows).markdown())
     rows = [(name, *(held(values, pairs, intervals) for pairs in PAIRS)) for name, values in SPECTRA.items()]
     header = ("eigenvalues of the Hessian", *(f"{pairs} pairs" for pairs in PAIRS))

@@ -105,7 +105,7 @@ def parameters() -> list[inspect.Parameter]:
                 "Buffers of slices: interpolate, keep, re-estimate.", show_choices=False,
                 show_default=False),
         _option(SETTINGS, "adaptive", number, None, "Interpolate a plane to this error (share of range)."),
-        _option(SETTINGS, "at", list[Whole] | None, None, "Steps that get slices and valleys (-1: the last)."),
+        _option(SETTINGS, "at", list[Whole] | None, None, "Steps that get slices, valleys and rises (-1: last)."),
         _option(SETTINGS, "seed", Whole, 0, "Seed of all random numbers."),
         _option(PROBLEM, "problem", text, None, "Factory: file.py:name, package.module:name or name."),
         _option(PROBLEM, "project", path, None, "Folder of the pyproject.toml that names problems."),

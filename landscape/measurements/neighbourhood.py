@@ -66,6 +66,7 @@ class Neighbourhood(Measurement):
     flag: ClassVar[Flag] = Flag("neighbourhood", "Rise of the loss in a neighbourhood, by radius.")
     figures: ClassVar[tuple[str, ...]] = ("neighbourhood",)
     makes_products: ClassVar[bool] = False
+    selective: ClassVar[bool] = True
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse settings out of range, and put the radii in ascending order, each once."""
@@ -221,7 +222,9 @@ def _worst(names: Sequence[str], found: Sequence[WorstCase]) -> dict[str, xr.Var
     at = ("set", "radius")
     return {
         "set_name": variable("set", list(names), "shape of the neighbourhood", ""),
-        "rise": variable(at, [each.rises for each in found], "largest rise found: at most the maximum", "loss"),
+        "rise": variable(
+            at, [each.rises for each in found], "largest rise found, a lower bound of the maximum", "loss"
+        ),
         "rise_standard_error": variable(
             at, [each.standard_errors for each in found], "over samples, for the step that was found", "loss"
         ),

@@ -35,9 +35,10 @@ def classes_model():
     return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
 """
 
-ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--per-batch", 7, "--neighbourhood", "--radii", 0.01, "--radii", 0.1, "--dynamics", "--hops", "--samples",
-         "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley", "--at", -1,
-         "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
+ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--per-batch", 7, "--neighbourhood", "--radii", 0.01,
+         "--radii", 0.1, "--dynamics", "--hops", "--samples", "--slice", "1d", "--slice", "2d", "--direction", "pca",
+         "--direction", "pca", "--valley", "--at", -1, "--at", 5, "--steps", 5, "--probes", 4,
+         "--points", 9]  # fmt: skip
 
 
 RECORDS = ("first.landscape.h5", "second.landscape.h5")
