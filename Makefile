@@ -120,6 +120,8 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.adaptive
 	$(BIN)/python -m benchmarks.accuracy.sampling
 	$(BIN)/python -m benchmarks.accuracy.sampling --case digits
+	$(BIN)/python -m benchmarks.accuracy.neighbourhood
+	$(BIN)/python -m benchmarks.accuracy.invariances
 
 # The paper's questions, in full: hours on two cores, resumed by the same command.
 study: $(INSTALLED)

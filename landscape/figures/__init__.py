@@ -19,6 +19,7 @@ from landscape.errors import InputError
 from landscape.figures.critical_sharpness import draw_along_update, draw_critical_sharpness
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.neighbourhood import draw_neighbourhood
 from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
 from landscape.figures.record_view import HESSIAN, RecordView, distinguished
@@ -56,6 +57,7 @@ __all__ = [
     "draw_learning",
     "draw_line",
     "draw_map",
+    "draw_neighbourhood",
     "draw_noise_scale",
     "draw_per_batch",
     "draw_plane",

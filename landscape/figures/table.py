@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import critical_sharpness, diagonal, dynamics, pages, per_batch, sampling
+from landscape.figures import critical_sharpness, diagonal, dynamics, neighbourhood, pages, per_batch, sampling
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -71,6 +71,7 @@ _PROFILE = ("profile_position", "profile_loss", "profile_error", "profile_fit", 
             "exponent_interval", "eigenvalue", "converged", "height_share", "depth")  # fmt: skip
 _LEARNING = ("run_step", "group_name", "grouped_by", "group_half_step", "group_half_step_interval",
              *(f"group_{name}{more}" for name in ("loss", "accuracy") for more in ("", "_interval")))  # fmt: skip
+_RISES = ("radius", "set_name", "rise", "settled", "skipped", "noise_name", "average", "average_interval")
 _HOPS = ("window_start", "window_end", "crossing_rate", "crossing_interval", "rate", "rate_interval",
          "rate_random_interval", "converged", "verdict", "eps", "part", "path_share", "net_share",
          "random_share")  # fmt: skip
@@ -100,6 +101,9 @@ PAGES: dict[str, Page] = {
     ),
     "critical-sharpness": Page(
         {"critical_sharpness": _CRITICAL}, "--critical-sharpness", _column, _alone, critical_sharpness.critical
+    ),
+    "neighbourhood": Page(
+        {"neighbourhood": _RISES}, "--neighbourhood", _column, neighbourhood.height, neighbourhood.rises
     ),
     "spectrum": Page(
         {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",

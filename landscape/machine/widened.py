@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from landscape.errors import InputError
+from landscape.machine.memory import ran_out
+from landscape.reporting.messages import cause
+
 _FEWER_DIGITS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -63,6 +67,24 @@ class Rounds(TorchFunctionMode):
             elif result.dtype in _FEWER_DIGITS and any(map(_is_float64, args)):
                 self.what = f"{getattr(func, '__name__', func)} to {str(result.dtype).removeprefix('torch.')}"
         return result
+
+
+@contextmanager
+def only_float64() -> Iterator[None]:
+    """Evaluate a model in float64, and refuse a model that can't be evaluated in float64.
+
+    Raises:
+        NoFloat64Error: the evaluation raises an error other than running out of memory, or rounds to fewer digits.
+    """
+    try:
+        with Rounds() as rounds:
+            yield
+    except (InputError, RuntimeError, TypeError) as error:
+        if ran_out(error):
+            raise
+        raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
+    if rounds.what is not None:
+        raise NoFloat64Error(f"the model itself rounds to fewer digits ({rounds.what})")
 
 
 def _is_float64(value: Any) -> bool:

@@ -22,6 +22,7 @@ from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.neighbourhood import Neighbourhood
 from landscape.measurements.noise_scale import NoiseScale
 from landscape.measurements.per_batch import PerBatch
 from landscape.measurements.run import History, Run
@@ -52,6 +53,7 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "Neighbourhood",
     "NoiseScale",
     "PerBatch",
     "RowData",
@@ -93,6 +95,7 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     SamplingError,
     NoiseScale,
     CriticalSharpness,
+    Neighbourhood,
     Loops,
     Slices1D,
     Slices2D,

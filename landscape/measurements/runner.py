@@ -102,7 +102,8 @@ def probe(
         out: the record; default: ``<stem of the earliest checkpoint>.landscape.h5`` in the working directory.
         source: how checkpoints become problems.
         overwrite: measure anew, and replace the record.
-        at: the steps of the checkpoints at which slices and valleys are measured, -1 for the last; none for all.
+        at: the steps of the checkpoints at which slices, valleys and rises in neighbourhoods are measured, -1 for the
+            last; none for all.
         command: as it goes into the record.
         bar: where to show progress; default: a new one.
         on_row: called with each row as soon as its measurements are finished, in the first process alone.

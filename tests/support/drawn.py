@@ -38,7 +38,9 @@ def classes_model():
 ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--critical-sharpness", "--dynamics", "--hops", "--samples",
          "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley", "--at", -1,
          "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
-LAST = ["--per-batch", 7, "--sampling-error", "-k", 2, "--noise-scale"]  # of the last checkpoint alone
+# Of the last checkpoint alone.
+LAST = ["--per-batch", 7, "--sampling-error", "-k", 2, "--noise-scale", "--neighbourhood", "--radii", 0.01,
+        "--radii", 0.1, "--steps", 5, "--probes", 4]  # fmt: skip
 
 
 RECORDS = ("first.landscape.h5", "second.landscape.h5")

@@ -18,7 +18,7 @@ from landscape.curvature.products.traced import prepared, programs_of
 from landscape.curvature.products.work import Counting, Made
 from landscape.errors import InputError
 from landscape.machine.memory import OVERHEAD, half_of_memory, ran_out
-from landscape.machine.widened import NoFloat64Error, Rounds, fast_float64
+from landscape.machine.widened import NoFloat64Error, fast_float64, only_float64
 from landscape.operator import SymmetricOperator
 from landscape.problem.batches import of_all_batches, samples_in, shape_of, strided, tensors_in
 from landscape.problem.switches import differentiating
@@ -122,16 +122,9 @@ class BatchedOperator(SymmetricOperator):
         SymmetricOperator.__init__(other, self.dim, self.device, torch.float64, self.memory, self.processes)
         other._whole, other._programs, other._kept = whole, {}, None
         other.route = Route("rebuilt", 0, 0)
-        try:
-            with other._evaluating(), Rounds() as rounds:
-                other._penalty = other._penalised()
-                other._problem.terms(other._vector, other._problem.batches[0])
-        except (InputError, RuntimeError, TypeError) as error:
-            if ran_out(error):
-                raise
-            raise NoFloat64Error(f"the model can't be evaluated in float64 ({cause(error)})") from error
-        if rounds.what is not None:
-            raise NoFloat64Error(f"the model itself rounds to fewer digits ({rounds.what})")
+        with other._evaluating(), only_float64():
+            other._penalty = other._penalised()
+            other._problem.terms(other._vector, other._problem.batches[0])
         return other
 
     def _at(self, problem: Problem, vector: Tensor) -> Self:
