@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.groups import draw_groups, draw_scalar, identities_of
 from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
 from landscape.figures.record_view import HESSIAN, RecordView, distinguished
@@ -48,6 +49,7 @@ __all__ = [
     "draw_density",
     "draw_diagonal",
     "draw_eigenvalues",
+    "draw_groups",
     "draw_hops",
     "draw_learning",
     "draw_line",
@@ -58,8 +60,10 @@ __all__ = [
     "draw_quantity",
     "draw_restates",
     "draw_samples",
+    "draw_scalar",
     "draw_shares",
     "draw_spectrum",
+    "identities_of",
     "levels_of",
     "rendered",
     "save",
