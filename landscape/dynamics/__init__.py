@@ -1,8 +1,9 @@
 """Analysis of a run of checkpoints: arrays in, numbers with their errors and nulls out, by NumPy and SciPy only.
 
 `spectra` summarises one spectrum, and `information` compares two. `stability` measures how far an optimiser's steps are
-from instability. `hops` and `displacement` find where a run's steps go. `phases` classifies the course of a curve, and
-`learning` finds when samples are learnt. `inference` compares several runs with several others.
+from instability, and `crossing` finds when they first come there. `hops` and `displacement` find where a run's steps
+go. `phases` classifies the course of a curve, and `learning` finds when samples are learnt. `inference` compares
+several runs with several others.
 """
 
 from landscape.dynamics.displacements import PARTS, Displacement, displacement
@@ -22,9 +23,11 @@ from landscape.dynamics.learning import (
 )
 from landscape.dynamics.phase_search import Phases, phases
 from landscape.dynamics.spectra import Overlap, SpectrumMeasures, overlap, spectrum_measures
+from landscape.dynamics.threshold_crossing import Crossing, crossing
 
 __all__ = [
     "PARTS",
+    "Crossing",
     "Difference",
     "Displacement",
     "GroupCurves",
@@ -38,6 +41,7 @@ __all__ = [
     "Phases",
     "SpectrumMeasures",
     "Stability",
+    "crossing",
     "difference_of_means",
     "displacement",
     "fewest_updates",

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from landscape.errors import InputError
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.edge_of_stability import draw_edge_of_stability
 from landscape.figures.groups import draw_groups, draw_scalar, identities_of
 from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
@@ -48,6 +49,7 @@ __all__ = [
     "draw_accuracy",
     "draw_density",
     "draw_diagonal",
+    "draw_edge_of_stability",
     "draw_eigenvalues",
     "draw_groups",
     "draw_hops",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import diagonal, dynamics, pages, per_batch
+from landscape.figures import diagonal, dynamics, edge_of_stability, pages, per_batch
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -57,6 +57,10 @@ def _height_of_profiles(shown: Sequence[RecordView], width: float) -> float:
     return 0.3 + 1.7 * len(shown) * pages.profile_lines(shown, width)[1]
 
 
+def _height_of_edges(shown: Sequence[RecordView], width: float) -> float:
+    return 0.4 + 2.0 * fitting(width, len(shown), edge_of_stability.LEAST)[0]
+
+
 def _height_of_hops(shown: Sequence[RecordView], width: float) -> float:
     rows, columns = fitting(width, 2, pages.LEAST["hops"])
     return (0.7 if columns == 2 else 0.9) + 2.1 * rows * pages.hop_rows(shown)
@@ -107,6 +111,10 @@ PAGES: dict[str, Page] = {
         pages.valley_map,
     ),
     "profiles": Page({"valley": _PROFILE}, "--valley", _text, _height_of_profiles, pages.profiles),
+    "edge-of-stability": Page(
+        {"stability": ("eigenvalue", "eigenvalue_error", "converged", "threshold", "optimizer", "reason")},
+        "--dynamics", _by_records, _height_of_edges, edge_of_stability.edges,
+    ),
     "dynamics": Page(
         {"dynamics": ("run_step", "phases", *dynamics.QUANTITIES)}, "--dynamics", _text,
         lambda shown, width: 0.1 + 1.8 * fitting(width, len(dynamics.QUANTITIES), pages.LEAST["dynamics"])[0],
