@@ -117,6 +117,8 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.hops
 	$(BIN)/python -m benchmarks.accuracy.phases
 	$(BIN)/python -m benchmarks.accuracy.adaptive
+	$(BIN)/python -m benchmarks.accuracy.sampling
+	$(BIN)/python -m benchmarks.accuracy.sampling --case digits
 
 # The paper's questions, in full: hours on two cores, resumed by the same command.
 study: $(INSTALLED)

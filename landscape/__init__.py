@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         Loss,
         Matrix,
         Measurement,
+        NoiseScale,
         PerBatch,
         Samples,
+        SamplingError,
         SelfCheck,
         Slices1D,
         Slices2D,
@@ -92,8 +94,10 @@ _HOMES = {
         "Loss",
         "Matrix",
         "Measurement",
+        "NoiseScale",
         "PerBatch",
         "Samples",
+        "SamplingError",
         "SelfCheck",
         "Slices1D",
         "Slices2D",
@@ -124,7 +128,7 @@ _HOMES = {
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
     "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
-_PACKAGES = ["dynamics", "slices", "valley"]
+_PACKAGES = ["dynamics", "sampling", "slices", "valley"]
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -155,12 +159,14 @@ __all__ = [
     "MatrixOperator",
     "Measurement",
     "MonteCarloFisher",
+    "NoiseScale",
     "NotDefiniteError",
     "PerBatch",
     "Preconditioned",
     "Problem",
     "ProgressBar",
     "Samples",
+    "SamplingError",
     "SelfCheck",
     "Slices1D",
     "Slices2D",
@@ -195,6 +201,7 @@ __all__ = [
     "open_record",
     "probe",
     "read_checkpoint",
+    "sampling",
     "save_checkpoint",
     "slices",
     "spectral_density",

@@ -24,6 +24,7 @@ from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
 from landscape.figures.record_view import HESSIAN, RecordView, distinguished
 from landscape.figures.samples import draw_learning, draw_samples
+from landscape.figures.sampling import draw_noise_scale, draw_sampling_error
 from landscape.figures.saving import rendered, save, write
 from landscape.figures.slices import draw_accuracy, draw_line, draw_plane, levels_of
 from landscape.figures.spectra import draw_density, draw_eigenvalues, draw_spectrum
@@ -56,12 +57,14 @@ __all__ = [
     "draw_learning",
     "draw_line",
     "draw_map",
+    "draw_noise_scale",
     "draw_per_batch",
     "draw_plane",
     "draw_profile",
     "draw_quantity",
     "draw_restates",
     "draw_samples",
+    "draw_sampling_error",
     "draw_scalar",
     "draw_shares",
     "draw_spectrum",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import diagonal, dynamics, edge_of_stability, pages, per_batch
+from landscape.figures import diagonal, dynamics, edge_of_stability, pages, per_batch, sampling
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -91,6 +91,14 @@ PAGES: dict[str, Page] = {
     "per-batch": Page(
         {"per_batch": ("eigenvalue", "interval", "converged", "batch_size", "whole", "whole_converged")}, "--per-batch",
         _column, _alone, per_batch.distributions,
+    ),
+    "sampling-error": Page(
+        {"sampling_error": ("eigenvalue", "eigenvalue_prediction", "eigenvalue_confidence", "samples")},
+        "--sampling-error", _column, _alone, sampling.errors,
+    ),
+    "noise-scale": Page(
+        {"noise_scale": ("layer", "noise_scale", "noise_scale_interval", "samples")}, "--noise-scale", _column,
+        sampling.height, sampling.noise,
     ),
     "spectrum": Page(
         {"spectrum": ("eigenvalues", "rounding")}, "--spectrum",

@@ -21,9 +21,11 @@ from landscape.measurements.learning import Learning
 from landscape.measurements.loops import Loops
 from landscape.measurements.loss import Loss
 from landscape.measurements.matrix import Matrix
+from landscape.measurements.noise_scale import NoiseScale
 from landscape.measurements.per_batch import PerBatch
 from landscape.measurements.run import History, Run
 from landscape.measurements.samples import Samples
+from landscape.measurements.sampling_error import SamplingError
 from landscape.measurements.selfcheck import SelfCheck
 from landscape.measurements.slices_1d import Slices1D
 from landscape.measurements.slices_2d import Slices2D
@@ -48,10 +50,12 @@ __all__ = [
     "Loss",
     "Matrix",
     "Measurement",
+    "NoiseScale",
     "PerBatch",
     "RowData",
     "Run",
     "Samples",
+    "SamplingError",
     "SelfCheck",
     "Slices1D",
     "Slices2D",
@@ -84,6 +88,8 @@ BUILT_IN: tuple[type[Measurement], ...] = (
     Spectrum,
     Layers,
     PerBatch,
+    SamplingError,
+    NoiseScale,
     Loops,
     Slices1D,
     Slices2D,

@@ -62,7 +62,7 @@ def test_every_matrix_is_documented(name):
 
 def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
     """A setting without an option is decided when a measurement is resolved, or by the command itself."""
-    resolved = {"matrix", "digests", "terms", "leading"}
+    resolved = {"matrix", "digests", "terms", "leading", "shares"}
     names = {each.name for each in options.parameters()}
     for measurement in BUILT_IN:
         of_flag = {measurement.flag.sets} if measurement.flag is not None else set()
@@ -87,7 +87,7 @@ def test_no_public_name_is_a_submodule():
             each.stem for each in path.parent.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()
         }
         public = getattr(__import__(package, fromlist=["__all__"]), "__all__", [])
-        own_packages = {"slices", "dynamics", "valley"}  # which `landscape` offers as what they are
+        own_packages = {"slices", "sampling", "dynamics", "valley"}  # which `landscape` offers as what they are
         assert not (set(public) & modules) - own_packages, package
 
 

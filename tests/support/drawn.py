@@ -35,9 +35,9 @@ def classes_model():
     return nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
 """
 
-ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--per-batch", 7, "--dynamics", "--hops", "--samples",
-         "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction", "pca", "--valley", "--at", -1,
-         "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
+ASKED = ["--hessian", "-k", 1, "--density", "--diagonal", "--per-batch", 7, "--noise-scale",
+         "--dynamics", "--hops", "--samples", "--slice", "1d", "--slice", "2d", "--direction", "pca", "--direction",
+         "pca", "--valley", "--at", -1, "--at", 5, "--steps", 5, "--probes", 4, "--points", 9]  # fmt: skip
 
 
 RECORDS = ("first.landscape.h5", "second.landscape.h5")
@@ -68,6 +68,7 @@ def write_records(folder: Path) -> None:
                 optimizer.zero_grad()
                 functional.cross_entropy(model(x), y).backward()
                 optimizer.step()
-            asked = [*files, *ASKED, "--problem", f"problem.py:{problem}", "-o", f"{name}.landscape.h5"]
-            assert probe([str(each) for each in asked]) in (0, 3), asked
+            own = ["--problem", f"problem.py:{problem}", "-o", f"{name}.landscape.h5"]
+            for asked in ([*files, *ASKED, *own], [files[-1], "--sampling-error", "-k", 2, *own]):
+                assert probe([str(each) for each in asked]) in (0, 3), asked
         assert probe(["first-00.pt", "--hessian", "-k", "1", "-o", "small.h5"]) == 0
