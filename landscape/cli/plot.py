@@ -32,7 +32,7 @@ EPILOGUE = """Examples:
   landscape-plot looped.landscape.h5                       # all its figures
   landscape-plot looped.landscape.h5 --figure summary      # one page
   landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
-  landscape-plot --group single='single-*.h5' --group looped='looped-*.h5'   # means over runs
+  landscape-plot --group single='single-*.h5' --group looped='looped-*.h5'
 """
 
 Records = Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")]
