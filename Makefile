@@ -114,6 +114,7 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.valleys
 	$(BIN)/python -m benchmarks.accuracy.valleys alarms
 	$(BIN)/python -m benchmarks.accuracy.valleys power
+	$(BIN)/python -m benchmarks.accuracy.edge_of_stability
 	$(BIN)/python -m benchmarks.accuracy.hops
 	$(BIN)/python -m benchmarks.accuracy.critical
 	$(BIN)/python -m benchmarks.accuracy.phases

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from landscape.curvature.kinds import matrix
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
     from landscape.errors import InputError
+    from landscape.groups import GroupComparison, compare_groups
     from landscape.loading.source import Source, load_problem
     from landscape.loops import LoopCurvature, loop_curvature
     from landscape.loops.untied import Loop, untied
@@ -80,6 +81,7 @@ _HOMES = {
     "landscape.curvature.preconditioned": ["Preconditioned", "adam_diagonal"],
     "landscape.loops.untied": ["Loop", "untied"],
     "landscape.errors": ["InputError"],
+    "landscape.groups": ["GroupComparison", "compare_groups"],
     "landscape.loops": ["LoopCurvature", "loop_curvature"],
     "landscape.measurements.runner": ["probe"],
     "landscape.measurements": [
@@ -146,6 +148,7 @@ __all__ = [
     "ExactFisher",
     "FullSpectrum",
     "GaussNewton",
+    "GroupComparison",
     "Hessian",
     "InputError",
     "LanczosDecomposition",
@@ -187,6 +190,7 @@ __all__ = [
     "WeightDecay",
     "adam_diagonal",
     "check_slopes",
+    "compare_groups",
     "density_of",
     "dynamics",
     "effective_dimension",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,14 +15,16 @@ from cyclopts import Parameter
 from landscape.cli.running import EXIT_DONE, Whole, command_app, printing, run_command
 from landscape.errors import InputError
 from landscape.measurements import BUILT_IN
-from landscape.reporting.messages import cause, one_line
+from landscape.reporting.messages import cause, one_line, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from landscape.figures import FigureStyle, RecordView
+    from landscape.figures.groups import GroupIdentity
+    from landscape.figures.style import StyleName
 
-FIGURES = (*(figure for measurement in BUILT_IN for figure in measurement.figures), "summary")
+FIGURES = (*(figure for measurement in BUILT_IN for figure in measurement.figures), "summary", "groups")
 FORMS = ("pdf", "svg", "png")
 HELP = "Draw figures from the records of landscape-probe. Nothing is measured."
 
@@ -29,6 +32,7 @@ EPILOGUE = """Examples:
   landscape-plot looped.landscape.h5                       # all its figures
   landscape-plot looped.landscape.h5 --figure summary      # one page
   landscape-plot single.h5 looped.h5 --figure slices-2d -o figures --format png
+  landscape-plot --group single='single-*.h5' --group looped='looped-*.h5'
 """
 
 Records = Annotated[Path, Parameter(help="Records, finished or not; several are overlaid or side by side.")]
@@ -37,6 +41,22 @@ Figures = Annotated[
     Parameter(
         name="--figure",
         help=f"{', '.join(FIGURES)}; repeat for more.  [default: all that the records have]",
+        negative="",
+    ),
+]
+Groups = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--group",
+        help="NAME=PATTERN, the records of a group of runs; repeat for more. Draws the figure groups.",
+        negative="",
+    ),
+]
+Scalars = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--scalar",
+        help="Scalar of the figure groups, such as loss/loss or 'trace/*'; repeat for more.  [default: the main ones]",
         negative="",
     ),
 ]
@@ -70,6 +90,8 @@ app = command_app("landscape-plot", "RECORD... [OPTIONS]", HELP, EPILOGUE)
 def plot(
     *records: Records,
     figures: Figures = None,
+    group: Groups = None,
+    scalar: Scalars = None,
     out: Out = Path(),
     form: Form = None,
     style: Style = "paper",
@@ -82,13 +104,25 @@ def plot(
     debug: Debug = False,
 ) -> int:
     """Draw; see HELP."""
-    from landscape.figures import HESSIAN, FigureStyle, RecordView, distinguished, rendered, styled, write
+    from landscape.figures import HESSIAN, FigureStyle, RecordView, distinguished, rendered
 
+    alone, ending = _form(out, form)
+    look = FigureStyle(style, _inches(width), kind, scale, step)
+    if group:
+        alien = {"records": records, "--label": label, "--matrix": matrix, "--step": step}
+        if given := [name for name, value in alien.items() if value not in (None, ())]:
+            raise InputError(f"--group is not combined with {', '.join(given)}: give records in groups alone")
+        if figures not in (None, ["groups"]):
+            raise InputError(f"--group draws the figure groups alone, not {', '.join(figures or ())}")
+        return _plot_groups(group, scalar, look, out, alone, ending)
+    if scalar or "groups" in (figures or ()):
+        raise InputError(
+            "the figure groups needs groups of runs: give --group NAME=PATTERN, such as looped='looped-*.h5'"
+        )
     if not records:
         raise InputError("no record given; name at least one file (see --help)")
     if label and len(label) != len(records):
         raise InputError(f"--label: {len(records)} records need {len(records)} labels, and {len(label)} are given")
-    alone, ending = _form(out, form)
     names: Sequence[str | None] = label or [None] * len(records)
     shown = distinguished(
         [
@@ -97,27 +131,77 @@ def plot(
             for each in matrix or [HESSIAN]
         ]
     )
-    look = FigureStyle(style, _inches(width), kind, scale, step)
-    stem = "-vs-".join(re.sub(r"[^\w.-]+", "-", record.label).strip("-") for record in shown)
-    with styled(style), warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        warnings.simplefilter("ignore", DeprecationWarning)  # of one library to another, and nothing to the reader
+    with _noted(style):
         drawn = _drawn(figures, shown, look)
         if alone and len(drawn) > 1:
             raise InputError(
                 f"{out} is one file, and there are {len(drawn)} figures: name one figure (--figure), or a folder (-o)"
             )
         contents = {
-            out if alone else out / f"{stem}-{name}.{ending}": rendered(figure, ending, shown)
+            out if alone else out / f"{_stem(shown)}-{name}.{ending}": rendered(figure, ending, shown)
             for name, figure in drawn.items()
         }
+    return _write(contents)
+
+
+@contextmanager
+def _noted(style: StyleName) -> Iterator[None]:
+    """Set a style within the block, and print what matplotlib warns of in lines of their own."""
+    from landscape.figures import styled
+
+    with styled(style), warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of one library to another, and nothing to the reader
+        yield
     for line in dict.fromkeys(str(each.message) for each in told):
         print(f"landscape-plot: note: {one_line(line)}", file=sys.stderr)
-    for path, content in contents.items():  # all are drawn before the first is written
+
+
+def _write(contents: Mapping[Path, bytes]) -> int:
+    """Write the files of figures, all of which are drawn, and print their paths."""
+    from landscape.figures import write
+
+    for path, content in contents.items():
         write(content, path)
         with printing():
             print(path)
     return EXIT_DONE
+
+
+def _plot_groups(
+    groups: Sequence[str], scalars: Sequence[str] | None, look: FigureStyle, out: Path, alone: bool, ending: str
+) -> int:
+    """Compare groups of runs, draw the figure groups, and print the summary of the comparison."""
+    from landscape.figures import draw_groups, identities_of, rendered
+    from landscape.groups import compare_groups
+
+    comparison = compare_groups(_named(groups), scalars or "main")
+    shown = identities_of(comparison)
+    with _noted(look.style):
+        content = rendered(draw_groups(comparison, look), ending, shown)
+    status = _write({out if alone else out / f"{_stem(shown)}-groups.{ending}": content})
+    with printing():
+        for line in comparison.summary:
+            print(printable(line))
+    return status
+
+
+def _named(groups: Sequence[str]) -> dict[str, str]:
+    """The pattern of each group by its name."""
+    named: dict[str, str] = {}
+    for each in groups:
+        name, sign, pattern = each.partition("=")
+        if not (sign and name and pattern):
+            raise InputError(f"--group {each}: give a name and a pattern, such as --group looped='runs/looped-*.h5'")
+        if name in named:
+            raise InputError(f"--group {name} is given twice: give each group once, with a pattern for all its records")
+        named[name] = pattern
+    return named
+
+
+def _stem(shown: Sequence[RecordView] | Sequence[GroupIdentity]) -> str:
+    """The beginning of a file's name, of the names of the records or groups."""
+    return "-vs-".join(re.sub(r"[^\w.-]+", "-", each.label).strip("-") for each in shown)
 
 
 def _form(out: Path, form: str | None) -> tuple[bool, str]:

@@ -37,6 +37,7 @@ from typing import Literal
 import numpy as np
 from scipy import special, stats
 
+from landscape.dynamics.inference import holm
 from landscape.dynamics.spectra import orthonormal
 from landscape.errors import InputError
 
@@ -138,7 +139,7 @@ def verdicts(windows: Sequence[Hops]) -> list[list[Verdict]]:
         np.concatenate([getattr(each, name) for each in windows])
         for name in ("usable", "hop_p_values", "drift_p_values")
     )
-    in_order = iter(_holm(usable, hopping, drifting))
+    in_order = iter(_judged(usable, hopping, drifting))
     return [[next(in_order) for _ in each.rates] for each in windows]
 
 
@@ -254,14 +255,13 @@ def _interval(count: int, pairs: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _holm(usable: np.ndarray, hopping: np.ndarray, drifting: np.ndarray) -> list[Verdict]:
-    """Holm's procedure: test the smallest of n p-values at 5 % / n, the next at 5 % / (n - 1), until one fails."""
-    p_values = 2 * np.minimum(hopping, drifting)
-    needed = fewest_updates(len(p_values))
-    labels: list[Verdict] = ["undecided" if count < needed else "like noise" for count in usable]
-    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[index] > _LEVEL / (len(p_values) - rank):
-            break
-        if labels[index] != "undecided":
-            labels[index] = "hops" if hopping[index] < drifting[index] else "drifts"
-    return labels
+def _judged(usable: np.ndarray, hopping: np.ndarray, drifting: np.ndarray) -> list[Verdict]:
+    """Verdicts at 5 % for all directions together; see `landscape.dynamics.inference.holm`."""
+    needed = fewest_updates(len(usable))
+    adjusted = holm(2 * np.minimum(hopping, drifting))
+    return [
+        "undecided" if usable[index] < needed
+        else "like noise" if adjusted[index] > _LEVEL
+        else "hops" if hopping[index] < drifting[index] else "drifts"
+        for index in range(len(usable))
+    ]  # fmt: skip

@@ -19,6 +19,8 @@ from landscape.errors import InputError
 from landscape.figures.critical_sharpness import draw_along_update, draw_critical_sharpness
 from landscape.figures.diagonal import draw_diagonal
 from landscape.figures.dynamics import draw_hops, draw_quantity, draw_shares
+from landscape.figures.edge_of_stability import draw_edge_of_stability
+from landscape.figures.groups import draw_groups, draw_scalar, identities_of
 from landscape.figures.neighbourhood import draw_neighbourhood
 from landscape.figures.page import Page
 from landscape.figures.per_batch import draw_per_batch
@@ -52,7 +54,9 @@ __all__ = [
     "draw_critical_sharpness",
     "draw_density",
     "draw_diagonal",
+    "draw_edge_of_stability",
     "draw_eigenvalues",
+    "draw_groups",
     "draw_hops",
     "draw_learning",
     "draw_line",
@@ -66,8 +70,10 @@ __all__ = [
     "draw_restates",
     "draw_samples",
     "draw_sampling_error",
+    "draw_scalar",
     "draw_shares",
     "draw_spectrum",
+    "identities_of",
     "levels_of",
     "rendered",
     "save",

@@ -63,14 +63,32 @@ class Page:
         Raises:
             InputError: a record has no checkpoint of the requested step, or nothing to draw.
         """
-        larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
-        width = look.width or WIDTHS[self.width(shown)] * larger
-        height = self.height(shown, width / larger) * larger
-        figure = Figure(figsize=(width, height), layout="constrained")
-        self.draw(figure, shown, look)
-        if written := figure.get_supxlabel():  # the note adds to the height, so that the panels keep theirs
-            figure.set_figheight(height + (written.count("\n") + 1) * small() * _LINE)
-        return figure
+        return sized(
+            look,
+            self.width(shown),
+            lambda width: self.height(shown, width),
+            lambda figure: self.draw(figure, shown, look),
+        )
+
+
+def sized(look: FigureStyle, width: str, height: Callable[[float], float], draw: Callable[[Figure], None]) -> Figure:
+    """Draw on a new figure of fitting size.
+
+    Args:
+        look: style of the figure.
+        width: default width, a key of `landscape.figures.style.WIDTHS`.
+        height: function of a width in inches that returns the height in inches without the note. Both are for letters
+            of a paper's size.
+        draw: function that draws on the figure.
+    """
+    larger = FONT_SIZES[look.style] / FONT_SIZES["paper"]
+    inches = look.width or WIDTHS[width] * larger
+    tall = height(inches / larger) * larger
+    figure = Figure(figsize=(inches, tall), layout="constrained")
+    draw(figure)
+    if written := figure.get_supxlabel():  # the note adds to the height, so that the panels keep theirs
+        figure.set_figheight(tall + (written.count("\n") + 1) * small() * _LINE)
+    return figure
 
 
 def room(panel: Panel) -> float:

@@ -154,6 +154,10 @@ def at_step(row: xr.Dataset) -> str:
 
 def units(variable: xr.DataArray) -> str:
     """Units for an axis label, in brackets; nothing for a pure number."""
-    text = str(variable.attrs.get("units", ""))
+    return bracketed(str(variable.attrs.get("units", "")))
+
+
+def bracketed(text: str) -> str:
+    """Units for an axis label, by their name; see `units`."""
     formatted = {"loss / parameter^2": "loss / parameter$^2$", "nat": "nats"}
     return "" if text in ("", "1") else f" [{formatted.get(text) or plain(text)}]"

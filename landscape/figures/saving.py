@@ -8,17 +8,28 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from matplotlib.figure import Figure
 
 from landscape.errors import InputError
-from landscape.figures.record_view import RecordView
 
 Format = Literal["pdf", "svg", "png"]
 
 
-def save(figure: Figure, path: Path, shown: Sequence[RecordView]) -> None:
+class Identified(Protocol):
+    """A record, or a group of records, that a figure shows; such as a `RecordView`."""
+
+    @property
+    def label(self) -> str:
+        """Name in the figure's title."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the file's metadata say of the record."""
+
+
+def save(figure: Figure, path: Path, shown: Sequence[Identified]) -> None:
     """Write a figure, with the identity of its records as JSON in the file's metadata.
 
     Args:
@@ -32,7 +43,7 @@ def save(figure: Figure, path: Path, shown: Sequence[RecordView]) -> None:
     write(rendered(figure, path.suffix.removeprefix("."), shown), path)
 
 
-def rendered(figure: Figure, form: str, shown: Sequence[RecordView]) -> bytes:
+def rendered(figure: Figure, form: str, shown: Sequence[Identified]) -> bytes:
     """Bytes of a figure's file in the format `form`; see `save`."""
     content = io.BytesIO()
     figure.savefig(content, format=form, metadata=metadata(form, shown))
@@ -57,7 +68,7 @@ def write(content: bytes, path: Path) -> None:
             temporary.unlink()
 
 
-def metadata(form: str, shown: Sequence[RecordView]) -> dict[str, str | None]:
+def metadata(form: str, shown: Sequence[Identified]) -> dict[str, str | None]:
     """Metadata of a figure's file, by the format's own keys. Without a date, equal figures have equal bytes."""
     identity = json.dumps([each.identity for each in shown], sort_keys=True)
     title = " and ".join(each.label for each in shown)

@@ -32,7 +32,7 @@ def draw_eigenvalues(axes: Axes, rows: xr.Dataset, label: str | None = None, col
     values, converged = rows.eigenvalues.values, rows.converged.values.astype(bool)
     low, high = np.moveaxis(rows.intervals.values, -1, 0)
     single = len(values) == 1
-    across = np.arange(values.shape[1])[None] + 1 if single else _steps(rows)[:, None]
+    across = np.arange(values.shape[1])[None] + 1 if single else steps_of(rows)[:, None]
     names = {True: label, False: f"{label or ''} not converged".strip()}
     for index in range(1 if single else values.shape[1]):
         chosen = (0, slice(None)) if single else (slice(None), index)
@@ -146,7 +146,7 @@ def _inverse(variable: xr.DataArray) -> str:
     return "" if text in ("", "1") else known.get(text) or f" [1 / ({plain(text)})]"
 
 
-def _steps(rows: xr.Dataset) -> np.ndarray:
+def steps_of(rows: xr.Dataset) -> np.ndarray:
     """Steps of the checkpoints, or their indices if any step is unknown."""
     steps = rows.step.values
     return np.asarray(steps if (steps >= 0).all() else np.arange(len(steps)))

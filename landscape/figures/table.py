@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from landscape.figures import critical_sharpness, diagonal, dynamics, neighbourhood, pages, per_batch, sampling
+from landscape.figures import (
+    critical_sharpness,
+    diagonal,
+    dynamics,
+    edge_of_stability,
+    neighbourhood,
+    pages,
+    per_batch,
+    sampling,
+)
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
 
@@ -55,6 +64,10 @@ def _rows(name: str, high: float, tallest: float | None = None, more: int = 0, u
 
 def _height_of_profiles(shown: Sequence[RecordView], width: float) -> float:
     return 0.3 + 1.7 * len(shown) * pages.profile_lines(shown, width)[1]
+
+
+def _height_of_edges(shown: Sequence[RecordView], width: float) -> float:
+    return 0.4 + 2.0 * fitting(width, len(shown), edge_of_stability.LEAST)[0]
 
 
 def _height_of_hops(shown: Sequence[RecordView], width: float) -> float:
@@ -124,6 +137,10 @@ PAGES: dict[str, Page] = {
         pages.valley_map,
     ),
     "profiles": Page({"valley": _PROFILE}, "--valley", _text, _height_of_profiles, pages.profiles),
+    "edge-of-stability": Page(
+        {"stability": ("eigenvalue", "eigenvalue_error", "converged", "threshold", "optimizer", "reason")},
+        "--dynamics", _by_records, _height_of_edges, edge_of_stability.edges,
+    ),
     "dynamics": Page(
         {"dynamics": ("run_step", "phases", *dynamics.QUANTITIES)}, "--dynamics", _text,
         lambda shown, width: 0.1 + 1.8 * fitting(width, len(dynamics.QUANTITIES), pages.LEAST["dynamics"])[0],

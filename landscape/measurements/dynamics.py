@@ -108,8 +108,7 @@ class Dynamics(Measurement):
         values["overlap_null"] = variable(
             "run", [np.nan, *(each.random for each in overlaps)], "of random subspaces, k/n"
         )
-        ratios = [row.ratio for row in history.run.rows(Stability.name)]
-        values["stability_ratio"] = variable("run", ratios, "largest eigenvalue by the optimiser's threshold")
+        values |= _stability(steps, history.run.rows(Stability.name))
         return RowData(values | self._phases(steps, values["entropy"].values))
 
     def _overlap(self, before: xr.Dataset, after: xr.Dataset) -> Overlap:
@@ -205,8 +204,27 @@ class Dynamics(Measurement):
         if np.isfinite(ratios).any():
             lines.append(
                 f"largest eigenvalue: {np.nanmin(ratios):.3g} to {np.nanmax(ratios):.3g} of the stability threshold"
+                + _crossed(row)
             )
         return lines
+
+
+def _stability(steps: np.ndarray, rows: Sequence[xr.Dataset]) -> dict[str, xr.Variable]:
+    """Variables of the largest eigenvalue by the optimiser's threshold, and of the first crossing of the threshold.
+
+    Where no threshold is claimed the stored eigenvalue may be that of another matrix, but then its threshold is NaN.
+    """
+    from landscape.dynamics import crossing
+
+    ratios = np.array([float(row.ratio) for row in rows])
+    values = [float(row.eigenvalue) if row.converged else np.nan for row in rows]
+    errors, thresholds = ([float(row[name]) for row in rows] for name in ("eigenvalue_error", "threshold"))
+    found = crossing(steps, values, errors, thresholds)
+    return {
+        "stability_ratio": variable("run", ratios, "largest eigenvalue by the optimiser's threshold"),
+        "crossing_interval": variable("bound", [found.low, found.high], "steps of the first crossing of the threshold"),
+        "crossing_reason": variable((), found.reason, "why there is no crossing; empty otherwise", ""),
+    }
 
 
 def _above_rounding(row: xr.Dataset) -> int:
@@ -240,6 +258,18 @@ def _course(row: xr.Dataset) -> str:
         f"{f', changing at {steps}' if steps else ''}; false alarms {float(row.false_alarms_shuffled):.1%} shuffled, "
         f"{float(row.false_alarms_monotone):.1%} monotone; chance with the changes in random order "
         f"{float(row.chance_wandering):.1%}"
+    )
+
+
+def _crossed(row: xr.Dataset) -> str:
+    """Text on the first crossing of the threshold; empty for a row of an earlier version."""
+    if "crossing_reason" not in row:
+        return ""
+    low, high = row.crossing_interval.values
+    return (
+        f"; {row.crossing_reason.values}"
+        if row.crossing_reason
+        else f"; first above it after step {low:.0f}, by {high:.0f}"
     )
 
 

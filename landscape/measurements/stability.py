@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     import xarray as xr
     from rich.console import RenderableType
 
+    from landscape.dynamics import Stability as OptimizerStability
     from landscape.operator import SymmetricOperator
     from landscape.problem import Problem
+    from landscape.problem.penalty import Penalty
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Stability(Measurement):
 
     name: ClassVar[str] = "stability"
     flag: ClassVar[Flag] = Flag("dynamics", "Entropy, stability and phases of a run.")
+    figures: ClassVar[tuple[str, ...]] = ("edge-of-stability",)
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Return the measurement unchanged: no setting is left to decide."""
@@ -54,7 +57,7 @@ class Stability(Measurement):
         from landscape.problem.parameters import ParameterLayout
         from landscape.spectrum.eigenpairs import top_eigenpairs
 
-        optimizer = stability(problem.optimizer)
+        optimizer = _beside_penalty(stability(problem.optimizer), problem.penalty)
         if problem.layout.dim < ParameterLayout.of(problem.model).dim:
             optimizer = replace(
                 optimizer,
@@ -99,6 +102,21 @@ class Stability(Measurement):
             f"stability: {row.optimizer.values} with learning rate {float(row.learning_rate):g} sees the largest "
             f"eigenvalue {value}, {ratio} of its threshold {float(row.threshold):.4g}"
         ]
+
+
+def _beside_penalty(optimizer: OptimizerStability, penalty: Penalty | None) -> OptimizerStability:
+    """The threshold for an objective whose penalty may be the optimiser's weight decay (``--weight-decay``).
+
+    The Hessian of such an objective includes the weight decay, which therefore has no part in the threshold.
+    """
+    from landscape.problem.penalty import WeightDecay
+
+    if optimizer.reason or not isinstance(penalty, WeightDecay):
+        return optimizer
+    if optimizer.preconditioned or penalty.weight != optimizer.weight_decay:
+        reason = "the objective has a weight decay that isn't the optimiser's"
+        return replace(optimizer, reason=reason, preconditioned=False)
+    return replace(optimizer, threshold=optimizer.threshold + optimizer.weight_decay, weight_decay=0.0)
 
 
 def _as_preconditioned(problem: Problem) -> tuple[SymmetricOperator, str]:

@@ -237,6 +237,41 @@ def test_stability_claims_nothing_of_what_it_does_not_know(command, descent):
     assert rows.ratio.values[2] == pytest.approx(preconditioned * 1e-3 * 0.1 / (1.9 * 2), rel=1e-6)
 
 
+def test_the_threshold_counts_a_weight_decay_of_the_objective_once(command, descent):
+    """The ratio is (lambda + w) eta / 2, whether the objective has the optimiser's weight decay w or not."""
+    state = read_checkpoint("step-14.pt").state
+    parameters = [nn.Parameter(value.clone()) for value in state.values()]
+    for step, decay in enumerate((0.3, 0.3, 0.0)):
+        optimizer = torch.optim.SGD(parameters, lr=0.5, weight_decay=decay)
+        save_checkpoint(f"decay-{step}.pt", state, step=step, optimizer=optimizer.state_dict())
+    assert command("decay-0.pt", "decay-1.pt", "--dynamics", "-o", "without.h5").status == 0
+    assert command("decay-0.pt", "decay-1.pt", "--dynamics", "--weight-decay", 0.3, "-o", "with.h5").status == 0
+    ratio = (np.linalg.eigvalsh(hessian_at("step-14.pt"))[-1] + 0.3) * 0.5 / 2
+    for name in ("without.h5", "with.h5"):
+        rows = group(name, "stability")
+        np.testing.assert_allclose(rows.ratio.values, ratio, rtol=1e-4)
+        np.testing.assert_allclose(rows.eigenvalue.values / rows.threshold.values > 1, ratio > 1)
+    assert command("decay-0.pt", "decay-1.pt", "--dynamics", "--weight-decay", 0.2, "-o", "other.h5").status == 0
+    assert "a weight decay that isn't the optimiser's" in str(group("other.h5", "stability").reason.values[0])
+
+
+def test_the_first_crossing_of_the_threshold_is_stored_and_shown(command, descent):
+    """Learning rates that rise are a schedule: the threshold falls below the eigenvalue at the third checkpoint."""
+    state = read_checkpoint("step-14.pt").state
+    top = float(np.linalg.eigvalsh(hessian_at("step-14.pt"))[-1])
+    for step, share in enumerate((0.5, 0.9, 1.1, 1.5)):
+        shifted = {name: value + 1e-6 * step for name, value in state.items()}
+        optimizer = torch.optim.SGD([nn.Parameter(value) for value in state.values()], lr=2 * share / top)
+        save_checkpoint(f"rising-{step}.pt", shifted, step=10 * step, optimizer=optimizer.state_dict())
+    ran = command(*(f"rising-{step}.pt" for step in range(4)), "--dynamics")
+    assert "0.5 to 1.5 of the stability threshold; first above it after step 10, by 20" in ran.out
+    row = group("rising-0.landscape.h5", "dynamics").isel(checkpoint=0)
+    assert row.crossing_interval.values.tolist() == [10, 20]
+    assert str(row.crossing_reason.values) == ""
+    ran = command("rising-0.pt", "rising-1.pt", "--dynamics", "-o", "below.h5")
+    assert "of the stability threshold; below the threshold at every checkpoint" in ran.out
+
+
 def test_hops_of_the_steps_that_were_kept(command, descent):
     files = sorted(path.name for path in descent.folder.glob("step-*.pt"))
     ran = command(*files, "--hops", "-k", 2, "--dtype", "float64", "-o", "hops.h5")

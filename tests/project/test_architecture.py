@@ -20,7 +20,7 @@ LAYERS = [
     ["cli"],
     ["figures"],
     ["measurements"],
-    ["checks", "loops", "sampling", "sharpness", "slices"],
+    ["checks", "groups", "loops", "sampling", "sharpness", "slices"],
     ["spectrum", "curvature", "loading"],
     ["problem"],
     ["operator", "checkpoint", "record", "dynamics", "valley"],
