@@ -1,12 +1,16 @@
 """The README's code runs as printed, and its links lead somewhere."""
 
 import re
+import runpy
+import shlex
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
+from landscape.cli.plot import main as plot
 from landscape.cli.probe import main
 from models.train import app
 from tests.conftest import ROOT
@@ -52,6 +56,32 @@ def test_the_criterion_of_the_readme_can_be_asked():
     model = types.SimpleNamespace(loops=1)
     exec(compile(BLOCKS[2], "README.md", "exec"), {"model": model})
     assert model.loops == 1  # two epochs aren't enough for a plateau
+
+
+def test_sharpness_along_a_training_runs_as_printed(tmp_path, monkeypatch, capsys):
+    """Python blocks are files, commands run in order, and lines of text are in the output of the commands before."""
+    page = (ROOT / "docs" / "sharpness-along-a-training.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    programs, printed = {"landscape-probe": main, "landscape-plot": plot}, ""
+    for kind, block in re.findall(r"```(\w+)\n(.*?)```", page, flags=re.DOTALL):
+        if kind == "python":
+            Path(block.split("\n")[0].removeprefix("# ")).write_text(block)
+        elif kind == "text":
+            assert all(line in printed for line in block.splitlines())
+        else:
+            for line in block.splitlines():
+                program, *words = shlex.split(line)
+                if program == "python":
+                    runpy.run_path(words[0], run_name="__main__")
+                    continue
+                files = sorted(map(str, Path().glob(words[0]))) if words[0].endswith("*.pt") else words[:1]
+                assert programs[program]([*files, *words[1:]]) == 0, line
+            printed = " ".join(capsys.readouterr().out.split())
+    assert {each.stem for each in Path("figures").iterdir()} == {
+        "fast-0-edge-of-stability",
+        "fast-0-critical-sharpness",
+    }
+    assert [each.stem for each in Path("groups").iterdir()] == ["slow-vs-fast-groups"]
 
 
 def test_the_training_commands_of_the_readme_are_understood():
