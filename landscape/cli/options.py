@@ -91,6 +91,7 @@ def parameters() -> list[inspect.Parameter]:
         _option(SETTINGS, "tol_estimate", number, None, "Goal for relative errors of random probes (95 %)."),
         _option(SETTINGS, "probes", whole, None, "Number of probes.  [default: by the measurement]"),
         _option(SETTINGS, "update", text, None, "Critical step: optimizer, next, gradient, a file."),
+        _option(SETTINGS, "other_data", text, None, "Critical sharpness on the data of this factory too."),
         _option(SETTINGS, "steps", Whole, 100, "Steps of Lanczos, or of an ascent."),
         _option(SETTINGS, "max_products", whole, None, "Stop after about this many products."),
         _option(SETTINGS, "eigenvectors", bool | None, None, "Store eigenvectors.  [default: if below 1 GB]"),

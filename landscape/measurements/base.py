@@ -123,16 +123,17 @@ class Measurement(ABC):
             InputError: one line that says which setting the problem can't have, and why.
         """
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:  # noqa: B027
-        """Refuse a run that the measurement can't be made of; before anything is measured, and after `resolve`.
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
+        """Itself with every setting decided that the run decides; before anything is measured, and after `resolve`.
 
         Args:
             run: all checkpoints.
             measured: sha256 of those that the measurement is made of.
 
         Raises:
-            InputError: one line that says what is missing.
+            InputError: one line that says why the measurement can't be made of this run.
         """
+        return self
 
     def cost(self, problem: Problem) -> Cost | None:
         """The work at one checkpoint, after `resolve`; None where the work can't be foreseen.

@@ -44,6 +44,7 @@ class Checkpoints:
             tuple(each.sha256 for each in self.files),
             lambda position: self.load(self.files[position]),
             stored,
+            lambda factory, position: replace(self.source, problem=factory).load(self.files[position].path),
         )
 
     def units_of(self, measurement: Measurement, at: Sequence[int]) -> tuple[Checkpoint, ...]:

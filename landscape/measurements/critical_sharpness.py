@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -46,17 +46,33 @@ class CriticalSharpness(Measurement):
             checkpoint has the state of a known optimiser, else ``gradient``.
         tol_value: goal for the width of the bracket around eta_c, as a share of its upper end. Default: 0.05.
         seed: seed of the signs by which the loss's rounding is measured. Default: 0.
+        other_data: factory of a problem on other data, whose losses are evaluated along the update of the checkpoint's
+            own problem: the relative critical sharpness (Kalra et al. 2026). Default: None, the same data.
         digests: path and sha256 of a file of the update, set by `resolve`.
+        data_sha256: sha256 of the other data, set by `of_run`.
     """
 
     update: str | None = None
     tol_value: float = 0.05
     seed: int = 0
+    other_data: str | None = None
     digests: tuple[tuple[str, str], ...] = ()
+    data_sha256: str | None = None
 
-    name: ClassVar[str] = "critical_sharpness"
+    group: ClassVar[str] = "critical_sharpness"
     flag: ClassVar[Flag] = Flag("critical_sharpness", "2 / the learning rate that raises the loss.")
     figures: ClassVar[tuple[str, ...]] = ("critical-sharpness",)
+
+    @classmethod
+    def asked(cls, options: Mapping[str, Any]) -> list[Self]:
+        """The critical sharpness, and with ``--other-data`` the relative one beside it."""
+        own = super().asked({**options, "other_data": None})
+        return [*own, *super().asked(options)] if options.get("other_data") else own
+
+    @property
+    def name(self) -> str:
+        """The group of the record: ``relative_critical_sharpness`` for losses on other data."""
+        return self.group if self.other_data is None else f"relative_{self.group}"
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -68,7 +84,8 @@ class CriticalSharpness(Measurement):
     def settings(self) -> dict[str, Any]:
         """See `Measurement.settings`. A file of the update is stored by its sha256."""
         update = f"sha256 {dict(self.digests)[self.directions[0]]}" if self.digests else self.update
-        return {"update": update, "tol_value": self.tol_value, "seed": self.seed}
+        other = {} if self.other_data is None else {"other_data": f"sha256 {self.data_sha256}"}
+        return {"update": update, "tol_value": self.tol_value, "seed": self.seed, **other}
 
     @property
     def depends_on_run(self) -> bool:
@@ -91,10 +108,13 @@ class CriticalSharpness(Measurement):
             raise InputError(f"no update of the optimiser is known: {reason}; give --update gradient, next or a file")
         return replace(self, update=GRADIENT if reason else OPTIMIZER)
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:
-        """Refuse a run without a displacement between two checkpoints, where the displacement is the update."""
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
+        """Refuse a run without a displacement between two checkpoints; take the digest of the other data."""
         if self.update == NEXT:
             run.refuse_disorder(2, "displacements to the next checkpoint are")
+        if self.other_data is None:
+            return self
+        return replace(self, data_sha256=self._on_other_data(run.load(0), run, 0).data_sha256)
 
     def cost(self, problem: Problem) -> Cost:
         """See `Measurement.cost`."""
@@ -105,11 +125,31 @@ class CriticalSharpness(Measurement):
         from landscape.sharpness.critical import critical_learning_rate, without_crossing
 
         update = self._update(problem, history, bar)
+        if self.other_data is not None:
+            problem = self._on_other_data(problem, history.run, history.run.digests.index(history.digest))
         if update.reason:
             found = without_crossing(update.reason)
         else:
             found = critical_learning_rate(problem, update.vector, self.tol_value, seed=self.seed, progress=bar)
         return RowData(_variables(self._title, update, found))
+
+    def _on_other_data(self, problem: Problem, run: Run, position: int) -> Problem:
+        """The problem of the other factory at the weights of a checkpoint.
+
+        Raises:
+            InputError: the other problem has other parameters than the checkpoint's own problem.
+        """
+        assert self.other_data is not None, "asked for only where there are other data"
+        try:
+            other = run.load_with(self.other_data, position)
+        except InputError as error:
+            raise InputError(f"--other-data {self.other_data}: {error}") from error
+        if other.layout != problem.layout:
+            raise InputError(
+                f"--other-data {self.other_data} has {other.layout.dim} parameters that vary, and the problem has "
+                f"{problem.layout.dim}: give a factory of the same model"
+            )
+        return other
 
     @property
     def _title(self) -> str:
@@ -118,7 +158,8 @@ class CriticalSharpness(Measurement):
             NEXT: "the displacement to the next checkpoint",
             GRADIENT: "the gradient",
         }
-        return titles.get(str(self.update), f"the update of {self.update}")
+        title = titles.get(str(self.update), f"the update of {self.update}")
+        return title if self.other_data is None else f"{title}, losses of {self.other_data}"
 
     def _update(self, problem: Problem, history: History, progress: Callable[[Progress], None]) -> Update:
         from landscape.sharpness.update import Update, optimizer_update

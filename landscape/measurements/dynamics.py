@@ -69,9 +69,10 @@ class Dynamics(Measurement):
         """Return the measurement unchanged: no setting is left to decide."""
         return self
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "dynamics are")
+        return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -58,7 +58,7 @@ class ValleyHops(Measurement):
         check_arguments(problem.layout.dim, self.k, "LA", self.tol, self.seed, None)
         return self
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
         """Refuse a run with an unknown step, or with no window long enough for a verdict."""
         from landscape.dynamics import fewest_updates
 
@@ -71,6 +71,7 @@ class ValleyHops(Measurement):
                 f"hops along {counted(self.k, 'direction')} need at least {needed} successive steps, each with its "
                 f"checkpoint; the longest stretch here has {longest}: ask for fewer directions (-k), or save more steps"
             )
+        return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -64,9 +64,10 @@ class Learning(Measurement):
             )
         return self
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
         """See `Run.refuse_disorder`."""
         run.refuse_disorder(2, "learning is")
+        return self
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -82,8 +82,7 @@ def prepare(
         known.setdefault(checkpoint.sha256, replace(checkpoint, state={}, optimizer=None, model=None))
     run = Checkpoints(source, problem, sorted(known.values(), key=lambda each: place_in_run(each.step, each.path)))
     units = {measurement.name: run.units_of(measurement, at) for measurement in measurements}
-    for measurement in measurements:
-        measurement.check_run(run.known(), [unit.sha256 for unit in units[measurement.name]])
+    measurements = [m.of_run(run.known(), [unit.sha256 for unit in units[m.name]]) for m in measurements]
     request = _request(source, factory.label, first, problem, measurements, run, units)
     asked = {unit.sha256: [m for m in measurements if unit in units[m.name]] for unit in (*run.files, run.whole)}
     return Prepared(run, request, asked)

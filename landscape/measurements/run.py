@@ -35,12 +35,15 @@ class Run:
         digests: sha256 of each checkpoint's file.
         load: function that reads the checkpoint at a position and returns the problem at its weights.
         stored: function that returns the row of a measurement (by name) at a position, or None if there is no row.
+        load_with: function that returns the problem of another factory (by name) at the weights of the checkpoint at a
+            position.
     """
 
     steps: tuple[int | None, ...] = ()
     digests: tuple[str, ...] = ()
     load: Callable[[int], Problem] = field(default=_empty, repr=False)
     stored: Callable[[str, int], xr.Dataset | None] = field(default=_empty, repr=False)
+    load_with: Callable[[str, int], Problem] = field(default=_empty, repr=False)
 
     def __len__(self) -> int:
         """Number of checkpoints."""

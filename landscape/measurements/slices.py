@@ -111,7 +111,7 @@ class Slice(Measurement):
         digests = tuple(digests_of(directions).items())
         return replace(self, directions=directions, points=points, digests=self.digests or digests)
 
-    def check_run(self, run: Run, measured: Sequence[str]) -> None:
+    def of_run(self, run: Run, measured: Sequence[str]) -> Self:
         """Refuse a run with too few checkpoints, or a plane along the line from a checkpoint to itself.
 
         k principal components need at least k + 1 checkpoints.
@@ -123,6 +123,7 @@ class Slice(Measurement):
             )
         if asked := self.directions.count(PRINCIPAL):
             run.refuse_disorder(asked + 1, f"{counted(asked, 'principal component')} {'is' if asked == 1 else 'are'}")
+        return self
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A line for each eigenvector that did not converge, and for each side on which the loss doesn't rise."""

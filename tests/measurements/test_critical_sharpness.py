@@ -185,3 +185,70 @@ def test_one_request_over_checkpoints_of_which_some_have_no_crossing(command, ti
     assert [line for line in again.out.splitlines() if line.startswith("critical")] == [
         line for line in ran.out.splitlines() if line.startswith("critical")
     ]
+
+
+# ---------------------------------------------------------------------- losses on other data
+
+OTHER = """
+import torch
+from torch import nn
+from landscape import Problem
+
+def problem(checkpoint):
+    generator = torch.Generator().manual_seed({seed})
+    x, y = torch.randn(30, 2, generator=generator), torch.randn(30, 1, generator=generator)
+    return Problem(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)), nn.MSELoss(), [(x, y)])
+
+def small(checkpoint):
+    return Problem(nn.Linear(2, 1), nn.MSELoss(), [(torch.ones(2, 2), torch.ones(2, 1))])
+"""
+
+
+def write_other(tiny, seed):
+    (tiny.folder / "other.py").write_text(OTHER.format(seed=seed))
+
+
+def test_the_relative_critical_sharpness_is_of_the_other_losses_along_the_own_update(command, tiny):
+    write_other(tiny, 9)
+    ran = command("a.pt", "--critical-sharpness", "--other-data", "other.py:problem", "-o", "a.h5")
+    assert ran.status == 0
+    assert "along the gradient, losses of other.py:problem" in ran.out
+    theta = weights_of("a.pt").requires_grad_()
+    x, y = data()
+    shapes = {name: each.shape for name, each in tiny.model().named_parameters()}
+
+    def loss(vector, inputs, targets):
+        pieces = vector.split([shape.numel() for shape in shapes.values()])
+        named = {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
+        return (functional_call(tiny.model().double(), named, (inputs,)) - targets).square().mean()
+
+    (update,) = torch.autograd.grad(loss(theta, x, y), theta)
+    generator = torch.Generator().manual_seed(9)
+    other = torch.randn(30, 2, generator=generator).double(), torch.randn(30, 1, generator=generator).double()
+    row = row_of("a.h5", group="relative_critical_sharpness")
+    low, high = row.learning_rate_bracket.values
+    start = theta.detach()
+    assert loss(start - low * update, *other) < loss(start, *other) < loss(start - high * update, *other)
+    assert row.samples == 30
+    assert row_of("a.h5").samples == 20
+
+
+def test_other_data_that_changed_are_refused(command, tiny):
+    write_other(tiny, 9)
+    asked = ["--critical-sharpness", "--other-data", "other.py:problem", "-o", "a.h5"]
+    assert command("a.pt", *asked).status == 0
+    write_other(tiny, 10)
+    before = tiny.listing()
+    ran = command("a.pt", "b.pt", *asked)
+    assert (ran.status, ran.out) == (2, "")
+    assert "a.h5 is the record of another request (relative_critical_sharpness other_data is sha256" in ran.err
+    assert tiny.listing() == before
+
+
+def test_other_data_of_another_model_are_refused_before_anything_is_measured(command, tiny):
+    write_other(tiny, 9)
+    before = tiny.listing()
+    ran = command("a.pt", "--critical-sharpness", "--other-data", "other.py:small")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--other-data other.py:small: a.pt: names do not fit the model" in ran.err
+    assert tiny.listing() == before

@@ -62,7 +62,7 @@ def test_every_matrix_is_documented(name):
 
 def test_every_setting_of_a_measurement_is_an_option_or_is_settled():
     """A setting without an option is decided when a measurement is resolved, or by the command itself."""
-    resolved = {"matrix", "digests", "terms", "leading", "shares"}
+    resolved = {"matrix", "digests", "terms", "leading", "shares", "data_sha256"}
     names = {each.name for each in options.parameters()}
     for measurement in BUILT_IN:
         of_flag = {measurement.flag.sets} if measurement.flag is not None else set()
