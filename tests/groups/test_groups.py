@@ -219,13 +219,13 @@ def test_scalars_of_measured_records(records):
     found = compare_groups({"one": records[0], "two": records[1]})
     names = found.data.scalar.values.tolist()
     for name in ("loss/loss", "loss/gradient_norm", "eigenpairs/largest", "spectrum/largest", "spectrum/trace",
-                 "stability/ratio", "per_batch/whole"):  # fmt: skip
+                 "stability/ratio", "critical_sharpness/sharpness"):  # fmt: skip
         assert name in names
     for name in (
         "loss/standard_error",
         "loss/samples",
         "stability/eigenvalue_error",
-        "per_batch/whole_miss_probability",
+        "critical_sharpness/sharpness_standard_error",
     ):
         assert name not in names
     largest = found.data.value.sel(scalar="spectrum/largest", run=0)

@@ -166,7 +166,9 @@ def test_eigenvectors_that_are_rounding_are_no_subspace():
         history = History(before=lambda: rows[-1] if rows else None)
         row = Spectrum(21).measure(each, lambda *_: None, history).dataset
         rows.append(row.assign(sha256=str(place)))
-    empty = xr.Dataset({"ratio": ((), np.nan)})
+    empty = xr.Dataset(
+        dict.fromkeys(("ratio", "eigenvalue", "eigenvalue_error", "threshold"), ((), np.nan)) | {"converged": False}
+    )
     run = Run((0, 1), ("a", "b"), problems.__getitem__, lambda name, i: rows[i] if name == "spectrum" else empty)
     found = Dynamics().measure(problems[-1], lambda *_: None, History(run=run)).dataset
     assert list(found.leading_count.values) == [5, 5]

@@ -157,7 +157,7 @@ def test_components_of_another_run_are_another_request(command, tiny):
         ),
         (["a.pt", "same.pt", "--slice", "1d", "--direction", "pca"], "have the same step"),
         (["a.pt", "b.pt", "--slice", "1d", "--at", 7], "no checkpoint has the step 7; the steps are 0, 10"),
-        (["a.pt", "--at", -1], "no requested measurement uses --at: add --slice or --valley"),
+        (["a.pt", "--at", -1], "no requested measurement uses --at: add --neighbourhood or --slice or --valley"),
         (["a.pt", "--slice", "1d", "--subset", 0], "a subset has at least 1 sample"),
         (["a.pt", "--slice", "1d", "--direction", "no.h5"], "'no.h5' is not a direction"),
         (["a.pt", "--slice", "1d", "--direction", "loss.h5"], "has no eigenvectors of the Hessian"),
