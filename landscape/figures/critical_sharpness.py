@@ -59,9 +59,9 @@ def draw_critical_sharpness(axes: Axes, rows: xr.Dataset, label: str | None = No
 
 
 def draw_along_update(axes: Axes, row: xr.Dataset, label: str | None = None, colour: str = "C0") -> Axes:
-    """Draw the loss along the update where it was evaluated, with the loss before the step and the bracket.
+    """Draw the change of the loss along the update where the loss was evaluated, and the bracket of the crossing.
 
-    The quadratic model is dashed, within the range of these losses.
+    The quadratic model is dashed, up to the largest of these changes.
 
     Args:
         axes: the Axes to draw on.
@@ -70,14 +70,16 @@ def draw_along_update(axes: Axes, row: xr.Dataset, label: str | None = None, col
         colour: colour of the lines.
     """
     rates, losses = row.tried_learning_rate.values, row.tried_loss.values
-    axes.plot(rates, losses, "o-", color=colour, markersize=3, linewidth=0.4, label=label)
-    if len(losses):
-        axes.axhline(losses[0], color=colour, linestyle=":", linewidth=0.8)
-    finite = losses[np.isfinite(losses)]
+    changes = losses - losses[:1]
+    axes.plot(rates, changes, "o", color=colour, markersize=3, label=label)
+    axes.axhline(0, color="0.35", linestyle=":", linewidth=0.8)
+    finite = changes[np.isfinite(changes)]
     if len(finite) > 1 and row.quadratic_sharpness.notnull():
-        along = np.linspace(0, rates[np.isfinite(losses)][-1], _POINTS)
-        model = losses[0] - float(row.descent) * (along - float(row.quadratic_sharpness) * along**2 / 2)
-        inside = (finite.min() <= model) & (model <= finite.max())
+        descent, sharpness = float(row.descent), float(row.quadratic_sharpness)
+        along = np.linspace(0, rates[np.isfinite(changes)][-1], _POINTS)
+        model = -descent * (along - sharpness * along**2 / 2)
+        lowest = min(finite.min(), -descent / sharpness / 2 if sharpness > 0 else 0.0)
+        inside = (lowest <= model) & (model <= finite.max())
         axes.plot(along, np.where(inside, model, np.nan), "--", color=colour, alpha=0.6, linewidth=0.8)
     low, high = row.learning_rate_bracket.values
     if np.isfinite(low):
@@ -85,7 +87,9 @@ def draw_along_update(axes: Axes, row: xr.Dataset, label: str | None = None, col
         axes.axvline(float(row.learning_rate), color=colour, linewidth=0.8)
     if len(rates) > 2 and rates[-1] > _WIDE * rates[1]:
         axes.set_xscale("log")
-    axes.set(xlabel=r"learning rate $\eta$", ylabel=rf"loss at $\theta - \eta u${units(row.tried_loss)}")
+    axes.set(
+        xlabel=r"learning rate $\eta$ of a step $\theta - \eta u$", ylabel=f"change of the loss{units(row.tried_loss)}"
+    )
     return axes
 
 
@@ -104,7 +108,7 @@ def critical(panel: Panel, shown: Sequence[RecordView], look: FigureStyle) -> No
             [
                 *texts,
                 *_updates(rows),
-                "dotted: loss before the step; dashed: quadratic model; shaded: bracket of the crossing",
+                "dashed: quadratic model; shaded: bracket of the crossing",
             ],
         )
         return
