@@ -277,6 +277,10 @@ def test_shares_are_a_jackknife_of_exact_densities():
         assert each.bias == pytest.approx(7 * (without[:, place].mean() - value[place]), abs=1e-8)
         deviations = without[:, place] - without[:, place].mean()
         assert each.standard_error == pytest.approx(np.sqrt(7 / 8 * np.square(deviations).sum()), abs=1e-9)
+        once, twice = each.value - each.bias, each.value - 2 * each.bias
+        (low, high), radius = each.confidence, np.ptp(each.prediction) / 2
+        assert low < min(once, twice) <= max(once, twice) < high
+        assert high - low < 2 * radius + abs(each.bias)
 
 
 # ---------------------------------------------------------------------- gradient
