@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
+from landscape.errors import InputError
 from landscape.measurements.base import Flag, RowData, variable
 from landscape.measurements.cost import Cost, of_solve
 from landscape.measurements.eigenpairs import known_eigenpairs
@@ -66,6 +67,7 @@ class SamplingError(OfMatrix):
 
     def resolve(self, problem: Problem, checkpoints: int) -> Self:
         """Refuse samples that can't be taken apart, and settings that the solve or the probes would refuse."""
+        from landscape.curvature.kinds import kind_of
         from landscape.sampling.groups import check_independent
         from landscape.spectrum.density import check_arguments as check_density
         from landscape.spectrum.eigenpairs import check_arguments
@@ -76,6 +78,11 @@ class SamplingError(OfMatrix):
         check_probes(dim, None, self.probes, self.seed, None)
         check_density(dim, self._density_probes, self.steps, 0, self.seed)
         check_independent(problem)
+        if "samples" in kind_of(self.matrix.kind).settings:
+            raise InputError(
+                f"--matrix {self.matrix.kind} draws labels anew for every group of samples, so no sampling error is "
+                "known: give --matrix fisher"
+            )
         return self.with_matrix(problem)
 
     @property

@@ -370,3 +370,20 @@ def test_shares_of_the_density_come_with_density(command, tiny):
         group = file["sampling_error"]
         assert group["share"].shape == (1, 3)
         np.testing.assert_allclose(group["share_edge"][0], group["eigenvalue"][0, 0] * np.array([0.1, 0.01, 0]))
+
+
+@pytest.mark.parametrize("extra", [["--matrix", "ggn"], ["--weight-decay", 0.1], ["--matrix", "differences"]])
+def test_the_groups_of_other_matrices_add_up(command, tiny, extra):
+    """A penalty is in the matrix of every group; differences of gradients are off by their own error."""
+    assert command("a.pt", "--sampling-error", "-k", 1, *extra, "-o", "c.h5").status == 0
+    with h5py.File("c.h5") as file:
+        (group,) = (each for name, each in file.items() if name.startswith("sampling_error"))
+        assert group["defect"][0] < 1e-4
+
+
+def test_labels_that_are_drawn_are_refused(command, tiny):
+    before = tiny.listing()
+    ran = command("a.pt", "--sampling-error", "--matrix", "fisher-mc")
+    assert (ran.status, ran.out) == (2, "")
+    assert "--matrix fisher-mc draws labels anew for every group of samples" in ran.err
+    assert tiny.listing() == before
