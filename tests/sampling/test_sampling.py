@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from landscape import InputError, Problem
+from landscape.measurements.sampling_error import DEFECT
 from landscape.sampling import Groups, SampledEstimate, gradient_noise, sample_curvature, sample_shares
 from landscape.sampling.eigenvalues import debiased, pushed
 from landscape.sampling.estimates import variance_of_sum
@@ -378,7 +379,7 @@ def test_the_groups_of_other_matrices_add_up(command, tiny, extra):
     assert command("a.pt", "--sampling-error", "-k", 1, *extra, "-o", "c.h5").status == 0
     with h5py.File("c.h5") as file:
         (group,) = (each for name, each in file.items() if name.startswith("sampling_error"))
-        assert group["defect"][0] < 1e-4
+        assert group["defect"][0] < DEFECT
 
 
 def test_labels_that_are_drawn_are_refused(command, tiny):
