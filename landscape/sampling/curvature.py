@@ -23,9 +23,10 @@ from landscape.reporting.progress import Progress, part
 from landscape.sampling.eigenvalues import debiased, pushed
 from landscape.sampling.estimates import SampledEstimate, variance_of_sum
 from landscape.sampling.groups import Groups
-from landscape.spectrum.deflation import Deflated
+from landscape.spectrum.deflation import Deflated, Deflation
 from landscape.spectrum.eigenpairs import Eigenpairs, top_eigenpairs
 from landscape.spectrum.probes import probe, standard_error
+from landscape.spectrum.quadrature import chain_from, gauss
 
 PROBES = 16
 BESIDE = 5
@@ -228,10 +229,13 @@ class GroupProducts:
         values, vectors = pairs.eigenvalues, pairs.eigenvectors
         if vectors.shape[1] == operator.dim:
             return np.ones_like(values)
-        outer = Deflated(operator, vectors)
-        nodes, weights = _gauss(outer, self.signed)
-        with np.errstate(divide="ignore"):
-            inverse = (weights / np.maximum(values[:, None] - nodes, 0.0)).sum(1)
+        deflation = Deflation(values, pairs.residuals, vectors, pairs.rounding)
+        inverse = np.empty_like(values)
+        for place, value in enumerate(values):
+            chain = chain_from(operator, deflation, self.signed[:, place], _STEPS)
+            nodes, weights = gauss(chain.alpha, chain.beta)
+            with np.errstate(divide="ignore"):
+                inverse[place] = (weights / np.maximum(value - nodes, 0.0)).sum()
         return np.asarray(1 / inverse)
 
     def trace(self, pairs: Eigenpairs) -> SampledEstimate:
@@ -252,26 +256,6 @@ class GroupProducts:
         bias *= groups / (groups - 1)
         square = SampledEstimate.of(value, float(bias), float(variance_of_sum(parts)), self.freedom, error)
         return square.root()
-
-
-def _gauss(operator: SymmetricOperator, starts: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss rules (K, s) of the operator's spectral measure at each column of ``starts``, by s steps of Lanczos."""
-    steps = min(_STEPS, operator.dim)
-    norms = starts.norm(dim=0)
-    current, before = starts / torch.where(norms > 0, norms, 1), torch.zeros_like(starts)
-    beta = torch.zeros_like(norms)
-    matrices = np.zeros((starts.shape[1], steps, steps))
-    for step in range(steps):
-        following = operator.matmat(current) - beta * before
-        alpha = (following * current).sum(0)
-        following -= alpha * current
-        beta = following.norm(dim=0)
-        matrices[:, step, step] = _array(alpha)
-        if step + 1 < steps:
-            matrices[:, step, step + 1] = matrices[:, step + 1, step] = _array(beta)
-        before, current = current, following / torch.where(beta > 0, beta, 1)
-    nodes, vectors = np.linalg.eigh(matrices)
-    return nodes, vectors[:, 0] ** 2
 
 
 def _probe_error(samples: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.linalg
+from torch import Tensor
 
 from landscape.operator import SymmetricOperator
 from landscape.spectrum.deflation import Deflation
@@ -38,7 +39,12 @@ class Chain:
 
 
 def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, seed: int, index: int) -> Chain:
-    """A Lanczos chain from Gaussian probe ``index`` of ``seed``, in the complement of the deflated vectors.
+    """A Lanczos chain from Gaussian probe ``index`` of ``seed``; see `chain_from`."""
+    return chain_from(operator, deflation, probe(operator.dim, seed, index, "gaussian"), steps, seed)
+
+
+def chain_from(operator: SymmetricOperator, deflation: Deflation, start: Tensor, steps: int, seed: int = 0) -> Chain:
+    """A Lanczos chain from a start vector (n,), in the complement of the deflated vectors.
 
     Every vector is orthogonalised twice against the deflated vectors and all vectors before it. So the chain is that of
     P A P on the complement, with P = I - Q Q^T for the deflated vectors Q, and has no spurious Ritz values. The chain
@@ -51,8 +57,8 @@ def run_chain(operator: SymmetricOperator, deflation: Deflation, steps: int, see
     locked = len(deflation.values)
     basis = KrylovBasis(operator, min(operator.dim, locked + steps + 1), seed)
     basis.lock(deflation.values, deflation.vectors)
-    pending = basis.start(probe(operator.dim, seed, index, "gaussian"))
-    if pending is None:  # the probe lies within the deflated span: an extremely small chance, or certain if n = k
+    pending = basis.start(start)
+    if pending is None:  # the start lies within the deflated span: an extremely small chance, or certain if n = k
         pending = basis.append_random()
     expansions: list[Expansion] = []
     while pending is not None and len(expansions) < steps:
