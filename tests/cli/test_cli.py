@@ -26,10 +26,12 @@ import landscape
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
 from landscape.measurements import TopEigenpairs
+from landscape.reporting.messages import counted
 from models.problems import markov
 from tests.conftest import ROOT
 
 LOOPED = ROOT / "data" / "looped.pt"
+THREADS = counted(torch.get_num_threads(), "thread")  # TEST_THREADS sets the number
 BIN = Path(sys.executable).parent
 ENVIRONMENT = os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
@@ -59,7 +61,7 @@ def test_from_the_root_of_the_repository(command, monkeypatch, tmp_path):
     assert "Hessian: 10 eigenvalues of largest magnitude, float32 on cpu (" in ran.out
     assert re.search(r"^products by cached double-backward graph, \d+ MB$", ran.out, re.MULTILINE)
     assert "±: the matrix in float64 has an eigenvalue this close" in ran.out
-    assert lines[-1] == f"Record: {tmp_path / 'looped.h5'} (measured on 1 thread)"
+    assert lines[-1] == f"Record: {tmp_path / 'looped.h5'} (measured on {THREADS})"
     assert "\x1b" not in ran.out, "no colour where the output is no terminal"
     assert max(map(len, lines[:-1])) <= 80
     stored = numbers(tmp_path / "looped.h5")["eigenvalues"][0]
@@ -344,7 +346,7 @@ def test_names_are_text_and_are_not_broken(command, tiny):
     out = folder / "[bold] record.h5"
     lines = command(checkpoint, "--hessian", "-k", 1, "-o", out).out.splitlines()
     assert f"{checkpoint}, step 0" in lines
-    assert lines[-1] == f"Record: {out} (measured on 1 thread)"
+    assert lines[-1] == f"Record: {out} (measured on {THREADS})"
 
 
 def test_a_name_that_the_screen_has_no_letters_for_is_spelt_out(tiny, monkeypatch):
@@ -375,7 +377,7 @@ def test_a_finished_request_is_shown_again(command, tiny, monkeypatch):
     before = tiny.listing()
     monkeypatch.setattr(TopEigenpairs, "measure", lambda *_: pytest.fail("measured again"))
     second = command(*arguments)
-    assert second.out == first.out.replace("(measured on 1 thread)", "(complete already, nothing measured)")
+    assert second.out == first.out.replace(f"(measured on {THREADS})", "(complete already, nothing measured)")
     assert (second.status, tiny.listing()) == (0, before)
 
 
