@@ -218,10 +218,11 @@ class GroupProducts:
         """The k largest eigenvalues; see `landscape.sampling.eigenvalues`."""
         values, radii = pairs.eigenvalues, np.abs(pairs.intervals - pairs.eigenvalues[:, None]).max(1)
         push = pushed(self.outside, self._gaps(pairs, operator))
-        best, variances = debiased(values - push, self.within, seed)
+        best, *variances = debiased(values - push, self.within, seed)
+        columns = np.stack([values, values - best, *variances, radii], axis=1)[:k].tolist()
         return tuple(
-            SampledEstimate.of(float(value), float(bias), float(variance), self.freedom, float(radius))
-            for value, bias, variance, radius in list(zip(values, values - best, variances, radii, strict=True))[:k]
+            SampledEstimate.of(value, bias, variance, self.freedom, radius, of_best)
+            for value, bias, variance, of_best, radius in columns
         )
 
     def _gaps(self, pairs: Eigenpairs, operator: SymmetricOperator) -> np.ndarray:

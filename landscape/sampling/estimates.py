@@ -31,7 +31,15 @@ class SampledEstimate:
     prediction: tuple[float, float]
 
     @classmethod
-    def of(cls, value: float, bias: float, variance: float, freedom: int, error: float = 0.0) -> SampledEstimate:
+    def of(
+        cls,
+        value: float,
+        bias: float,
+        variance: float,
+        freedom: int,
+        error: float = 0.0,
+        variance_of_best: float | None = None,
+    ) -> SampledEstimate:
         """An estimate with Student's intervals.
 
         Another set's number differs from this one by two independent errors, and its bias is the same on average. So
@@ -44,9 +52,12 @@ class SampledEstimate:
             freedom: degrees of freedom of the variance.
             error: 95 % half-width of the number's other errors (of a solve, of random probes); added to the half-width
                 of the sampling in the mean square.
+            variance_of_best: variance of ``value - bias`` over sets of this size, where the bias too varies from set
+                to set. Default: ``variance``.
         """
         deviation, t = math.sqrt(variance), float(stdtrit(freedom, 0.975))
-        near, far = (math.hypot(t * factor * deviation, error) for factor in (1.0, math.sqrt(2.0)))
+        of_best = deviation if variance_of_best is None else math.sqrt(variance_of_best)
+        near, far = (math.hypot(t * each, error) for each in (of_best, math.sqrt(2.0) * deviation))
         best = value - bias
         return cls(value, bias, deviation, (best - near, best + near), (value - far, value + far))
 
