@@ -149,17 +149,29 @@ class TinyProject:
         }
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    """A function that runs landscape-probe in this process."""
-
+def _running(program: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     def run(*arguments: object) -> Ran:
         capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
+        status = program([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return Ran(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """A function that runs landscape-probe in this process."""
+    return _running(main, capsys)
+
+
+@pytest.fixture
+def plot(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """A function that runs landscape-plot in this process, in a folder of the test's own."""
+    from landscape.cli.plot import main as plot_main
+
+    monkeypatch.chdir(tmp_path)
+    return _running(plot_main, capsys)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class Identified(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the file's metadata say of the record."""
+        """Metadata of a figure's file about the record that the figure shows."""
 
 
 def save(figure: Figure, path: Path, shown: Sequence[Identified]) -> None:

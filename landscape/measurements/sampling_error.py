@@ -98,12 +98,12 @@ class SamplingError(OfMatrix):
         return PROBES if self.probes is None else self.probes
 
     def cost(self, problem: Problem) -> Cost:
-        """See `Measurement.cost`: a solve, one product of every group with all vectors, and the densities."""
-        from landscape.sampling.curvature import BESIDE
+        """See `Measurement.cost`: a solve, two products with all vectors (one by groups), gaps, and densities."""
+        from landscape.sampling.curvature import BESIDE, STEPS
         from landscape.sampling.shares import GROUPS
 
         wanted = min(self.k + BESIDE, problem.layout.dim)
-        products = of_solve(wanted) + 2 * (wanted + self._probes)
+        products = of_solve(wanted) + 2 * (wanted + self._probes) + STEPS * wanted
         densities = GROUPS * self._density_probes * self.steps if self.shares else 0
         vectors = max(of_solve(wanted), 4 * (wanted + self._probes))
         return Cost(products + densities, certainty="about", operator=self.operator, vectors=vectors)

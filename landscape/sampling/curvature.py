@@ -31,7 +31,7 @@ from landscape.spectrum.quadrature import chain_from, gauss
 PROBES = 16
 BESIDE = 5
 """Eigenvectors beyond the wanted ones, whose repulsion is computed without an expansion in gaps."""
-_STEPS = 3  # of the chains for the errors outside of the eigenvectors: their gaps matter only in the mean
+STEPS = 3  # of the chains for the errors outside of the eigenvectors: their gaps matter only in the mean
 
 MakeOperator = Callable[[Problem], SymmetricOperator]
 
@@ -45,8 +45,9 @@ class CurvatureSampling(HasSummary):
 
     Attributes:
         eigenvalues: the k largest eigenvalues, descending.
-        trace: the trace; its intervals contain the error of its random probes.
-        frobenius: the Frobenius norm; its intervals contain the error of its random probes.
+        trace: the trace. Its intervals contain the error of its random probes. The spread between groups contains the
+            probes' noise too, so the standard error is on the large side.
+        frobenius: the Frobenius norm, with errors like those of the trace.
         converged: whether the solve for the eigenpairs reached its goal.
         defect: norm of the sum of all groups' errors, relative to the norm of the matrix' products; rounding alone
             where the objective is a weighted mean over independent samples.
@@ -125,7 +126,7 @@ def sample_curvature(
 
 @dataclass(frozen=True)
 class GroupProducts:
-    """What is kept of the products of all groups' matrices with eigenvectors V and probes Z outside of V.
+    """Forms and norms of the products of all groups' matrices with eigenvectors V and probes Z outside of V.
 
     D_g = w_g (H_g - H) is the part of group g, of the share w_g, in the error of H.
 
@@ -233,7 +234,7 @@ class GroupProducts:
         deflation = Deflation(values, pairs.residuals, vectors, pairs.rounding)
         inverse = np.empty_like(values)
         for place, value in enumerate(values):
-            chain = chain_from(operator, deflation, self.signed[:, place], _STEPS)
+            chain = chain_from(operator, deflation, self.signed[:, place], STEPS)
             nodes, weights = gauss(chain.alpha, chain.beta)
             with np.errstate(divide="ignore"):
                 inverse[place] = (weights / np.maximum(value - nodes, 0.0)).sum()

@@ -21,7 +21,6 @@ from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from PIL import Image
 
 from landscape import InputError
-from landscape.cli.plot import main
 from landscape.cli.probe import main as probe
 from landscape.figures import (
     FONT_SIZES,
@@ -49,20 +48,7 @@ from landscape.measurements.density import _variables as density_variables
 from landscape.measurements.density import density_of
 from landscape.record import RecordWriter, Request
 from landscape.spectrum.density import spectral_density
-from tests.conftest import ROOT, Ran
-
-
-@pytest.fixture
-def plot(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return run
+from tests.conftest import ROOT
 
 
 def axes_of(figure: Figure | None = None, **more: object):

@@ -16,11 +16,9 @@ from PIL import Image
 from scipy import stats
 
 from landscape import InputError, compare_groups
-from landscape.cli.plot import main
 from landscape.figures import FigureStyle, RecordView, draw_groups, styled
 from landscape.measurements import variable
 from landscape.record import RecordWriter, Request
-from tests.conftest import Ran
 from tests.figures.test_letters import faults
 from tests.figures.test_limits import outside
 
@@ -319,16 +317,8 @@ def test_more_groups_than_colours_are_refused(runs, tmp_path):
 
 
 @pytest.fixture
-def plot(runs, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Ran:
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Ran(status, captured.out, captured.err)
-
-    return run
+def plot(runs, plot):
+    return plot
 
 
 def test_the_command_draws_groups_and_prints_their_differences(plot, tmp_path):

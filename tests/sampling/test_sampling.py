@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtrit
 from torch import nn
 from torch.func import functional_call
 
@@ -145,11 +145,11 @@ def test_a_well_separated_eigenvalue_has_the_bias_and_the_error_of_perturbation_
         error = np.sqrt(variance_of_sum(parts[:, place, place]))
         gaps = values[place] - np.delete(values, place)
         bias = (variance_of_sum(np.delete(parts[:, :, place], place, axis=1)) / gaps).sum()
-        # 2,000 draws know a standard deviation to 1.6 % and a mean to 2.2 % of it; a share of the bias is left.
-        assert each.standard_error == pytest.approx(error, rel=0.08)
-        assert each.bias == pytest.approx(bias, abs=0.1 * error)
+        # 500 draws know a standard deviation to 3.2 % and a mean to 4.5 % of it: three times that is allowed.
+        assert each.standard_error == pytest.approx(error, rel=0.1)
+        assert each.bias == pytest.approx(bias, abs=0.14 * error)
         half = (each.confidence[1] - each.confidence[0]) / 2
-        # t of 29 degrees of freedom; 60 repeats know a standard deviation to 9 %.
+        # t of 29 degrees of freedom; 60 repeats know a standard deviation to 9 %, and three times that is allowed.
         assert half == pytest.approx(2.045 * each.standard_error, rel=0.3)
         assert np.diff(each.prediction)[0] == pytest.approx(2 * np.sqrt(2) * 2.045 * each.standard_error, rel=1e-3)
         assert np.mean(each.confidence) == pytest.approx(each.value - each.bias)
@@ -178,6 +178,32 @@ def test_the_bias_of_equal_eigenvalues_is_taken_off():
     ratio = np.sqrt(np.mean(variances, axis=0)) / corrected.std(0, ddof=1)
     assert (ratio > 0.43).all()
     assert (ratio < 2.4).all()
+
+
+@pytest.mark.slow
+def test_intervals_of_a_cluster_hold():
+    """Ten of 15 population eigenvalues are closer than their errors; the truth is known, since matrices are drawn.
+
+    The variance that leaves out the error of the bias gives intervals that hold 63 to 95 % of the time here.
+    """
+    true = np.array([4.4, 3.6, 3.2, 3.0, 2.95, 2.9, 2.6, 2.5, 2.45, 2.25, 2.2, 2.15, 2.1, 2.05, 2.0])
+    held, best, spread = [], [], []
+    for seed in range(100):
+        samples = spiked(np.random.default_rng(seed), 64, true, noise=0.55)
+        mean, groups = samples.mean(0), samples.reshape(32, 2, 15, 15).mean(1)
+        values, vectors = np.linalg.eigh(mean)
+        vectors = vectors[:, ::-1]
+        parts = np.einsum("ia,sij,jb->sab", vectors, (groups - mean) / 32, vectors)
+        found, _, variances = debiased(values[::-1], parts)
+        best.append(found)
+        spread.append(np.sqrt(variances))
+        held.append(np.abs(found - true) <= stdtrit(31, 0.975) * spread[-1])
+    # Of 100 intervals of 95 % fewer than 87 hold with a chance of 0.1 %; over all 15 the mean is near 95 %.
+    assert np.mean(held) >= 0.92
+    assert (np.mean(held, axis=0) >= 0.85).all()
+    # The standard deviation of 100 is known to 7 %.
+    ratio = np.mean(spread, axis=0) / np.std(best, axis=0, ddof=1)
+    assert ((ratio > 0.75) & (ratio < 1.4)).all()
 
 
 def test_eigenvalues_far_apart_stay_where_they_are():
