@@ -100,6 +100,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.precision cost
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.scaling.contention
+	$(BIN)/python -m benchmarks.live.budget
 	$(BIN)/python -m benchmarks.scaling.startup
 	$(BIN)/python -m benchmarks.scaling.measurements
 	$(BIN)/python -m benchmarks.accuracy.reduced
@@ -115,6 +116,7 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python -m benchmarks.accuracy.valleys alarms
 	$(BIN)/python -m benchmarks.accuracy.valleys power
 	$(BIN)/python -m benchmarks.accuracy.edge_of_stability
+	$(BIN)/python -m benchmarks.accuracy.tracking
 	$(BIN)/python -m benchmarks.accuracy.hops
 	$(BIN)/python -m benchmarks.accuracy.critical
 	$(BIN)/python -m benchmarks.accuracy.phases

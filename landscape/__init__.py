@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from landscape.curvature.preconditioned import Preconditioned, adam_diagonal
     from landscape.errors import InputError
     from landscape.groups import GroupComparison, compare_groups
+    from landscape.live import Watch, measuring, watch
     from landscape.loading.source import Source, load_problem
     from landscape.loops import LoopCurvature, loop_curvature
     from landscape.loops.untied import Loop, untied
@@ -122,6 +123,7 @@ _HOMES = {
     "landscape.record": ["join_records", "open_record"],
     "landscape.problem.samples": ["LossEstimate"],
     "landscape.checks.slope": ["Slope", "check_slopes"],
+    "landscape.live": ["Watch", "measuring", "watch"],
     "landscape.loading.source": ["Source", "load_problem"],
     "landscape.spectrum.density": ["spectral_density"],
     "landscape.spectrum.diagonal": ["DiagonalEstimate", "estimate_diagonal"],
@@ -132,7 +134,7 @@ _HOMES = {
     "landscape.spectrum.lanczos": ["LanczosDecomposition", "lanczos"],
     "landscape.spectrum.trace": ["TraceEstimate", "estimate_trace"],
 }
-_PACKAGES = ["dynamics", "sampling", "slices", "valley"]
+_PACKAGES = ["dynamics", "live", "sampling", "slices", "valley"]
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -187,6 +189,7 @@ __all__ = [
     "TraceEstimate",
     "Valley",
     "ValleyHops",
+    "Watch",
     "WeightDecay",
     "adam_diagonal",
     "check_slopes",
@@ -200,10 +203,12 @@ __all__ = [
     "full_spectrum",
     "join_records",
     "lanczos",
+    "live",
     "load_problem",
     "log_det",
     "loop_curvature",
     "matrix",
+    "measuring",
     "open_record",
     "probe",
     "read_checkpoint",
@@ -215,6 +220,7 @@ __all__ = [
     "trace_of",
     "untied",
     "valley",
+    "watch",
 ]
 
 

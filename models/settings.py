@@ -6,10 +6,13 @@ import os
 import re
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from landscape.errors import InputError
-from models.criteria import AtEpoch, Plateau, ShiftCriterion
+from models.criteria import AtEpoch
+
+if TYPE_CHECKING:
+    from landscape.dynamics.plateau import Plateau
 
 ModelName = Literal["single", "looped", "untied", "gpt-single", "gpt", "gpt-untied"]
 TaskName = Literal["markov", "second-order", "parity", "copy", "addition", "binary-sum", "multiplication", "unique-set"]
@@ -71,12 +74,14 @@ class SwitchSettings:
                     f"the criterion {self.criterion} has no {name}: leave it out, or choose {' or '.join(watching)}"
                 )
 
-    def criterion_object(self) -> Plateau | AtEpoch:
+    def criterion_object(self) -> "Plateau | AtEpoch":
         """Return a new criterion, which has seen no epoch yet.
 
         Raises:
             InputError: If patience or thresholds are out of range.
         """
+        from landscape.dynamics.plateau import Plateau, ShiftCriterion
+
         match self.criterion:
             case "shift":
                 return ShiftCriterion(self.delta_loss, self.delta_grad, self.patience)

@@ -18,7 +18,7 @@ class Watch:
     """A criterion, and its measurements on a fixed subset of data.
 
     Attributes:
-        criterion: the criterion, see `models.criteria`.
+        criterion: the criterion, see `landscape.dynamics.plateau` and `models.criteria`.
     """
 
     def __init__(self, switch: SwitchSettings, subset: Callable[[], Data]) -> None:

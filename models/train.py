@@ -15,7 +15,13 @@ app = App(name="python -m models.train", version_flags=[])
 
 
 @app.default
-def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Path, threads: int = 1) -> int:
+def main(
+    settings: Annotated[TrainingSettings, Parameter(name="*")],
+    *,
+    out: Path,
+    threads: int = 1,
+    watch: float | None = None,
+) -> int:
     """Train a model with Adam on fresh data and write checkpoints into a folder.
 
     An interrupted run can be continued by the same command. The run continues from the newest checkpoint at the end of
@@ -25,9 +31,11 @@ def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Pat
         settings: Settings of the run.
         out: Folder for the checkpoints, step-000000.pt and so on.
         threads: Number of torch's threads; another number may change the last bits of the results.
+        watch: Share of the training's work that is spent on measuring its landscape, such as 0.05, into
+            watch.landscape.h5 in the folder. The weights don't change by it.
     """
     try:
-        _train(settings, out, threads)
+        _train(settings, out, threads, watch)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -42,7 +50,7 @@ def main(settings: Annotated[TrainingSettings, Parameter(name="*")], *, out: Pat
     return 0
 
 
-def _train(settings: TrainingSettings, out: Path, threads: int) -> None:
+def _train(settings: TrainingSettings, out: Path, threads: int, watch: float | None) -> None:
     """Train with a progress bar, and print the path of the last checkpoint."""
     import torch
 
@@ -56,7 +64,7 @@ def _train(settings: TrainingSettings, out: Path, threads: int) -> None:
         bar = progress.add_task(
             f"{settings.model} on {settings.task}", total=settings.epochs * settings.steps_per_epoch
         )
-        last = train(settings, out, lambda step: progress.update(bar, completed=step))
+        last = train(settings, out, lambda step: progress.update(bar, completed=step), watch)
     print(last)
 
 

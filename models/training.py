@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import landscape
 from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.errors import InputError
 from models.cost import counted
@@ -25,6 +26,7 @@ from models.settings import AFTER_SWITCH, TrainingSettings, checkpoint_path, cla
 from models.stages import Stage, stage_at
 from models.switching import Data, Watch
 from models.tasks import TASKS, Task
+from models.watched import save_watch, watched
 
 BETAS = (0.9, 0.99)
 
@@ -53,6 +55,7 @@ class TrainingRun:
         step: number of steps so far.
         switched: number of epochs before the switch; None if there was no switch yet.
         journal: an entry for each whole epoch; see `models.journal`.
+        watch: measures within the training; see `models.watched`.
     """
 
     settings: TrainingSettings
@@ -62,6 +65,7 @@ class TrainingRun:
     step: int = 0
     switched: int | None = None
     journal: list[dict[str, Any]] = field(default_factory=list)
+    watch: landscape.Watch | None = None
     _epoch: Epoch = field(default_factory=Epoch)
     _flops: dict[tuple[int, ...], int] = field(default_factory=dict)
 
@@ -109,7 +113,7 @@ class TrainingRun:
     @cached_property
     def _watch(self) -> Watch | None:
         switch = self.settings.switch
-        return None if switch is None else Watch(switch, lambda: self._draw(switch.subset, _SUBSET))
+        return None if switch is None else Watch(switch, lambda: self.draw(switch.subset, _SUBSET))
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of this run, with the journal in its folder.
@@ -149,13 +153,15 @@ class TrainingRun:
     def advance(self) -> None:
         """Take one step of the optimiser."""
         self._enter(self.stage)
-        data = self._draw(self.settings.batch, (self.step,))
+        data = self.draw(self.settings.batch, (self.step,))
         started = time.process_time()
         self.optimizer.zero_grad()
         loss = self._loss(data)
         loss.backward()
         self.optimizer.step()
         self._epoch.seconds += time.process_time() - started
+        if self.watch is not None:
+            self.watch.step(self.step, loss=loss, batch=data[0])
         self._epoch.losses.append(loss.item())
         self._epoch.flops += self._cost(data)
         self.step += 1
@@ -221,7 +227,7 @@ class TrainingRun:
     def _figures(self) -> dict[str, float]:
         """The loss on the data of the next step, and the task's evaluation."""
         with torch.no_grad():
-            loss = self._loss(self._draw(self.settings.batch, (self.step,))).item()
+            loss = self._loss(self.draw(self.settings.batch, (self.step,))).item()
         return {"training_loss": loss, **self.task.evaluate(self.model)}
 
     def _enter(self, stage: Stage) -> None:
@@ -234,7 +240,8 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def _draw(self, count: int, key: tuple[int, ...]) -> Data:
+    def draw(self, count: int, key: tuple[int, ...]) -> Data:
+        """Draw ``count`` sequences of the task from the run's seed and a key."""
         # The held-out data have a bare seed. A seed with a spawn key can't coincide with a bare seed. A list [seed,
         # step] could, because NumPy pads seeds with zeros.
         return self.task.batch(count, np.random.SeedSequence(self.settings.seed, spawn_key=key))
@@ -260,13 +267,19 @@ def sizes_of(settings: TrainingSettings) -> dict[str, Any]:
     return sizes
 
 
-def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None] = lambda step: None) -> Path:
+def train(
+    settings: TrainingSettings,
+    folder: Path,
+    report: Callable[[int], None] = lambda step: None,
+    watch: float | None = None,
+) -> Path:
     """Train a model, or continue its training from the newest checkpoint in the folder that ends an epoch.
 
     Args:
         settings: Settings of the run.
         folder: Folder of the checkpoints.
         report: Function that is called with the number of steps so far, at the start and after each step.
+        watch: Budget of `landscape.watch`, which then measures within the training; None for none.
 
     Returns:
         The path of the last checkpoint.
@@ -284,9 +297,11 @@ def train(settings: TrainingSettings, folder: Path, report: Callable[[int], None
     else:
         run.load(newest)
     report(run.step)
-    while run.step < last:
-        run.advance()
-        if run.is_kept:
-            run.save(folder)
-        report(run.step)
+    with watched(run, folder, watch if run.step < last else None):
+        while run.step < last:
+            run.advance()
+            if run.is_kept:
+                save_watch(run, folder)
+                run.save(folder)
+            report(run.step)
     return checkpoint_path(folder, run.step)

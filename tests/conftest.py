@@ -16,7 +16,7 @@ os.environ.update(
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,4 +205,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def shown(records: list[Path]) -> list[RecordView]:
     from landscape.figures import RecordView
 
-    return [RecordView.read(path) for path in records]
+    views = [RecordView.read(path) for path in records]
+    watched = [RecordView.read(path.with_name(f"watched-{path.name}")) for path in records]
+    names = ("top_eigenvalues", "crossings", "events")
+    return [
+        replace(view, groups=view.groups | {name: other.groups[name] for name in names})
+        for view, other in zip(views, watched, strict=True)
+    ]

@@ -22,8 +22,8 @@ from analysis.support.runs import training_units
 from analysis.support.study import Report, Results, Scale, Stage, Study, markdown_table
 from analysis.support.units import Unit
 from data.algorithmic import ALGORITHMS
+from landscape.dynamics.plateau import ShiftCriterion
 from landscape.figures import COLOURS
-from models.criteria import ShiftCriterion
 from models.settings import AFTER_SWITCH, SwitchSettings, TaskName, TrainingSettings
 
 TASKS: tuple[TaskName, ...] = (

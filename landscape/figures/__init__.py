@@ -125,7 +125,7 @@ def draw(
         if missing := page.lacking(record):
             raise InputError(
                 f"{record.identity['record']} has {missing}, which the figure {name} needs: measure it with "
-                f"landscape-probe ... {page.option}"
+                f"{f'landscape-probe ... {page.option}' if page.option.startswith('--') else page.option}"
             )
     look = look or FigureStyle()
     if reason := page.narrow(look):

@@ -48,7 +48,7 @@ def sharpness_of(record: RecordView) -> tuple[Sharpness, Sharpness]:
     """The largest eigenvalue of the Hessian over a run, and that of the Hessian as Adam preconditions it.
 
     The Hessian's eigenvalues are those of `/stability` where the optimiser doesn't precondition, else those of
-    `/spectrum` or of `/eigenpairs`. A series without checkpoints is empty.
+    `/spectrum`, of `/eigenpairs`, or of `/top_eigenvalues`. A series without checkpoints is empty.
     """
     rows = record.series("stability")
     seen = Sharpness(
@@ -56,7 +56,11 @@ def sharpness_of(record: RecordView) -> tuple[Sharpness, Sharpness]:
     )
     preconditioned = _is_preconditioned(rows)
     if preconditioned.any():
-        for group, read in (("spectrum", _of_spectrum), ("eigenpairs", _of_eigenpairs)):
+        for group, read in (
+            ("spectrum", _of_spectrum),
+            ("eigenpairs", _of_eigenpairs),
+            ("top_eigenvalues", _of_tracked),
+        ):
             if group in record.groups:
                 return read(record.series(group)), seen.only(preconditioned)
     return seen.only(~preconditioned), seen.only(preconditioned)
@@ -86,6 +90,14 @@ def _of_eigenpairs(rows: xr.Dataset) -> Sharpness:
     )
     found = Sharpness(steps_of(rows), top, abs(bounds - top[:, None]).max(axis=1), converged)
     return found.only(known)
+
+
+def _of_tracked(rows: xr.Dataset) -> Sharpness:
+    """The largest eigenvalues that a watch tracked."""
+    values, bounds = rows.eigenvalue.values[:, 0], rows.interval.values[:, 0]
+    return Sharpness(
+        steps_of(rows), values, abs(bounds - values[:, None]).max(axis=1), rows.converged.values.astype(bool)
+    )
 
 
 def crossing_of(record: RecordView) -> Crossing:

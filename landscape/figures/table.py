@@ -13,6 +13,7 @@ from landscape.figures import (
     pages,
     per_batch,
     sampling,
+    timeline,
 )
 from landscape.figures.page import Height, Page, fitting
 from landscape.figures.record_view import RecordView
@@ -84,6 +85,8 @@ _PROFILE = ("profile_position", "profile_loss", "profile_error", "profile_fit", 
             "exponent_interval", "eigenvalue", "converged", "height_share", "depth")  # fmt: skip
 _LEARNING = ("run_step", "group_name", "grouped_by", "group_half_step", "group_half_step_interval",
              *(f"group_{name}{more}" for name in ("loss", "accuracy") for more in ("", "_interval")))  # fmt: skip
+_TRACKED = ("eigenvalue", "interval", "converged", "valley_share", "valley_share_random_interval", "held",
+            "certificates")  # fmt: skip
 _RISES = ("radius", "set_name", "rise", "settled", "skipped", "noise_name", "average", "average_interval")
 _HOPS = ("window_start", "window_end", "crossing_rate", "crossing_interval", "rate", "rate_interval",
          "rate_random_interval", "converged", "verdict", "eps", "part", "path_share", "net_share",
@@ -147,4 +150,8 @@ PAGES: dict[str, Page] = {
         pages.whole_run,
     ),
     "hops": Page({"hops": _HOPS}, "--hops", _text, _height_of_hops, pages.hopping),
+    "timeline": Page(
+        {"loss": ("loss", "standard_error"), "top_eigenvalues": _TRACKED}, "landscape.watch", _by_records,
+        timeline.height, timeline.timeline,
+    ),
 }  # fmt: skip

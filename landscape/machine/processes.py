@@ -36,6 +36,13 @@ class Processes:
     rank: int = 0
     size: int = 1
 
+    @classmethod
+    def present(cls) -> Processes:
+        """The processes of the training that runs now, if torch's process group is there; else a single process."""
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return SINGLE_PROCESS
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
     @property
     def first(self) -> bool:
         """Whether this is the process that writes and prints for all."""

@@ -131,7 +131,7 @@ class CriticalSharpness(Measurement):
             found = without_crossing(update.reason)
         else:
             found = critical_learning_rate(problem, update.vector, self.tol_value, seed=self.seed, progress=bar)
-        return RowData(_variables(self._title, update, found))
+        return critical_row(self._title, update, found)
 
     def _on_other_data(self, problem: Problem, run: Run, position: int) -> Problem:
         """The problem of the other factory at the weights of a checkpoint.
@@ -235,7 +235,14 @@ def _width(row: xr.Dataset) -> float:
     return float((high - low) / high)
 
 
-def _variables(title: str, update: Update, found: CriticalLearningRate) -> dict[str, xr.Variable]:
+def critical_row(title: str, update: Update, found: CriticalLearningRate) -> RowData:
+    """The row of a critical sharpness.
+
+    Args:
+        title: the update, in words.
+        update: update u, with the learning rate of the step itself.
+        found: critical learning rate along the update.
+    """
     model = found.quadratic
     numbers = {
         "learning_rate": (found.learning_rate, "critical learning rate eta_c", _RATE),
@@ -253,7 +260,7 @@ def _variables(title: str, update: Update, found: CriticalLearningRate) -> dict[
         "update_norm": (model.norm, "norm of the update u", "parameter / learning rate"),
         "step_learning_rate": (update.learning_rate, "learning rate of the step itself; NaN where unknown", _RATE),
     }
-    return {
+    variables = {
         "along": variable((), title, "update u", ""),
         "reason": variable((), found.reason, "why there is no critical sharpness; empty otherwise", ""),
         "quadratic_reason": variable((), model.reason, "why there is no quadratic model; empty otherwise", ""),
@@ -268,3 +275,4 @@ def _variables(title: str, update: Update, found: CriticalLearningRate) -> dict[
         "tried_learning_rate": variable("point", found.learning_rates, "where the loss was evaluated", _RATE),
         "tried_loss": variable("point", found.losses, "the loss there", "loss"),
     }
+    return RowData(variables)

@@ -278,9 +278,8 @@ class _Probing:
             dict(self.request.common)
             | {
                 "command": self.command,
-                "versions": {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
-                | {"python": platform.python_version()},
-                "device": _device_name(problem.device),
+                "versions": versions(),
+                "device": device_name(problem.device),
                 "threads": torch.get_num_threads(),
                 "processes": self.run.source.processes.size,
                 "settings": measurement.settings,
@@ -309,7 +308,14 @@ def _record(out: str | Path | None, checkpoint: Path) -> Path:
     return path
 
 
-def _device_name(device: torch.device) -> str:
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that decide numbers."""
+    packages = {name: version(name) for name in ("landscape-probe", "torch", "numpy", "scipy")}
+    return packages | {"python": platform.python_version()}
+
+
+def device_name(device: torch.device) -> str:
+    """A device with its hardware, as it goes into the provenance."""
     import torch
 
     if device.type == "cuda":

@@ -53,40 +53,12 @@ class Stability(Measurement):
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""
-        from landscape.dynamics import stability
-        from landscape.problem.parameters import ParameterLayout
         from landscape.spectrum.eigenpairs import top_eigenpairs
 
-        optimizer = _beside_penalty(stability(problem.optimizer), problem.penalty)
-        if problem.layout.dim < ParameterLayout.of(problem.model).dim:
-            optimizer = replace(
-                optimizer,
-                reason="only some of the parameters vary here, and the optimiser moves all parameters",
-                preconditioned=False,
-            )
-        operator, reason = (
-            _as_preconditioned(problem) if optimizer.preconditioned else (problem.hessian(), optimizer.reason)
-        )
-        pairs = top_eigenpairs(operator, 1, "LA", self.tol, self.seed, progress=bar)
-        value, error = float(pairs.eigenvalues[0]), float(pairs.residuals[0]) + pairs.rounding
-        ratio, ratio_error = np.nan, np.nan
-        if not reason:
-            ratio = optimizer.ratio(value)
-            ratio_error = optimizer.ratio(value + error) - ratio
-        return RowData(
-            {
-                "optimizer": variable((), optimizer.name, "optimiser by its settings; empty where it isn't known", ""),
-                "reason": variable((), reason, "why nothing is claimed", ""),
-                "learning_rate": variable((), optimizer.learning_rate, "learning rate"),
-                "momentum": variable((), optimizer.momentum, "momentum, or Adam's first beta"),
-                "eigenvalue": variable((), value, "largest eigenvalue of what the steps see", "loss / parameter^2"),
-                "eigenvalue_error": variable((), error, "its error", "loss / parameter^2"),
-                "converged": variable((), bool(pairs.converged[0]) and pairs.complete, "the solve reached its goal"),
-                "threshold": variable((), np.nan if reason else optimizer.threshold, "at which steps become unstable"),
-                "ratio": variable((), ratio, "how far to the threshold the eigenvalue is: 1 there, above it unstable"),
-                "ratio_error": variable((), ratio_error, "its error"),
-            }
-        )
+        seen = seen_by_optimizer(problem)
+        pairs = top_eigenpairs(seen.operator, 1, "LA", self.tol, self.seed, progress=bar)
+        error = float(pairs.residuals[0]) + pairs.rounding
+        return seen.row(float(pairs.eigenvalues[0]), error, bool(pairs.converged[0]) and pairs.complete)
 
     def unmet_goals(self, row: xr.Dataset) -> list[str]:
         """A line if the eigenvalue did not converge."""
@@ -102,6 +74,64 @@ class Stability(Measurement):
             f"stability: {row.optimizer.values} with learning rate {float(row.learning_rate):g} sees the largest "
             f"eigenvalue {value}, {ratio} of its threshold {float(row.threshold):.4g}"
         ]
+
+
+@dataclass(frozen=True)
+class SeenByOptimizer:
+    """The matrix whose largest eigenvalue decides whether an optimiser's steps are stable, and the threshold.
+
+    Attributes:
+        optimizer: the optimiser's threshold.
+        operator: the Hessian, or the Hessian as Adam preconditions it.
+        reason: why no threshold is claimed; empty otherwise.
+    """
+
+    optimizer: OptimizerStability
+    operator: SymmetricOperator
+    reason: str
+
+    def row(self, value: float, error: float, converged: bool) -> RowData:
+        """The row of the matrix's largest eigenvalue.
+
+        Args:
+            value: largest eigenvalue.
+            error: its error.
+            converged: whether the solve reached its goal.
+        """
+        optimizer, ratio, ratio_error = self.optimizer, np.nan, np.nan
+        if not self.reason:
+            ratio = optimizer.ratio(value)
+            ratio_error = optimizer.ratio(value + error) - ratio
+        return RowData(
+            {
+                "optimizer": variable((), optimizer.name, "optimiser by its settings; empty where it isn't known", ""),
+                "reason": variable((), self.reason, "why nothing is claimed", ""),
+                "learning_rate": variable((), optimizer.learning_rate, "learning rate"),
+                "momentum": variable((), optimizer.momentum, "momentum, or Adam's first beta"),
+                "eigenvalue": variable((), value, "largest eigenvalue of what the steps see", "loss / parameter^2"),
+                "eigenvalue_error": variable((), error, "its error", "loss / parameter^2"),
+                "converged": variable((), converged, "the solve reached its goal"),
+                "threshold": variable(
+                    (), np.nan if self.reason else optimizer.threshold, "at which steps become unstable"
+                ),
+                "ratio": variable((), ratio, "how far to the threshold the eigenvalue is: 1 there, above it unstable"),
+                "ratio_error": variable((), ratio_error, "its error"),
+            }
+        )
+
+
+def seen_by_optimizer(problem: Problem) -> SeenByOptimizer:
+    """What the steps of a problem's optimiser see; see `landscape.dynamics.stability`."""
+    from landscape.dynamics import stability
+    from landscape.problem.parameters import ParameterLayout
+
+    optimizer = _beside_penalty(stability(problem.optimizer), problem.penalty)
+    if problem.layout.dim < ParameterLayout.of(problem.model).dim:
+        reason = "only some of the parameters vary here, and the optimiser moves all parameters"
+        optimizer = replace(optimizer, reason=reason, preconditioned=False)
+    if optimizer.preconditioned:
+        return SeenByOptimizer(optimizer, *_as_preconditioned(problem))
+    return SeenByOptimizer(optimizer, problem.hessian(), optimizer.reason)
 
 
 def _beside_penalty(optimizer: OptimizerStability, penalty: Penalty | None) -> OptimizerStability:

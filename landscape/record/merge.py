@@ -25,17 +25,17 @@ from landscape.record.request import Request, Unit, to_json
 from landscape.record.schema import Layout, Variable, layout_of, length_of, stored
 
 _BLOCK_BYTES = 2**26  # bytes of a variable in memory at a time
-_OVERHEAD_BYTES = 2**17  # for headers, scales and attributes; a part without its data has about 16 KiB
+OVERHEAD_BYTES = 2**17  # for headers, scales and attributes; a part without its data has about 16 KiB
 
 
 def size_of_unit(request: Request, unit: xr.Dataset) -> int:
     """Estimated size in bytes of a record of one unit, rather too large than too small."""
-    return unit.nbytes + 2 * len(to_json(request.plain())) + _OVERHEAD_BYTES
+    return unit.nbytes + 2 * len(to_json(request.plain())) + OVERHEAD_BYTES
 
 
 def size_of_merged(rows: Mapping[Unit, RowPlace]) -> int:
     """Estimated size in bytes of the merged record, without padding."""
-    return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + _OVERHEAD_BYTES
+    return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + OVERHEAD_BYTES
 
 
 def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset) -> None:
@@ -79,7 +79,7 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[RowPlace]) -> None:
                             values = data[rows[index].position, *block]
                         target[index, *block] = values
     for dim in sizes:
-        _write_lengths(group, dim, [each[dim] for each in lengths])
+        write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
 
 
@@ -120,7 +120,7 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]
         yield (slice(start, min(start + step, shape[0])), *(slice(0, size) for size in shape[1:]))
 
 
-def _write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
+def write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
     if len(set(lengths)) > 1:
         attrs = {"units": "1", "long_name": f"length of {dim} in this row; what follows is padding"}
         create_variable(group, length_of(dim), Variable((), "<i8", attrs))[:] = lengths

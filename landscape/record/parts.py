@@ -98,6 +98,8 @@ class Parts:
         Raises:
             InputError: another run writes here, the folder is something else, or the disk doesn't take it.
         """
+        if self._hold.mine:
+            return
         self.request()  # raises if the folder is something else, into which nothing is put
         try:
             other = self._hold.take()

@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from landscape.dynamics.plateau import Plateau, ShiftCriterion, noise_threshold
 from landscape.errors import InputError
-from models.criteria import AtEpoch, Plateau, ShiftCriterion, noise_threshold
+from models.criteria import AtEpoch
 
 
 def fires_at(criterion: ShiftCriterion, losses: list[float], norms: list[float]) -> int | None:

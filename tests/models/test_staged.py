@@ -10,10 +10,10 @@ from torch import nn
 
 import landscape
 from landscape.checkpoint import read_checkpoint
+from landscape.dynamics.plateau import ShiftCriterion
 from landscape.errors import InputError
 from models import densely
 from models.cost import counted
-from models.criteria import ShiftCriterion
 from models.journal import JOURNAL, read_journal
 from models.settings import SwitchSettings, TrainingSettings, newest_checkpoint
 from models.stages import Stage, stage_at
@@ -96,10 +96,10 @@ class TestSwitch:
         run = TrainingRun.begin(settings)
         losses = []
         for _ in range(2):
-            inputs, targets = run._draw(4, (run.step,))
+            inputs, targets = run.draw(4, (run.step,))
             losses.append(nn.functional.cross_entropy(run.model(inputs), targets).item())
             run.advance()
-        problem = landscape.Problem(run.model, nn.CrossEntropyLoss(), [run._draw(8, (0, 1))])
+        problem = landscape.Problem(run.model, nn.CrossEntropyLoss(), [run.draw(8, (0, 1))])
         assert run.journal[0]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-12)
         assert run.journal[0]["grad_norm"] == pytest.approx(float(problem.gradient().norm()), rel=1e-5)
 
@@ -141,7 +141,7 @@ class TestSwitch:
 
     def test_curvature_is_the_hessian_s_top_eigenvalue(self) -> None:
         run = TrainingRun.begin(replace(STAGED, switch=SwitchSettings("curvature", subset=8)))
-        data = run._draw(8, (0, 1))
+        data = run.draw(8, (0, 1))
         watch = Watch(SwitchSettings("curvature"), lambda: data)
         hessian = landscape.full_spectrum(landscape.Problem(run.model, nn.CrossEntropyLoss(), [data]).hessian())
         assert watch.look(run.model)["top_eigenvalue"] == pytest.approx(hessian.eigenvalues[0], rel=1e-2)

@@ -18,7 +18,7 @@ from tests.structure import Source, circles, counts, functions, imports
 # don't import each other.
 LAYERS = [
     ["cli"],
-    ["figures"],
+    ["figures", "live"],
     ["measurements"],
     ["checks", "groups", "loops", "sampling", "sharpness", "slices"],
     ["spectrum", "curvature", "loading"],

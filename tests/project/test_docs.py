@@ -12,6 +12,7 @@ import torch
 
 from landscape.cli.plot import main as plot
 from landscape.cli.probe import main
+from landscape.record import open_record
 from models.train import app
 from tests.conftest import ROOT
 from tests.problem.test_strangers import CASES
@@ -82,6 +83,17 @@ def test_sharpness_along_a_training_runs_as_printed(tmp_path, monkeypatch, capsy
         "fast-0-critical-sharpness",
     }
     assert [each.stem for each in Path("groups").iterdir()] == ["slow-vs-fast-groups"]
+
+
+def test_the_training_of_the_page_on_watching_runs_as_printed(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("watched.py").write_text(block)
+    runpy.run_path("watched.py", run_name="__main__")
+    with open_record("run.landscape.h5") as tree:
+        assert {"loss", "top_eigenvalues", "stability", "critical_sharpness", "noise_scale"} <= set(tree.children)
+    assert plot(["run.landscape.h5", "--figure", "timeline", "--figure", "edge-of-stability", "-o", "figures"]) == 0
 
 
 def test_the_training_commands_of_the_readme_are_understood():

@@ -14,6 +14,7 @@ import landscape
 from landscape.cli import options
 from landscape.curvature import kinds
 from landscape.figures import PAGES
+from landscape.live import named
 from landscape.measurements import BUILT_IN, registered
 from tests.conftest import ROOT
 
@@ -50,9 +51,17 @@ def test_every_measurement_is_documented(measurement):
     assert getattr(landscape, measurement.__name__) is measurement
 
 
-def test_every_figure_is_of_a_measurement():
+def test_every_figure_is_of_a_measurement_or_a_watch():
     drawn = {figure for measurement in BUILT_IN for figure in measurement.figures}
-    assert drawn | {"summary"} == set(PAGES)
+    assert drawn | {"summary", "timeline"} == set(PAGES)
+
+
+@pytest.mark.parametrize("name", named.OWN)
+def test_every_instrument_is_documented(name):
+    page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
+    groups = set(named.OWN[name]().settings)
+    assert f"| `{name}` |" in page
+    assert all(f"`{group}`" in page and f"`{group}`" in RECORD for group in groups)
 
 
 @pytest.mark.parametrize("name", kinds.BUILT_IN)
@@ -87,7 +96,7 @@ def test_no_public_name_is_a_submodule():
             each.stem for each in path.parent.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists()
         }
         public = getattr(__import__(package, fromlist=["__all__"]), "__all__", [])
-        own_packages = {"slices", "sampling", "dynamics", "valley"}  # which `landscape` offers as what they are
+        own_packages = {"slices", "sampling", "dynamics", "valley", "live"}  # which `landscape` offers as what they are
         assert not (set(public) & modules) - own_packages, package
 
 

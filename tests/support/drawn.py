@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+import landscape
 from landscape.checkpoint import save_checkpoint
 from landscape.cli.probe import main as probe
 from tests.measurements.test_run import CLASSES
@@ -43,6 +45,7 @@ LAST = ["--per-batch", 7, "--sampling-error", "-k", 2, "--noise-scale", "--neigh
         "--radii", 0.1, "--steps", 5, "--probes", 4]  # fmt: skip
 
 
+WATCHED = 30  # steps
 RECORDS = ("first.landscape.h5", "second.landscape.h5")
 
 
@@ -64,6 +67,14 @@ def write_records(folder: Path) -> None:
             model = make()
             optimizer = torch.optim.SGD(model.parameters(), lr=rate)
             files = []
+            watch = landscape.watch(
+                model,
+                functional.cross_entropy,
+                [(x, y)],
+                optimizer=optimizer,
+                record=f"watched-{name}.landscape.h5",
+                instruments=[landscape.live.every(1, each) for each in ("top_eigenvalues", "crossings")],
+            )
             for step in range(max(steps) + 1):
                 if step in steps:
                     files.append(f"{name}-{step:02}.pt")
@@ -71,6 +82,9 @@ def write_records(folder: Path) -> None:
                 optimizer.zero_grad()
                 functional.cross_entropy(model(x), y).backward()
                 optimizer.step()
+                if step < WATCHED:
+                    watch.step(step, loss=math.nan if step == 3 else 1.0)
+            watch.close()
             own = ["--problem", f"problem.py:{problem}", "-o", f"{name}.landscape.h5"]
             for asked in ([*files, *ASKED, *own], [files[-1], *LAST, *own]):
                 assert probe([str(each) for each in asked]) in (0, 3), asked
