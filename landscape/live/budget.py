@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -24,8 +24,9 @@ from landscape.measurements.cost import Cost
 from landscape.problem import Problem
 from landscape.problem.batches import samples_in
 
+Unit = Literal["loss", "product"]
 EVERY = 100  # steps within which every instrument has a turn, as far as the income allows
-_FIXED = 2e-3  # nominal seconds of a turn beside torch's operations: Python's own work, and the row
+FIXED = 2e-3  # nominal seconds of a turn beside torch's operations: Python's own work, and the row
 _IDLE = 2e-5  # nominal seconds of a step without a turn: hooks, and the judgement of the loss
 _UPDATE_BYTES = 40  # bytes that an optimiser reads and writes for each parameter in float32
 _UPDATE_OPERATIONS = 4  # for each tensor of parameters
@@ -94,16 +95,23 @@ class Accounts:
         return by_account | {name for name, every in self._every.items() if step % every == 0}
 
     def may_borrow(self, name: str) -> bool:
-        """Whether an instrument may take a turn now, and pay for it later: not while the account is overdrawn."""
-        return self.credit.get(name, -1.0) >= 0
+        """Whether an instrument may take a turn now, and pay the rest later: half of the turn must be there."""
+        return name in self.credit and self.credit[name] >= self.costs[name] / 2
 
-    def pay(self, name: str, work: float) -> None:
-        """Pay for a turn."""
+    def pay(self, name: str, work: float, following: float | None = None) -> None:
+        """Pay for a turn.
+
+        Args:
+            name: the instrument.
+            work: work of the turn.
+            following: work of the next turn, as far as it is foreseen; default: that of this turn.
+        """
+        expected = work if following is None else following
         if name in self._every:
-            self._fixed[name] = work
+            self._fixed[name] = expected
         else:
             self.credit[name] -= work
-            self.costs[name] = work
+            self.costs[name] = expected
         self._rates.clear()
 
     def intervals(self, work: float) -> dict[str, float]:
@@ -134,7 +142,6 @@ def _level(needs: Mapping[str, float], income: float) -> dict[str, float]:
 
 
 _GRADIENT_IN_LOSSES = 3  # work of a gradient: a forward pass, and two passes' work backwards
-_PRODUCT_IN_GRADIENTS = 2.5
 _UNFORESEEN = 50  # products of an instrument that can't tell its work beforehand
 
 
@@ -156,6 +163,10 @@ class TrainingWork:
         whole = counting.work.of_all(problem.batches)
         whole.operations *= len(problem.batches)
         self._gradient = whole.seconds(self._device)
+        operator = problem.hessian()
+        with Counting() as counting:
+            operator.matvec(torch.ones_like(problem.vector))
+        self._product = counting.work.seconds(self._device)
         layout = problem.layout
         update = Work(bytes=_UPDATE_BYTES * layout.dim, operations=_UPDATE_OPERATIONS * len(layout.names))
         self._update = update.seconds(self._device)
@@ -170,13 +181,13 @@ class TrainingWork:
         gradient = Work(int(one.flops * share), 0, int(one.bytes * share), one.operations)
         return _PLAIN * gradient.seconds(self._device) + self._update
 
+    def of_unit(self, unit: Unit) -> float:
+        """Nominal seconds of one evaluation of the loss, or of one product with the Hessian."""
+        if unit == "product":
+            return self._product
+        return self._gradient / _GRADIENT_IN_LOSSES
+
     def foreseen(self, cost: Cost | None) -> float:
         """Nominal seconds of a turn, as far as they can be foreseen."""
         products, losses = (_UNFORESEEN, 0) if cost is None else (cost.products, cost.losses)
-        gradients = losses / _GRADIENT_IN_LOSSES + products * _PRODUCT_IN_GRADIENTS
-        return gradients * self._gradient + _FIXED
-
-
-def of_turn(work: Work, device: torch.device) -> float:
-    """Nominal seconds of an instrument's turn, from the counted work."""
-    return work.seconds(device) + _FIXED
+        return losses / _GRADIENT_IN_LOSSES * self._gradient + products * self._product + FIXED

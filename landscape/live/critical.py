@@ -15,14 +15,19 @@ from landscape.sharpness.critical import check_tolerance, critical_learning_rate
 from landscape.sharpness.update import Update
 
 _ALONG = "the update of the training"
+_MORE_LOSSES = 18  # work of a gradient and two products in losses
 
 
 class CriticalAlongUpdate(Instrument):
     """Critical sharpness 2 / eta_c along the update from theta_t to theta_{t+1}; see `landscape.sharpness.critical`.
 
+    A turn takes as many losses as the search, and a gradient and two products.
+
     The update is divided by the learning rate of the step, so eta_c is in the units of the learning rate: a step with a
     learning rate above eta_c raises the loss on the evaluation set.
     """
+
+    unit = "loss"
 
     def __init__(self, tol_value: float = 0.05, seed: int = 0, other_data: Problem | None = None) -> None:
         """Choose the settings.
@@ -71,4 +76,4 @@ class CriticalAlongUpdate(Instrument):
         else:
             update = Update(direction, moment.learning_rate, "")
             found = critical_learning_rate(problem, direction, self.tol_value, seed=self.seed)
-        return Turn({self.name: critical_row(title, update, found)}, max(found.forward_passes, 1))
+        return Turn({self.name: critical_row(title, update, found)}, found.forward_passes + _MORE_LOSSES)

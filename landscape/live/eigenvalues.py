@@ -15,20 +15,22 @@ from landscape.live.events import Event, ThresholdCriterion
 from landscape.live.instrument import Instrument, Turn
 from landscape.live.steps import Moment
 from landscape.measurements import RowData, variable
-from landscape.measurements.cost import Cost, hessian
+from landscape.measurements.cost import Cost, hessian, of_solve
 from landscape.measurements.stability import SeenByOptimizer, seen_by_optimizer
 from landscape.problem import Problem
 from landscape.spectrum.tracking import EigenvalueTracker, Tracked
 
-_CURVATURE, _OF_TURN = "loss / parameter^2", 5  # about as many products as a turn takes
+_CURVATURE = "loss / parameter^2"
 
 
 class _Tracking(Instrument):
     """An instrument around a tracker."""
 
     group: str
+    unit = "product"
 
     def __init__(self, k: int, tol: float, certify_every: int, seed: int) -> None:
+        self._k = k
         self._settings = {"k": k, "tol": tol, "certify_every": certify_every, "seed": seed}
         self.tracker = EigenvalueTracker(**self._settings)  # type: ignore[arg-type]
         self._threshold = ThresholdCriterion()
@@ -45,12 +47,12 @@ class _Tracking(Instrument):
 
     def resolve(self, problem: Problem) -> None:
         """Refuse more eigenvalues than there are parameters."""
-        if self._settings["k"] > problem.layout.dim:
+        if self._k > problem.layout.dim:
             raise InputError(f"k must be at most the number of parameters, {problem.layout.dim}")
 
     def cost(self, problem: Problem) -> Cost:
-        """See `Instrument.cost`."""
-        return Cost(_OF_TURN, certainty="about", operator=hessian)
+        """See `Instrument.cost`: a solve, as at the first turn."""
+        return Cost(of_solve(self._k), certainty="about", operator=hessian)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Instrument.state_dict`."""
@@ -60,6 +62,11 @@ class _Tracking(Instrument):
         """See `Instrument.load_state_dict`."""
         self.tracker.load_state_dict(state["tracker"])
         self._threshold.load_state_dict(state["threshold"])
+
+    @property
+    def _following(self) -> float:
+        """Products of the next turn, about: tracking's least and one more."""
+        return self._k + 3
 
     def _stability(self, seen: SeenByOptimizer, found: Tracked, step: int) -> tuple[RowData, list[Event]]:
         """The row of the largest eigenvalue beside the threshold, and the event where the threshold was crossed."""
@@ -116,7 +123,7 @@ class TrackedEigenvalues(_Tracking):
         rows, events = {self.group: RowData(variables)}, list[Event]()
         if seen is not None:
             rows["stability"], events = self._stability(seen, found, moment.step)
-        return Turn(rows, found.products, events)
+        return Turn(rows, found.products, events, self._following)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Instrument.load_state_dict`."""
@@ -146,7 +153,7 @@ class StabilityAlong(_Tracking):
         seen = seen_by_optimizer(moment.problem)
         found = self.tracker.update(seen.operator)
         row, events = self._stability(seen, found, moment.step)
-        return Turn({self.group: row}, found.products, events)
+        return Turn({self.group: row}, found.products, events, self._following)
 
 
 def _of_eigenvalues(found: Tracked) -> dict[str, Any]:

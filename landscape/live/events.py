@@ -60,7 +60,7 @@ class JumpCriterion:
             first, self._finite = self._finite, False
             return Event(step, "not finite", f"the training's loss is {loss}", loss) if first else None
         self._finite = True
-        middle, deviation = self._level()
+        middle, deviation = self._level(loss)
         jumped = loss > middle + max(_SIGMAS * deviation, _SMALL * abs(middle)) and not self._calm
         self._calm = WINDOW if jumped else max(0, self._calm - 1)
         self._before.append(loss)
@@ -70,11 +70,13 @@ class JumpCriterion:
         message = f"the training's loss is {loss:.4g}, {sigmas:.3g} standard deviations above {middle:.4g}"
         return Event(step, "loss jumped", message, loss)
 
-    def _level(self) -> tuple[float, float]:
-        """Median and robust standard deviation of the losses before; infinite with too few of them."""
+    def _level(self, loss: float) -> tuple[float, float]:
+        """Median and robust standard deviation of the losses before; infinite where ``loss`` can't be a jump."""
         if len(self._before) < _LEAST:
             return math.inf, math.inf
         middle = median(self._before)
+        if loss <= middle + _SMALL * abs(middle) or self._calm:
+            return middle, math.inf
         return middle, 1.4826 * median([abs(each - middle) for each in self._before])
 
     def state_dict(self) -> dict[str, Any]:

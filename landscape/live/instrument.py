@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from landscape.errors import InputError
+from landscape.live.budget import Unit
 from landscape.live.events import Event
 from landscape.live.steps import Moment
 from landscape.measurements import History, Measurement, RowData
@@ -26,11 +27,13 @@ class Turn:
         units: work of the turn in units of the instrument's own, such as products. The first turn's work is counted;
             a later turn is charged in proportion to its units. Default: 1, turns of equal work.
         events: events of this turn.
+        following: units that the next turn will take, about; None for those of this turn.
     """
 
     rows: Mapping[str, RowData]
     units: float = 1.0
     events: Sequence[Event] = ()
+    following: float | None = None
 
 
 class Instrument(ABC):
@@ -38,9 +41,11 @@ class Instrument(ABC):
 
     Attributes:
         every: steps of the optimiser from one turn to the next; None where the budget decides. See `every`.
+        unit: what a unit of its turns' work is, counted before the training; None counts the first turn instead.
     """
 
     every: int | None = None
+    unit: Unit | None = None
 
     @property
     @abstractmethod

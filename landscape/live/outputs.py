@@ -13,16 +13,17 @@ import xarray as xr
 
 from landscape.errors import InputError
 
+_MOST = 16  # numbers of a variable that go to loggers
 Send = Callable[[Mapping[str, float], int], None]
 
 
 def scalars(group: str, row: xr.Dataset) -> dict[str, float]:
-    """The finite numbers of a row that have no dimension, by ``group/variable``."""
-    found = {
-        f"{group}/{name}": float(variable.values)
-        for name, variable in row.variables.items()
-        if not variable.dims and variable.dtype.kind in "fiub"
-    }
+    """The finite numbers of a row: ``group/variable``, and ``group/variable[i]`` for up to 16 numbers of a variable."""
+    found = {}
+    for name, variable in row.variables.items():
+        if variable.dtype.kind in "fiub" and variable.ndim < 2 and variable.size <= _MOST:
+            for place, value in enumerate(variable.values.reshape(-1)):
+                found[f"{group}/{name}" + (f"[{place}]" if variable.ndim else "")] = float(value)
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 

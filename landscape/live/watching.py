@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from landscape.curvature.products.work import Counting
 from landscape.errors import InputError
-from landscape.live.budget import EVERY, Accounts, TrainingWork, of_turn
+from landscape.live.budget import EVERY, FIXED, Accounts, TrainingWork
 from landscape.live.events import EVENTS, Event, EventName, JumpCriterion
 from landscape.live.instrument import Instrument, Turn
 from landscape.live.named import instruments_of
@@ -81,7 +81,8 @@ class Watch:
             foreseen = {name: self._work.foreseen(each.cost(self.problem)) for name, each in self.instruments.items()}
         every = {name: each.every for name, each in self.instruments.items() if each.every is not None}
         self._accounts = Accounts(budget, foreseen, self._work.of_step(), every)
-        self._units: dict[str, float] = {}  # counted work of a unit of each instrument that had a turn
+        # Work of a unit of each instrument; of some it is counted at their first turn.
+        self._units = {name: self._work.of_unit(each.unit) for name, each in self.instruments.items() if each.unit}
         self._jump = JumpCriterion()
         self._next, self._made = 0, 0  # the next step's least number, and the steps of the optimiser so far
         self._due, self._urgent = list[str](), False
@@ -174,7 +175,8 @@ class Watch:
             self.resting[name] = cause(error)
             self._note(Event(moment.step, "instrument failed", f"{name} rests: {cause(error)}", math.nan))
             return
-        self._accounts.pay(name, self._units[name] * turn.units)
+        following = turn.units if turn.following is None else turn.following
+        self._accounts.pay(name, self._units[name] * turn.units + FIXED, self._units[name] * following + FIXED)
         self.rows.add(turn.rows, moment.step, time.perf_counter() - started)
         for group, row in turn.rows.items():
             for send in self._send:
@@ -188,7 +190,7 @@ class Watch:
             return instrument.measure(moment)
         with Counting() as counting:
             turn = instrument.measure(moment)
-        self._units[instrument.name] = of_turn(counting.work, self.problem.device) / turn.units
+        self._units[instrument.name] = counting.work.seconds(self.problem.device) / turn.units
         return turn
 
     def _judge_time(self, step: int, elapsed: float) -> None:

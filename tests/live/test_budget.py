@@ -77,6 +77,8 @@ def test_an_instrument_with_fixed_steps_takes_from_the_income():
     assert accounts.intervals(5.0)["other"] == math.inf
     assert not accounts.may_borrow("fixed")
     assert accounts.may_borrow("other")
+    accounts.pay("other", 5.0)
+    assert not accounts.may_borrow("other")
 
 
 def test_work_of_a_step_is_proportional_to_samples_where_products_dominate():
