@@ -362,3 +362,21 @@ class TestTasks:
         found = task.evaluate(Language())
         assert found["evaluation_loss"] == pytest.approx(found["source_loss"], abs=1e-12)
         assert found["evaluation_accuracy"] == found["source_accuracy"]
+
+
+class TestWatched:
+    def test_the_weights_are_those_of_an_unwatched_run_also_when_stopped(self, tmp_path: Path) -> None:
+        def interrupt(step: int) -> None:
+            if step == 9:
+                raise KeyboardInterrupt
+
+        alone = train(TINY, tmp_path / "alone")
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, tmp_path / "watched", interrupt, watch=5.0)
+        watched = train(TINY, tmp_path / "watched", watch=5.0)
+        one, other = (read_checkpoint(each) for each in (alone, watched))
+        assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+        with landscape.open_record(tmp_path / "watched" / "watch.landscape.h5") as record:
+            steps = record["loss"].step.values
+        assert len(steps)
+        assert (steps[1:] > steps[:-1]).all()
