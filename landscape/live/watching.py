@@ -141,13 +141,19 @@ class Watch:
         if value is not None:
             for each in self.instruments.values():
                 each.hear(value)
-        self._accounts.earn(self._work.of_step(None if batch is None else samples_in(batch)))
+        counted = batch is not None and self._alone
+        self._accounts.earn(self._work.of_step(samples_in(batch) if counted else None))
         ended = time.perf_counter()
         self.seconds += ended - started
         self._judge_time(number, ended - self._begun)
         self.rows.add_events(number, self._fresh)
         self._schedule()
         self._tell()
+
+    @property
+    def _alone(self) -> bool:
+        """Whether this is a single process. Several take turns at equal steps, whatever their batches and times."""
+        return self.problem.processes.size == 1
 
     def _schedule(self) -> None:
         """Choose the instruments of the next step."""
@@ -195,7 +201,7 @@ class Watch:
 
     def _judge_time(self, step: int, elapsed: float) -> None:
         """Let the instruments rest while the watch takes more than twice the time that was asked for."""
-        over = elapsed > _GRACE and self.seconds > 2 * self._accounts.budget * (elapsed - self.seconds)
+        over = self._alone and elapsed > _GRACE and self.seconds > 2 * self._accounts.budget * (elapsed - self.seconds)
         if over and not self._over:
             share = self.seconds / (elapsed - self.seconds)
             message = f"the watch takes {share:.1%} of the training's time, and rests until this is less"
@@ -206,7 +212,7 @@ class Watch:
         if event is not None:
             self.events.append(event)
             self._fresh.append(event)
-            self._urgent |= event.name in _URGENT
+            self._urgent |= event.name in _URGENT and self._alone
 
     def _tell(self) -> None:
         """Call the user's functions, outside of the restored state, so that they may change what they like."""
