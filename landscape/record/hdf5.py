@@ -320,7 +320,8 @@ def _create_scale(group: h5py.Group, dim: str, size: int, layout: Layout) -> Non
         group.create_dataset(dim, shape=(size,), dtype=">f4").make_scale(f"{_NO_COORDINATE}{size:10d}")
         return
     variable, values = layout.coordinates[dim]
-    scale = group.create_dataset(dim, data=values, dtype=variable.storage)
+    # The longest row of the layout may not be one of the group's rows.
+    scale = group.create_dataset(dim, data=values[:size], dtype=variable.storage)
     scale.make_scale(dim)
     scale.attrs.update(variable.attrs)
 

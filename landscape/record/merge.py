@@ -25,17 +25,17 @@ from landscape.record.request import Request, Unit, to_json
 from landscape.record.schema import Layout, Variable, layout_of, length_of, stored
 
 _BLOCK_BYTES = 2**26  # bytes of a variable in memory at a time
-_OVERHEAD_BYTES = 2**17  # for headers, scales and attributes; a part without its data has about 16 KiB
+OVERHEAD_BYTES = 2**17  # for headers, scales and attributes; a part without its data has about 16 KiB
 
 
 def size_of_unit(request: Request, unit: xr.Dataset) -> int:
     """Estimated size in bytes of a record of one unit, rather too large than too small."""
-    return unit.nbytes + 2 * len(to_json(request.plain())) + _OVERHEAD_BYTES
+    return unit.nbytes + 2 * len(to_json(request.plain())) + OVERHEAD_BYTES
 
 
 def size_of_merged(rows: Mapping[Unit, RowPlace]) -> int:
     """Estimated size in bytes of the merged record, without padding."""
-    return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + _OVERHEAD_BYTES
+    return sum(path.stat().st_size for path in {row.path for row in rows.values()}) + OVERHEAD_BYTES
 
 
 def write_unit(path: Path, request: Request, measurement: str, unit: xr.Dataset) -> None:
@@ -73,13 +73,15 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[RowPlace]) -> None:
                 with readable(path):
                     data = source[name][variable]
                 dims = layout.variables[variable].dims
-                for index in places:
-                    for block in blocks(tuple(lengths[index][dim] for dim in dims), data.dtype.itemsize):
+                for index, count in _runs(places, rows):
+                    longest = tuple(max(each[dim] for each in lengths[index : index + count]) for dim in dims)
+                    first = rows[index].position
+                    for (start, stop), inner in _row_blocks(count, longest, data.dtype.itemsize):
                         with readable(path):
-                            values = data[rows[index].position, *block]
-                        target[index, *block] = values
+                            values = data[first + start : first + stop, *inner]
+                        target[index + start : index + stop, *inner] = values
     for dim in sizes:
-        _write_lengths(group, dim, [each[dim] for each in lengths])
+        write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
 
 
@@ -109,6 +111,31 @@ def _by_file(rows: Sequence[RowPlace]) -> dict[Path, list[int]]:
     return positions
 
 
+def _runs(places: Sequence[int], rows: Sequence[RowPlace]) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each run that follow one another in the source as in the merged group.
+
+    A run is copied as one array, because a call of HDF5 for each row takes a hundred times as long. Padding is copied
+    too: a shorter row has equal padding in both files.
+    """
+    start = 0
+    for end in range(1, len(places) + 1):
+        last = places[end - 1]
+        if end == len(places) or places[end] != last + 1 or rows[places[end]].position != rows[last].position + 1:
+            yield places[start], end - start
+            start = end
+
+
+def _row_blocks(
+    rows: int, shape: tuple[int, ...], itemsize: int
+) -> Iterator[tuple[tuple[int, int], tuple[slice, ...]]]:
+    """First and last row, and slices within a row, of blocks that cover rows of equal shape once."""
+    size = itemsize * int(np.prod(shape, dtype=np.int64))
+    step = max(1, _BLOCK_BYTES // max(1, size))
+    for start in range(0, rows, step):
+        for inner in blocks(shape, itemsize):
+            yield (start, min(start + step, rows)), inner
+
+
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
     """Slices along the first axis that cover an array once, each of at most 64 MiB if one index along it fits."""
     if not shape:
@@ -120,7 +147,8 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]
         yield (slice(start, min(start + step, shape[0])), *(slice(0, size) for size in shape[1:]))
 
 
-def _write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
+def write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
+    """Write the true length of a dimension in each row, unless all rows have one length."""
     if len(set(lengths)) > 1:
         attrs = {"units": "1", "long_name": f"length of {dim} in this row; what follows is padding"}
         create_variable(group, length_of(dim), Variable((), "<i8", attrs))[:] = lengths

@@ -14,6 +14,7 @@ import xarray as xr
 from landscape.errors import InputError
 from landscape.record.hdf5 import (
     LABELS,
+    RowPlace,
     check_structure,
     contents_of,
     is_older,
@@ -23,7 +24,7 @@ from landscape.record.hdf5 import (
 )
 from landscape.record.merge import merge, size_of_merged
 from landscape.record.parts import Parts, replacing
-from landscape.record.request import Request
+from landscape.record.request import Request, Unit
 from landscape.record.schema import OLD_GROUPS, OLD_VARIABLES, TEXT, length_of
 
 
@@ -45,8 +46,7 @@ def open_record(path: str | Path) -> xr.DataTree:
     # Merged into a file, not into memory: eigenvectors are read when they are used, as from a finished record.
     folder = Path(tempfile.mkdtemp(prefix="landscape-record-"))
     try:
-        parts, request = unfinished
-        rows = parts.rows()
+        request, rows = unfinished
         with replacing(folder / "record.h5", folder, size_of_merged(rows)) as temporary:
             merge(temporary, request, rows)
         tree = _open(folder / "record.h5")
@@ -109,7 +109,7 @@ def read_request(path: str | Path) -> Request:
         InputError: see `open_record`.
     """
     if unfinished := _unfinished(Path(path)):
-        return unfinished[1]
+        return unfinished[0]
     with opened(Path(path)) as file, readable(Path(path)):
         return Request.from_plain(json.loads(file.attrs["request"]))
 
@@ -120,14 +120,14 @@ def read_provenance(record: xr.DataTree, measurement: str, position: int) -> dic
     return stored
 
 
-def _unfinished(path: Path) -> tuple[Parts, Request] | None:
-    """The parts and the request of an unfinished record; None if ``path`` is a file."""
+def _unfinished(path: Path) -> tuple[Request, dict[Unit, RowPlace]] | None:
+    """The request and the rows of an unfinished record; None if ``path`` is a file."""
     if path.exists() and not path.is_dir():
         return None
     parts = Parts(path) if path.is_dir() else Parts.of(path)
-    if (request := parts.request()) is None:
+    if (contents := parts.contents()) is None:
         raise InputError(f"{path}: there is no record here; check the name")
-    return parts, request
+    return contents
 
 
 def _open(path: Path) -> xr.DataTree:

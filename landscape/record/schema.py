@@ -27,12 +27,6 @@ OLD_GROUPS = {"hessian": "eigenpairs"}
 OLD_VARIABLES = {"missed": "miss_probability"}
 ROWS = "checkpoint"
 
-_BOOKKEEPING = {
-    "step": "training step of the checkpoint, -1 if unknown",
-    "path": "file of the checkpoint when it was measured",
-    "sha256": "sha256 of the checkpoint's file",
-    "provenance": "how this row came to be, as JSON",
-}
 TEXT = "text"
 _NUMBERS = {"|b1", "|i1", "|u1", "<i2", "<i4", "<i8", "<u2", "<u4", "<u8", "<f4", "<f8"}
 # xarray decodes variables with these units to time spans.
@@ -59,6 +53,15 @@ class Variable:
             return None
         dtype = np.dtype(self.dtype)
         return np.iinfo(dtype).max if dtype.kind == "u" else {"f": np.nan, "i": -1, "b": False}[dtype.kind]
+
+
+BOOKKEEPING = {
+    "step": Variable((), "<i8", {"units": "1", "long_name": "training step of the checkpoint, -1 if unknown"}),
+    "path": Variable((), TEXT, {"units": "", "long_name": "file of the checkpoint when it was measured"}),
+    "sha256": Variable((), TEXT, {"units": "", "long_name": "sha256 of the checkpoint's file"}),
+    "provenance": Variable((), TEXT, {"units": "", "long_name": "how this row came to be, as JSON"}),
+}
+"""The record's own variables, of which each row has one value."""
 
 
 @dataclass(frozen=True)
@@ -108,19 +111,22 @@ def unit_of(measured: xr.Dataset, provenance: Mapping[str, Any]) -> xr.Dataset:
     Raises:
         ValueError: the data set breaks a rule of the schema.
     """
-    _check(measured)
+    check_row(measured)
+    values = bookkeeping_of(provenance)
+    return measured.reset_coords().assign(
+        {name: xr.Variable((), values[name], variable.attrs) for name, variable in BOOKKEEPING.items()}
+    )
+
+
+def bookkeeping_of(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of the record's own variables in one row, from the row's provenance."""
     checkpoint = provenance["checkpoint"]
-    values = {
+    return {
         "step": np.int64(-1 if checkpoint["step"] is None else checkpoint["step"]),
         "path": utf8(str(checkpoint["path"])),
         "sha256": checkpoint["sha256"],
         "provenance": to_json(provenance),
     }
-    bookkeeping = {
-        name: xr.Variable((), value, {"units": "1" if name == "step" else "", "long_name": _BOOKKEEPING[name]})
-        for name, value in values.items()
-    }
-    return measured.reset_coords().assign(bookkeeping)
 
 
 def utf8(text: str) -> str:
@@ -131,11 +137,16 @@ def utf8(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _check(measured: xr.Dataset) -> None:
+def check_row(measured: xr.Dataset) -> None:
+    """Check that a data set can be a row of a group.
+
+    Raises:
+        ValueError: the data set breaks a rule of the schema.
+    """
     if measured.attrs:
         raise ValueError("attributes of the whole data set belong into the provenance")
     dims = {str(dim) for dim in measured.dims}
-    if taken := ({ROWS, *_BOOKKEEPING} | {length_of(dim) for dim in dims}) & (dims | set(map(str, measured.variables))):
+    if taken := ({ROWS, *BOOKKEEPING} | {length_of(dim) for dim in dims}) & (dims | set(map(str, measured.variables))):
         raise ValueError(f"{min(taken)} is a name of the record's own")
     for name, variable in measured.variables.items():
         _check_variable(str(name), variable, dims)
