@@ -129,7 +129,7 @@ class PartSequence:
         """
         sizes = [len(part.rows) for part in self.parts]
         after = [*accumulate(sizes[:0:-1])][::-1]  # rows after each part but the last
-        first = next(place for place, later in enumerate(after) if sizes[place] < later)
+        first = next((place for place, later in enumerate(after) if sizes[place] < later), len(after) - 1)
         merged = self.parts[first:]
         request = Request.joint([part.request for part in merged])
         self._write_merged(merged[0].path, request, {unit: row for part in merged for unit, row in part.rows.items()})
