@@ -1,4 +1,4 @@
-"""The folder of an unfinished record: the request, and one small record for each finished unit."""
+"""The folder of an unfinished record: its parts, which are records of one row or of many, and mostly the request."""
 
 from __future__ import annotations
 

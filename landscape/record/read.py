@@ -45,7 +45,7 @@ def open_record(path: str | Path) -> xr.DataTree:
         before = _files(Path(path))
         try:
             tree = _open_finished_or_not(Path(path))
-        except InputError:
+        except (InputError, FileNotFoundError):
             if before <= _files(Path(path)):
                 raise
         else:
