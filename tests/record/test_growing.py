@@ -338,15 +338,16 @@ LAST = 9
 def train(path: Path) -> None:
     """A training that stores a checkpoint, here its step, and goes on from it."""
     checkpoint, record = path.with_suffix(".step"), growing(path, overwrite=True)
-    start = int(checkpoint.read_text()) if checkpoint.exists() else 0
+    start, counts = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, {})
     if start:
         record.resume(start)
+        assert record.counts == counts
     for step in range(start, LAST):
         add(record, step)
         if step % 2 == 0:
             record.flush()
         if step % 4 == 2:
-            checkpoint.with_suffix(".new").write_text(str(step + 1))
+            checkpoint.with_suffix(".new").write_text(json.dumps([step + 1, record.counts]))
             checkpoint.with_suffix(".new").replace(checkpoint)
     record.finish()
 
@@ -391,6 +392,26 @@ def check_kills(folder: Path, moments: Callable[[int], Iterable[int]]) -> None:
 
 def test_a_killed_training_goes_on_without_a_trace(tmp_path: Path) -> None:
     check_kills(tmp_path, lambda calls: range(calls // 6, calls + 1, calls // 4))
+
+
+def test_parts_that_were_merged_but_not_removed_count_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landscape.record.sequence._MOST_PARTS", 2)
+    record, parts = growing(out), out.with_name(out.name + ".parts")
+    for step in range(3):
+        add(record, step)
+        if step == 2:
+            shutil.copytree(parts, out.with_name("before"))
+        record.flush()
+    record.close()
+    removed = {each.name for each in out.with_name("before").glob("*.h5")} - {each.name for each in parts.iterdir()}
+    for name in removed:
+        shutil.copy(out.with_name("before") / name, parts)
+    assert removed
+    again = growing(out)
+    again.resume(3)
+    assert again.counts == {"loss": 3, "curvature": 2}
+    assert not removed & {each.name for each in parts.iterdir()}
+    again.close()
 
 
 @pytest.mark.slow
