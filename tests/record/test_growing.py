@@ -391,7 +391,7 @@ def check_kills(folder: Path, moments: Callable[[int], Iterable[int]]) -> None:
 
 
 def test_a_killed_training_goes_on_without_a_trace(tmp_path: Path) -> None:
-    check_kills(tmp_path, lambda calls: range(calls // 6, calls + 1, calls // 4))
+    check_kills(tmp_path, lambda calls: range(calls // 3, calls + 1, calls // 3))
 
 
 def test_parts_that_were_merged_but_not_removed_count_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,7 +427,7 @@ ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(actions=st.lists(ACTIONS, max_size=14))
 def test_each_row_is_there_once_with_its_latest_value(
     tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
