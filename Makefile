@@ -102,6 +102,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.scaling.contention
 	$(BIN)/python -m benchmarks.live.budget
 	$(BIN)/python -m benchmarks.scaling.startup
+	$(BIN)/python -m benchmarks.scaling.growing
 	$(BIN)/python -m benchmarks.scaling.measurements
 	$(BIN)/python -m benchmarks.accuracy.reduced
 	$(BIN)/torchrun --standalone --nproc-per-node 2 -m benchmarks.scaling.processes

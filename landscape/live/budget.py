@@ -6,8 +6,8 @@ schedule of its own.
 
 A step of the training earns ``budget`` times its own work. Every instrument first gets what one turn in 100 steps
 takes, the cheaper instruments before the dearer ones where the income isn't enough for all. What is left is shared
-equally, and no instrument gets more than a turn in every step. A turn is paid with the work that was counted in it, so
-an account may be overdrawn, and the next turn comes later. An instrument with a turn in every so many steps has no
+equally, and no instrument gets more than a turn in every step. A turn is paid by its products or losses, so an account
+may be overdrawn, and the next turn comes later. An instrument with a turn in every so many steps has no
 account; its work is taken from the income.
 """
 

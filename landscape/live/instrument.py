@@ -20,7 +20,7 @@ from landscape.reporting.progress_bar import ProgressBar
 
 @dataclass(frozen=True)
 class Turn:
-    """What an instrument gives in one turn.
+    """The rows and events of one turn of an instrument, and the turn's work.
 
     Attributes:
         rows: a row for each group of the record that the instrument writes.
@@ -73,7 +73,7 @@ class Instrument(ABC):
         """Take a turn at one step of the training."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What later turns depend on: tensors, numbers and texts. Empty where turns are independent."""
+        """State that later turns depend on, as tensors, numbers and texts; empty where turns are independent."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most instruments have no state

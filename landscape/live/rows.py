@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from landscape.errors import InputError
 from landscape.live.events import Event
 from landscape.live.instrument import Instrument
 from landscape.measurements import RowData, variable
 from landscape.measurements.runner import device_name, versions
 from landscape.problem import Problem
-from landscape.record.growing import GrowingRecord
+from landscape.record import GrowingRecord
 
 if TYPE_CHECKING:
     import xarray as xr
 
 EVENTS = "events"
+_MOST_WAITING = 256  # rows in memory before they are written
 
 
 class Rows:
@@ -48,6 +51,8 @@ class Rows:
             "threads": torch.get_num_threads(),
             "processes": problem.processes.size,
         }
+        self._in_order = problem.processes.in_order
+        self._waiting, self._refused = 0, False
         self._record: GrowingRecord | None = None
         if path is None:
             return
@@ -88,6 +93,7 @@ class Rows:
         if self._record is not None:
             made = {**self._made, "settings": self._settings[group], "started": _now(), "notes": list(self._notes)}
             self._record.add(group, row, step, made | dict(more))
+            self._waiting += 1
 
     def begin(self) -> None:
         """Keep other runs out of the record, before the first row.
@@ -96,28 +102,51 @@ class Rows:
             InputError: a record is there already.
         """
         if self._record is not None:
-            self._record.begin()
+            self._in_order(self._record.begin)
 
     def resume(self, step: int) -> None:
         """Drop the rows of this step and later ones, which an ended run has made; see `GrowingRecord.resume`."""
         if self._record is not None:
-            self._record.resume(step)
+            self._in_order(partial(self._record.resume, step))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows of each group; empty without a record."""
+        return {} if self._record is None else self._record.counts
 
     def flush(self) -> None:
-        """Write all rows so far to disk."""
+        """Write all rows so far to disk.
+
+        Raises:
+            InputError: the disk doesn't take the rows, which stay in memory.
+        """
         if self._record is not None:
             self._record.flush()
+            self._waiting = 0
+
+    def flush_many(self) -> str:
+        """Write all rows if many wait; the reason if the disk doesn't take them, which is told only once.
+
+        A full disk is no reason to end a training: the rows stay in memory.
+        """
+        if self._waiting < _MOST_WAITING or self._refused:
+            return ""
+        try:
+            self.flush()
+        except InputError as error:
+            self._refused = True
+            return str(error)
+        return ""
 
     def finish(self) -> None:
         """Make the record of all rows."""
         if self._record is not None:
-            self._record.finish()
+            self._in_order(self._record.finish)
 
     def end(self) -> None:
         """Write all rows so far, and let other processes write; the record stays unfinished."""
         if self._record is not None:
-            self._record.flush()
-            self._record.release()
+            self._record.close()
 
 
 def _now() -> str:

@@ -147,6 +147,8 @@ class Watch:
         self.seconds += ended - started
         self._judge_time(number, ended - self._begun)
         self.rows.add_events(number, self._fresh)
+        if refused := self.rows.flush_many():
+            _logger.warning("step %d: %s; the rows stay in memory", number, refused)
         self._schedule()
         self._tell()
 
@@ -175,6 +177,7 @@ class Watch:
         name, started = instrument.name, time.perf_counter()
         try:
             turn = self._counted(instrument, moment)
+            self.rows.add(turn.rows, moment.step, time.perf_counter() - started)
         except Exception as error:
             if self._raises:
                 raise
@@ -183,7 +186,6 @@ class Watch:
             return
         following = turn.units if turn.following is None else turn.following
         self._accounts.pay(name, self._units[name] * turn.units + FIXED, self._units[name] * following + FIXED)
-        self.rows.add(turn.rows, moment.step, time.perf_counter() - started)
         for group, row in turn.rows.items():
             for send in self._send:
                 send(scalars(group, row.dataset), moment.step)
@@ -245,7 +247,7 @@ class Watch:
         return {name: math.inf if name in self.resting else each for name, each in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What the watch needs to go on after the training's own checkpoint: keep it in this checkpoint.
+        """The state of the watch at this step, for the training's own checkpoint.
 
         All rows so far are on disk when this method returns. The state has tensors, numbers and texts, so
         ``torch.load(..., weights_only=True)`` reads it.
@@ -255,6 +257,7 @@ class Watch:
         """
         self.rows.flush()
         return {
+            "rows": self.rows.counts,
             "next": self._next,
             "made": self._made,
             "due": list(self._due),
@@ -287,6 +290,8 @@ class Watch:
             raise InputError("this isn't the state of a watch: give what watch.state_dict() returned") from error
         self._steps.wanted = bool(self._due)
         self.rows.resume(self._next)
+        if self.rows.counts != state["rows"]:
+            _logger.warning("the record has other rows before step %d than the state knows of", self._next)
 
     def resume(self, step: int) -> None:
         """Go on at a step without a state: earlier rows are kept, later ones dropped, and the instruments begin anew.

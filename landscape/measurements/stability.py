@@ -121,7 +121,7 @@ class SeenByOptimizer:
 
 
 def seen_by_optimizer(problem: Problem) -> SeenByOptimizer:
-    """What the steps of a problem's optimiser see; see `landscape.dynamics.stability`."""
+    """The Hessian as a problem's optimiser preconditions it, and the threshold of `landscape.dynamics.stability`."""
     from landscape.dynamics import stability
     from landscape.problem.parameters import ParameterLayout
 

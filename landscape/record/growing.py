@@ -1,217 +1,302 @@
-"""A record that grows row by row while a training runs.
-
-Rows wait in memory until `flush` writes them as a part: a record of many rows, in the folder `<OUT>.parts`. `finish`
-merges the parts into OUT. A training that was ended goes on from a checkpoint of its own: `resume` keeps the rows
-before that checkpoint's step, and drops the later ones, which the training makes again.
-"""
+"""A record that grows row by row while a training runs, and that a resumed training goes on with."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
 from landscape.errors import InputError
-from landscape.record.hdf5 import RowPlace, opened, readable, survey
+from landscape.record.hdf5 import opened
 from landscape.record.merge import merge, size_of_merged
-from landscape.record.parts import Parts, followed, replacing
-from landscape.record.request import Request, Unit, to_json
-from landscape.record.rows import GroupRows, Row, size_of_rows, with_bookkeeping, write_rows
+from landscape.record.parts import Parts, followed, replacing, writing
+from landscape.record.request import Request, to_json
+from landscape.record.rows import GroupRows, Row, with_bookkeeping, with_own_coordinates, without_bookkeeping
 from landscape.record.schema import Layout, check_row, layout_of
-
-_MOST_PARTS = 64  # parts before they are merged into one
-_MOST_ROWS = 256  # rows in memory before they are written
+from landscape.record.sequence import Part, PartSequence
 
 
 class GrowingRecord:
-    """Rows of a watched training, by group and step.
+    """Collect the rows of a training in memory, in part files in `<OUT>.parts`, and at last in OUT.
+
+    `flush` writes the rows that are in memory as one part. `finish` merges the parts into OUT. After a training was
+    ended in whatever way, `resume` keeps the rows before the step from which the training goes on.
+
+    The first call of `begin`, `add` or `resume` locks the record, and `finish` or `close` unlocks it.
 
     Attributes:
         path: path of the record, OUT.
-        follows: whether another process writes, so that nothing is written here.
+        common: settings that all rows share.
+        follows: whether another process writes.
     """
 
     def __init__(
         self, path: str | Path, common: Mapping[str, Any], *, overwrite: bool = False, follows: bool = False
     ) -> None:
-        """Look for a record and parts that exist already; nothing is written.
+        """Store the settings; nothing is read or written yet.
 
         Args:
             path: the record to make.
-            common: settings of all rows, JSON-able.
-            overwrite: replace what is there.
-            follows: write nothing, as another process writes the same.
+            common: settings that all rows share: problem, its arguments, data, dtype. Must be JSON-able.
+            overwrite: let a fresh training replace a record or parts that are there, when its first rows are written.
+                A resumed training keeps its rows all the same.
+            follows: write nothing, as another process writes equal rows. `begin`, `resume` and `finish` are called
+                after that process has returned from them (`Processes.in_order`).
 
         Raises:
-            InputError: the folder is missing, or the path leads to something else than a record.
+            InputError: the path is a link that leads back to itself.
+            TypeError: `common` isn't JSON-able.
         """
-        self.path, self.follows = followed(Path(path)), follows
-        if not self.path.parent.is_dir():
-            raise InputError(f"{self.path} can't be written: there is no folder {self.path.parent}")
-        self._parts, self._overwrite, self._begun = Parts.of(self.path), overwrite, follows
-        self._common = dict(common)
-        self._settings: dict[str, Mapping[str, Any]] = {}
-        self._layouts: dict[str, Layout] = {}
-        self._waiting: dict[str, list[Row]] = {}
-        self._seen: set[tuple[str, int]] = set()
+        self.path = followed(Path(path))
+        self.common = common
+        self.follows = follows
+        self._common_text = to_json(common)
+        self._overwrite = overwrite
+        self._parts = Parts.of(self.path)
+        self._sequence = PartSequence(self._parts.folder)
+        self._groups: dict[str, _Group] = {}
+        self._begun = False
+        self._closed = False
+        self._replaces = False
 
     def declare(self, measurement: str, settings: Mapping[str, Any]) -> None:
-        """Give the settings of a group, before its rows."""
-        self._settings[measurement] = settings
-        self._request()  # refuses a name that can't be a group's
+        """State the settings of a group, before the group's first row.
+
+        Raises:
+            InputError: the group has other settings already.
+            ValueError: the name can't be a group's name.
+        """
+        new = Request({measurement: settings}, {measurement: ()}, self.common)
+        if conflicts := self._declared().conflicts(new):
+            raise InputError(f"{self.path} has rows of other settings ({'; '.join(conflicts)}); name another file")
+        self._groups.setdefault(measurement, _Group(settings))
+
+    def _declared(self) -> Request:
+        settings = {name: group.settings for name, group in self._groups.items()}
+        return Request(settings, dict.fromkeys(settings, ()), self.common)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of rows of each declared group, on disk and in memory.
+
+        A training's checkpoint may store the counts. After `resume`, equal counts show that no row was lost.
+        """
+        return {name: group.stored + len(group.rows) for name, group in self._groups.items()}
 
     def begin(self) -> None:
-        """Keep other runs out, before the first row; `resume` does this too.
+        """Begin a fresh record, unless the record has begun or was resumed.
 
         Raises:
-            InputError: a record or an unfinished one is there, or another run writes it.
+            InputError: there are a record or parts at this path, and `overwrite` is false; or they are something else
+                than a record; or another run writes the record; or the folder can't be written.
+            ValueError: the record is finished or closed.
         """
+        if self._closed:
+            raise ValueError(f"{self.path} is finished or closed; resume it before rows are added")
         if self._begun:
             return
-        there = [each for each in (self.path, self._parts.folder) if each.exists()]
-        if there and not self._overwrite:
+        if not self.follows:
+            self._parts.lock()
+            try:
+                self._replaces = self._is_occupied()
+                self._parts.remove_leftovers()
+            except BaseException:
+                self._parts.release()
+                raise
+        self._begun = True
+
+    def _is_occupied(self) -> bool:
+        """Whether a record or parts are there that may be replaced."""
+        finished = self.path.exists()
+        if not finished and self._parts.request() is None:
+            return False
+        if not self._overwrite:
             raise InputError(
-                f"{there[0]} is there already: give another file, go on with the state of the training's checkpoint "
-                "(watch.load_state_dict), or pass overwrite=True to replace it"
+                f"{self.path if finished else self._parts.folder} exists already; pass overwrite=True to replace it, "
+                "or load the training's checkpoint to go on with it"
             )
-        self._parts.lock()
-        for file in self._files():
-            file.unlink()
-        self._begun = True
-
-    def resume(self, step: int) -> None:
-        """Go on at a step: earlier rows of the record that is there are kept, and those of this step and later dropped.
-
-        Raises:
-            InputError: another run writes the record, or the record is of other settings.
-        """
-        if self.follows:
-            return
-        self._parts.lock()
-        places = self._kept(step)
-        if places:
-            self._replace_parts(places)
-        else:
-            for file in self._files():
-                file.unlink()
-        self._begun = True
-
-    def _kept(self, step: int) -> dict[Unit, RowPlace]:
-        """The places of rows before a step, in the finished record and in the parts, in the order of steps."""
-        found: dict[tuple[int, str], tuple[Unit, RowPlace]] = {}
-        for path in [self.path, *self._files()] if self.path.exists() else self._files():
-            request, rows = survey(path)
-            if conflicts := request.conflicts(self._request()):
-                raise InputError(
-                    f"{path} is of another training ({'; '.join(conflicts)}); give another file, or pass "
-                    "overwrite=True to replace it"
-                )
-            with opened(path) as file, readable(path):
-                steps = {name: file[name]["step"][:] for name in file}
-            for unit, place in rows.items():
-                of_row = int(steps[unit[0]][place.position])
-                if of_row < step:
-                    found[of_row, unit[0]] = unit, place
-        self._seen = {(name, of_row) for of_row, name in found}
-        return {unit: place for _, (unit, place) in sorted(found.items(), key=lambda each: each[0])}
+        if finished:
+            with opened(self.path):  # raises if the file is no record, which is then not replaced
+                pass
+        return True
 
     def add(self, measurement: str, row: xr.Dataset, step: int, provenance: Mapping[str, Any]) -> None:
-        """Take a row; it is on disk after the next `flush`.
+        """Keep one row in memory until the next `flush`.
 
         Args:
-            measurement: a declared group.
-            row: variables of the row, each with `units` and `long_name`.
-            step: step of the training.
-            provenance: how the row came to be, JSON-able, without the entry ``checkpoint``.
+            measurement: name of a declared group.
+            row: variables of the row, without the dimension `checkpoint`, each with `units` and `long_name`. Values
+                are copied.
+            step: training step of the weights, at least 0, later than that of the group's last row.
+            provenance: how the row came to be, JSON-able. `landscape-plot` needs `command` and `versions`. The record
+                adds `checkpoint`, with `path`, `sha256` and `step`.
 
         Raises:
-            InputError: the row doesn't fit the group's other rows.
-            ValueError: the group wasn't declared, has a row of this step already, or the row breaks a rule of the
-                schema.
+            InputError: the row doesn't fit the group's earlier rows; or see `begin`.
+            ValueError: the group isn't declared, has a row of this step or a later one, or the data set breaks a rule
+                of the schema.
         """
-        if measurement not in self._settings or (measurement, step) in self._seen:
-            raise ValueError(f"{measurement} wasn't declared, or has a row of step {step} already")
+        self.begin()
+        if (group := self._groups.get(measurement)) is None:
+            raise ValueError(f"{measurement} isn't declared")
+        step = operator.index(step)
+        if step <= group.last:
+            raise ValueError(
+                f"{measurement} of step {step} can't follow step {group.last}" if step >= 0 else f"{step} is no step"
+            )
         check_row(row)
-        layout = with_bookkeeping(layout_of(row))
+        layout = layout_of(row)
         try:
-            self._layouts[measurement] = self._layouts.get(measurement, layout).join(layout)
+            joint = layout if group.layout is None else group.layout.join(layout)
         except InputError as error:
-            raise InputError(f"{measurement} of step {step} does not fit the earlier rows: {error}") from error
-        checkpoint = {"path": f"step {step} of a watched training", "sha256": self._digest(step), "step": step}
-        self._seen.add((measurement, step))
-        self._waiting.setdefault(measurement, []).append(Row.of(row, {**provenance, "checkpoint": checkpoint}))
-        if sum(map(len, self._waiting.values())) >= _MOST_ROWS:
-            self.flush()
+            raise InputError(
+                f"{measurement} of step {step} doesn't fit the earlier rows of {self.path}: {error}; store it in "
+                "another group, or in a record of its own"
+            ) from error
+        made = Row.of(row, {**provenance, "checkpoint": self._identity(step)})
+        group.layout = joint if joint is group.layout else with_own_coordinates(joint)
+        group.rows.append(made)
+        group.last = step
+
+    def _identity(self, step: int) -> dict[str, Any]:
+        """The bookkeeping of a row: its digest is that of the canonical JSON of the common settings and the step."""
+        digest = hashlib.sha256(f"[{self._common_text},{step}]".encode()).hexdigest()
+        return {"path": f"step {step} of a watched training", "sha256": digest, "step": step}
 
     def flush(self) -> None:
-        """Write all rows that wait, as one part that appears complete or not at all.
+        """Write the rows that are in memory as one part, which is on disk when the method returns.
 
         Raises:
-            InputError: the disk doesn't take the part; the rows still wait.
+            InputError: the disk does not take the part; the rows stay in memory for the next call.
         """
-        if self.follows:
-            self._waiting.clear()
-        if not self._waiting:
-            return
-        self.begin()
-        groups = {name: GroupRows(self._layouts[name], rows) for name, rows in self._waiting.items()}
-        request = self._request({name: [row.values["sha256"] for row in rows] for name, rows in self._waiting.items()})
-        self._write(size_of_rows(request, groups), lambda path: write_rows(path, request, groups))
-        self._waiting = {}
-        if len(self._files()) > _MOST_PARTS:
-            self._replace_parts(self._parts.rows())
+        filled = {name: group for name, group in self._groups.items() if group.rows}
+        if filled and not self.follows:
+            request = Request(
+                {name: group.settings for name, group in filled.items()},
+                {name: tuple(row.values["sha256"] for row in group.rows) for name, group in filled.items()},
+                self.common,
+            )
+            if self._replaces:
+                self._remove_old()
+            self._sequence.append(request, {name: group.in_memory for name, group in filled.items()})
+        for group in filled.values():
+            group.stored += len(group.rows)
+            group.rows = []
 
-    def finish(self) -> None:
-        """Merge all rows into OUT, and remove the parts.
+    def _remove_old(self) -> None:
+        with writing(self.path):
+            self._parts.clear()
+            self.path.unlink(missing_ok=True)
+        self._replaces = False
+
+    def resume(self, step: int) -> None:
+        """Go on with the record of an ended training, whose rows at this step and later ones are dropped.
+
+        The training makes the dropped rows again. A finished record becomes an unfinished one. Without a record, the
+        record begins. Within a training that goes back to an earlier step, the method drops rows likewise.
+
+        Args:
+            step: the first step whose rows will be added.
 
         Raises:
-            InputError: the disk doesn't take the record; the parts are kept.
+            InputError: the record is of other common settings, has a group of other settings, is damaged, or is
+                written by another run; or the disk doesn't take it.
         """
         self.flush()
-        request = None if self.follows else self._parts.request()
-        if request is not None:
-            rows = self._parts.rows()
+        begun, self._begun = self._begun, True
+        try:
+            if not self.follows:
+                self._parts.lock()
+                self._take_up()
+            self._sequence.read()
+            self._refuse_conflicts([part.request for part in self._sequence.parts])
+            if not self.follows:
+                self._sequence.keep_before(step)
+        except BaseException:
+            self._begun = begun
+            if not begun:
+                self._parts.release()
+            raise
+        self._replaces = self._closed = False
+        self._regroup()
+
+    def _take_up(self) -> None:
+        """Remove leftovers of an ended run, and make a finished record the first part of this one."""
+        if (found := self._parts.request()) is not None:
+            self._refuse_conflicts([found])
+        finished = Part.read(self.path) if self.path.exists() else None
+        if finished is not None:
+            self._refuse_conflicts([finished.request])
+            if not self._parts.rows().keys() <= finished.rows.keys():
+                raise InputError(f"{self._parts.folder} has rows that {self.path} lacks; move one of them away")
+            self._sequence.take(self.path)
+        self._parts.remove_leftovers()
+
+    def _refuse_conflicts(self, found: list[Request]) -> None:
+        declared = self._declared()
+        for request in found:
+            if conflicts := request.conflicts(declared):
+                raise InputError(
+                    f"{self.path} is the record of another training ({'; '.join(conflicts)}); name another file"
+                )
+
+    def _regroup(self) -> None:
+        """Set each group's layout, number of rows and last step to those of the parts."""
+        groups = {name: _Group(group.settings) for name, group in self._groups.items()}
+        for part in self._sequence.parts:
+            for name, contents in part.contents().items():
+                group = groups.setdefault(name, _Group(part.request.settings[name]))
+                layout = without_bookkeeping(contents.layout)
+                group.layout = layout if group.layout is None else group.layout.join(layout)
+            for (name, _), step in part.steps.items():
+                groups[name].stored += 1
+                groups[name].last = max(groups[name].last, step)
+        self._groups = groups
+
+    def finish(self) -> Path:
+        """Write all rows into OUT, remove the parts, and unlock the record. Without any row, there is no OUT.
+
+        Returns:
+            The path of OUT.
+
+        Raises:
+            InputError: the disk does not take the record; the parts are kept.
+        """
+        self.flush()
+        if self._sequence.parts and not self.follows:
+            rows = self._sequence.rows
             with replacing(self.path, self._parts.folder, size_of_merged(rows)) as temporary:
-                merge(temporary, request, rows)
+                merge(temporary, self._sequence.request, rows)
             self._parts.remove()
-        self.release()
+        self.close()
+        return self.path
 
-    def release(self) -> None:
-        """Let other runs in; rows that were written stay as parts."""
-        if not self.follows:
-            self._parts.release()
+    def close(self) -> None:
+        """Write the rows that are in memory, and unlock the record. Unfinished, it can be resumed.
 
-    def _replace_parts(self, rows: Mapping[Unit, RowPlace]) -> None:
-        """Make one part of these rows, and remove the others. A run that ends in between leaves rows twice, equal."""
-        checkpoints: dict[str, list[str]] = {}
-        for name, sha256 in rows:
-            checkpoints.setdefault(name, []).append(sha256)
-        before, request = self._files(), self._request(checkpoints)
-        self._write(size_of_merged(rows), lambda path: merge(path, request, rows))
-        for file in before:
-            file.unlink()
+        Raises:
+            InputError: the disk does not take the rows.
+        """
+        self.flush()
+        self._parts.release()
+        self._closed = True
 
-    def _write(self, size: int, write: Callable[[Path], None]) -> None:
-        numbers = [int(match[1]) for file in self._files() if (match := re.fullmatch(r"rows-(\d+)", file.stem))]
-        target = self._parts.folder / f"rows-{max(numbers, default=0) + 1:06d}.h5"
-        with replacing(target, self._parts.folder, size) as temporary:
-            write(temporary)
 
-    def _files(self) -> list[Path]:
-        return sorted(self._parts.folder.glob("*.h5"))
+class _Group:
+    """The state of one group: settings, layout of the measured variables, rows in memory, and rows on disk."""
 
-    def _request(self, checkpoints: Mapping[str, list[str]] | None = None) -> Request:
-        """The request of these rows; by default, of no row of every declared group."""
-        chosen = {name: list[str]() for name in self._settings} if checkpoints is None else checkpoints
-        return Request(
-            {name: self._settings[name] for name in chosen},
-            {name: tuple(each) for name, each in chosen.items()},
-            self._common,
-        )
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = settings
+        self.layout: Layout | None = None
+        self.rows: list[Row] = []
+        self.stored = 0
+        self.last = -1
 
-    def _digest(self, step: int) -> str:
-        return hashlib.sha256(f"{to_json(self._common)}:{step}".encode()).hexdigest()
+    @property
+    def in_memory(self) -> GroupRows:
+        assert self.layout is not None, "there are rows"
+        return GroupRows(with_bookkeeping(self.layout), self.rows)

@@ -73,11 +73,13 @@ def _merge_group(file: h5py.File, name: str, rows: Sequence[RowPlace]) -> None:
                 with readable(path):
                     data = source[name][variable]
                 dims = layout.variables[variable].dims
-                for index in places:
-                    for block in blocks(tuple(lengths[index][dim] for dim in dims), data.dtype.itemsize):
+                for index, count in _runs(places, rows):
+                    longest = tuple(max(each[dim] for each in lengths[index : index + count]) for dim in dims)
+                    first = rows[index].position
+                    for (start, stop), inner in _row_blocks(count, longest, data.dtype.itemsize):
                         with readable(path):
-                            values = data[rows[index].position, *block]
-                        target[index, *block] = values
+                            values = data[first + start : first + stop, *inner]
+                        target[index + start : index + stop, *inner] = values
     for dim in sizes:
         write_lengths(group, dim, [each[dim] for each in lengths])
     write_common(group)
@@ -109,6 +111,31 @@ def _by_file(rows: Sequence[RowPlace]) -> dict[Path, list[int]]:
     return positions
 
 
+def _runs(places: Sequence[int], rows: Sequence[RowPlace]) -> Iterator[tuple[int, int]]:
+    """First row and number of rows of each run that follow one another in the source as in the merged group.
+
+    A run is copied as one array, because a call of HDF5 for each row takes a hundred times as long. Padding is copied
+    too: a shorter row has equal padding in both files.
+    """
+    start = 0
+    for end in range(1, len(places) + 1):
+        last = places[end - 1]
+        if end == len(places) or places[end] != last + 1 or rows[places[end]].position != rows[last].position + 1:
+            yield places[start], end - start
+            start = end
+
+
+def _row_blocks(
+    rows: int, shape: tuple[int, ...], itemsize: int
+) -> Iterator[tuple[tuple[int, int], tuple[slice, ...]]]:
+    """First and last row, and slices within a row, of blocks that cover rows of equal shape once."""
+    size = itemsize * int(np.prod(shape, dtype=np.int64))
+    step = max(1, _BLOCK_BYTES // max(1, size))
+    for start in range(0, rows, step):
+        for inner in blocks(shape, itemsize):
+            yield (start, min(start + step, rows)), inner
+
+
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]:
     """Slices along the first axis that cover an array once, each of at most 64 MiB if one index along it fits."""
     if not shape:
@@ -121,6 +148,7 @@ def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, ...]]
 
 
 def write_lengths(group: h5py.Group, dim: str, lengths: Sequence[int]) -> None:
+    """Write the true length of a dimension in each row, unless all rows have one length."""
     if len(set(lengths)) > 1:
         attrs = {"units": "1", "long_name": f"length of {dim} in this row; what follows is padding"}
         create_variable(group, length_of(dim), Variable((), "<i8", attrs))[:] = lengths

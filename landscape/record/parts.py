@@ -1,4 +1,4 @@
-"""The folder of an unfinished record: the request, and one small record for each finished unit."""
+"""The folder of an unfinished record: its parts, which are records of one row or of many, and mostly the request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from landscape.record.hdf5 import RowPlace, check_header, first_line, header, re
 from landscape.record.hold import Hold
 from landscape.record.request import Request, Unit, to_json
 
-_REQUEST = "request.json"
+REQUEST = "request.json"
 _LONGEST = 10**9  # bytes of a request, enough for a million checkpoints
 _WRITER = "writer.json"
 
@@ -35,21 +35,50 @@ class Parts:
     def request(self) -> Request | None:
         """The request of the unfinished run; None if there is none.
 
-        If the request's own file is lost, the request is taken from the parts.
+        If the request has no file of its own, the request is that of all parts together.
 
         Raises:
             InputError: the folder is something else, or no request can be read from it.
         """
-        if not os.path.lexists(self.folder):
+        if self._is_empty():
             return None
-        if self.folder.is_dir() and all(
-            each.suffix == ".tmp" or each.name == _WRITER for each in self.folder.iterdir()
-        ):
-            return None  # the run hasn't written its request yet, or ended before it did
-        if self.folder.is_dir() and not os.path.lexists(self.folder / _REQUEST):
-            return self._request_of_parts()
+        return self._stated_request() or self._joint_contents()[0]
+
+    def contents(self) -> tuple[Request, dict[Unit, RowPlace]] | None:
+        """The request of the unfinished run and the finished units; None if there is no such run.
+
+        A part that cannot be read, or has other settings, does not count.
+
+        Raises:
+            InputError: see `request`.
+        """
+        if self._is_empty():
+            return None
+        if (request := self._stated_request()) is None:
+            return self._joint_contents()
+        finished: dict[Unit, RowPlace] = {}
+        for made_for, rows in self._surveys():
+            finished |= {} if request.conflicts(made_for) else rows
+        asked = set(request.units)
+        return request, {unit: row for unit, row in finished.items() if unit in asked}
+
+    def rows(self) -> dict[Unit, RowPlace]:
+        """The finished units of the request; see `contents`."""
+        return {} if (found := self.contents()) is None else found[1]
+
+    def _is_empty(self) -> bool:
+        """Whether there is no folder, or one whose run ended before it stored anything."""
+        return not os.path.lexists(self.folder) or (
+            self.folder.is_dir()
+            and all(each.suffix == ".tmp" or each.name == _WRITER for each in self.folder.iterdir())
+        )
+
+    def _stated_request(self) -> Request | None:
+        """The request in its own file; None if there is no such file."""
+        if self.folder.is_dir() and not os.path.lexists(self.folder / REQUEST):
+            return None
         try:
-            stored = json.loads(_text(self.folder / _REQUEST))
+            stored = json.loads(_text(self.folder / REQUEST))
             check_header(self.folder, stored)
             refuse_older(self.folder, stored)
             return Request.from_plain(stored["request"])
@@ -60,33 +89,29 @@ class Parts:
                 f"{self.folder} is not the folder of an unfinished record; move it to another place"
             ) from error
 
-    def _request_of_parts(self) -> Request:
-        whole: Request | None = None
-        why = "no readable part states the request"
-        for path in sorted(self.folder.glob("*.h5")):
-            with suppress(InputError):
-                request, _ = survey(path)
-                if whole is not None and whole.conflicts(request):
-                    whole, why = None, "its parts belong to different requests"
-                    break
-                whole = request if whole is None else whole.union(request)
-        if whole is None:
-            raise InputError(
-                f"{self.folder} is not the folder of an unfinished record: it has no {_REQUEST}, and {why}; move it "
-                "to another place to measure anew"
-            )
-        return whole
-
-    def rows(self) -> dict[Unit, RowPlace]:
-        """The finished units of the request. A part that cannot be read, or has other settings, does not count."""
+    def _joint_contents(self) -> tuple[Request, dict[Unit, RowPlace]]:
+        """The request of all parts together, and their rows."""
         finished: dict[Unit, RowPlace] = {}
-        if (request := self.request()) is None:
-            return finished
+
+        def requests() -> Iterator[Request]:
+            for request, rows in self._surveys():
+                finished.update(rows)
+                yield request
+
+        try:
+            return Request.joint(requests()), finished
+        except InputError as error:
+            why = "its parts belong to different requests" if finished else "no readable part states the request"
+            raise InputError(
+                f"{self.folder} is not the folder of an unfinished record: it has no {REQUEST}, and {why}; move it "
+                "to another place to measure anew"
+            ) from error
+
+    def _surveys(self) -> Iterator[tuple[Request, dict[Unit, RowPlace]]]:
+        """The request and the rows of each part that can be read."""
         for path in sorted(self.folder.glob("*.h5")):
             with suppress(InputError):
-                made_for, rows = survey(path)
-                finished |= {} if request.conflicts(made_for) else rows
-        return {unit: row for unit, row in finished.items() if unit in request.units}
+                yield survey(path)
 
     def writer(self) -> str | None:
         """Description of another run that writes here at the moment; None if there is none."""
@@ -128,9 +153,9 @@ class Parts:
         if there is not None and not same and (there.conflicts(request) or not set(self.rows()) <= set(request.units)):
             self.release()
             raise InputError(f"{self.folder} has parts of another run by now; name another file")
-        if not (same and (self.folder / _REQUEST).exists()):  # it isn't there yet, was lost, or asked for less
-            with replacing(self.folder / _REQUEST, self.folder) as temporary:
-                _sync_folder(self.folder.parent)
+        if not (same and (self.folder / REQUEST).exists()):  # it isn't there yet, was lost, or asked for less
+            with replacing(self.folder / REQUEST, self.folder) as temporary:
+                sync_folder(self.folder.parent)
                 temporary.write_text(to_json(header(request) | {"request": request.plain()}), encoding="utf-8")
 
     def write(self, unit: Unit, size: int, write: Callable[[Path], None]) -> RowPlace:
@@ -153,10 +178,20 @@ class Parts:
             InputError: another run writes here.
         """
         self.lock()
-        for pattern in ("*.tmp", "*.h5", _REQUEST):
-            for path in self.folder.glob(pattern):
-                path.unlink()
+        self.clear()
         self.release()  # also removes the folder, unless it has other files
+
+    def clear(self) -> None:
+        """Remove the files of the record, the newest part first and the request last; the lock stays."""
+        self.remove_leftovers()
+        for path in sorted(self.folder.glob("*.h5"), reverse=True):
+            path.unlink()
+        (self.folder / REQUEST).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of runs that were ended."""
+        for path in self.folder.glob("*.tmp"):
+            path.unlink()
 
 
 def _text(path: Path) -> str:
@@ -193,16 +228,28 @@ def replacing(path: Path, folder: Path, size: int = 0) -> Iterator[Path]:
     """
     temporary = folder / f"{os.getpid()}.tmp"
     try:
-        _try_space(temporary, size)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # h5py raises either when a disk is full
-        raise InputError(f"{path} cannot be written ({first_line(error)}); results finished before are kept") from error
+        with writing(path):
+            _try_space(temporary, size)
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn errors of the disk into an `InputError` of one line.
+
+    Raises:
+        InputError: the block raised such an error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # h5py raises either when a disk is full
+        raise InputError(f"{path} cannot be written ({first_line(error)}); results finished before are kept") from error
 
 
 def _try_space(path: Path, size: int) -> None:
@@ -221,7 +268,7 @@ def _try_space(path: Path, size: int) -> None:
                 raise
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Write the folder's entries to disk; a renamed file is safe only after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

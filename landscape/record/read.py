@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,43 @@ def open_record(path: str | Path) -> xr.DataTree:
         InputError: there is no record, or it is damaged or of a newer schema, or it is unfinished and of an older
             schema.
     """
-    if (unfinished := _unfinished(Path(path))) is None:
-        return _open(Path(path))
+    for _ in range(_READINGS - 1):
+        before = _files(Path(path))
+        try:
+            tree = _open_finished_or_not(Path(path))
+        except (InputError, FileNotFoundError):
+            if before <= _files(Path(path)):
+                raise
+        else:
+            if before <= _files(Path(path)):
+                return tree
+            tree.close()
+    return _open_finished_or_not(Path(path))
+
+
+_READINGS = 4  # of a record whose writer merges its parts meanwhile; a writer does so once in many flushes
+
+
+def _files(path: Path) -> set[tuple[str, int]]:
+    """Names and identities of the files of an unfinished record; empty for a file."""
+    if (unfinished := _unfinished(path)) is None:
+        return set()
+    found = set()
+    for each in unfinished.folder.glob("*.h5"):
+        with suppress(FileNotFoundError):
+            found.add((each.name, each.stat().st_ino))
+    return found
+
+
+def _open_finished_or_not(path: Path) -> xr.DataTree:
+    if (unfinished := _unfinished(path)) is None:
+        return _open(path)
+    if (contents := unfinished.contents()) is None:
+        raise _missing(path)
     # Merged into a file, not into memory: eigenvectors are read when they are used, as from a finished record.
     folder = Path(tempfile.mkdtemp(prefix="landscape-record-"))
     try:
-        parts, request = unfinished
-        rows = parts.rows()
+        request, rows = contents
         with replacing(folder / "record.h5", folder, size_of_merged(rows)) as temporary:
             merge(temporary, request, rows)
         tree = _open(folder / "record.h5")
@@ -109,7 +140,9 @@ def read_request(path: str | Path) -> Request:
         InputError: see `open_record`.
     """
     if unfinished := _unfinished(Path(path)):
-        return unfinished[1]
+        if (request := unfinished.request()) is None:
+            raise _missing(Path(path))
+        return request
     with opened(Path(path)) as file, readable(Path(path)):
         return Request.from_plain(json.loads(file.attrs["request"]))
 
@@ -120,14 +153,15 @@ def read_provenance(record: xr.DataTree, measurement: str, position: int) -> dic
     return stored
 
 
-def _unfinished(path: Path) -> tuple[Parts, Request] | None:
-    """The parts and the request of an unfinished record; None if ``path`` is a file."""
+def _unfinished(path: Path) -> Parts | None:
+    """The parts of an unfinished record; None if ``path`` is a file."""
     if path.exists() and not path.is_dir():
         return None
-    parts = Parts(path) if path.is_dir() else Parts.of(path)
-    if (request := parts.request()) is None:
-        raise InputError(f"{path}: there is no record here; check the name")
-    return parts, request
+    return Parts(path) if path.is_dir() else Parts.of(path)
+
+
+def _missing(path: Path) -> InputError:
+    return InputError(f"{path}: there is no record here; check the name")
 
 
 def _open(path: Path) -> xr.DataTree:

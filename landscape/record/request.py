@@ -114,17 +114,29 @@ class Request:
         Raises:
             InputError: a measurement in both has different settings, or the common settings differ.
         """
-        if conflicts := self.conflicts(other):
-            raise InputError("; ".join(conflicts))
-        names = dict.fromkeys([*self.settings, *other.settings])
-        return Request(
-            {name: self.settings.get(name, other.settings.get(name, {})) for name in names},
-            {
-                name: tuple(dict.fromkeys([*self.checkpoints.get(name, ()), *other.checkpoints.get(name, ())]))
-                for name in names
-            },
-            self.common,
-        )
+        return Request.joint([self, other])
+
+    @classmethod
+    def joint(cls, requests: Iterable[Request]) -> Request:
+        """All requests together: the rows of the first, then the new rows of the next, and so on.
+
+        Raises:
+            InputError: a measurement in two of them has different settings, or the common settings differ; or there is
+                no request.
+        """
+        common: Mapping[str, Any] | None = None
+        settings: dict[str, Mapping[str, Any]] = {}
+        checkpoints: dict[str, dict[str, None]] = {}
+        for request in requests:
+            common = request.common if common is None else common
+            if conflicts := cls(settings, dict.fromkeys(settings, ()), common).conflicts(request):
+                raise InputError("; ".join(conflicts))
+            for name in request.settings:
+                settings.setdefault(name, request.settings[name])
+                checkpoints.setdefault(name, {}).update(dict.fromkeys(request.checkpoints[name]))
+        if common is None:
+            raise InputError("there is no request")
+        return cls(settings, {name: tuple(each) for name, each in checkpoints.items()}, common)
 
     def conflicts(self, other: Request) -> list[str]:
         """Differences that keep two requests from sharing a record, such as "hessian k is 5 there and 10 here".

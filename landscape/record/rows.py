@@ -36,13 +36,6 @@ class Row:
         values = {str(name): np.array(stored(each)) for name, each in measured.variables.items() if name not in dims}
         return cls(values | bookkeeping_of(provenance), {str(dim): size for dim, size in measured.sizes.items()})
 
-    @property
-    def nbytes(self) -> int:
-        """Estimated number of bytes of the row in a file."""
-        return sum(
-            each.nbytes if isinstance(each, np.ndarray) else 4 * len(str(each)) + 16 for each in self.values.values()
-        )
-
 
 @dataclass(frozen=True)
 class GroupRows:
@@ -62,6 +55,11 @@ class GroupRows:
 def with_bookkeeping(measured: Layout) -> Layout:
     """The layout of a row as stored, from the layout of its measured variables."""
     return Layout(measured.variables | BOOKKEEPING, measured.coordinates)
+
+
+def with_own_coordinates(layout: Layout) -> Layout:
+    """The layout with copies of its coordinates, whose arrays may be the caller's."""
+    return Layout(layout.variables, {dim: (each, values.copy()) for dim, (each, values) in layout.coordinates.items()})
 
 
 def without_bookkeeping(stored_layout: Layout) -> Layout:
@@ -105,7 +103,7 @@ def _write_variable(target: h5py.Dataset, variable: Variable, values: Sequence[A
         padding = "" if variable.dtype == TEXT else variable.padding
         stacked = np.full(shape, padding, object if variable.dtype == TEXT else np.dtype(variable.dtype))
         for place, value in enumerate(values[block[0]]):
-            places: tuple[int | slice, ...] = (place, *(slice(size) for size in np.shape(value)))
+            own: tuple[int | slice, ...] = (place, *(slice(size) for size in np.shape(value)))
             # an array of objects would take an array without dimensions as one object
-            stacked[places] = value if np.ndim(value) else np.asarray(value).item()
+            stacked[own] = value if np.ndim(value) else np.asarray(value).item()
         target[block] = stacked

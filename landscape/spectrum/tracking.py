@@ -16,7 +16,7 @@ Certified solves, one in every ``certify_every`` turns, count how often the inte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -144,7 +144,7 @@ class EigenvalueTracker:
         else:
             found = tracked
         self.eigenvectors = found.eigenvectors
-        return _with_products(found, operator.products - before)
+        return replace(found, products=operator.products - before)
 
     @property
     def _due(self) -> bool:
@@ -226,7 +226,7 @@ class EigenvalueTracker:
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """What later turns depend on: tensors and numbers."""
+        """The vectors of the last turn, the counts and the seed of later turns, as tensors and numbers."""
         return {
             "eigenvectors": self.eigenvectors,
             "explorer": self._explorer,
@@ -241,10 +241,6 @@ class EigenvalueTracker:
         self.eigenvectors, self._explorer = state["eigenvectors"], state["explorer"]
         self._since, self._turns, self._rounding = state["since"], state["turns"], state["rounding"]
         self._held = int(state["held"][0]), int(state["held"][1])
-
-
-def _with_products(found: Tracked, products: int) -> Tracked:
-    return Tracked(**{**vars(found), "products": products})
 
 
 def _overlaps(vectors: Tensor, last: Tensor) -> np.ndarray:

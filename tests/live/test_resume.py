@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def train(folder, name, steps, end=None, resume=False):
         start = saved["step"]
     for step in range(start, steps):
         if step == end:
-            watch.rows._record.release()  # as the end of a process does
+            watch.rows._record._parts.release()  # as the end of a process does
             raise _EndedError
         if step % 10 == 0:
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "watch": watch.state_dict()}
@@ -88,6 +89,14 @@ def test_the_rows_are_those_of_an_uninterrupted_training(tmp_path, ends):
         assert len(set(steps.tolist())) == len(steps)
 
 
+def test_rows_that_are_lost_are_told(tmp_path, caplog):
+    with pytest.raises(_EndedError):
+        train(tmp_path, "run.h5", 45, 25)
+    shutil.rmtree(tmp_path / "run.h5.parts")
+    train(tmp_path, "run.h5", 30, resume=True)
+    assert "the record has other rows before step 20 than the state knows of" in caplog.messages
+
+
 def test_a_record_of_another_training_is_not_continued(tmp_path):
     with pytest.raises(_EndedError):
         train(tmp_path, "run.h5", 45, 25)
@@ -95,7 +104,7 @@ def test_a_record_of_another_training_is_not_continued(tmp_path):
     data = torch.randn(8, 5), torch.randn(8, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     watch = landscape.watch(model, nn.MSELoss(), [data], optimizer=optimizer, record=tmp_path / "run.h5")
-    with pytest.raises(landscape.InputError, match="is of another training"):
+    with pytest.raises(landscape.InputError, match="is the record of another training"):
         watch.resume(20)
 
 

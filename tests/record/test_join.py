@@ -13,7 +13,7 @@ from landscape.checkpoint import read_checkpoint, save_checkpoint
 from landscape.cli.probe import main
 from landscape.errors import InputError
 from landscape.measurements.run import History
-from landscape.record import RecordWriter, Request, read_provenance, read_request
+from landscape.record import RecordWriter, Request, read_provenance, read_request, row_at
 from landscape.record.hdf5 import RowPlace
 from landscape.record.merge import merge
 from models.settings import TrainingSettings, checkpoints_of
@@ -213,3 +213,17 @@ def test_damage_in_one_of_the_rows_names_its_file(tmp_path: Path) -> None:
     request = Request({"loss": {}}, {"loss": SHA[1:3]}, {})
     with pytest.raises(InputError, match=r"other\.h5 is damaged"):
         merge(tmp_path / "merged.h5", request, places)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 1, 3], [0, 2, 3], [3, 2, 1, 0], [0, 1, 3]])
+def test_rows_of_one_file_in_any_order(tmp_path: Path, order: list[int]) -> None:
+    """Rows that follow one another are copied as one array; others aren't."""
+    values = [np.arange(number, 3 * number, dtype=float) for number in range(1, 5)]
+    path = written(tmp_path / "all.h5", *values)
+    places = {("loss", SHA[1 + position]): RowPlace(path, position) for position in order}
+    merge(tmp_path / "some.h5", Request({"loss": {}}, {"loss": tuple(sha for _, sha in places)}, {}), places)
+    with landscape.open_record(tmp_path / "some.h5") as tree:
+        group = tree["loss"].to_dataset().load()
+    assert group.step.values.tolist() == [position + 1 for position in order]
+    for row, position in enumerate(order):
+        assert row_at(group, row).value.values.tolist() == values[position].tolist()
