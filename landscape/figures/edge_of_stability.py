@@ -133,13 +133,13 @@ def draw_edge_of_stability(axes: Axes, record: RecordView) -> Axes:
     if not found.reason:
         axes.axvspan(found.low, found.high, color=COLOURS[2], alpha=0.25, linewidth=0, zorder=0, label="first crossing")
     axes.set_yscale("log")
-    _ticks(axes)
+    log_ticks(axes)
     step_axis(axes, steps_of(rows))
     axes.set_ylabel(f"eigenvalue{units(rows.eigenvalue)}")
     return axes
 
 
-def _ticks(axes: Axes) -> None:
+def log_ticks(axes: Axes) -> None:
     """Name values within decades, as plain numbers, where an axis has fewer than two decades."""
     low, high = axes.get_ylim()
     if high < 100 * low:

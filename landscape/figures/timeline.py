@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from landscape.figures.edge_of_stability import log_ticks
 from landscape.figures.page import Panel, note, tiled
 from landscape.figures.record_view import RecordView, plain
 from landscape.figures.style import COLOURS, FigureStyle
@@ -41,6 +42,9 @@ def draw_eigenvalues(axes: Axes, record: RecordView) -> None:
         other = record.series("critical_sharpness")
         axes.plot(other.step.values, other.sharpness.values, ".", color=COLOURS[4], label=r"$2/\eta_c$")
         axes.legend(loc="best", ncols=2)
+    if (values[:, 0] > 0).all():  # critical sharpnesses scatter over orders of magnitude
+        axes.set_yscale("log")
+        log_ticks(axes)
     axes.set_ylabel("eigenvalue")
 
 
@@ -150,9 +154,7 @@ def _band(
 
 
 def _texts(record: RecordView) -> list[str]:
-    """Texts on what did not converge, and on how far the tracking was right."""
-    if "top_eigenvalues" not in record.groups:
-        return []
+    """Texts on what did not converge, on how far the tracking was right, and on how shares are made."""
     rows = record.series("top_eigenvalues")
     open_ones = int((~rows.converged.values.astype(bool)).sum())
     hits, certificates = int(rows.held.values[-1]), int(rows.certificates.values[-1])
@@ -162,4 +164,5 @@ def _texts(record: RecordView) -> list[str]:
         texts.append(f"tracking's interval held at {hits} of {counted(certificates, 'certificate')}")
     if open_ones:
         texts.append(f"{open_ones} did not reach the asked width")
-    return [", ".join(texts), "bands: two standard errors, intervals"]
+    shares = [f"steps across the floor: share of {_ROWS} rows"] if "crossings" in record.groups else []
+    return [", ".join(texts), "bands: two standard errors, intervals", *shares]
