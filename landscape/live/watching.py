@@ -111,8 +111,8 @@ class Watch:
         Args:
             step: number of the step from theta_t to theta_{t+1}, ascending; default: counted from 0.
             loss: the training's loss of this step, for events; a number or a scalar tensor.
-            batch: the training's batch, whose samples decide the work of a step; default: as many samples as the first
-                batch of the evaluation set has.
+            batch: the training's batch, or its number of samples, which decides the work of a step; default: as many
+                samples as the first batch of the evaluation set has.
 
         Raises:
             InputError: the number isn't above the last step's, or ``loss`` has a graph that hasn't been through
@@ -141,8 +141,7 @@ class Watch:
         if value is not None:
             for each in self.instruments.values():
                 each.hear(value)
-        counted = batch is not None and self._alone
-        self._accounts.earn(self._work.of_step(samples_in(batch) if counted else None))
+        self._accounts.earn(self._work.of_step(self._samples(batch)))
         ended = time.perf_counter()
         self.seconds += ended - started
         self._judge_time(number, ended - self._begun)
@@ -156,6 +155,11 @@ class Watch:
     def _alone(self) -> bool:
         """Whether this is a single process. Several take turns at equal steps, whatever their batches and times."""
         return self.problem.processes.size == 1
+
+    def _samples(self, batch: Any) -> int | None:
+        if batch is None or not self._alone:
+            return None
+        return batch if isinstance(batch, int) else samples_in(batch)
 
     def _schedule(self) -> None:
         """Choose the instruments of the next step."""
@@ -226,7 +230,7 @@ class Watch:
 
     def _say_intervals(self, batch: Any) -> None:
         """Say which instruments have a turn less often than every 100 steps."""
-        work = self._work.of_step(None if batch is None else samples_in(batch))
+        work = self._work.of_step(self._samples(batch))
         rare = {name: each for name, each in self._accounts.intervals(work).items() if each > EVERY}
         if rare:
             turns = ", ".join(

@@ -132,6 +132,18 @@ def test_weights_that_become_infinite_have_no_update():
     assert [each.name for each in watch.events] == ["not finite"]
 
 
+def test_a_batch_may_be_its_number_of_samples():
+    earned = []
+    for batch in (INPUTS[:6], 6, None):
+        model, optimizer, watch, _ = _watched()
+        watch._accounts.__init__(0.5, {"seeing": 1e9}, 1.0)
+        _backward(model, optimizer)
+        optimizer.step()
+        watch.step(batch=batch)
+        earned.append(watch._accounts.credit["seeing"])
+    assert earned[0] == earned[1] < earned[2]
+
+
 def test_steps_ascend():
     model, optimizer, watch, _ = _watched()
     for step, refused in ((3, False), (3, True), (2, True), (4, False)):

@@ -8,6 +8,7 @@ import torch
 
 from landscape.errors import InputError
 from landscape.operator import MatrixOperator
+from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.tracking import EigenvalueTracker
 
 
@@ -32,15 +33,15 @@ def test_the_interval_holds_the_largest_eigenvalue(dtype):
         found = tracker.update(operator)
         low, high = found.intervals[0]
         assert low <= exact[0] <= high
-        assert high - low <= 2 * 0.021 * exact[0]
+        assert high - low <= 2 * 0.02 * exact[0]
         assert found.converged
         assert found.products == operator.products
         products.append(found.products)
         for value, residual in zip(found.eigenvalues, found.residuals, strict=True):
             assert np.abs(exact - value).min() <= residual + 1e-5 * exact[0]
     assert found.held == (2, 2)
-    assert np.median(products) <= 8
-    assert products[0] > 10
+    cold = top_eigenpairs(operator, 3, "LA", tol_value=0.02).products
+    assert np.median(products) <= cold / 2
 
 
 def test_an_eigenvalue_that_rises_is_found():
