@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import landscape
@@ -32,6 +34,27 @@ def test_a_jump_is_told_once():
     losses[150] = math.nan
     assert _told(losses) == [(100, "loss jumped"), (150, "not finite")]
     assert _told([1.0] * 5 + [100.0]) == []  # too few losses before
+
+
+def _by_definition(losses):
+    """The steps of jumps, by the criterion as docs/watch.md words it, with NumPy's medians."""
+    told = []
+    for step, loss in enumerate(losses):
+        before = np.array(losses[max(0, step - WINDOW) : step])
+        if len(before) < 10 or (told and step <= told[-1] + WINDOW):
+            continue
+        middle = np.median(before)
+        deviation = 1.4826 * np.median(np.abs(before - middle))
+        if loss > middle + max(6 * deviation, 0.01 * abs(middle)):
+            told.append(step)
+    return told
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["exponential", "standard_cauchy", "few values"]), st.integers(1, 250))
+def test_jumps_are_those_of_the_definition(seed, kind, count):
+    random = np.random.default_rng(seed)
+    losses = random.choice([1.0, 1.0, 1.02, 5.0], count) if kind == "few values" else getattr(random, kind)(size=count)
+    assert [step for step, _ in _told(losses.tolist())] == _by_definition(losses.tolist())
 
 
 def test_the_jump_criterion_goes_on_from_its_state():
