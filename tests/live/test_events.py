@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 
 import landscape
 from landscape.live.events import WINDOW, JumpCriterion, ThresholdCriterion
+from models.settings import SwitchSettings, TrainingSettings
+from models.training import SUBSET, TrainingRun
 
 
 def _told(losses):
@@ -169,3 +172,22 @@ def test_plateau_fires_as_the_criterion_does():
         watch.step(step, loss=loss)
         losses.append(float(loss.detach()))
     assert [(each.name, each.step) for each in watch.events] == [("plateau", expected[0])]
+
+
+def test_the_plateau_of_a_watched_training_is_where_staged_training_switches():
+    """Until the switch, staged training is Single-Attn's; `models` judges at the ends of epochs by its own measures."""
+    switch = SwitchSettings("shift", patience=3, delta_loss=0.1, delta_grad=0.05, subset=16)
+    staged = TrainingSettings("looped", epochs=40, steps_per_epoch=4, batch=8, switch=switch)
+    run = TrainingRun.begin(staged)
+    while run.switched is None:
+        run.advance()
+    single = TrainingRun.begin(replace(staged, model="single", switch=None))
+    plateau = landscape.live.every(4, landscape.live.Plateau(0.1, 0.05, patience=3))
+    single.watch = landscape.watch(
+        single.model, nn.CrossEntropyLoss(), [single.draw(16, SUBSET)], optimizer=single.optimizer,
+        instruments=[plateau],
+    )  # fmt: skip
+    while single.step <= run.step:
+        single.advance()
+    assert run.switched > 3
+    assert [(each.name, each.step) for each in single.watch.events] == [("plateau", 4 * run.switched)]
