@@ -1,9 +1,10 @@
 """Events of a watched training, each with its criterion.
 
 - ``not finite``: the training's loss, or the weights at a step with a turn, are NaN or infinite.
-- ``loss jumped``: the training's loss exceeds the median of the 50 steps before by more than 6 of their standard
-  deviations, and by more than 1 % of the median. The standard deviation is robust: 1.4826 times the median of the
-  absolute deviations from the median. After a jump the next 50 steps give none.
+- ``loss jumped``: the logarithm of the training's loss exceeds the median of the 50 steps before by more than 6 of
+  their standard deviations, and the loss by more than 1 %. The standard deviation is robust: 1.4826 times the median of
+  the absolute deviations from the median. After a jump the next 50 steps give none. Where a loss isn't positive, the
+  losses themselves are judged, not their logarithms.
 - ``threshold crossed``: the ratio of the largest eigenvalue to the optimiser's threshold of stability is above 1 by
   more than its error, and was below 1 by more than its error at the last certain turn.
 - ``plateau``: the SHIFT Criterion with Patience fired, see `landscape.live.plateau`.
@@ -26,7 +27,7 @@ EVENTS: tuple[EventName, ...] = get_args(EventName)
 
 WINDOW = 50  # steps before a step, among which its loss is judged
 _SIGMAS = 6.0  # of normal noise, one step in 10^9 lies above
-_SMALL = 0.01  # of the median; the rounding of a loss that stands still is no jump
+_SMALL = 0.01  # of the median (of a logarithm, 0.01); the rounding of a loss that stands still is no jump
 _LEAST = 10  # fewest steps before, for a judgement
 
 
@@ -77,16 +78,20 @@ class JumpCriterion:
         count = len(self._before)
         if count < _LEAST:
             return None
-        middle = self._ordered[count // 2] if count % 2 else sum(self._ordered[count // 2 - 1 : count // 2 + 1]) / 2
+        before = self._ordered
+        positive = before[0] > 0 and loss > 0
+        scale = math.log if positive else float
+        middle = (scale(before[(count - 1) // 2]) + scale(before[count // 2])) / 2
+        above = scale(loss) - middle
         # The median of the deviations is at least the lesser distance of a quartile: most losses are no jump by this.
-        nearer = min(middle - self._ordered[count // 4], self._ordered[-1 - count // 4] - middle)
-        if loss <= middle + max(_SMALL * abs(middle), 1.4826 * _SIGMAS * nearer):
+        nearer = min(middle - scale(before[count // 4]), scale(before[-1 - count // 4]) - middle)
+        if above <= max(_SMALL * (1 if positive else abs(middle)), 1.4826 * _SIGMAS * nearer):
             return None
-        deviation = 1.4826 * median([abs(each - middle) for each in self._ordered])
-        if loss <= middle + _SIGMAS * deviation:
+        deviation = 1.4826 * median([abs(scale(each) - middle) for each in before])
+        if above <= _SIGMAS * deviation:
             return None
-        sigmas = (loss - middle) / deviation if deviation else math.inf
-        message = f"the training's loss is {loss:.4g}, {sigmas:.3g} standard deviations above {middle:.4g}"
+        sigmas, usual = above / deviation if deviation else math.inf, math.exp(middle) if positive else middle
+        message = f"the training's loss is {loss:.4g}, {sigmas:.3g} standard deviations above {usual:.4g}"
         return Event(step, "loss jumped", message, loss)
 
     def state_dict(self) -> dict[str, Any]:
