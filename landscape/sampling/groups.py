@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from landscape.errors import InputError
+from landscape.machine.processes import SINGLE_PROCESS
 from landscape.problem import Problem
 
 GROUPS = 32
@@ -60,8 +61,12 @@ class Groups:
         return len(self.places)
 
     def problems(self, problem: Problem) -> Iterator[Problem]:
-        """The problem on the samples of each group; its objective is the mean over the group's own terms."""
-        return map(problem.on_samples, self.places)
+        """The problem on the samples of each group; its objective is the mean over the group's own terms.
+
+        Of several processes, each evaluates all groups by itself: a group may have fewer samples than there are
+        processes.
+        """
+        return map(problem.distributed_over(SINGLE_PROCESS).on_samples, self.places)
 
     def without_each(self, problem: Problem) -> Iterator[Problem]:
         """The problem on all groups but one, for each group."""

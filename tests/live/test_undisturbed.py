@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -38,26 +39,33 @@ def test_a_watched_training_has_the_bits_of_an_unwatched_one(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TRAININGS)
-def test_500_steps_have_the_same_bits(name):
+@pytest.mark.parametrize(("name", "threads"), [*((name, 1) for name in TRAININGS), ("SGD with momentum", 2)])
+def test_500_steps_have_the_same_bits(name, threads):
     """With the default instruments, by the budget: turns of each at many different steps."""
     training = TRAININGS[name]
-    alone, watched = training.run(500), training.run(500, budget=1.0, on_error="raise")
+    with on_threads(threads):
+        alone, watched = training.run(500), training.run(500, budget=1.0, on_error="raise")
     assert watched.losses == alone.losses
     assert equal(watched.states, alone.states)
     assert watched.randoms == alone.randoms
     assert watched.counted == alone.counted
 
 
-def test_two_threads():
+@contextmanager
+def on_threads(count):
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
+    torch.set_num_threads(count)
     try:
-        training = TRAININGS["SGD with momentum"]
-        alone, watched = training.run(8), training.run(8, budget=50.0, on_error="raise")
-        assert torch.get_num_threads() == 2
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+def test_two_threads():
+    training = TRAININGS["SGD with momentum"]
+    with on_threads(2):
+        alone, watched = training.run(8), training.run(8, budget=50.0, on_error="raise")
+        assert torch.get_num_threads() == 2
     assert equal(watched.states, alone.states)
 
 
