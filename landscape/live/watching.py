@@ -315,6 +315,15 @@ class Watch:
         self._stop()
         self.rows.finish()
 
+    def end(self) -> None:
+        """Take the hooks off the optimiser, and write the rows; the record stays unfinished, and a later run goes on.
+
+        Raises:
+            InputError: the disk doesn't take the rows.
+        """
+        self._stop()
+        self.rows.end()
+
     def _stop(self) -> None:
         self._steps.close()
         if self._table is not None:
@@ -327,11 +336,10 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Finish the record; after an exception, only write the rows, so that a later run can go on."""
-        self._stop()
         if kind is None:
-            self.rows.finish()
+            self.close()
         else:
-            self.rows.end()
+            self.end()
 
 
 def _check(budget: float, on_error: str, optimizer: Optimizer) -> None:
