@@ -25,6 +25,7 @@ from landscape.loading.pretrained.tasks import Posed, pose
 from landscape.problem.losses import Loss
 
 STATE = "watch.pt"  # file in a checkpoint's folder
+_unended: weakref.WeakValueDictionary[str, WatchCallback] = weakref.WeakValueDictionary()  # by the record
 
 
 class WatchCallback(WatchedLoop, TrainerCallback):
@@ -67,7 +68,7 @@ class WatchCallback(WatchedLoop, TrainerCallback):
         Raises:
             InputError: an argument can't be used, or the architecture has no known loss.
         """
-        self._release()  # of a training that ended with an error
+        self._end_former()
         loss, batches, more = self._posed(model, args.label_smoothing_factor)
         plain = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks
         file = _folder(args, state) / STATE
@@ -75,8 +76,8 @@ class WatchCallback(WatchedLoop, TrainerCallback):
         self._begin(model, loss, batches, plain, state.global_step, kept, **more)
         assert self.watch is not None, "the watch has begun"
         self._hook = model.register_forward_hook(_hook_of(self), with_kwargs=True)
-        # The Trainer doesn't tell callbacks of an error: rows in memory are written when the process ends.
-        weakref.finalize(self.watch, self.watch.rows.end)
+        weakref.finalize(self.watch, self.watch.rows.end)  # also when the process ends
+        _unended[str(self._arguments.get("record"))] = self
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         """Measure what is due."""
@@ -92,6 +93,14 @@ class WatchCallback(WatchedLoop, TrainerCallback):
         """Finish the record."""
         self._release()
         self._close()
+        _unended.pop(str(self._arguments.get("record")), None)
+
+    def _end_former(self) -> None:
+        """End a training of this record that an error ended, of which the Trainer tells no callback."""
+        self._release()
+        if (former := _unended.get(str(self._arguments.get("record")))) is not None:
+            former._release()
+            former._end()
 
     def _release(self) -> None:
         """Take the hook off the model."""

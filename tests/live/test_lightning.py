@@ -28,7 +28,8 @@ pytestmark = [
 ]
 INPUTS = torch.randn(48, 5, generator=torch.Generator().manual_seed(0))
 TARGETS = INPUTS.sin().sum(1, keepdim=True)
-INSTRUMENTS = ("loss", "top_eigenvalues", "stability", "critical_sharpness")
+INSTRUMENTS = ("loss", "top_eigenvalues", "stability")
+BUDGET = 40.0
 LAST = "checkpoints/last.ckpt"
 BATCH, EPOCH, EPOCHS = 8, 6, 4  # samples of a batch, batches of an epoch, epochs
 
@@ -76,7 +77,7 @@ class Module(lightning.LightningModule):
 
 
 def _callback(record=None, **more):
-    settings = {"instruments": INSTRUMENTS, "budget": 100.0, "on_error": "raise"}
+    settings = {"instruments": INSTRUMENTS, "budget": BUDGET, "on_error": "raise"}
     loss = more.pop("loss", nn.MSELoss())
     return WatchCallback(loss, [(INPUTS[:32], TARGETS[:32])], record=record, **settings | more)
 
@@ -100,7 +101,7 @@ def _loop(path, accumulate=1):
     optimizer, scheduler = _optimizers(model.parameters())
     step, rates, total = 0, [], 0.0
     with landscape.watch(
-        model, nn.MSELoss(), [(INPUTS[:32], TARGETS[:32])], optimizer=optimizer, record=path, budget=100.0,
+        model, nn.MSELoss(), [(INPUTS[:32], TARGETS[:32])], optimizer=optimizer, record=path, budget=BUDGET,
         instruments=INSTRUMENTS, on_error="raise",
     ) as watch:  # fmt: skip
         for epoch in range(EPOCHS):
@@ -258,7 +259,6 @@ class _Losing(Module):
     def on_train_batch_end(self, *_):
         if self.trainer.global_step == 9:
             shutil.rmtree(self.folder)
-            self.folder.write_text("a file in its place")
 
 
 def test_a_disk_that_takes_no_rows_ends_no_training(tmp_path, caplog):
