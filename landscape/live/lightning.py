@@ -26,9 +26,9 @@ except ModuleNotFoundError:
 class WatchCallback(WatchedLoop, Callback):
     """Measures the landscape within a training of Lightning; see `landscape.watch`.
 
-    The row of step t is of the step from theta_t to theta_{t+1}, where t is ``trainer.global_step`` before the step. The
-    watch's state is in Lightning's checkpoints, and ``trainer.fit(..., ckpt_path=...)`` goes on with the record. An
-    error in the training leaves the record unfinished.
+    The row of step t is of the step from theta_t to theta_{t+1}, where t is ``trainer.global_step`` before the step.
+    The watch's state is in Lightning's checkpoints, and ``trainer.fit(..., ckpt_path=...)`` goes on with the record.
+    An error in the training leaves the record unfinished.
 
     Attributes:
         watch: the `landscape.Watch`; None before the training begins.

@@ -86,8 +86,9 @@ def fit(folder, *callbacks, module=Module, accumulate=1, epochs=EPOCHS, resume=N
     torch.manual_seed(7)
     module = module()
     trainer = lightning.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=list(callbacks), accumulate_grad_batches=accumulate,
-        enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        max_epochs=epochs, accelerator="cpu", logger=logger, callbacks=list(callbacks),
+        accumulate_grad_batches=accumulate, default_root_dir=folder,
+        enable_progress_bar=False, enable_model_summary=False,
         enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
     )  # fmt: skip
     trainer.fit(module, _loader(), ckpt_path=resume)
@@ -183,7 +184,7 @@ def test_a_step_s_loss_is_the_mean_of_its_batches_and_events_call_functions(tmp_
 
 
 def _checkpoints(folder):
-    return ModelCheckpoint(dirpath=folder / "checkpoints", filename="last", every_n_epochs=1, enable_version_counter=False)
+    return ModelCheckpoint(dirpath=folder / "checkpoints", filename="last", enable_version_counter=False)
 
 
 def _ended(folder, record, end, resume=None):

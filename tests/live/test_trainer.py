@@ -1,7 +1,8 @@
-"""A training of transformers' Trainer that is watched by the callback: the bits, the rows, and what happens at its end."""
+"""A training of transformers' Trainer that the callback watches: the bits, the rows, and what happens at its end."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 
@@ -27,8 +28,7 @@ from landscape.live.trainer import STATE, WatchCallback
 from tests.live.test_resume import rows
 from tests.live.trainings import equal
 
-INSTRUMENTS = ("loss", "stability")
-BUDGET = 30.0
+BUDGET = 20.0
 STEPS, SAVED, ACCUMULATED, BATCH = 10, 3, 2, 4
 TOKENS = torch.randint(2, 20, (40, 8), generator=torch.Generator().manual_seed(0))
 TEXTS = [{"input_ids": each, "labels": each} for each in TOKENS]
@@ -60,25 +60,29 @@ def _gpt2():
 
 
 def _bert():
-    return BertForSequenceClassification(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1,
-                                                    num_attention_heads=2, intermediate_size=8, num_labels=2))  # fmt: skip
+    return BertForSequenceClassification(BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_labels=2,
+                                                    num_attention_heads=2, intermediate_size=8))  # fmt: skip
 
 
 def _evaluation_set(data=TEXTS):
     return [default_data_collator(data[:16])]
 
 
+def _instruments():
+    return ["loss", landscape.live.every(3, "stability")]
+
+
 def _callback(record=None, **more):
-    settings = {"instruments": INSTRUMENTS, "budget": BUDGET, "on_error": "raise"}
+    settings = {"instruments": _instruments(), "budget": BUDGET, "on_error": "raise"}
     return WatchCallback(more.pop("batches", _evaluation_set()), record=record, **settings | more)
 
 
 def train(folder, *callbacks, model=_gpt2, data=TEXTS, resume=None, **settings):
     set_seed(7)
     arguments = TrainingArguments(**{
-        "output_dir": str(folder / "run"), "per_device_train_batch_size": BATCH, "max_steps": STEPS, "learning_rate": 0.02,
-        "gradient_accumulation_steps": ACCUMULATED, "use_cpu": True, "disable_tqdm": True, "report_to": [],
-        "logging_steps": 1, "save_steps": SAVED, "seed": 7, "dataloader_pin_memory": False, **settings,
+        "output_dir": str(folder / "run"), "per_device_train_batch_size": BATCH, "max_steps": STEPS,
+        "learning_rate": 0.02, "gradient_accumulation_steps": ACCUMULATED, "use_cpu": True, "disable_tqdm": True,
+        "report_to": [], "logging_steps": 1, "save_steps": SAVED, "seed": 7, "dataloader_pin_memory": False, **settings,
     })  # fmt: skip
     trainer = Trainer(model(), arguments, train_dataset=data, eval_dataset=data[:4], callbacks=list(callbacks))
     trainer.train(resume_from_checkpoint=resume)
@@ -129,12 +133,12 @@ def _loop(path, batches):
     set_seed(7)
     model = _without_dropout()
     optimizer = torch.optim.AdamW(model.parameters(), 0.02, weight_decay=0.0, fused=True)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: (STEPS - step) / STEPS)
     targets = torch.cat([TOKENS[:16, 1:], torch.full((16, 1), -100)], 1)
     rates = []
     with landscape.watch(
         model, nn.CrossEntropyLoss(), [({"input_ids": TOKENS[:16]}, targets)], optimizer=optimizer, record=path,
-        budget=BUDGET, instruments=INSTRUMENTS, on_error="raise", read=lambda output: output.logits.transpose(1, 2),
+        budget=BUDGET, instruments=_instruments(), on_error="raise", read=lambda output: output.logits.transpose(1, 2),
     ) as watch:  # fmt: skip
         model.train()
         for step in range(STEPS):
@@ -160,7 +164,8 @@ def test_the_rows_are_those_of_a_plain_loop(tmp_path):
     names = {"provenance", "sha256"}  # with the name of the function that reads the logits
     _same(*({key: each for key, each in one.items() if key[1] not in names} for one in (found, expected)))
     steps = found["stability", "step"]
-    assert len(steps) > 4
+    assert steps.tolist() == [0, 3, 6, 9]
+    assert len(found["loss", "step"]) > 4
     np.testing.assert_array_equal(found["stability", "learning_rate"], np.array(rates)[steps])
 
 
@@ -252,10 +257,8 @@ def test_a_checkpoint_without_a_state_begins_at_its_step(tmp_path, whole):
 
 def test_an_error_leaves_an_unfinished_record_with_the_rows_before(tmp_path):
     record = tmp_path / "run.h5"
-    try:
+    with contextlib.suppress(_EndedError):
         train(tmp_path, _callback(record), _Ending(5))
-    except _EndedError:
-        pass
     gc.collect()  # as the end of the process does
     assert not record.exists()
     with landscape.open_record(record) as tree:
