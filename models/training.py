@@ -30,7 +30,7 @@ from models.watched import save_watch, watched
 
 BETAS = (0.9, 0.99)
 
-_SUBSET = (0, 1)
+SUBSET = (0, 1)
 """The key of the random subset for a criterion's measurements. The data of a step have a key of one number."""
 
 
@@ -113,7 +113,7 @@ class TrainingRun:
     @cached_property
     def _watch(self) -> Watch | None:
         switch = self.settings.switch
-        return None if switch is None else Watch(switch, lambda: self.draw(switch.subset, _SUBSET))
+        return None if switch is None else Watch(switch, lambda: self.draw(switch.subset, SUBSET))
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of this run, with the journal in its folder.

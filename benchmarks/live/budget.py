@@ -27,7 +27,7 @@ TRAININGS: dict[str, tuple[Callable[[], Loop], int]] = {
     "dense network on digits": (dense, 6000),
     "CNN on digits": (convolutional, 1500),
     "Looped-Attn on the Markov language": (lambda: language_model("looped"), 2000),
-    "looped GPT of 66 thousand": (lambda: language_model("gpt", width=64), 600),
+    "looped GPT of 53 thousand": (lambda: language_model("gpt", width=64), 600),
 }
 
 app = App(name="python -m benchmarks.live.budget", version_flags=[])

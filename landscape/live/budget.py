@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -23,8 +24,9 @@ from landscape.curvature.products.work import Counting, Work
 from landscape.measurements.cost import Cost
 from landscape.problem import Problem
 from landscape.problem.batches import samples_in
+from landscape.sampling.groups import Groups
 
-Unit = Literal["loss", "product"]
+Unit = Literal["loss", "product", "groups"]
 EVERY = 100  # steps within which every instrument has a turn, as far as the income allows
 FIXED = 2e-3  # nominal seconds of a turn beside torch's operations: Python's own work, and the row
 _IDLE = 2e-5  # nominal seconds of a step without a turn: hooks, and the judgement of the loss
@@ -82,8 +84,9 @@ class Accounts:
         """Pay a step's income into the accounts; an account holds at most one turn and a step's income."""
         if work not in self._rates:
             self._rates[work] = self.rates(self._income(work))
+        credit, costs = self.credit, self.costs
         for name, rate in self._rates[work].items():
-            self.credit[name] = min(self.credit[name] + rate, self.costs[name] + rate)
+            credit[name] = min(credit[name], costs[name]) + rate
 
     def due(self, step: int) -> set[str]:
         """The instruments that have a turn at a step.
@@ -91,8 +94,10 @@ class Accounts:
         Args:
             step: number of steps of the optimiser before.
         """
-        by_account = {name for name, credit in self.credit.items() if credit >= self.costs[name]}
-        return by_account | {name for name, every in self._every.items() if step % every == 0}
+        found = {name for name, credit in self.credit.items() if credit >= self.costs[name]}
+        if self._every:
+            found |= {name for name, every in self._every.items() if step % every == 0}
+        return found
 
     def may_borrow(self, name: str) -> bool:
         """Whether an instrument may take a turn now, and pay the rest later: half of the turn must be there."""
@@ -142,6 +147,7 @@ def _level(needs: Mapping[str, float], income: float) -> dict[str, float]:
 
 
 _GRADIENT_IN_LOSSES = 3  # work of a gradient: a forward pass, and two passes' work backwards
+_SMALL = 1.7  # time of a gradient on few samples, by its counted work: 1.1 to 2.5 on four trainings
 _UNFORESEEN = 50  # products of an instrument that can't tell its work beforehand
 
 
@@ -154,7 +160,7 @@ class TrainingWork:
 
     def __init__(self, problem: Problem) -> None:
         """Count a gradient on the first batch."""
-        self._device, batch = problem.device, problem.batches[0]
+        self._problem, self._device, batch = problem, problem.device, problem.batches[0]
         self.samples = samples_in(batch)
         vector = problem.vector.clone().requires_grad_()
         with problem.evaluating(), Counting() as counting:
@@ -170,6 +176,7 @@ class TrainingWork:
         layout = problem.layout
         update = Work(bytes=_UPDATE_BYTES * layout.dim, operations=_UPDATE_OPERATIONS * len(layout.names))
         self._update = update.seconds(self._device)
+        self._steps: dict[int | None, float] = {}  # by the number of samples, for a watch asks at every step
 
     def of_step(self, samples: int | None = None) -> float:
         """Nominal seconds of one step of the training.
@@ -177,17 +184,29 @@ class TrainingWork:
         Args:
             samples: number of samples in the training's batch; default: as in the evaluation set's first batch.
         """
-        share, one = 1.0 if samples is None else samples / self.samples, self._counted
-        gradient = Work(int(one.flops * share), 0, int(one.bytes * share), one.operations)
-        return _PLAIN * gradient.seconds(self._device) + self._update
+        if samples not in self._steps:
+            share, one = 1.0 if samples is None else samples / self.samples, self._counted
+            gradient = Work(int(one.flops * share), 0, int(one.bytes * share), one.operations)
+            self._steps[samples] = _PLAIN * gradient.seconds(self._device) + self._update
+        return self._steps[samples]
 
     def of_unit(self, unit: Unit) -> float:
-        """Nominal seconds of one evaluation of the loss, or of one product with the Hessian."""
-        if unit == "product":
-            return self._product
-        return self._gradient / _GRADIENT_IN_LOSSES
+        """Nominal seconds of one evaluation of the loss, one product with the Hessian, or a gradient of each group."""
+        if unit == "groups":
+            return self._groups
+        return self._product if unit == "product" else self._gradient / _GRADIENT_IN_LOSSES
+
+    @cached_property
+    def _groups(self) -> float:
+        """Nominal seconds of a gradient on every group of samples, each by itself; one group is counted."""
+        groups = Groups.of(self._problem)
+        with Counting() as counting:
+            next(groups.problems(self._problem)).gradient()
+        return _SMALL * len(groups) * counting.work.seconds(self._device)
 
     def foreseen(self, cost: Cost | None) -> float:
         """Nominal seconds of a turn, as far as they can be foreseen."""
-        products, losses = (_UNFORESEEN, 0) if cost is None else (cost.products, cost.losses)
-        return losses / _GRADIENT_IN_LOSSES * self._gradient + products * self._product + FIXED
+        if cost is None:
+            return _UNFORESEEN * self._product + FIXED
+        groups = cost.groups * self._groups if cost.groups else 0.0
+        return cost.losses / _GRADIENT_IN_LOSSES * self._gradient + cost.products * self._product + groups + FIXED

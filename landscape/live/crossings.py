@@ -21,7 +21,7 @@ from landscape.live.steps import Moment
 from landscape.measurements import RowData, variable
 from landscape.measurements.cost import Cost
 from landscape.problem import Problem
-from landscape.sampling.groups import Groups, check_independent
+from landscape.sampling.groups import Groups
 
 _SLOPE = "loss / parameter"
 _CERTAIN = 2.0  # standard errors that a slope needs for a certain sign
@@ -35,11 +35,13 @@ class FloorCrossings(Instrument):
     """
 
     name = "crossings"
+    unit = "groups"
 
     def __init__(self, seed: int = 0) -> None:
         """Choose the seed of the groups of samples that give the standard errors. Default: 0."""
         self.seed = seed
         self.tracked: TrackedEigenvalues | None = None
+        self._shares, self._parts = np.empty(0), list[Problem]()
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
@@ -47,12 +49,13 @@ class FloorCrossings(Instrument):
         return {self.name: {"seed": self.seed}}
 
     def resolve(self, problem: Problem) -> None:
-        """Refuse samples that can't be taken apart."""
-        check_independent(problem)
+        """Group the samples, once for all turns; refuse samples that can't be taken apart."""
+        groups = Groups.of(problem, self.seed)
+        self._shares, self._parts = groups.shares, list(groups.problems(problem))
 
     def cost(self, problem: Problem) -> Cost:
         """See `Instrument.cost`: a gradient of each group of samples at both ends."""
-        return Cost(losses=6)
+        return Cost(losses=6, groups=2)
 
     def measure(self, moment: Moment) -> Turn:
         """See `Instrument.measure`."""
@@ -77,15 +80,13 @@ class FloorCrossings(Instrument):
                 "certain": variable(dims, certain, "both slopes are beyond two standard errors from 0"),
             }
         )
-        return Turn({self.name: row})
+        return Turn({self.name: row}, units=2)
 
     def _slopes(self, problem: Problem, directions: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Slopes along columns (n, m) and their standard errors from the spread between groups, (m,) each."""
-        groups = Groups.of(problem, self.seed)
-        shares = np.asarray(groups.shares, dtype=np.float64)
-        each = np.array(
-            [(directions.T @ one.gradient().to(directions)).cpu().numpy() for one in groups.problems(problem)]
-        )
+        shares, tensors = self._shares, problem.tensors()
+        gradients = (part.with_state(tensors).gradient() for part in self._parts)
+        each = np.array([(directions.T @ gradient.to(directions)).cpu().numpy() for gradient in gradients])
         slopes = shares @ each
         spread = np.square(shares[:, None] * (each - slopes)).sum(axis=0) * len(shares) / (len(shares) - 1)
         return slopes, np.sqrt(spread)

@@ -100,7 +100,7 @@ class Measured(Instrument):
             raise InputError(
                 f"{measurement.name} is measured over the checkpoints of a whole run, not at one step of a training"
             )
-        self.measurement = measurement
+        self.measurement, self._units = measurement, 1.0
 
     @property
     def name(self) -> str:
@@ -115,6 +115,9 @@ class Measured(Instrument):
     def resolve(self, problem: Problem) -> None:
         """Decide the settings that were left open, on the problem; see `Measurement.resolve`."""
         self.measurement = self.measurement.resolve(problem, 1)
+        cost = self.measurement.cost(problem)
+        if cost is not None and cost.groups:
+            self.unit, self._units = "groups", float(cost.groups)
 
     def cost(self, problem: Problem) -> Cost | None:
         """See `Measurement.cost`."""
@@ -122,7 +125,7 @@ class Measured(Instrument):
 
     def measure(self, moment: Moment) -> Turn:
         """See `Instrument.measure`."""
-        return Turn({self.name: self.measurement.measure(moment.problem, self._bar, History())})
+        return Turn({self.name: self.measurement.measure(moment.problem, self._bar, History())}, self._units)
 
     @cached_property
     def _bar(self) -> ProgressBar:

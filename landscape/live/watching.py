@@ -30,6 +30,7 @@ from landscape.reporting.messages import cause
 
 _logger = logging.getLogger("landscape")
 _GRACE = 60.0  # seconds of training before the watch's share of the time is judged
+_COUNTED = 1e-5  # nominal seconds that counting an operation takes
 _URGENT = ("loss jumped", "threshold crossed")  # events after which every instrument may take a turn
 
 
@@ -70,6 +71,7 @@ class Watch:
         self.events: list[Event] = []
         self.resting: dict[str, str] = {}
         self.seconds = 0.0
+        self._asked = 0.0  # of them, turns in every so many steps, which no budget rules
         self._table = LiveTable() if table else None
         self._send: list[Send] = [*senders(log_to), *([] if self._table is None else [self._table])]
         self._raises = on_error == "raise"
@@ -83,6 +85,9 @@ class Watch:
         self._accounts = Accounts(budget, foreseen, self._work.of_step(), every)
         # Work of a unit of each instrument; of some it is counted at their first turn.
         self._units = {name: self._work.of_unit(each.unit) for name, each in self.instruments.items() if each.unit}
+        self._hearing = [each for each in self.instruments.values() if type(each).hear is not Instrument.hear]
+        # Several processes take turns at equal steps, whatever their batches and times.
+        self._alone = self.problem.processes.size == 1
         self._jump = JumpCriterion()
         self._next, self._made = 0, 0  # the next step's least number, and the steps of the optimiser so far
         self._due, self._urgent = list[str](), False
@@ -131,16 +136,16 @@ class Watch:
         if self._due:
             _refuse_pending(loss)
         self._next, self._made = number + 1, self._made + 1
-        value = None if loss is None else float(loss.detach() if isinstance(loss, Tensor) else loss)
-        if value is not None:
-            self._note(self._jump.judge(number, value))
+        if loss is not None:
+            loss = loss.item() if isinstance(loss, Tensor) else float(loss)
+            self._note(self._jump.judge(number, loss))
         moment = self._steps.taken(number)
         if self._due:
             with undisturbed(self.problem.device, self.problem.model):
                 self._take_turns(number, moment)
-        if value is not None:
-            for each in self.instruments.values():
-                each.hear(value)
+        if loss is not None:
+            for each in self._hearing:
+                each.hear(loss)
         self._accounts.earn(self._work.of_step(self._samples(batch)))
         ended = time.perf_counter()
         self.seconds += ended - started
@@ -150,11 +155,6 @@ class Watch:
             _logger.warning("step %d: %s; the rows stay in memory", number, refused)
         self._schedule()
         self._tell()
-
-    @property
-    def _alone(self) -> bool:
-        """Whether this is a single process. Several take turns at equal steps, whatever their batches and times."""
-        return self.problem.processes.size == 1
 
     def _samples(self, batch: Any) -> int | None:
         if batch is None or not self._alone:
@@ -167,8 +167,12 @@ class Watch:
         if self._urgent:
             due |= {name for name in self.instruments if self._accounts.may_borrow(name)}
         self._urgent = False
-        self._due = [name for name in self.instruments if name in due - self.resting.keys() and not self._over]
-        self._steps.wanted = bool(self._due)
+        if due:
+            due -= self.resting.keys()
+        if due and self._over:
+            due = {name for name in due if self.instruments[name].every}
+        self._due = [name for name in self.instruments if name in due] if due else []
+        self._steps.wanted = bool(due)
 
     def _take_turns(self, step: int, moment: Moment | None) -> None:
         if moment is None:
@@ -180,7 +184,7 @@ class Watch:
     def _take_turn(self, instrument: Instrument, moment: Moment) -> None:
         name, started = instrument.name, time.perf_counter()
         try:
-            turn = self._counted(instrument, moment)
+            turn, overhead = self._counted(instrument, moment)
             self.rows.add(turn.rows, moment.step, time.perf_counter() - started)
         except Exception as error:
             if self._raises:
@@ -188,30 +192,33 @@ class Watch:
             self.resting[name] = cause(error)
             self._note(Event(moment.step, "instrument failed", f"{name} rests: {cause(error)}", math.nan))
             return
+        if instrument.every is not None:
+            self._asked += time.perf_counter() - started
         following = turn.units if turn.following is None else turn.following
-        self._accounts.pay(name, self._units[name] * turn.units + FIXED, self._units[name] * following + FIXED)
+        unit = self._units[name]
+        self._accounts.pay(name, unit * turn.units + overhead + FIXED, unit * following + FIXED)
         for group, row in turn.rows.items():
             for send in self._send:
                 send(scalars(group, row.dataset), moment.step)
         for event in turn.events:
             self._note(event)
 
-    def _counted(self, instrument: Instrument, moment: Moment) -> Turn:
-        """A turn; the first turn's work is counted."""
+    def _counted(self, instrument: Instrument, moment: Moment) -> tuple[Turn, float]:
+        """A turn; the first turn's work is counted, and the nominal seconds that the counting took are returned."""
         if instrument.name in self._units:
-            return instrument.measure(moment)
+            return instrument.measure(moment), 0.0
         with Counting() as counting:
             turn = instrument.measure(moment)
         self._units[instrument.name] = counting.work.seconds(self.problem.device) / turn.units
-        return turn
+        return turn, counting.work.operations * _COUNTED
 
     def _judge_time(self, step: int, elapsed: float) -> None:
         """Let the instruments rest while the watch takes more than twice the time that was asked for."""
-        over = self._alone and elapsed > _GRACE and self.seconds > 2 * self._accounts.budget * (elapsed - self.seconds)
+        own, training = self.seconds - self._asked, elapsed - self.seconds
+        over = self._alone and training > _GRACE and own > 2 * self._accounts.budget * training
         if over and not self._over:
-            share = self.seconds / (elapsed - self.seconds)
-            message = f"the watch takes {share:.1%} of the training's time, and rests until this is less"
-            self._note(Event(step, "over budget", message, share))
+            message = f"the watch takes {own / training:.1%} of the training's time, and rests until this is less"
+            self._note(Event(step, "over budget", message, own / training))
         self._over = over
 
     def _note(self, event: Event | None) -> None:

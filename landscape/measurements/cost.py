@@ -26,6 +26,8 @@ class Cost:
             decides it. At least: an estimate goes on until its error is small enough.
         operator: makes the operator of the products, from a problem and the number of products.
         vectors: number of vectors of the length of the parameters that are kept beside those of a product.
+        groups: how often the gradient of every group of samples is computed, each by itself; see
+            `landscape.sampling.groups`. The losses include these gradients, but not the overhead of each group.
     """
 
     products: int = 0
@@ -33,6 +35,7 @@ class Cost:
     certainty: Certainty = "exactly"
     operator: Callable[[Problem, int], SymmetricOperator] | None = None
     vectors: int = 0
+    groups: int = 0
 
 
 def of_solve(k: int) -> int:

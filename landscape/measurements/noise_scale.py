@@ -47,7 +47,7 @@ class NoiseScale(Measurement):
 
     def cost(self, problem: Problem) -> Cost:
         """See `Measurement.cost`: the gradient of all samples, and as much again for all groups together."""
-        return Cost(losses=8)
+        return Cost(losses=8, groups=1)
 
     def measure(self, problem: Problem, bar: ProgressBar, history: History) -> RowData:
         """See `Measurement.measure`."""

@@ -144,7 +144,7 @@ def _first_count(batch: Any) -> int | None:
     if isinstance(batch, PackedSequence):
         return int(batch.batch_sizes[0])
     if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
+        return batch.shape[0] if batch.ndim else None
     items = (_opened(batch) or ([], None))[0]
     return next((count for count in map(_first_count, items) if count is not None), None)
 

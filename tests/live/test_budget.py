@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import landscape
+from landscape.live import watching
 from landscape.live.budget import EVERY, Accounts, TrainingWork
 from tests.live.trainings import TRAININGS, equal
 
@@ -98,6 +99,45 @@ def test_the_schedule_is_a_function_of_counted_work():
     first, second = one.state_dict(), other.state_dict()
     assert equal(first["accounts"], second["accounts"])
     assert one.seconds != other.seconds
+
+
+class _Slow(landscape.live.Instrument):
+    """An instrument that takes a second of a clock, which isn't in its counted work."""
+
+    name = "slow"
+    unit = "loss"
+
+    def __init__(self):
+        self.turns, self.now = 0, 0.0
+
+    def perf_counter(self):
+        self.now += 1e-3
+        return self.now
+
+    @property
+    def settings(self):
+        return {self.name: {}}
+
+    def measure(self, moment):
+        self.turns += 1
+        self.now += 1
+        return landscape.live.Turn({}, 1e-3)
+
+
+def test_instruments_rest_beyond_twice_the_budget_but_not_those_with_fixed_steps(monkeypatch):
+    slow, turns = _Slow(), []
+    monkeypatch.setattr(watching, "_GRACE", 0.01)
+    monkeypatch.setattr(watching, "time", slow)
+    training = TRAININGS["dropout"]
+    watch = training.run(
+        41, budget=20.0, instruments=[slow, landscape.live.every(5, "loss")],
+        log_to=lambda numbers, step: turns.append((step, *numbers)),
+    ).watch  # fmt: skip
+    (event,) = watch.events
+    assert event.name == "over budget"
+    assert event.value > 2 * 20
+    assert 0 < slow.turns < 20  # of 41 that the budget allows
+    assert [step for step, *names in turns if "loss/loss" in names] == [*range(0, 41, 5)]
 
 
 def test_what_does_not_fit_is_told(caplog):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import landscape
 from landscape.live.events import WINDOW, JumpCriterion, ThresholdCriterion
+from models.settings import SwitchSettings, TrainingSettings
+from models.training import SUBSET, TrainingRun
 
 
 def _told(losses):
@@ -23,6 +28,8 @@ def test_noise_and_trends_are_no_jumps():
     for seed in range(20):
         noise = np.random.default_rng(seed).standard_normal(2000)
         assert _told(5 + 0.1 * noise - np.linspace(0, 3, 2000)) == []
+        assert _told(np.exp(noise - np.linspace(0, 3, 2000))) == []  # batches' losses near 0 are skewed like this
+        assert _told(-3 + 0.1 * noise) == []
 
 
 def test_a_jump_is_told_once():
@@ -31,11 +38,39 @@ def test_a_jump_is_told_once():
     assert _told(losses) == [(100, "loss jumped")]
     losses[150] = math.nan
     assert _told(losses) == [(100, "loss jumped"), (150, "not finite")]
+    assert _told(losses[:150] - 5) == [(100, "loss jumped")]
     assert _told([1.0] * 5 + [100.0]) == []  # too few losses before
 
 
+def _by_definition(losses):
+    """The steps of jumps, by the criterion as docs/watch.md words it, with NumPy's medians."""
+    told = []
+    for step in range(len(losses)):
+        seen = np.array(losses[max(0, step - WINDOW) : step + 1])
+        if len(seen) < 11 or (told and step <= told[-1] + WINDOW):
+            continue
+        positive = seen.min() > 0
+        *before, now = np.log(seen) if positive else seen
+        middle = np.median(before)
+        deviation = 1.4826 * np.median(np.abs(before - middle))
+        if now > middle + max(6 * deviation, 0.01 * (1 if positive else abs(middle))):
+            told.append(step)
+    return told
+
+
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["exponential", "standard_cauchy", "lognormal", "few values"]),
+    st.integers(1, 250),
+)
+def test_jumps_are_those_of_the_definition(seed, kind, count):
+    random = np.random.default_rng(seed)
+    losses = random.choice([1.0, 1.0, 1.02, 5.0], count) if kind == "few values" else getattr(random, kind)(size=count)
+    assert [step for step, _ in _told(losses.tolist())] == _by_definition(losses.tolist())
+
+
 def test_the_jump_criterion_goes_on_from_its_state():
-    losses = np.random.default_rng(1).exponential(size=400)
+    losses = np.exp(np.random.default_rng(1).standard_t(1.5, 400))
     criterion, told = JumpCriterion(), []
     for step, loss in enumerate(losses):
         if step == 123:
@@ -115,7 +150,7 @@ def test_an_event_s_function_may_change_the_training():
     watch.on("loss jumped", lambda event: drawn.append(torch.rand(())))
     torch.manual_seed(0)
     watch._steps.made = 1
-    watch.step(loss=1e6)
+    watch.step(loss=1e60)
     following = torch.rand(())
     torch.manual_seed(0)
     assert [*drawn, following] == [torch.rand(()), torch.rand(())]
@@ -146,3 +181,22 @@ def test_plateau_fires_as_the_criterion_does():
         watch.step(step, loss=loss)
         losses.append(float(loss.detach()))
     assert [(each.name, each.step) for each in watch.events] == [("plateau", expected[0])]
+
+
+def test_the_plateau_of_a_watched_training_is_where_staged_training_switches():
+    """Until the switch, staged training is Single-Attn's; `models` judges at the ends of epochs by its own measures."""
+    switch = SwitchSettings("shift", patience=3, delta_loss=0.1, delta_grad=0.05, subset=16)
+    staged = TrainingSettings("looped", epochs=40, steps_per_epoch=4, batch=8, switch=switch)
+    run = TrainingRun.begin(staged)
+    while run.switched is None:
+        run.advance()
+    single = TrainingRun.begin(replace(staged, model="single", switch=None))
+    plateau = landscape.live.every(4, landscape.live.Plateau(0.1, 0.05, patience=3))
+    single.watch = landscape.watch(
+        single.model, nn.CrossEntropyLoss(), [single.draw(16, SUBSET)], optimizer=single.optimizer,
+        instruments=[plateau],
+    )  # fmt: skip
+    while single.step <= run.step:
+        single.advance()
+    assert run.switched > 3
+    assert [(each.name, each.step) for each in single.watch.events] == [("plateau", 4 * run.switched)]

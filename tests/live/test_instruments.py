@@ -1,0 +1,63 @@
+"""Instruments on trainings whose numbers are known in closed form or from torch itself."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import landscape
+
+
+def test_the_relative_critical_sharpness_is_of_the_other_data():
+    """Along the update u of a quadratic with gradient g and Hessian H, the loss is back at 2 g.u / u.Hu."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1, bias=False).double()
+    own, other = ((torch.randn(20, 3).double(), torch.randn(20, 1).double()) for _ in range(2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    weights, rows = model.weight.detach().clone(), {}
+    watch = landscape.watch(
+        model, nn.MSELoss(), [own], optimizer=optimizer, other_data=[other], on_error="raise", budget=1e3,
+        instruments=["critical_sharpness"], log_to=lambda numbers, step: rows.update(numbers),
+    )  # fmt: skip
+    loss = nn.functional.mse_loss(model(own[0]), own[1])
+    loss.backward()
+    update = model.weight.grad.clone().flatten()
+    optimizer.step()
+    watch.step(0, loss=loss)
+    for group, (inputs, targets) in (("critical_sharpness", own), ("relative_critical_sharpness", other)):
+        residuals = inputs @ weights.T - targets
+        gradient = (2 / 20 * inputs.T @ residuals).flatten()
+        hessian = 2 / 20 * inputs.T @ inputs
+        crossing = float(2 * gradient @ update / (update @ hessian @ update))
+        low, high = (rows[f"{group}/sharpness_bracket[{i}]"] for i in range(2))
+        assert low <= 2 / crossing <= high, group
+        assert high / low < 1.2
+
+
+def test_train_mode_takes_the_statistics_of_the_whole_batch():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
+    inputs, targets = torch.randn(32, 4), torch.randn(32, 1)
+    optimizer, rows = torch.optim.SGD(model.parameters(), 0.1), {}
+    for mode in ("train", "eval"):
+        watch = landscape.watch(
+            model, nn.MSELoss(), [(inputs, targets)], optimizer=optimizer, mode=mode, instruments=["loss"],
+            log_to=lambda numbers, step, mode=mode: rows.setdefault(mode, numbers["loss/loss"]), on_error="raise",
+            budget=1e3,
+        )  # fmt: skip
+        loss = nn.functional.mse_loss(model(inputs), targets)  # moves the running statistics, of which eval's row is
+        before = {name: each.clone() for name, each in model.state_dict().items()}
+        with torch.no_grad():
+            expected = nn.functional.mse_loss(copy.deepcopy(model).train(mode == "train")(inputs), targets).item()
+        loss.backward()
+        optimizer.step()
+        stepped = {name: each.clone() for name, each in model.state_dict().items()}
+        watch.step(0, loss=loss)
+        assert all(torch.equal(model.state_dict()[name], each) for name, each in stepped.items())
+        assert not torch.equal(before["0.weight"], stepped["0.weight"])
+        assert rows[mode] == pytest.approx(expected, rel=1e-6)
+        watch.close()
+    assert abs(rows["train"] / rows["eval"] - 1) > 1e-3
