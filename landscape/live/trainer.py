@@ -72,7 +72,7 @@ class WatchCallback(WatchedLoop, TrainerCallback):
         loss, batches, more = self._posed(model, args.label_smoothing_factor)
         plain = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper has no hooks
         file = _folder(args, state) / STATE
-        kept = torch.load(file, weights_only=True) if state.global_step and file.exists() else {}
+        kept = torch.load(file, map_location="cpu", weights_only=True) if state.global_step and file.exists() else {}
         self._begin(model, loss, batches, plain, state.global_step, kept, **more)
         assert self.watch is not None, "the watch has begun"
         self._hook = model.register_forward_hook(_hook_of(self), with_kwargs=True)

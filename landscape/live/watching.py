@@ -25,7 +25,7 @@ from landscape.live.steps import Moment, Steps
 from landscape.live.table import LiveTable
 from landscape.live.undisturbed import undisturbed
 from landscape.problem import Problem
-from landscape.problem.batches import samples_in
+from landscape.problem.batches import map_tensors, samples_in
 from landscape.reporting.messages import cause
 
 _logger = logging.getLogger("landscape")
@@ -296,7 +296,9 @@ class Watch:
             self._accounts.load_state_dict(state["accounts"])
             self._jump.load_state_dict(state["jump"])
             for name, each in self.instruments.items():
-                each.load_state_dict(state["instruments"][name])
+                # Checkpoints are often read onto the CPU.
+                here = map_tensors(lambda tensor: tensor.to(self.problem.device), state["instruments"][name])
+                each.load_state_dict(here)
         except (KeyError, TypeError) as error:
             raise InputError("this isn't the state of a watch: give what watch.state_dict() returned") from error
         self._steps.wanted = bool(self._due)
