@@ -25,7 +25,7 @@ from landscape.live.steps import Moment, Steps
 from landscape.live.table import LiveTable
 from landscape.live.undisturbed import undisturbed
 from landscape.problem import Problem
-from landscape.problem.batches import samples_in
+from landscape.problem.batches import map_tensors, samples_in
 from landscape.reporting.messages import cause
 
 _logger = logging.getLogger("landscape")
@@ -296,7 +296,9 @@ class Watch:
             self._accounts.load_state_dict(state["accounts"])
             self._jump.load_state_dict(state["jump"])
             for name, each in self.instruments.items():
-                each.load_state_dict(state["instruments"][name])
+                # Checkpoints are often read onto the CPU.
+                here = map_tensors(lambda tensor: tensor.to(self.problem.device), state["instruments"][name])
+                each.load_state_dict(here)
         except (KeyError, TypeError) as error:
             raise InputError("this isn't the state of a watch: give what watch.state_dict() returned") from error
         self._steps.wanted = bool(self._due)
@@ -322,6 +324,15 @@ class Watch:
         self._stop()
         self.rows.finish()
 
+    def end(self) -> None:
+        """Take the hooks off the optimiser, and write the rows; the record stays unfinished, and a later run goes on.
+
+        Raises:
+            InputError: the disk doesn't take the rows.
+        """
+        self._stop()
+        self.rows.end()
+
     def _stop(self) -> None:
         self._steps.close()
         if self._table is not None:
@@ -334,11 +345,10 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Finish the record; after an exception, only write the rows, so that a later run can go on."""
-        self._stop()
         if kind is None:
-            self.rows.finish()
+            self.close()
         else:
-            self.rows.end()
+            self.end()
 
 
 def _check(budget: float, on_error: str, optimizer: Optimizer) -> None:

@@ -8,9 +8,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import landscape
+from landscape.problem.batches import map_tensors
 
 INSTRUMENTS = ("loss", "top_eigenvalues", "critical_sharpness")
 
@@ -87,6 +88,26 @@ def test_the_rows_are_those_of_an_uninterrupted_training(tmp_path, ends):
         steps = whole[name, "step"]
         assert len(steps) > 4
         assert len(set(steps.tolist())) == len(steps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_state_that_was_read_onto_the_cpu_goes_on_on_a_gpu():
+    model = nn.Linear(5, 1, device="cuda")
+    data = torch.randn(8, 5), torch.randn(8, 1)
+    states = []
+    for state in ({}, states):
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        watch = landscape.watch(
+            model, nn.MSELoss(), [data], optimizer=optimizer, instruments=["top_eigenvalues"], budget=1e3,
+            on_error="raise",
+        )  # fmt: skip
+        if state:
+            watch.load_state_dict(map_tensors(Tensor.cpu, state[0]))
+        nn.functional.mse_loss(model(data[0].cuda()), data[1].cuda()).backward()
+        optimizer.step()
+        watch.step()
+        states.append(watch.state_dict())
+    assert states[1]["made"] == 2
 
 
 def test_rows_that_are_lost_are_told(tmp_path, caplog):

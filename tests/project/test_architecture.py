@@ -59,6 +59,15 @@ def test_what_is_free_of_torch(module):
     assert not [found for found in imports(SOURCE.files[module]) if found.name.partition(".")[0] == "torch"]
 
 
+def test_training_libraries_are_imported_by_their_callbacks_alone():
+    libraries = {"lightning", "pytorch_lightning", "transformers"}
+    users = {
+        name for name, path in SOURCE.files.items() if libraries & {x.name.partition(".")[0] for x in imports(path)}
+    }
+    assert users == {"landscape.live.lightning", "landscape.live.trainer"}
+    assert [name for name, others in SOURCE.modules.items() if others & users] == []
+
+
 def test_the_exception_is_the_only_circle():
     assert circles(SOURCE.parts()) == [{"curvature", "problem"}]
     for here, there in EXCEPTIONS:

@@ -85,15 +85,43 @@ def test_sharpness_along_a_training_runs_as_printed(tmp_path, monkeypatch, capsy
     assert [each.stem for each in Path("groups").iterdir()] == ["slow-vs-fast-groups"]
 
 
-def test_the_training_of_the_page_on_watching_runs_as_printed(tmp_path, monkeypatch):
+def watching(name):
+    """The program of this name on the page on watching."""
     page = (ROOT / "docs" / "watch.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (block,) = re.findall(rf"```python\n(# {name}\n.*?)```", page, flags=re.DOTALL)
+    Path(name).write_text(block)
+    runpy.run_path(name, run_name="__main__")
+
+
+DEFAULT_GROUPS = {"loss", "top_eigenvalues", "stability", "critical_sharpness", "noise_scale"}
+
+
+def test_the_training_of_the_page_on_watching_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("watched.py").write_text(block)
-    runpy.run_path("watched.py", run_name="__main__")
+    watching("watched.py")
     with open_record("run.landscape.h5") as tree:
-        assert {"loss", "top_eigenvalues", "stability", "critical_sharpness", "noise_scale"} <= set(tree.children)
+        assert set(tree.children) >= DEFAULT_GROUPS
     assert plot(["run.landscape.h5", "--figure", "timeline", "--figure", "edge-of-stability", "-o", "figures"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck:UserWarning")
+@pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging:UserWarning")
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:GPU available but not used:UserWarning")
+def test_the_training_in_lightning_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    watching("in_lightning.py")
+    with open_record("lightning.landscape.h5") as tree:
+        assert set(tree.children) >= DEFAULT_GROUPS
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true but no accelerator:UserWarning")
+def test_the_training_in_the_trainer_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    watching("in_trainer.py")
+    with open_record("trainer.landscape.h5") as tree:
+        assert "loss" in tree.children
+    assert Path("trained/checkpoint-30/watch.pt").exists()
 
 
 def test_the_training_commands_of_the_readme_are_understood():
