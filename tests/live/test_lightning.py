@@ -121,6 +121,24 @@ def _loop(path, accumulate=1):
     return model, rates
 
 
+class _Unseeded(Module):
+    """A module whose dropout goes on with the random numbers of the process."""
+
+    def on_train_batch_start(self, batch, index):
+        pass
+
+
+@pytest.mark.slow
+def test_500_steps_have_the_same_bits(tmp_path):
+    alone, _ = fit(tmp_path / "alone", module=_Unseeded, epochs=84)
+    callback = _callback(instruments=None, budget=1.0)
+    watched, trainer = fit(tmp_path / "watched", callback, module=_Unseeded, epochs=84)
+    assert trainer.global_step == 84 * EPOCH
+    assert callback.watch.seconds > 0
+    assert watched.losses == alone.losses
+    assert equal(watched.state_dict(), alone.state_dict())
+
+
 def _same(one, other):
     assert one.keys() == other.keys()
     for key, values in one.items():

@@ -106,6 +106,17 @@ def test_a_watched_training_has_the_bits_of_an_unwatched_one(tmp_path):
     assert not watched.model._forward_hooks
 
 
+@pytest.mark.slow
+def test_500_steps_have_the_same_bits(tmp_path):
+    """With dropout, whose random numbers are never drawn anew."""
+    alone = train(tmp_path / "alone", max_steps=500, save_steps=500)
+    callback = _callback(instruments=None, budget=1.0)
+    watched = train(tmp_path / "watched", callback, max_steps=500, save_steps=500)
+    assert callback.watch.seconds > 0
+    assert equal(watched.model.state_dict(), alone.model.state_dict())
+    assert equal(watched.optimizer.state_dict(), alone.optimizer.state_dict())
+
+
 class _Seeing(TrainerCallback):
     """Keeps the batches that the model is trained on."""
 
