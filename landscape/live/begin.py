@@ -56,8 +56,9 @@ def watch(
             these.
         optimizer: the optimiser, whose steps are seen through its hooks.
         record: record to make; None for none.
-        budget: work of the watch as a share of the training's work, both counted. Default: 0.05. Setting up and the
-            time that turns really take are not part of it; ``watch.seconds`` has this time.
+        budget: work of the watch as a share of the training's work, both counted. Default: 0.05. Setting up,
+            counting the first turns and the time that turns really take are not part of it; ``watch.seconds`` has the
+            time.
         instruments: names, measurements such as ``landscape.Trace()``, or instruments of `landscape.live`. Default:
             loss, top_eigenvalues, stability, critical_sharpness, noise_scale.
         other_data: a second evaluation set, for the relative critical sharpness.

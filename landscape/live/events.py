@@ -1,10 +1,10 @@
 """Events of a watched training, each with its criterion.
 
 - ``not finite``: the training's loss, or the weights at a step with a turn, are NaN or infinite.
-- ``loss jumped``: the logarithm of the training's loss exceeds the median of the 50 steps before by more than 6 of
-  their standard deviations, and the loss by more than 1 %. The standard deviation is robust: 1.4826 times the median of
-  the absolute deviations from the median. After a jump the next 50 steps give none. Where a loss isn't positive, the
-  losses themselves are judged, not their logarithms.
+- ``loss jumped``: the rise of the training's loss, the logarithm of its ratio to the median of the 10 losses before,
+  exceeds 0.05, and exceeds the median of the 50 rises before by more than 6 of their standard deviations. The standard
+  deviation is robust: 1.4826 times the median of the absolute deviations from the median. After a jump the next 50
+  steps give none. Of a loss that isn't positive, the rise is the difference by the median's magnitude.
 - ``threshold crossed``: the ratio of the largest eigenvalue to the optimiser's threshold of stability is above 1 by
   more than its error, and was below 1 by more than its error at the last certain turn.
 - ``plateau``: the SHIFT Criterion with Patience fired, see `landscape.live.plateau`.
@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,10 +25,11 @@ from typing import Any, Literal, get_args
 EventName = Literal["not finite", "loss jumped", "threshold crossed", "plateau", "instrument failed", "over budget"]
 EVENTS: tuple[EventName, ...] = get_args(EventName)
 
-WINDOW = 50  # steps before a step, among which its loss is judged
+RECENT = 10  # losses before a step, above whose median a loss rises
+WINDOW = 50  # rises before a step, among which its own is judged
 _SIGMAS = 6.0  # of normal noise, one step in 10^9 lies above
-_SMALL = 0.01  # of the median (of a logarithm, 0.01); the rounding of a loss that stands still is no jump
-_LEAST = 10  # fewest steps before, for a judgement
+_SMALL = 0.05  # a smaller rise is no jump, even where losses have no noise
+_LEAST = 10  # fewest rises before, for a judgement
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class JumpCriterion:
     """Judges each loss of the training by the losses before it."""
 
     def __init__(self) -> None:
-        self._before: deque[float] = deque()
-        self._ordered: list[float] = []  # the losses before, ascending
+        self._recent: deque[float] = deque(maxlen=RECENT)
+        self._rises: deque[float] = deque(maxlen=WINDOW)
         self._calm = 0  # steps until the next jump may be told
         self._finite = True
 
@@ -63,45 +64,42 @@ class JumpCriterion:
             first, self._finite = self._finite, False
             return Event(step, "not finite", f"the training's loss is {loss}", loss) if first else None
         self._finite = True
-        event = None if self._calm else self._jump(step, loss)
-        self._calm = WINDOW if event else max(0, self._calm - 1)
-        self._join(loss)
-        return event
-
-    def _join(self, loss: float) -> None:
-        if len(self._before) == WINDOW:
-            del self._ordered[bisect_left(self._ordered, self._before.popleft())]
-        self._before.append(loss)
-        insort(self._ordered, loss)
+        jump = self._jump(step, loss) if len(self._recent) == RECENT else None
+        self._calm = WINDOW if jump else max(0, self._calm - 1)
+        self._recent.append(loss)
+        return jump
 
     def _jump(self, step: int, loss: float) -> Event | None:
-        count = len(self._before)
-        if count < _LEAST:
+        middle = median(self._recent)
+        rise, before = _rise(loss, middle), list(self._rises)
+        self._rises.append(rise)
+        if rise <= _SMALL or self._calm or len(before) < _LEAST:
             return None
-        before = self._ordered
-        positive = before[0] > 0 and loss > 0
-        scale = math.log if positive else float
-        middle = (scale(before[(count - 1) // 2]) + scale(before[count // 2])) / 2
-        above = scale(loss) - middle
-        # The median of the deviations is at least the lesser distance of a quartile: most losses are no jump by this.
-        nearer = min(middle - scale(before[count // 4]), scale(before[-1 - count // 4]) - middle)
-        if above <= max(_SMALL * (1 if positive else abs(middle)), 1.4826 * _SIGMAS * nearer):
+        usual = median(before)
+        deviation = 1.4826 * median([abs(each - usual) for each in before])
+        if rise <= usual + _SIGMAS * deviation:
             return None
-        deviation = 1.4826 * median([abs(scale(each) - middle) for each in before])
-        if above <= _SIGMAS * deviation:
-            return None
-        sigmas, usual = above / deviation if deviation else math.inf, math.exp(middle) if positive else middle
-        message = f"the training's loss is {loss:.4g}, {sigmas:.3g} standard deviations above {usual:.4g}"
+        sigmas = (rise - usual) / deviation if deviation else math.inf
+        message = f"the training's loss is {loss:.4g} after {middle:.4g}, a rise of {sigmas:.3g} standard deviations"
         return Event(step, "loss jumped", message, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses before, and the state of the judgement."""
-        return {"before": list(self._before), "calm": self._calm, "finite": self._finite}
+        """The losses and rises before, and the state of the judgement."""
+        return {
+            "recent": list(self._recent), "rises": list(self._rises), "calm": self._calm, "finite": self._finite
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `state_dict`."""
-        self._before, self._ordered = deque(state["before"]), sorted(state["before"])
+        self._recent, self._rises = deque(state["recent"], maxlen=RECENT), deque(state["rises"], maxlen=WINDOW)
         self._calm, self._finite = state["calm"], state["finite"]
+
+
+def _rise(loss: float, middle: float) -> float:
+    """Logarithm of the ratio of two losses; their difference by the other's magnitude where one isn't positive."""
+    if loss > 0 and middle > 0:
+        return math.log(loss / middle)
+    return (loss - middle) / max(abs(middle), sys.float_info.min)
 
 
 class ThresholdCriterion:

@@ -30,7 +30,6 @@ from landscape.reporting.messages import cause
 
 _logger = logging.getLogger("landscape")
 _GRACE = 60.0  # seconds of training before the watch's share of the time is judged
-_COUNTED = 1e-5  # nominal seconds that counting an operation takes
 _URGENT = ("loss jumped", "threshold crossed")  # events after which every instrument may take a turn
 
 
@@ -184,7 +183,7 @@ class Watch:
     def _take_turn(self, instrument: Instrument, moment: Moment) -> None:
         name, started = instrument.name, time.perf_counter()
         try:
-            turn, overhead = self._counted(instrument, moment)
+            turn = self._counted(instrument, moment)
             self.rows.add(turn.rows, moment.step, time.perf_counter() - started)
         except Exception as error:
             if self._raises:
@@ -196,21 +195,21 @@ class Watch:
             self._asked += time.perf_counter() - started
         following = turn.units if turn.following is None else turn.following
         unit = self._units[name]
-        self._accounts.pay(name, unit * turn.units + overhead + FIXED, unit * following + FIXED)
+        self._accounts.pay(name, unit * turn.units + FIXED, unit * following + FIXED)
         for group, row in turn.rows.items():
             for send in self._send:
                 send(scalars(group, row.dataset), moment.step)
         for event in turn.events:
             self._note(event)
 
-    def _counted(self, instrument: Instrument, moment: Moment) -> tuple[Turn, float]:
-        """A turn; the first turn's work is counted, and the nominal seconds that the counting took are returned."""
+    def _counted(self, instrument: Instrument, moment: Moment) -> Turn:
+        """A turn; the first turn's work is counted."""
         if instrument.name in self._units:
-            return instrument.measure(moment), 0.0
+            return instrument.measure(moment)
         with Counting() as counting:
             turn = instrument.measure(moment)
         self._units[instrument.name] = counting.work.seconds(self.problem.device) / turn.units
-        return turn, counting.work.operations * _COUNTED
+        return turn
 
     def _judge_time(self, step: int, elapsed: float) -> None:
         """Let the instruments rest while the watch takes more than twice the time that was asked for."""
@@ -236,7 +235,7 @@ class Watch:
                 do(event)
 
     def _say_intervals(self, batch: Any) -> None:
-        """Say which instruments have a turn less often than every 100 steps."""
+        """Say which instruments may have 100 steps without a turn."""
         work = self._work.of_step(self._samples(batch))
         rare = {name: each for name, each in self._accounts.intervals(work).items() if each > EVERY}
         if rare:

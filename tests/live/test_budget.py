@@ -25,7 +25,7 @@ def test_rates_share_the_income(costs, income):
     rates = accounts.rates(income)
     assert sum(rates.values()) == pytest.approx(min(income, sum(costs.values())), rel=1e-9, abs=1e-12)
     assert all(rates[name] <= cost * (1 + 1e-12) for name, cost in costs.items())
-    if income >= sum(costs.values()) / EVERY:  # every instrument can have its turn in 100 steps
+    if income >= sum(costs.values()) / EVERY:  # every instrument can have its turn in time
         assert all(rates[name] >= cost / EVERY * (1 - 1e-9) for name, cost in costs.items())
 
 

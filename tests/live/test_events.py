@@ -32,6 +32,12 @@ def test_noise_and_trends_are_no_jumps():
         assert _told(-3 + 0.1 * noise) == []
 
 
+def test_a_jump_of_a_loss_that_falls_steeply_is_told():
+    losses = np.exp(-0.1 * np.arange(100))
+    losses[60:] *= 10
+    assert _told(losses) == [(60, "loss jumped")]
+
+
 def test_a_jump_is_told_once():
     losses = np.ones(200) + 0.01 * np.random.default_rng(0).standard_normal(200)
     losses[100:] += 1
@@ -39,21 +45,21 @@ def test_a_jump_is_told_once():
     losses[150] = math.nan
     assert _told(losses) == [(100, "loss jumped"), (150, "not finite")]
     assert _told(losses[:150] - 5) == [(100, "loss jumped")]
-    assert _told([1.0] * 5 + [100.0]) == []  # too few losses before
+    assert _told([1.0] * 15 + [100.0]) == []  # too few losses before
 
 
 def _by_definition(losses):
     """The steps of jumps, by the criterion as docs/watch.md words it, with NumPy's medians."""
-    told = []
-    for step in range(len(losses)):
-        seen = np.array(losses[max(0, step - WINDOW) : step + 1])
-        if len(seen) < 11 or (told and step <= told[-1] + WINDOW):
+    told, rises = [], []
+    for step in range(10, len(losses)):
+        middle, loss = np.median(losses[step - 10 : step]), losses[step]
+        rise = np.log(loss / middle) if min(loss, middle) > 0 else (loss - middle) / abs(middle)
+        before = np.array(rises[-50:])
+        rises.append(rise)
+        if len(before) < 10 or (told and step <= told[-1] + WINDOW):
             continue
-        positive = seen.min() > 0
-        *before, now = np.log(seen) if positive else seen
-        middle = np.median(before)
-        deviation = 1.4826 * np.median(np.abs(before - middle))
-        if now > middle + max(6 * deviation, 0.01 * (1 if positive else abs(middle))):
+        deviation = 1.4826 * np.median(np.abs(before - np.median(before)))
+        if rise > 0.05 and rise > np.median(before) + 6 * deviation:
             told.append(step)
     return told
 
