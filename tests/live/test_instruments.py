@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import landscape
+from landscape.live.named import OWN, _measurements
+from landscape.measurements import History
+from landscape.reporting.progress_bar import ProgressBar
 
 
 def test_the_relative_critical_sharpness_is_of_the_other_data():
@@ -61,3 +65,48 @@ def test_train_mode_takes_the_statistics_of_the_whole_batch():
         assert rows[mode] == pytest.approx(expected, rel=1e-6)
         watch.close()
     assert abs(rows["train"] / rows["eval"] - 1) > 1e-3
+
+
+class _Looped(nn.Module):
+    """A network that calls one layer twice, so that there is a loop to measure."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.out = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, inputs):
+        return self.out(self.layer(self.layer(inputs).tanh()).tanh())
+
+
+DEAR = {"valley", "sampling_error", "neighbourhood", "slices_2d"}
+NAMES = sorted(_measurements().keys() - OWN.keys())
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=pytest.mark.slow if each in DEAR else ()) for each in NAMES])
+def test_every_measurement_of_one_checkpoint_is_an_instrument(name, tmp_path):
+    """The row is that of the measurement itself at the weights before the step."""
+    torch.manual_seed(0)
+    model = _Looped()
+    batch = torch.randn(24, 4), torch.randint(2, (24,))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    path = tmp_path / "run.h5"
+    with landscape.watch(
+        model, nn.CrossEntropyLoss(), [batch], optimizer=optimizer, record=path, on_error="raise",
+        instruments=[landscape.live.every(2, name)],
+    ) as watch:  # fmt: skip
+        for step in range(3):
+            before = copy.deepcopy(model)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(batch[0]), batch[1])
+            loss.backward()
+            optimizer.step()
+            watch.step(step, loss=loss)
+    problem = landscape.Problem(before, nn.CrossEntropyLoss(), [batch]).to(compile_products="off")
+    measurement = _measurements()[name]().resolve(problem, 1)
+    expected = measurement.measure(problem, ProgressBar(shown=False), History()).dataset
+    with landscape.open_record(path) as tree:
+        rows = tree[measurement.name].to_dataset().load()
+    assert rows.step.values.tolist() == [0, 2]
+    for variable, values in expected.data_vars.items():
+        if values.dtype.kind in "fiub":
+            np.testing.assert_array_equal(rows[variable].values[-1], values, err_msg=variable)
