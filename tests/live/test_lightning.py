@@ -15,10 +15,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
 import landscape
-from landscape.live.instrument import Instrument
 from landscape.live.lightning import WatchCallback
 from tests.live.test_resume import rows
-from tests.live.trainings import equal
+from tests.live.trainings import Hearing, equal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)` is deprecated:FutureWarning"),
@@ -171,28 +170,9 @@ def test_the_rows_are_those_of_a_plain_loop(tmp_path, accumulate):
     np.testing.assert_array_equal(found["stability", "learning_rate"], np.array(rates)[found["stability", "step"]])
 
 
-class _Hearing(Instrument):
-    """Keeps the losses that it hears, and has no turn."""
-
-    name = "hearing"
-
-    def __init__(self):
-        self.losses = []
-
-    @property
-    def settings(self):
-        return {self.name: {}}
-
-    def measure(self, moment):
-        raise ZeroDivisionError
-
-    def hear(self, loss):
-        self.losses.append(loss)
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_step_s_loss_is_the_mean_of_its_batches_and_events_call_functions(tmp_path, accumulate):
-    hearing, events = _Hearing(), []
+    hearing, events = Hearing(), []
     callback = _callback(instruments=[hearing], on_error="rest", on={"instrument failed": events.append})
     module, _ = fit(tmp_path, callback, accumulate=accumulate)
     expected = np.reshape(module.losses, (-1, accumulate)).mean(1)

@@ -23,10 +23,9 @@ from transformers import (
 )
 
 import landscape
-from landscape.live.instrument import Instrument
 from landscape.live.trainer import STATE, WatchCallback
 from tests.live.test_resume import rows
-from tests.live.trainings import equal
+from tests.live.trainings import Hearing, equal
 
 BUDGET = 20.0
 STEPS, SAVED, ACCUMULATED, BATCH = 10, 3, 2, 4
@@ -180,25 +179,6 @@ def test_the_rows_are_those_of_a_plain_loop(tmp_path):
     np.testing.assert_array_equal(found["stability", "learning_rate"], np.array(rates)[steps])
 
 
-class _Hearing(Instrument):
-    """Keeps the losses that it hears, and has no turn."""
-
-    name = "hearing"
-
-    def __init__(self):
-        self.losses = []
-
-    @property
-    def settings(self):
-        return {self.name: {}}
-
-    def measure(self, moment):
-        raise ZeroDivisionError
-
-    def hear(self, loss):
-        self.losses.append(loss)
-
-
 class _Own(nn.Module):
     """A model of one's own, that returns a mapping with the mean loss of a batch."""
 
@@ -225,7 +205,7 @@ PAIRS = [({"input_ids": TOKENS[:16]}, TOKENS[:16, 0] % 2)]
     ids=["next token", "class", "own model"],
 )
 def test_the_losses_are_those_of_the_trainer_and_events_call_functions(tmp_path, model, data, more):
-    hearing, ending, events = _Hearing(), _Ending(), []
+    hearing, ending, events = Hearing(), _Ending(), []
     callback = _callback(instruments=[hearing], on_error="rest", on={"instrument failed": events.append}, **more)
     train(tmp_path, callback, ending, model=model, data=data, eval_strategy="steps", eval_steps=3, save_strategy="no")
     np.testing.assert_allclose(hearing.losses, ending.losses, rtol=2**-22)  # two sums of two numbers in float32
@@ -282,7 +262,7 @@ class _Copying(TrainerCallback):
 
 
 def test_the_model_may_be_copied(tmp_path):
-    copying, hearing = _Copying(), _Hearing()
+    copying, hearing = _Copying(), Hearing()
     train(tmp_path, _callback(instruments=[hearing], on_error="rest"), copying, max_steps=2)
     copying.copy.train()(TOKENS[:2], labels=TOKENS[:2])
     assert len(hearing.losses) == 2
