@@ -24,13 +24,12 @@ def rows(slope_after: list[float], error: float = 0.1) -> dict:
     }
 
 
-def test_crossings_are_changes_of_certain_signs():
+def test_crossings_are_changes_of_sign_and_certain_beyond_two_errors():
     crossing, uncertain = rows([1.0, -1.0, 1.0, 0.1]), rows([1.0, -1.0, 1.0, 0.1], error=0.6)
     found = {f"steps-{arm}-{seed}": (crossing, uncertain)[seed] for arm in PAIR for seed in range(2)}
-    data = steps._dataset(found, range(2))
-    share = data.crossed.mean("step").isel(arm=0)
-    np.testing.assert_array_equal(share.sel(seed=0), [1.0, 0.0, 1.0, np.nan])  # 0.1 is within two standard errors
-    np.testing.assert_array_equal(share.sel(seed=1), [np.nan] * 4)  # a slope of 1 too
+    data = steps._dataset(found, range(2)).isel(arm=0)
+    np.testing.assert_array_equal(data.crossed.mean("step"), [[1, 0, 1, 1]] * 2)
+    np.testing.assert_array_equal(data.certain.mean("step"), [[1, 1, 1, 0], [0, 0, 0, 0]])
 
 
 def test_the_split_is_by_first_and_second_order():
