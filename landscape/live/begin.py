@@ -10,8 +10,6 @@ from torch import nn
 from torch.optim import Optimizer
 
 from landscape.errors import InputError
-from landscape.live.critical import CriticalAlongUpdate
-from landscape.live.named import DEFAULT
 from landscape.live.undisturbed import undisturbed
 from landscape.live.watching import Watch
 from landscape.machine.device import resolve_device_and_dtype, unwrapped
@@ -60,7 +58,7 @@ def watch(
             counting the first turns and the time that turns really take are not part of it; ``watch.seconds`` has the
             time.
         instruments: names, measurements such as ``landscape.Trace()``, or instruments of `landscape.live`. Default:
-            loss, top_eigenvalues, stability, critical_sharpness, noise_scale.
+            those of loss, top_eigenvalues, stability, critical_sharpness and noise_scale that can measure here.
         other_data: a second evaluation set, for the relative critical sharpness.
         mode: mode of the model in measured passes: ``eval``, or ``train`` for BatchNorm with the statistics of the one
             whole batch. Default: eval.
@@ -82,16 +80,16 @@ def watch(
     place = resolve_device_and_dtype(unwrapped(model), posed.get("device"), posed.get("dtype"))
     with undisturbed(place[0], model):
         problem = Problem(model, loss, batches, **posed).distributed_over(processes)
-        wanted = list(DEFAULT if instruments is None else instruments)
+        other = None
         if other_data is not None:
             other = Problem(model, loss, other_data, **posed).distributed_over(processes)
-            wanted.append(CriticalAlongUpdate(other_data=other))
     return Watch(
         problem,
         optimizer,
         record,
         budget=budget,
-        instruments=wanted,
+        instruments=instruments,
+        other_data=other,
         log_to=log_to,
         table=table,
         on_error=on_error,

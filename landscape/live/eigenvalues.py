@@ -21,6 +21,7 @@ from landscape.problem import Problem
 from landscape.spectrum.tracking import EigenvalueTracker, Tracked
 
 _CURVATURE = "loss / parameter^2"
+_MOST = 3  # eigenvalues, where no number is given
 
 
 class _Tracking(Instrument):
@@ -30,10 +31,14 @@ class _Tracking(Instrument):
     unit = "product"
 
     def __init__(self, k: int, tol: float, certify_every: int, seed: int) -> None:
-        self._k = k
-        self._settings = {"k": k, "tol": tol, "certify_every": certify_every, "seed": seed}
-        self.tracker = EigenvalueTracker(**self._settings)  # type: ignore[arg-type]
+        self._settings: dict[str, Any] = {"tol": tol, "certify_every": certify_every, "seed": seed}
         self._threshold = ThresholdCriterion()
+        self._track(k)
+
+    def _track(self, k: int) -> None:
+        self._k = k
+        self._settings = {**self._settings, "k": k}
+        self.tracker = EigenvalueTracker(**self._settings)
 
     @property
     def name(self) -> str:
@@ -91,11 +96,11 @@ class TrackedEigenvalues(_Tracking):
 
     group = "top_eigenvalues"
 
-    def __init__(self, k: int = 3, tol: float = 0.02, certify_every: int = 50, seed: int = 0) -> None:
+    def __init__(self, k: int | None = None, tol: float = 0.02, certify_every: int = 50, seed: int = 0) -> None:
         """Choose the settings.
 
         Args:
-            k: number of eigenvalues. Default: 3.
+            k: number of eigenvalues. Default: 3, or as many as there are parameters.
             tol: goal for the relative half-width of the largest eigenvalue's interval. Default: 0.02.
             certify_every: turns from one certified solve to the next. Default: 50.
             seed: seed of the random vectors. Default: 0.
@@ -103,7 +108,8 @@ class TrackedEigenvalues(_Tracking):
         Raises:
             InputError: a setting is out of range.
         """
-        super().__init__(k, tol, certify_every, seed)
+        super().__init__(_MOST if k is None else k, tol, certify_every, seed)
+        self._chosen = k is not None
         self.gives_stability = False
         self.eigenvectors: Tensor | None = None
 
@@ -112,6 +118,12 @@ class TrackedEigenvalues(_Tracking):
         """See `Instrument.settings`."""
         more = {"stability": {"tol": self._settings["tol"]}} if self.gives_stability else {}
         return {**super().settings, **more}
+
+    def resolve(self, problem: Problem) -> None:
+        """Track fewer eigenvalues where there are fewer parameters; refuse them where their number was given."""
+        if not self._chosen:
+            self._track(min(_MOST, problem.layout.dim))
+        super().resolve(problem)
 
     def measure(self, moment: Moment) -> Turn:
         """See `Instrument.measure`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
@@ -19,6 +20,7 @@ from landscape.measurements import Measurement, of_other_packages, registered
 from landscape.problem import Problem
 from landscape.reporting.messages import listed
 
+_logger = logging.getLogger("landscape")
 OWN: Mapping[str, Callable[[], Instrument]] = {
     "top_eigenvalues": TrackedEigenvalues,
     "stability": StabilityAlong,
@@ -29,13 +31,17 @@ OWN: Mapping[str, Callable[[], Instrument]] = {
 DEFAULT = ("loss", "top_eigenvalues", "stability", "critical_sharpness", "noise_scale")
 
 
-def instruments_of(wanted: Iterable[Any] | None, problem: Problem, optimizer: Optimizer) -> list[Instrument]:
+def instruments_of(
+    wanted: Iterable[Any] | None, problem: Problem, optimizer: Optimizer, other_data: Problem | None = None
+) -> list[Instrument]:
     """The instruments of a watch, with their settings decided.
 
     Args:
-        wanted: instruments, measurements of checkpoints, or names of either; None for the default.
+        wanted: instruments, measurements of checkpoints, or names of either; None for those of the default that can
+            measure here.
         problem: the model on the evaluation set.
         optimizer: of the training.
+        other_data: the model on a second evaluation set, for the relative critical sharpness.
 
     Raises:
         InputError: a name isn't known, two instruments write one group of the record, or one can't measure here.
@@ -43,19 +49,29 @@ def instruments_of(wanted: Iterable[Any] | None, problem: Problem, optimizer: Op
     found = [_instrument(each) for each in (DEFAULT if wanted is None else wanted)]
     if not found:
         raise InputError(f"no instrument is given: name some of {listed(_names(), 40)}")
+    if other_data is not None:
+        found.append(CriticalAlongUpdate(other_data=other_data))
     tracked = next((each for each in found if isinstance(each, TrackedEigenvalues)), None)
     if tracked is not None and not stability(optimizer.state_dict()).preconditioned:
         alone = [each for each in found if isinstance(each, StabilityAlong)]
         found = [each for each in found if each not in alone]
         tracked.gives_stability = bool(alone)  # both are of the Hessian itself
+    usable = []
     for each in found:
         if isinstance(each, FloorCrossings):
             each.tracked = tracked
-        each.resolve(problem)
-    groups = [group for each in found for group in each.settings]
+        try:
+            each.resolve(problem)
+        except InputError as error:
+            if wanted is not None or each.name not in DEFAULT:
+                raise
+            _logger.warning("no %s in this training: %s", each.name, error)
+        else:
+            usable.append(each)
+    groups = [group for each in usable for group in each.settings]
     if twice := [group for group in groups if groups.count(group) > 1]:
         raise InputError(f"two instruments write the group {twice[0]}: give one of them")
-    return found
+    return usable
 
 
 def every(steps: int, instrument: Any) -> Instrument:

@@ -56,6 +56,7 @@ class Watch:
         *,
         budget: float = 0.05,
         instruments: Iterable[Any] | None = None,
+        other_data: Problem | None = None,
         log_to: Any = None,
         table: bool = False,
         on_error: Literal["rest", "raise"] = "rest",
@@ -77,7 +78,8 @@ class Watch:
         self._does: dict[EventName, list[Callable[[Event], Any]]] = {name: [] for name in EVENTS}
         with undisturbed(problem.device, problem.model):
             self.problem = problem.to(compile_products="off")
-            self.instruments = {each.name: each for each in instruments_of(instruments, self.problem, optimizer)}
+            found = instruments_of(instruments, self.problem, optimizer, other_data)
+            self.instruments = {each.name: each for each in found}
             self._work = TrainingWork(self.problem)
             foreseen = {name: self._work.foreseen(each.cost(self.problem)) for name, each in self.instruments.items()}
         every = {name: each.every for name, each in self.instruments.items() if each.every is not None}

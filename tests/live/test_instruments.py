@@ -110,3 +110,41 @@ def test_every_measurement_of_one_checkpoint_is_an_instrument(name, tmp_path):
     for variable, values in expected.data_vars.items():
         if values.dtype.kind in "fiub":
             np.testing.assert_array_equal(rows[variable].values[-1], values, err_msg=variable)
+
+
+def _default(model, data, caplog, **posed):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    rows = {}
+    watch = landscape.watch(
+        model, nn.MSELoss(), [data], optimizer=optimizer, budget=1e3, on_error="raise",
+        log_to=lambda numbers, step: rows.update(numbers), **posed,
+    )  # fmt: skip
+    loss = nn.functional.mse_loss(model(data[0]), data[1])
+    loss.backward()
+    optimizer.step()
+    watch.step(0, loss=loss)
+    return watch, rows, [line for line in caplog.messages if line.startswith("no ")]
+
+
+def test_the_default_leaves_out_what_can_not_measure_here(caplog):
+    torch.manual_seed(0)
+    mixing = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 1))
+    watch, _, lines = _default(mixing, (torch.randn(32, 4), torch.randn(32, 1)), caplog, mode="train")
+    assert list(watch.instruments) == ["loss", "top_eigenvalues", "critical_sharpness"]
+    assert len(lines) == 1
+    assert lines[0].startswith("no noise_scale in this training: the samples of a batch depend on one another")
+    with pytest.raises(landscape.InputError, match="depend on one another"):  # what is asked for by name is refused
+        _default(mixing, (torch.randn(32, 4), torch.randn(32, 1)), caplog, mode="train", instruments=["noise_scale"])
+
+
+def test_one_sample_and_one_parameter(caplog):
+    """The loss (w x - y)^2 of one parameter has the second derivative 2 x^2, for one sample or on average."""
+    model = nn.Linear(1, 1, bias=False).double()
+    one = torch.tensor([[1.5]], dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    watch, rows, lines = _default(model, one, caplog)
+    assert "noise_scale" not in watch.instruments
+    assert lines == ["no noise_scale in this training: one sample shows no spread over samples: give more samples"]
+    assert rows["top_eigenvalues/largest"] == pytest.approx(2 * 1.5**2, rel=1e-12)
+    assert rows["stability/ratio"] == pytest.approx(2 * 1.5**2 * 0.1 / 2, rel=1e-9)
+    with pytest.raises(landscape.InputError, match="k must be at most the number of parameters, 1"):
+        _default(model, one, caplog, instruments=[landscape.live.TrackedEigenvalues(k=3)])
