@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from tests.live.parallel import STEPS, train
@@ -11,6 +12,7 @@ from tests.live.trainings import equal
 from tests.machine.test_parallel import torchrun
 
 
+@pytest.mark.slow
 def test_a_watch_under_ddp_has_the_rows_of_a_single_process(tmp_path):
     """In float64 both trainings differ by rounding: a gradient is the mean over processes, or over all samples."""
     ended = torchrun("-m", "tests.live.parallel", str(tmp_path))

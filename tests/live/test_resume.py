@@ -72,7 +72,9 @@ def rows(path):
     return found
 
 
-@pytest.mark.parametrize("ends", [(25,), (11, 38), (3, 10, 11, 30)])
+@pytest.mark.parametrize(
+    "ends", [(25,), *(pytest.param(each, marks=pytest.mark.slow) for each in ((11, 38), (3, 10, 11, 30)))]
+)
 def test_the_rows_are_those_of_an_uninterrupted_training(tmp_path, ends):
     train(tmp_path, "whole.h5", 45)
     for place, end in enumerate(ends):

@@ -226,7 +226,7 @@ def whole(tmp_path_factory):
     return rows(folder / "run.h5")
 
 
-@pytest.mark.parametrize("ends", [(5,), (4, 8)])
+@pytest.mark.parametrize("ends", [(5,), pytest.param((4, 8), marks=pytest.mark.slow)])
 def test_a_training_that_goes_on_from_its_checkpoint_has_the_rows_of_an_uninterrupted_one(tmp_path, ends, whole):
     record = tmp_path / "run.h5"
     for place, end in enumerate(ends):
