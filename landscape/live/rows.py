@@ -78,12 +78,12 @@ class Rows:
         """Keep the events of one step."""
         if not events:
             return
-        row = RowData(
+        row = RowData(  # not along "event": a variable of its dimension's name is one coordinate of all rows
             {
-                "event": variable("event", [each.name for each in events], "kind of the event", ""),
-                "message": variable("event", [each.message for each in events], "what was seen", ""),
+                "event": variable("event_number", [each.name for each in events], "kind of the event", ""),
+                "message": variable("event_number", [each.message for each in events], "what was seen", ""),
                 "value": variable(
-                    "event", [each.value for each in events], "number that fulfilled the criterion; NaN without one", ""
+                    "event_number", [each.value for each in events], "the criterion's number; NaN without", ""
                 ),
             }
         )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import landscape
+from landscape.figures import draw
 from landscape.live.events import WINDOW, JumpCriterion, ThresholdCriterion
 from models.settings import SwitchSettings, TrainingSettings
 from models.training import SUBSET, TrainingRun
@@ -160,6 +161,48 @@ def test_an_event_s_function_may_change_the_training():
     following = torch.rand(())
     torch.manual_seed(0)
     assert [*drawn, following] == [torch.rand(()), torch.rand(())]
+
+
+class _Failing(landscape.live.Instrument):
+    """Fails at step 60."""
+
+    name = "failing"
+    every = 60
+
+    @property
+    def settings(self):
+        return {}
+
+    def measure(self, moment):
+        if moment.step == 60:
+            raise ZeroDivisionError
+        return landscape.live.Turn({})
+
+
+def test_a_record_and_its_figure_have_every_event(tmp_path):
+    """Different kinds at different steps, and two kinds at one step."""
+    model = nn.Linear(3, 1)
+    data = torch.randn(8, 3), torch.randn(8, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    instruments = [landscape.live.every(40, "loss"), landscape.live.every(40, "top_eigenvalues"), _Failing()]
+    path = tmp_path / "run.h5"
+    with landscape.watch(
+        model, nn.MSELoss(), [data], optimizer=optimizer, record=path, instruments=instruments
+    ) as watch:
+        for step in range(130):
+            loss = nn.functional.mse_loss(model(data[0]), data[1])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            watch.step(step, loss={60: 1e6, 120: math.nan}.get(step, 1.0))
+    expected = [(60, "loss jumped"), (60, "instrument failed"), (120, "not finite")]
+    assert [(each.step, each.name) for each in watch.events] == expected
+    with landscape.open_record(path) as tree:
+        rows = tree["events"].to_dataset().load()
+    stored = [(step, name) for step, names in zip(rows.step.values, rows.event.values, strict=True) for name in names]
+    assert [each for each in stored if each[1]] == expected
+    figure = draw("timeline", path)
+    assert [each.get_text() for each in figure.legends[0].get_texts()] == [name for _, name in expected]
 
 
 def test_plateau_fires_as_the_criterion_does():
