@@ -63,7 +63,7 @@ def watch(
         mode: mode of the model in measured passes: ``eval``, or ``train`` for BatchNorm with the statistics of the one
             whole batch. Default: eval.
         log_to: loggers that get every number: objects with ``log`` or ``add_scalar``, a `logging.Logger`, a path of a
-            CSV file, a function ``(numbers, step)``, or several of these.
+            CSV file, a function ``(numbers, step)``, or several of these. One that fails gets no more numbers.
         table: show the latest numbers in a table that follows the training. Default: no.
         on_error: ``rest``: an instrument that raises an error rests from then on, and the training goes on. ``raise``:
             the error ends the training. Default: rest.

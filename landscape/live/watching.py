@@ -198,11 +198,21 @@ class Watch:
         following = turn.units if turn.following is None else turn.following
         unit = self._units[name]
         self._accounts.pay(name, unit * turn.units + FIXED, unit * following + FIXED)
-        for group, row in turn.rows.items():
-            for send in self._send:
-                send(scalars(group, row.dataset), moment.step)
+        self._send_out(turn, moment.step)
         for event in turn.events:
             self._note(event)
+
+    def _send_out(self, turn: Turn, step: int) -> None:
+        """Give a turn's numbers to the loggers; one that fails gets none from then on, and the training goes on."""
+        for send in list(self._send):
+            try:
+                for group, row in turn.rows.items():
+                    send(scalars(group, row.dataset), step)
+            except Exception as error:
+                if self._raises:
+                    raise
+                self._send.remove(send)
+                _logger.warning("step %d: a logger gets no more numbers: %s", step, cause(error))
 
     def _counted(self, instrument: Instrument, moment: Moment) -> Turn:
         """A turn; the first turn's work is counted."""

@@ -61,6 +61,27 @@ def test_a_csv_file_without_its_folder_is_refused(tmp_path):
         TRAINING.run(1, log_to=tmp_path / "none" / "numbers.csv")
 
 
+def test_a_logger_that_fails_gets_no_more_numbers_and_the_training_goes_on(tmp_path, caplog):
+    calls, others = [], []
+
+    def full(numbers, step):
+        calls.append(step)
+        raise OSError("no space left")
+
+    training = TRAININGS["dropout"]
+    instruments = [landscape.live.every(1, "loss")]
+    alone = training.run(5)
+    watched = training.run(5, instruments=instruments, log_to=[full, lambda numbers, step: others.append(step)])
+    assert watched.losses == alone.losses
+    assert calls == [0]
+    assert others == [0, 1, 2, 3, 4]
+    assert [line for line in caplog.messages if "gets no more" in line] == [
+        "step 0: a logger gets no more numbers: OSError: no space left"
+    ]
+    with pytest.raises(OSError, match="no space left"):
+        training.run(5, instruments=instruments, log_to=full, on_error="raise")
+
+
 def test_the_table_shows_the_latest_numbers():
     console = Console(file=io.StringIO(), width=80, force_terminal=True)
     table = LiveTable(console)
